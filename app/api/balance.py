@@ -1,0 +1,58 @@
+"""`GET /v1/balance`: the books."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from app.api.auth import require
+from app.api.documented import answers
+from app.pipeline.books import Balance, balance
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+router = APIRouter(tags=["balance"])
+
+_COUNTS = {
+    "events": {"accepted": 1200, "routed": 1195, "unrouted": 5},
+    "runs": {
+        "started": 1195,
+        "succeeded": 1180,
+        "failed": 3,
+        "cancelled": 0,
+        "open": 12,
+        "queued": 8,
+        "running": 4,
+        "waiting": 0,
+    },
+    "beside": {"duplicates": 7, "refused": 1, "dead_letters": 0},
+    "unaccounted": 0,
+}
+_EXAMPLE = {
+    "as_of": "2026-01-31T12:00:00Z",
+    **_COUNTS,
+    "by": [{"source": "/shop", "type": "shop.order.placed", **_COUNTS}],
+}
+
+
+@router.get(
+    "/v1/balance",
+    summary="The books: accepted against settled and open",
+    dependencies=[Depends(require("runs:read"))],
+    responses=answers("Both sides, read at one moment", Balance, _EXAMPLE, 400, 503),
+)
+def read_balance(
+    request: Request,
+    by: Annotated[
+        int, Query(ge=0, le=1_000, description="Most sources and types to list, worst first")
+    ] = 100,
+) -> Response:
+    """Events: accepted = routed + unrouted. Runs: started = succeeded + failed + cancelled + open.
+
+    `unaccounted` is 0, or something was lost or counted twice.
+    """
+    services: Services = request.app.state.services
+    books = balance(services.engine, by)
+    return Response(msgspec.json.encode(books), media_type="application/json")

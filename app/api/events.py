@@ -1,0 +1,197 @@
+"""`POST /v1/events`: CloudEvents in the three content modes. `GET /v1/events`: one as it was sent.
+
+The posting side is plain ASGI, without framework, models or injection: it is the hot path. Its
+documentation is in `app/api/openapi.py`.
+"""
+
+from base64 import b64encode
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import Text, cast, select
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.auth import Author, check_scope, require
+from app.api.bodies import BodyReader, Disconnected, too_large
+from app.api.problems import MEDIA_TYPE, Problem, problem_of
+from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
+from app.api.services import Services
+from app.domain.cloudevents import (
+    BadBatch,
+    BadEvent,
+    Mode,
+    TooLarge,
+    mode_of,
+    parse_batch,
+    parse_binary,
+    parse_structured,
+)
+from app.domain.events import NewEvent
+from app.domain.receipts import Receipt
+from app.domain.scopes import Scope as KeyScope
+from app.pipeline.accept_list import Submission
+from app.store import ledger
+from app.store.tables import events
+from app.store.transactions import open_autocommit
+from app.telemetry import events_refused
+
+router = APIRouter()
+
+_encode = msgspec.json.Encoder().encode
+_JSON = (b"content-type", b"application/json")
+_RETRY = (b"retry-after", b"1")
+
+_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+class EventsEndpoint:
+    """The ASGI application behind `POST /v1/events`; services and bodies are in the app's state."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every error becomes a problem."""
+        services: Services = scope["app"].state.services
+        try:
+            status, headers, body = await _answer(services, scope, receive)
+        except Disconnected:
+            return
+        except Exception as error:  # noqa: BLE001 - a caller sees a problem, never a bare 500
+            problem = _problem_of(services, error)
+            status, body = problem.status, _encode(problem.document())
+            headers = [(b"content-type", MEDIA_TYPE.encode())]
+            headers += [(k.lower().encode(), v.encode()) for k, v in problem.headers.items()]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    content_type = authorization = None
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"authorization":
+            authorization = value.decode("latin-1")
+    author = check_scope(services.keys.author_of(authorization), KeyScope.EVENTS_WRITE)
+    mode = mode_of(content_type, (name for name, _ in headers))
+    bodies: BodyReader = scope["app"].state.bodies
+    if mode is Mode.BATCH:
+        body = await bodies.read(scope, receive, services.settings.batch_bytes_max)
+        return await _batch(services, author, body)
+    body = await bodies.read(scope, receive, services.settings.event_bytes_max)
+    event = parse_structured(body) if mode is Mode.STRUCTURED else parse_binary(headers, body)
+    answer = (await services.acceptor.submit([Submission(event, author.name)]))[0]
+    if not isinstance(answer, Receipt):
+        raise problem_of_event(answer)
+    return 202, [_JSON, (b"location", event_location(answer).encode())], _encode(answer)
+
+
+async def _batch(services: Services, author: Author, body: bytes) -> _Answer:
+    settings = services.settings
+    parsed = parse_batch(body, settings.batch_events_max, settings.event_bytes_max)
+    good = [Submission(e, author.name) for e in parsed if isinstance(e, NewEvent)]
+    accepted = iter(await services.acceptor.submit(good) if good else ())
+    answers: list[Receipt | Unanswered] = [
+        event if isinstance(event, BadEvent) else next(accepted) for event in parsed
+    ]
+    if bad := len(parsed) - len(good):
+        _count_refused(services, "invalid", bad)
+    batch = batch_answer(answers)
+    headers = [_JSON, _RETRY] if batch.refused and batch.may_retry else [_JSON]
+    return batch.status, headers, _encode(batch)
+
+
+def _problem_of(services: Services, error: Exception) -> Problem:
+    match error:
+        case BadEvent():
+            _count_refused(services, "invalid", 1)
+            return problem_of_event(error)
+        case BadBatch():
+            _count_refused(services, "invalid", 1)
+            return Problem(400, "bad-batch", str(error))
+        case TooLarge():
+            error = too_large(str(error))
+    problem = problem_of(error)
+    if problem.status == 413:
+        _count_refused(services, "too_large", 1)
+    return problem
+
+
+def _count_refused(services: Services, reason: str, count: int) -> None:
+    events_refused.labels(reason).inc(count)
+    services.acceptor.count_refused(count)
+
+
+class EventDocument(msgspec.Struct, omit_defaults=True):
+    """An accepted event as it was sent, with the runs it started.
+
+    `data` is the JSON value; content that is not JSON is in `data_base64`.
+    """
+
+    event: str
+    source: str
+    id: str
+    type: str
+    accepted_at: datetime
+    unrouted: bool
+    runs: list[Any]
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    traceparent: str | None = None
+    extensions: msgspec.Raw | None = None
+    data: msgspec.Raw | None = None
+    data_base64: str | None = None
+
+
+@router.get("/v1/events", summary="Read an event by its identity", tags=["events"])
+def read_event(
+    request: Request,
+    source: Annotated[str, Query(description="The event's source", min_length=1)],
+    id: Annotated[str, Query(description="The event's id, as sent", min_length=1)],  # noqa: A002
+    _author: Annotated[Author, Depends(require(KeyScope.RUNS_READ))],
+) -> Response:
+    """The event with this source and id, as it was sent, and the runs it started."""
+    services: Services = request.app.state.services
+    if "\x00" in source + id:
+        raise Problem(400, "invalid-request", "NUL is in no identity")
+    document = _find_event(services, source, id)
+    if document is None:
+        raise Problem(404, "no-such-event", f"no event {id!r} from {source!r} was accepted")
+    return Response(_encode(document), media_type="application/json")
+
+
+def _find_event(services: Services, source: str, id_: str) -> EventDocument | None:
+    c = events.c
+    with open_autocommit(services.engine) as tx:
+        known = ledger.known(tx, [(source, id_)]).get((source, id_))
+        if known is None:
+            return None
+        columns = [c.type, c.accepted_at, c.unrouted, c.subject, c.time, c.datacontenttype]
+        columns += [c.dataschema, c.traceparent, c.data_binary]
+        texts = [cast(c.data, Text).label("data"), cast(c.extensions, Text).label("extensions")]
+        row = tx.execute(select(*columns, *texts).where(c.id == known.event_id)).one_or_none()
+    if row is None:
+        return None
+    binary = row.data_binary
+    return EventDocument(
+        known.event_id,
+        source,
+        id_,
+        row.type,
+        row.accepted_at,
+        row.unrouted,
+        known.runs,
+        row.subject,
+        row.time,
+        row.datacontenttype,
+        row.dataschema,
+        row.traceparent,
+        None if row.extensions is None else msgspec.Raw(row.extensions.encode()),
+        None if row.data is None else msgspec.Raw(row.data.encode()),
+        None if binary is None else b64encode(binary).decode(),
+    )

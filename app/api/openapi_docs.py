@@ -1,0 +1,35 @@
+"""`docs/openapi.json`: `python -m app.api.openapi_docs` writes it, `--check` compares it."""
+
+import json
+import sys
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from app.api.server import add_routes
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
+
+
+def render() -> str:
+    """The document as the file holds it."""
+    app = FastAPI()
+    add_routes(app)
+    return json.dumps(app.openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the file, or with `--check` says whether it is current: 0 yes, 1 no."""
+    text = render()
+    if "--check" not in arguments:
+        PATH.parent.mkdir(exist_ok=True)
+        PATH.write_text(text, encoding="utf-8")
+        return 0
+    if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
+        return 0
+    print("docs/openapi.json is not what the routes say; run: python -m app.api.openapi_docs")  # noqa: T201
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

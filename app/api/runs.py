@@ -1,0 +1,335 @@
+"""`/v1/runs`: what became of runs, and what operators and callers may do to them."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from app.api.auth import Author, require
+from app.api.bodies import BodyReader, Disconnected
+from app.api.documented import answers, content
+from app.api.idempotency import answer_once
+from app.api.outcomes import OutcomeWatch
+from app.api.problems import Problem
+from app.domain.states import OPEN, RunState
+from app.pipeline.cancel import Cancelled, CancelRequested, cancel
+from app.pipeline.replay import Mode, Replayed, replay
+from app.store.actions import canonical
+from app.store.reads import RunFilter, RunPage, RunStory, page, settled, story
+from app.store.transactions import open_autocommit, transaction
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+router = APIRouter(tags=["runs"])
+
+BODY_BYTES_MAX = 16_384
+_TEXT_CHARS_MAX = 1_000
+_JSON = "application/json"
+
+
+class ReplayAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
+    """From where to run again, and why: the reason is kept with the run."""
+
+    mode: Literal["failed_step", "beginning"]
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
+
+
+class CancelAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """Why: the reason is kept with the run."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
+
+
+class ReplayAnswer(msgspec.Struct):
+    """The run is queued again, with `steps_kept` entries of its journal."""
+
+    id: str
+    state: RunState
+    generation: int
+    steps_kept: int
+
+
+class CancelAnswer(msgspec.Struct):
+    """`cancelled`; or still `running`, until the worker that holds it comes to its next step."""
+
+    id: str
+    state: RunState
+
+
+_RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+_RUN: dict[str, Any] = {
+    "id": _RUN_ID,
+    "event": "01990f2e-7c4b-7a10-9d3e-5b0c3c000000",
+    "workflow": "fulfil_order",
+    "queue": "orders",
+    "state": "succeeded",
+    "key": "order-42",
+    "generation": 0,
+    "attempt": 1,
+    "code_version": "3f2a9c",
+    "reason": None,
+    "failed_step": None,
+    "fingerprint": None,
+    "started_at": "2026-01-31T12:00:00.000Z",
+    "due_at": None,
+    "claimed_at": "2026-01-31T12:00:00.002Z",
+    "settled_at": "2026-01-31T12:00:00.004Z",
+    "cancel_requested_at": None,
+    "created_by": None,
+    "worker_id": "veltrix@host/1",
+    "delivery_id": _RUN_ID,
+    "origin_run_id": None,
+    "parent_run_id": None,
+    "alone": False,
+    "crashes": 0,
+    "priority": 0,
+    "payload_bytes": 31,
+}
+_STORY: dict[str, Any] = {
+    **_RUN,
+    "cloudevent": {
+        "source": "/shop",
+        "id": "order-42-placed",
+        "type": "shop.order.placed",
+        "subject": "order-42",
+        "accepted_at": "2026-01-31T12:00:00.000Z",
+    },
+    "outcome": {"payment": "p-7"},
+    "steps": [
+        {
+            "generation": 0,
+            "position": "0",
+            "kind": "step",
+            "name": "charge",
+            "output": "p-7",
+            "output_bytes": 5,
+            "error": None,
+            "attempts": 1,
+            "recorded_at": "2026-01-31T12:00:00.004Z",
+        }
+    ],
+    "failed_attempts": [],
+    "actions": [],
+}
+_Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
+_Reader = Depends(require("runs:read"))
+_Operator = Annotated[Author, Depends(require("runs:replay"))]
+
+
+@router.get(
+    "/v1/runs",
+    summary="Runs, newest first",
+    dependencies=[_Reader],
+    responses=answers("A page of runs", RunPage, {"items": [_RUN], "next": _RUN_ID}, 400, 503),
+)
+def list_runs(
+    request: Request,
+    state: RunState | None = None,
+    workflow: _Text = None,
+    queue: _Text = None,
+    key: _Text = None,
+    event: _Text = None,
+    fingerprint: _Text = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    cursor: _Text = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none. A page may be short.
+
+    `since` <= time of acceptance < `until`; `event` is the ledger's id of an event.
+    """
+    wanted = RunFilter(
+        state=state,
+        workflow=_storable("workflow", workflow),
+        queue=_storable("queue", queue),
+        key=_storable("key", key),
+        fingerprint=_storable("fingerprint", fingerprint),
+        event=_id("event", event),
+        since=_utc(since),
+        until=_utc(until),
+    )
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        found = page(tx, wanted, cursor=_id("cursor", cursor), limit=limit)
+    return Response(msgspec.json.encode(found), media_type=_JSON)
+
+
+@router.get(
+    "/v1/runs/{run_id}",
+    summary="A run: its state, steps, failed attempts and outcome",
+    dependencies=[_Reader],
+    responses=answers("The run as it is now", RunStory, _STORY, 400, 404, 429, 503),
+)
+async def read_run(
+    request: Request,
+    run_id: str,
+    wait_s: Annotated[
+        float, Query(ge=0, description="Wait so long for the outcome; then the run as it is")
+    ] = 0,
+) -> Response:
+    """With `wait_s` the answer comes when the run is settled, or when the time is over."""
+    services: Services = request.app.state.services
+    if wait_s > services.settings.wait_s_max:
+        raise Problem(
+            400,
+            "wait-too-long",
+            f"wait_s is {wait_s:g}; this server waits for at most"
+            f" {services.settings.wait_s_max:g} s",
+        )
+    read = partial(_read_story, services.engine, run_id)
+    run = await run_in_threadpool(read)
+    if wait_s > 0 and run.state in OPEN:
+        await _outcomes(request).wait(run.id, wait_s)
+        run = await run_in_threadpool(read)
+    return Response(msgspec.json.encode(run), media_type=_JSON)
+
+
+@router.post(
+    "/v1/runs/{run_id}/replay",
+    summary="Run a failed run again",
+    responses=answers(
+        "The run is queued again",
+        ReplayAnswer,
+        {"id": _RUN_ID, "state": "queued", "generation": 1, "steps_kept": 2},
+        *(400, 404, 409, 413, 422, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(ReplayAsked, {"from": "failed_step", "reason": "payments are back"}),
+        }
+    },
+)
+async def replay_run(request: Request, run_id: str, author: _Operator) -> Response:
+    """`failed_step` keeps what finished before it; `beginning` keeps nothing.
+
+    Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
+    """
+    body = await _body_of(request)
+    asked = _decoded(body, ReplayAsked)
+    engine = request.app.state.services.engine
+    call = partial(_replay, engine, run_id, asked.mode, asked.reason, author.name)
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+@router.post(
+    "/v1/runs/{run_id}/cancel",
+    summary="Cancel an open run",
+    responses=answers(
+        "The run is cancelled, or will be before its next step",
+        CancelAnswer,
+        {"id": _RUN_ID, "state": "cancelled"},
+        *(400, 404, 409, 413, 422, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(CancelAsked, {"reason": "the customer changed her mind"}),
+        }
+    },
+)
+async def cancel_run(request: Request, run_id: str, author: _Operator) -> Response:
+    """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
+    body = await _body_of(request)
+    asked = _decoded(body, CancelAsked)
+    call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+def _read_story(engine: Engine, run_id: str) -> RunStory:
+    id_ = canonical(run_id)
+    if id_ is not None:
+        with transaction(engine, snapshot=True) as tx:
+            run = story(tx, id_)
+        if run is not None:
+            return run
+    raise _not_found(run_id)
+
+
+def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -> Response:
+    (answer,) = replay(engine, [run_id], mode, reason, author)
+    if not isinstance(answer, Replayed):
+        raise _not_now(run_id, answer.state, "not-failed", "only a failed run can be replayed")
+    again = ReplayAnswer(answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept)
+    return Response(msgspec.json.encode(again), media_type=_JSON)
+
+
+def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
+    (answer,) = cancel(engine, [run_id], reason, author)
+    if not isinstance(answer, Cancelled | CancelRequested):
+        raise _not_now(run_id, answer.state, "already-settled", "only an open run can be cancelled")
+    is_over = isinstance(answer, Cancelled)
+    told = CancelAnswer(answer.run_id, RunState.CANCELLED if is_over else RunState.RUNNING)
+    return Response(msgspec.json.encode(told), media_type=_JSON)
+
+
+def _outcomes(request: Request) -> OutcomeWatch:
+    """The one watch of this api, made when the first request waits."""
+    state = request.app.state
+    if not hasattr(state, "outcomes"):
+        services: Services = state.services
+        look_up = partial(_settled, services.engine)
+        state.outcomes = OutcomeWatch(look_up, services.settings.wait_requests_max)
+    outcomes: OutcomeWatch = state.outcomes
+    return outcomes
+
+
+def _settled(engine: Engine, run_ids: Sequence[str]) -> Collection[str]:
+    with open_autocommit(engine) as tx:
+        return settled(tx, run_ids)
+
+
+async def _body_of(request: Request) -> bytes:
+    bodies: BodyReader = request.app.state.bodies
+    try:
+        return await bodies.read(request.scope, request.receive, BODY_BYTES_MAX)
+    except Disconnected:
+        raise Problem(400, "disconnected", "the request ended early") from None
+
+
+def _decoded(body: bytes, type_: Callable[..., Any]) -> Any:
+    try:
+        asked = msgspec.json.decode(body, type=type_)
+    except ValueError as error:
+        raise Problem(400, "invalid-body", f"the body does not fit: {error}") from error
+    _storable("reason", asked.reason)
+    return asked
+
+
+def _storable(name: str, text: str | None) -> str | None:
+    if text is not None and ("\x00" in text or not _is_unicode(text)):
+        raise Problem(400, "invalid-request", f"{name} has characters that no text can have")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _id(name: str, text: str | None) -> str | None:
+    id_ = None if text is None else canonical(text)
+    if text is not None and id_ is None:
+        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text!r}")
+    return id_
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _not_found(run_id: str) -> Problem:
+    return Problem(404, "not-found", f"there is no run {run_id!r}")
+
+
+def _not_now(run_id: str, state: str | None, slug: str, rule: str) -> Problem:
+    if state is None:
+        return _not_found(run_id)
+    return Problem(409, slug, f"run {run_id} is {state}: {rule}", state=state)

@@ -1,0 +1,194 @@
+"""The api: an application around its services, and the process that serves it."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from starlette.routing import Route
+
+from app.api import balance, events, health, problems, runs, starts
+from app.api.auth import KeyRing, are_keys_required
+from app.api.bodies import BodyReader
+from app.api.catalog import Catalog
+from app.api.events import EventsEndpoint
+from app.api.openapi import document_of
+from app.api.services import Services
+from app.bootstrap import engine_for, event_ids, real_sources
+from app.pipeline.accept import Acceptor
+from app.pipeline.hints import HintRelay
+from app.settings import Settings
+from app.settings_load import require
+from app.store import keys
+from app.store.keys import KeyRefused
+from app.store.transactions import is_away, transaction
+from app.telemetry import configure_logs, logger
+
+GRACE_S = 10  # for requests in hand after SIGTERM
+SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
+
+_log = logger("api")
+
+
+class StartRefused(Exception):
+    """The server does not start; the message says why and how it would."""
+
+
+def make_app(services: Services) -> FastAPI:
+    """The ASGI application; its lifespan starts and stops the acceptor and the ring of keys."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        services.keys.start()
+        services.acceptor.start()
+        yield
+        await asyncio.to_thread(services.acceptor.stop)
+        await asyncio.to_thread(services.keys.stop)
+
+    app = FastAPI(title="Veltrix", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app.state.services = services
+    app.state.bodies = BodyReader(services.settings.accept_waiting_bytes_max)
+    add_routes(app)
+    return app
+
+
+def add_routes(app: FastAPI) -> None:
+    """Give `app` everything it answers; its services may follow later."""
+    app.router.routes.insert(0, Route("/v1/events", EventsEndpoint(), methods=["POST"]))
+    for part in (events, starts, runs, balance, health):
+        app.include_router(part.router)
+    problems.install(app)
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is in hand and return.
+
+    Raises StartRefused when the server would be open to others without keys, or cannot listen, and
+    SettingsError when it is not said where the database and RabbitMQ are.
+    """
+    require(settings, "database_url", "broker_url")
+    configure_logs(settings.log_format, settings.log_level)
+    sys.setswitchinterval(SWITCH_S)
+    reads = engine_for(settings, "veltrix-api", connections_max=settings.read_connections_max)
+    ring = make_ring(settings, reads)
+    sources = real_sources()
+    relay = HintRelay(settings, engine_for(settings, "veltrix-hints"))
+    acceptor = Acceptor(
+        engine_for(settings, "veltrix-accept"),
+        settings,
+        event_ids(sources),
+        sources.unix_ms,
+        relay.take_room,
+        relay.offer,
+    )
+    catalog = Catalog(reads, settings.subscriptions_cache_s)
+    services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, _is_broker_up)
+    listening = _listen(settings.api_host, settings.api_port)
+    relay.start()
+    try:
+        _serve_until_signalled(make_app(services), listening)
+    finally:
+        relay.stop()
+        reads.dispose()
+    _log.info("api.stopped")
+
+
+def make_ring(settings: Settings, engine: Engine) -> KeyRing:
+    """The ring of keys, with the admin key file's content in it. Raises StartRefused."""
+    ring = KeyRing(engine, is_required=are_keys_required(settings))
+    if not ring.is_required:
+        return ring
+    file = settings.admin_key_file
+    try:
+        if file is not None:
+            with transaction(engine) as tx:
+                keys.put_admin(tx, _content_of(file))
+        count = ring.refresh_once()
+    except KeyRefused as error:
+        raise StartRefused(f"VELTRIX_ADMIN_KEY_FILE ({file}): {error}") from None
+    except DBAPIError as error:
+        if not is_away(error):
+            raise
+        raise StartRefused(
+            "the database cannot be reached, so API keys cannot be checked; a server that others"
+            " can reach starts when it can"
+        ) from None
+    if count == 0:
+        raise StartRefused(
+            f"{settings.api_host} can be reached by others and there is no API key: make one with"
+            " `veltrix keys create`, or name a file with one in VELTRIX_ADMIN_KEY_FILE"
+        )
+    return ring
+
+
+def _is_broker_up() -> bool:
+    return REGISTRY.get_sample_value("veltrix_broker_up") == 1
+
+
+def _content_of(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeError) as error:
+        raise StartRefused(f"VELTRIX_ADMIN_KEY_FILE cannot be read: {error}") from None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        raise StartRefused(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another VELTRIX_API_PORT"
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """Returns after a signal instead of dying of it, and says when it began."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the server; a second one ends it without waiting for requests."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
+    host, port = listening.getsockname()[:2]
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = _Server(config, lambda: _log.info("api.started", host=host, port=port))
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listening]))
+    if not server.started:
+        raise StartRefused("the server could not start; the log says why")

@@ -1,0 +1,242 @@
+"""The task API: start a workflow by name with an input; and which workflows there are.
+
+A start is an event as well (source `/veltrix/starts/<workflow>`), accepted on the same path.
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy import text
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from app.api.auth import Author, require
+from app.api.bodies import BodyReader, Disconnected, too_large
+from app.api.catalog import StartableWorkflow
+from app.api.idempotency import answer_once, key_of
+from app.api.problems import Problem
+from app.api.receipts import Unanswered, batch_answer, problem_of_event
+from app.api.services import Services
+from app.domain.cloudevents import is_time
+from app.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
+from app.domain.json_text import bad_json, json_problem
+from app.domain.receipts import EventConflict, Receipt
+from app.domain.scopes import Scope
+from app.pipeline.accept_list import DirectStart, Submission
+from app.store.transactions import open_autocommit
+
+router = APIRouter(tags=["workflows"])
+
+DELAY_S_MAX = 10 * 366 * 86_400
+_JSON = "application/json"
+_LEAP_SECOND = re.compile(r":60(?=[.Zz+-])")
+
+
+class StartBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a start: `input` for one run or `inputs` for many, and optionally when."""
+
+    input: msgspec.Raw = msgspec.Raw()
+    inputs: list[msgspec.Raw] | None = None
+    start_at: str | None = None
+    delay_s: float | None = None
+
+
+_decode_body = msgspec.json.Decoder(StartBody).decode
+
+
+@router.post("/v1/workflows/{name}/runs", summary="Start a workflow", status_code=202)
+async def start_workflow(
+    name: str, request: Request, author: Annotated[Author, Depends(require(Scope.EVENTS_WRITE))]
+) -> Response:
+    """Start one run with `input`, or one with each of `inputs`, now, at `start_at` or in `delay_s`.
+
+    With an `Idempotency-Key` the same request again gets the same answer and starts nothing.
+    """
+    services: Services = request.app.state.services
+    raw = await _read(request, services)
+    return await answer_once(request, author, raw, lambda: _start(request, author, name, raw))
+
+
+@router.get("/v1/workflows", summary="List the workflows")
+async def list_workflows(
+    request: Request, _author: Annotated[Author, Depends(require(Scope.RUNS_READ))]
+) -> Response:
+    """Every workflow that can be started, the event types that start it, and its input schema."""
+    services: Services = request.app.state.services
+    known = await services.catalog.workflows()
+    rows = [
+        {
+            "name": row.workflow,
+            "types": row.types,
+            "queue": row.queue,
+            "code_version": row.code_version,
+            "since": row.since,
+            "options": row.options,
+            "input_schema": row.input_schema,
+        }
+        for row in (known[name].subscription for name in sorted(known))
+    ]
+    return Response(msgspec.json.encode({"workflows": rows}), media_type=_JSON)
+
+
+async def _start(request: Request, author: Author, name: str, raw: bytes) -> Response:
+    services: Services = request.app.state.services
+    workflow = (await services.catalog.workflows()).get(name)
+    if workflow is None:
+        raise Problem(
+            404, "no-such-workflow", f"no workflow is named {name!r}; GET /v1/workflows lists them"
+        )
+    body = _body_of(raw)
+    delay_s = await run_in_threadpool(_delay_s, services, body)
+    key = key_of(request) or services.new_key()
+    start = DirectStart(name, workflow.subscription.queue, delay_s)
+    if body.inputs is None:
+        return await _start_one(services, author, workflow, body.input, key, start)
+    return await _start_many(services, author, workflow, body.inputs, key, start)
+
+
+async def _start_one(
+    services: Services,
+    author: Author,
+    workflow: StartableWorkflow,
+    input_: msgspec.Raw,
+    key: str,
+    start: DirectStart,
+) -> Response:
+    made = await run_in_threadpool(_submission, services, author, workflow, input_, key, start)
+    if isinstance(made, Problem):
+        raise made
+    answer = (await services.acceptor.submit([made]))[0]
+    if not isinstance(answer, Receipt):
+        raise _problem_of(answer)
+    return Response(
+        msgspec.json.encode(answer),
+        status_code=202,
+        headers={"Location": f"/v1/runs/{answer.runs[0].id}"},
+        media_type=_JSON,
+    )
+
+
+async def _start_many(
+    services: Services,
+    author: Author,
+    workflow: StartableWorkflow,
+    inputs: list[msgspec.Raw],
+    key: str,
+    start: DirectStart,
+) -> Response:
+    most = services.settings.batch_events_max
+    if len(inputs) > most:
+        raise too_large(f"{len(inputs):,} inputs, more than the {most:,} allowed")
+
+    def make() -> list[Submission | Problem]:
+        return [
+            _submission(services, author, workflow, input_, f"{key}/{index}", start)
+            for index, input_ in enumerate(inputs)
+        ]
+
+    made = await run_in_threadpool(make)
+    good = [one for one in made if isinstance(one, Submission)]
+    accepted = iter(await services.acceptor.submit(good) if good else ())
+    answers: list[Receipt | Unanswered] = []
+    for one in made:
+        answer = one if isinstance(one, Problem) else next(accepted)
+        answers.append(answer if isinstance(answer, Receipt) else _problem_of(answer))
+    batch = batch_answer(answers)
+    return Response(
+        msgspec.json.encode(batch),
+        status_code=batch.status,
+        headers={"Retry-After": "1"} if batch.may_retry else {},
+        media_type=_JSON,
+    )
+
+
+def _submission(
+    services: Services,
+    author: Author,
+    workflow: StartableWorkflow,
+    input_: msgspec.Raw,
+    id_: str,
+    start: DirectStart,
+) -> Submission | Problem:
+    """The event that starts the workflow, or what is wrong with the input."""
+    raw = bytes(input_)
+    if len(raw) > services.settings.event_bytes_max:
+        raise too_large(f"an input has more than {services.settings.event_bytes_max:,} bytes")
+    if raw and (problem := json_problem(raw)):
+        return Problem(400, "bad-input", f"input is {problem}", attribute="input")
+    value: Any = msgspec.json.decode(raw) if raw else None
+    if violations := workflow.violations(value):
+        first = f"{violations[0].at or '/'}: {violations[0].message}"
+        return Problem(
+            400,
+            "invalid-input",
+            f"the input does not fit the workflow {start.workflow!r}: {first}",
+            attribute="input",
+            errors=[{"at": v.at, "message": v.message} for v in violations],
+        )
+    return Submission(
+        NewEvent(
+            source=STARTS_SOURCE_PREFIX + start.workflow,
+            id=id_,
+            type=STARTS_TYPE,
+            digest=content_digest(STARTS_TYPE, None, _JSON, None, raw),
+            datacontenttype=_JSON if raw else None,
+            data_json=raw.decode() if raw else None,
+        ),
+        author.name,
+        start,
+    )
+
+
+def _body_of(raw: bytes) -> StartBody:
+    try:
+        body = _decode_body(raw or b"{}")
+    except msgspec.ValidationError as error:
+        raise Problem(400, "invalid-request", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "bad-input", f"the body is {bad_json(raw, error)}") from None
+    if body.inputs is not None and body.input:
+        raise Problem(400, "invalid-request", "send input or inputs, not both")
+    if body.start_at is not None and body.delay_s is not None:
+        raise Problem(400, "invalid-request", "send start_at or delay_s, not both")
+    return body
+
+
+def _delay_s(services: Services, body: StartBody) -> float:
+    """How long from now, by the database's clock, the runs are to wait."""
+    delay_s = body.delay_s or 0.0
+    if body.start_at is not None:
+        if not is_time(body.start_at):
+            raise Problem(400, "invalid-request", "start_at must be an RFC 3339 timestamp")
+        try:
+            at = msgspec.convert(_LEAP_SECOND.sub(":59", body.start_at), datetime)
+        except msgspec.ValidationError:
+            raise Problem(400, "invalid-request", "start_at is out of range") from None
+        with open_autocommit(services.engine) as tx:
+            delay_s = max(0.0, (at - tx.execute(text("select now()")).scalar_one()).total_seconds())
+    if not 0 <= delay_s <= DELAY_S_MAX:
+        raise Problem(400, "invalid-request", f"a start waits 0 to {DELAY_S_MAX:,} seconds")
+    return delay_s
+
+
+def _problem_of(error: Unanswered) -> Problem:
+    if isinstance(error, EventConflict):
+        return Problem(
+            422,
+            "idempotency-key-reused",
+            f"the key {error.event_id!r} was used for another start of this workflow",
+            event=error.event,
+        )
+    return problem_of_event(error)
+
+
+async def _read(request: Request, services: Services) -> bytes:
+    bodies: BodyReader = request.app.state.bodies
+    try:
+        return await bodies.read(request.scope, request.receive, services.settings.batch_bytes_max)
+    except Disconnected:
+        raise Problem(400, "disconnected", "the request ended early") from None

@@ -1,0 +1,96 @@
+"""Declaring and looking over a connection of its own, apart from the one that publishes."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import amqp
+import msgspec
+
+from app.broker.connect import BrokerAway, close_connection, open_connection
+from app.broker.names import RUNS
+from app.broker.topology import declare
+
+T = TypeVar("T")
+
+CONTROL_TIMEOUT_S = 10.0
+
+
+class Ensured(msgspec.Struct, frozen=True):
+    """What a look at some queues found, before anything was declared."""
+
+    missing: list[str]
+    empty: list[str]  # no message ready; a consumer may hold unacknowledged ones
+    unconsumed: list[str]  # those of `empty` that have no consumer: they hold nothing at all
+    refused: dict[str, str]  # what could not be declared, and the broker's words
+
+
+class Declarer:
+    """A connection for declaring and looking, apart from the one that publishes.
+
+    It never publishes, so an alarm does not block it; and a closed channel costs no confirms.
+    Opened when first used, again after it was lost. For one thread.
+    """
+
+    def __init__(self, url: str, *, name: str, heartbeat_s: int) -> None:
+        self._url, self._name, self._heartbeat_s = url, name, heartbeat_s
+        self._connection: Any = None
+
+    def look(self, queues: Iterable[str]) -> Ensured:
+        """What is there now, declaring nothing. Raises BrokerAway."""
+        found = {name: self._work(_look, name) for name in sorted(set(queues))}
+        empty = [name for name, counts in found.items() if counts is not None and counts[0] == 0]
+        return Ensured(
+            missing=[name for name, counts in found.items() if counts is None],
+            empty=empty,
+            unconsumed=[name for name in empty if (found[name] or (0, 0))[1] == 0],
+            refused={},
+        )
+
+    def ensure(self, queues: Iterable[str]) -> Ensured:
+        """Look at each queue, then declare everything, one queue's refusal not stopping another.
+
+        Raises BrokerAway.
+        """
+        found = self.look(queues)
+        for name in ("", *sorted(set(queues))):
+            try:
+                self._work(declare, [name] if name else [])
+            except amqp.ChannelError as error:
+                found.refused[name or RUNS] = str(error)
+        return found
+
+    def close(self) -> None:
+        """Let the connection go. Never raises."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            close_connection(connection)
+
+    def _work(self, work: Callable[..., T], *args: Any) -> T:
+        """Raises amqp.ChannelError for what the broker refuses, BrokerAway for everything else."""
+        try:
+            if self._connection is None or not self._connection.connected:
+                self._connection = open_connection(
+                    self._url, name=self._name, heartbeat_s=self._heartbeat_s
+                )
+                self._connection.sock.settimeout(CONTROL_TIMEOUT_S)
+            channel = self._connection.channel()
+            result = work(channel, *args)
+            channel.close()
+        except BrokerAway:
+            raise
+        except amqp.ChannelError:
+            self.close()
+            raise
+        except Exception as error:  # py-amqp raises many kinds
+            self.close()
+            raise BrokerAway(f"{type(error).__name__}: {error}") from error
+        return result
+
+
+def _look(channel: Any, queue: str) -> tuple[int, int] | None:
+    """(messages ready, consumers), or None if there is no such queue."""
+    try:
+        found = channel.queue_declare(queue, passive=True)
+    except amqp.NotFound:
+        return None
+    return found.message_count, found.consumer_count

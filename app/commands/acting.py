@@ -1,0 +1,140 @@
+"""`veltrix replay run` and `veltrix cancel`: done to runs with an author and a reason."""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.options import AsJson, Author, Reason, Yes
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+LIST_RUNS_MAX = 1_000
+
+
+class From(StrEnum):
+    """Where a replay begins."""
+
+    FAILED_STEP = "failed_step"
+    BEGINNING = "beginning"
+
+
+RunIds = Annotated[list[str] | None, typer.Argument(help="The runs.", show_default=False)]
+
+replay = typer.Typer(no_args_is_help=True, help="Run failed work again.")
+
+
+@replay.command("run")
+def replay_run(
+    reason: Reason,
+    run_ids: RunIds = None,
+    failed_of: Annotated[
+        str | None, typer.Option(help="All failed runs of this workflow.", metavar="WORKFLOW")
+    ] = None,
+    begin: Annotated[
+        From, typer.Option("--from", help="Keep finished steps, or begin anew.")
+    ] = From.FAILED_STEP,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make failed runs queued again, in their next generation.
+
+    Exit code 1 when one of them is not failed.
+
+    Example: veltrix replay run --failed-of fulfil_order --reason "payment is back"
+    """
+    from app.commands.terminal import author_of, connected, ids_of
+    from app.pipeline.replay import Replayed, replay
+
+    if bool(run_ids) == bool(failed_of):
+        raise typer.BadParameter("name runs, or --failed-of a workflow", param_hint="RUN_IDS")
+    with connected() as (_, engine):
+        ids = ids_of(run_ids or []) if failed_of is None else _failed_of(engine, failed_of)
+        if failed_of is not None and not _is_wanted(f"Replay {len(ids):,} failed runs", ids, yes):
+            raise typer.Exit(1)
+        by = author_of(author)
+        answers = _in_lists(ids, lambda some: replay(engine, some, begin.value, reason, by))
+        _print(answers, as_json, replayed=Replayed)
+
+
+def cancel(
+    run_ids: Annotated[list[str], typer.Argument(help="The runs.", show_default=False)],
+    reason: Reason,
+    author: Author = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel open runs.
+
+    At once, or before its next step where a worker has one in hand. Exit code 1 when one of
+    them is settled already.
+
+    Example: veltrix cancel 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "order withdrawn"
+    """
+    from app.commands.terminal import author_of, connected, ids_of
+    from app.pipeline.cancel import Cancelled, CancelRequested, cancel
+
+    ids, by = ids_of(run_ids), author_of(author)
+    with connected() as (_, engine):
+        answers = _in_lists(ids, lambda some: cancel(engine, some, reason, by))
+        _print(answers, as_json, cancelled=Cancelled, requested=CancelRequested)
+
+
+def _failed_of(engine: "Engine", workflow: str) -> list[str]:
+    """All failed runs of the workflow now, oldest first: what fails later is not among them."""
+    from app.domain.states import RunState
+    from app.store.reads import RunFilter, page
+    from app.store.transactions import open_autocommit
+
+    wanted, cursor, ids = RunFilter(state=RunState.FAILED, workflow=workflow), None, []
+    with open_autocommit(engine) as tx:
+        while True:
+            found = page(tx, wanted, cursor=cursor, limit=LIST_RUNS_MAX)
+            ids += [run.id for run in found.items]
+            cursor = found.next
+            if cursor is None:
+                return ids[::-1]
+
+
+def _is_wanted(question: str, ids: Sequence[str], yes: bool) -> bool:
+    return not ids or yes or typer.confirm(f"{question}?", err=True)
+
+
+def _in_lists(ids: Sequence[str], act: Callable[[Sequence[str]], Sequence[Any]]) -> Iterator[Any]:
+    for first in range(0, len(ids), LIST_RUNS_MAX):
+        yield from act(ids[first : first + LIST_RUNS_MAX])
+
+
+def _print(answers: Iterator[Any], as_json: bool, **groups: type) -> None:
+    """Each answer as it comes, or all of them by group; exit code 1 when some are in none."""
+    from app.commands.terminal import print_json
+
+    found: dict[str, list[Any]] = {name: [] for name in groups}
+    left: list[Any] = []
+    for answer in answers:
+        name = next((name for name, kind in groups.items() if isinstance(answer, kind)), None)
+        (left if name is None else found[name]).append(answer)
+        if not as_json:
+            typer.echo(_line(answer))
+    if as_json:
+        print_json({**found, f"not_{next(iter(groups))}": left})
+    else:
+        done = ", ".join(f"{len(some):,} {name}" for name, some in found.items())
+        typer.echo(f"{done}, {len(left):,} not")
+    if left:
+        raise typer.Exit(1)
+
+
+def _line(answer: Any) -> str:
+    match type(answer).__name__:
+        case "Replayed":
+            kept = f"{answer.steps_kept} recorded entries kept"
+            return f"{answer.run_id}  queued again as generation {answer.generation}, {kept}"
+        case "Cancelled":
+            return f"{answer.run_id}  cancelled"
+        case "CancelRequested":
+            return f"{answer.run_id}  a worker has it in hand; it ends before its next step"
+    why = f"it is {answer.state}" if answer.state else "there is no such run"
+    return f"{answer.run_id}  not done: {why}"

@@ -1,0 +1,63 @@
+"""`veltrix balance`: the books."""
+
+from typing import Annotated
+
+import typer
+
+from app.commands.options import AsJson
+
+
+def balance(
+    by: Annotated[
+        int, typer.Option(help="Most sources and types to list, worst first.", min=0, max=1_000)
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the books: accepted against settled and open.
+
+    Events: accepted = routed + unrouted. Runs: started = succeeded + failed + cancelled + open.
+    Exit code 1 when anything is unaccounted.
+
+    Example: veltrix balance --json
+    """
+    from app.commands.terminal import connected, print_json, print_table
+    from app.pipeline.books import balance
+
+    with connected() as (_, engine):
+        books = balance(engine, by)
+    if as_json:
+        print_json(books)
+    else:
+        e, r, beside = books.events, books.runs, books.beside
+        typer.echo(f"as of    {books.as_of:%Y-%m-%d %H:%M:%S} UTC")
+        typer.echo(
+            f"events   {e.accepted:,} accepted = {e.routed:,} routed + {e.unrouted:,} unrouted"
+        )
+        typer.echo(
+            f"runs     {r.started:,} started = {r.succeeded:,} succeeded + {r.failed:,} failed"
+            f" + {r.cancelled:,} cancelled + {r.open:,} open"
+        )
+        typer.echo(f"open     {r.queued:,} queued + {r.running:,} running + {r.waiting:,} waiting")
+        typer.echo(
+            f"beside   {beside.duplicates:,} duplicates, {beside.refused:,} refused,"
+            f" {beside.dead_letters:,} dead letters"
+        )
+        typer.echo(f"unaccounted  {books.unaccounted:,}\n")
+        print_table(
+            ["source", "type", "accepted", "unrouted", "settled", "failed", "open", "unaccounted"],
+            [
+                (
+                    a.source,
+                    a.type,
+                    a.events.accepted,
+                    a.events.unrouted,
+                    a.runs.succeeded + a.runs.failed + a.runs.cancelled,
+                    a.runs.failed,
+                    a.runs.open,
+                    a.unaccounted,
+                )
+                for a in books.by
+            ],
+        )
+    if books.unaccounted:
+        raise typer.Exit(1)

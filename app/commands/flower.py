@@ -1,0 +1,81 @@
+"""Flower on our Celery app: what it may do is said here, not in its own files and variables."""
+
+import asyncio
+import logging
+import signal
+
+from flower.api import BaseApiHandler
+from flower.app import Flower
+from flower.options import options
+from flower.urls import settings as flower_urls
+from tornado.ioloop import PeriodicCallback
+
+from app.broker.celery_app import make_celery
+from app.commands.mistakes import CommandRefused
+from app.settings import Settings
+from app.settings_load import require
+from app.telemetry import logger
+
+TASKS_MAX = 10_000
+LOOK_S = 2.0
+_log = logger("flower")
+
+
+def run_flower(settings: Settings) -> None:
+    """Serve Flower until SIGTERM or SIGINT. It shows workers and tasks and changes nothing.
+
+    RabbitMQ may be away at the start and at any time. Raises SettingsError, and CommandRefused when
+    it cannot listen.
+    """
+    require(settings, "broker_url")
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    # Four lines each time it asks and no worker is there yet; `_follow` asks again.
+    logging.getLogger("flower.inspector").setLevel(logging.ERROR)
+    _configure(settings)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    celery = make_celery(settings, [], [])
+    flower = Flower(capp=celery, options=options, **flower_urls)
+    try:
+        port = flower.start_http_server()
+    except OSError as error:
+        raise CommandRefused(
+            f"cannot listen on {settings.flower_host}:{settings.flower_port} ({error.strerror});"
+            " choose another VELTRIX_FLOWER_PORT"
+        ) from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, flower.stop)
+    _log.info("flower.started", host=settings.flower_host, port=port)
+    PeriodicCallback(lambda: _follow(flower), LOOK_S * 1000).start()
+    flower.start()
+    _log.info("flower.stopped")
+
+
+def _configure(settings: Settings) -> None:
+    options.address = settings.flower_host
+    options.port = settings.flower_port
+    options.read_only = True
+    options.max_tasks = TASKS_MAX
+    if settings.management_url is not None:
+        options.broker_api = settings.management_url.get_secret_value().rstrip("/") + "/api/"
+    if settings.flower_basic_auth is not None:
+        options.basic_auth = [settings.flower_basic_auth.get_secret_value()]
+    else:
+        # The settings' rules allow this on loopback only. Flower would also let pages of any other
+        # site read what it answers; ours need not.
+        BaseApiHandler.unauthenticated_api = True
+        BaseApiHandler.set_default_headers = _no_other_sites
+
+
+def _follow(flower: Flower) -> None:
+    """`/api/workers` has the live nodes: by itself Flower asks who is there once, at its start."""
+    heard = {worker.hostname: worker.alive for worker in list(flower.events.state.workers.values())}
+    known = flower.inspector.workers
+    if any(is_alive and name not in known for name, is_alive in heard.items()):
+        flower.update_workers()
+    for name in [name for name in known if not heard.get(name, True)]:
+        del known[name]
+
+
+def _no_other_sites(handler: BaseApiHandler) -> None:
+    handler.set_header("X-Content-Type-Options", "nosniff")

@@ -1,0 +1,66 @@
+"""What can be wrong when a command runs, in sentences for the person who typed it.
+
+Nothing heavy is imported until something went wrong: `veltrix --help` stays quick.
+"""
+
+
+class CommandRefused(Exception):
+    """The command cannot do this; the message says why and what would work."""
+
+
+def sentences_of(error: BaseException) -> list[str] | None:
+    """A sentence with its cure for each mistake; None for an error that nobody expected."""
+    if isinstance(error, CommandRefused):
+        return [str(error)]
+    from app.settings_load import SettingsError
+
+    if isinstance(error, SettingsError):
+        return error.mistakes
+    return _of_ours(error) or _of_database(error) or _of_broker(error)
+
+
+def _of_ours(error: BaseException) -> list[str] | None:
+    from app.dev.children import CannotStart
+    from app.domain.workflows import DefinitionError
+    from app.store.keys import KeyRefused
+    from app.store.schema import SchemaError
+    from app.store.subscriptions import SuffixTaken
+
+    expected = (CannotStart, DefinitionError, KeyRefused, SchemaError, SuffixTaken)
+    if isinstance(error, expected):
+        return [str(error)]
+    # By name: these modules load FastAPI and the sweep, and an error of theirs has them loaded.
+    if type(error).__name__ in {"StartRefused", "UnknownWorkflow"}:
+        return [str(error)]
+    return None
+
+
+def _of_database(error: BaseException) -> list[str] | None:
+    import psycopg
+    from sqlalchemy.exc import DBAPIError
+
+    from app.store.transactions import is_away, sqlstate_of
+
+    if not isinstance(error, DBAPIError | psycopg.Error):
+        return None
+    if sqlstate_of(error) in {"42P01", "42703"}:
+        return ["the database does not have this version's tables; run `veltrix db upgrade`"]
+    if is_away(error):
+        original = error.orig if isinstance(error, DBAPIError) else error
+        why = str(original).strip().splitlines()[0]
+        cure = "start it, or see where it is looked for with `veltrix config`"
+        return [f"the database cannot be reached ({why}); {cure}"]
+    return None
+
+
+def _of_broker(error: BaseException) -> list[str] | None:
+    from app.broker.connect import BrokerAway
+    from app.broker.topology import TopologyRefused
+
+    if isinstance(error, TopologyRefused):
+        return [str(change) for change in error.changes]
+    if isinstance(error, BrokerAway):
+        return [f"RabbitMQ cannot be reached: {error}"]
+    if type(error).__name__ == "ManagementRefused":
+        return [f"RabbitMQ's management API refuses: {error}"]
+    return None

@@ -1,0 +1,42 @@
+"""Options that several commands share, and the values people write for them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Reason = Annotated[str, typer.Option(help="Why; kept with the action.", show_default=False)]
+Author = Annotated[
+    str | None, typer.Option(help="Who does it, kept with the action; without it the user here.")
+]
+Limit = Annotated[int, typer.Option(help="Most to show.", min=1, max=1_000)]
+Since = Annotated[
+    str | None, typer.Option(help="Accepted at or after: RFC 3339, or ago: 30s 15m 2h 7d.")
+]
+Until = Annotated[str | None, typer.Option(help="Accepted before, written like --since.")]
+After = Annotated[str | None, typer.Option(help="Go on from where an earlier page ended.")]
+
+_AGO = re.compile(r"(\d{1,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def time_of(text: str | None, now: datetime, option: str = "--since") -> datetime | None:
+    """The moment that a person wrote; None stays None. A time without a zone is UTC.
+
+    Raises a usage error (exit code 2) for what is neither a time nor an age.
+    """
+    if text is None:
+        return None
+    try:
+        if ago := _AGO.fullmatch(text):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        time = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2026-01-31T12:00:00Z, or how long ago: 30s 15m 2h 7d",
+            param_hint=option,
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,96 @@
+"""The commands that keep running: api, relay, worker, flower, dev."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+def api() -> None:
+    """Take events and answer questions over HTTP.
+
+    Until SIGTERM or Ctrl-C: what is in hand is finished. Address and port: VELTRIX_API_HOST,
+    VELTRIX_API_PORT. Any number run side by side.
+
+    Example: VELTRIX_API_PORT=8080 veltrix api
+    """
+    from app.api.server import serve
+
+    serve(_settings())
+
+
+def relay() -> None:
+    """Hand due runs to RabbitMQ and keep the books.
+
+    Drains dead letters as well. Until SIGTERM or Ctrl-C. Any number run side by side. /livez,
+    /readyz and /metrics are on VELTRIX_RELAY_PORT.
+
+    Example: VELTRIX_RELAY_PORT=8081 veltrix relay
+    """
+    import signal
+    from threading import Event
+
+    from app.duties import run_relay
+
+    settings = _settings()
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_relay(settings, stop)
+
+
+def worker() -> None:
+    """Run workflows.
+
+    Until SIGTERM or Ctrl-C: what is in hand is finished or handed back, nothing is lost.
+    Children: VELTRIX_WORKER_CHILDREN; time to finish: VELTRIX_GRACE_S. Any number run side by
+    side,
+    each with a VELTRIX_WORKER_NAME of its own.
+
+    Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
+    """
+    from app.worker.run import start
+
+    raise typer.Exit(start(_settings))
+
+
+def flower() -> None:
+    """Show workers and tasks in Flower, read-only.
+
+    Until SIGTERM or Ctrl-C. Address: VELTRIX_FLOWER_HOST, VELTRIX_FLOWER_PORT; user and
+    password: VELTRIX_FLOWER_BASIC_AUTH.
+
+    Example: VELTRIX_FLOWER_PORT=5555 veltrix flower
+    """
+    from app.commands.flower import run_flower
+
+    run_flower(_settings())
+
+
+def dev(
+    folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".veltrix"),
+) -> None:
+    """Run everything here, in one terminal.
+
+    PostgreSQL, RabbitMQ, api, relay, worker and Flower. Ctrl-C stops it. Other commands in this
+    folder find what runs by themselves.
+
+    Example: veltrix dev
+    """
+    from app.dev.run import run_dev
+    from app.settings_load import load_settings
+
+    raise typer.Exit(run_dev(folder, settings=load_settings()))
+
+
+def _settings() -> "Settings":
+    """The settings of a process that keeps running; its logs are configured."""
+    from app.settings_load import load_settings
+    from app.telemetry import configure_logs
+
+    settings = load_settings()
+    configure_logs(settings.log_format, settings.log_level)
+    return settings

@@ -1,0 +1,110 @@
+"""Between an operator's terminal and the platform: settings, author, database, what is printed."""
+
+import getpass
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import typer
+from sqlalchemy import Engine
+
+from app.bootstrap import engine_for, real_sources
+from app.commands.mistakes import CommandRefused
+from app.settings import Settings
+from app.settings_load import DEV_FILE, load_settings
+from app.store.actions import canonical
+from app.telemetry import configure_logs
+
+
+def operator_settings() -> Settings:
+    """The settings of a command in a terminal: those of a `veltrix dev` in this folder count too.
+
+    Logs are for processes: here only errors are shown.
+    """
+    settings = load_settings(dev_file=DEV_FILE)
+    configure_logs("console", "error")
+    return settings
+
+
+@contextmanager
+def connected() -> Iterator[tuple[Settings, Engine]]:
+    """Settings and an engine on the configured database, closed at the end of the block."""
+    settings = operator_settings()
+    engine = engine_for(settings, "veltrix-operator", connections_max=2)
+    try:
+        yield settings, engine
+    finally:
+        engine.dispose()
+
+
+def author_of(given: str | None) -> str:
+    """The name that an action is kept under: as given, or the user of the operating system."""
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def now() -> datetime:
+    """This machine's time, for what people write as so long ago."""
+    return datetime.fromtimestamp(real_sources().unix_ms() / 1000, UTC)
+
+
+def ids_of(texts: Iterable[str]) -> list[str]:
+    """These ids as the tables write them. Raises CommandRefused naming what is none."""
+    ids = {text: canonical(text) for text in texts}
+    if wrong := [text for text, id_ in ids.items() if id_ is None]:
+        raise CommandRefused(
+            f"{', '.join(map(repr, wrong))}: no id; they look like"
+            " 01234567-89ab-cdef-0123-456789abcdef, and `veltrix runs` shows them"
+        )
+    return [id_ for id_ in ids.values() if id_ is not None]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; indented for a terminal."""
+    text = msgspec.json.encode(value)
+    if sys.stdout.isatty():
+        text = msgspec.json.format(text)
+    typer.echo(text.decode())
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows under headings on standard output."""
+    for number, line in enumerate(columns(headings, rows)):
+        typer.echo(typer.style(line, bold=True) if number == 0 else line)
+
+
+def columns(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines with aligned columns, as wide as the text is: nothing is cut, also not in a pipe."""
+    cells = [list(headings), *([shown(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def print_error(line: str) -> None:
+    """A line on standard error."""
+    typer.echo(line, err=True)
+
+
+def shown(value: Any) -> str:
+    """A value as text on one line; nothing in it steers a terminal, for much comes from others."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case int():
+            return f"{value:,}"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

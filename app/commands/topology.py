@@ -1,0 +1,197 @@
+"""`veltrix topology`: what RabbitMQ has, what it should have, and bringing it there."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.options import AsJson
+
+if TYPE_CHECKING:
+    from app.broker.management import Management
+    from app.broker.topology import Change, LiveTopology, Topology
+    from app.settings import Settings
+
+group = typer.Typer(no_args_is_help=True, help="RabbitMQ's exchanges, queues and policies.")
+
+Queues = Annotated[
+    str | None,
+    typer.Option(
+        help="Workflow queues, separated by commas; without it those of the subscriptions in the"
+        " database, or of VELTRIX_WORKFLOWS while there are none."
+    ),
+]
+
+
+@group.command()
+def show(queues: Queues = None, as_json: AsJson = False) -> None:
+    """Show what RabbitMQ has of ours now.
+
+    Example: veltrix topology show
+    """
+    from app.commands.terminal import operator_settings, print_json, print_table
+
+    settings = operator_settings()
+    target = _target(settings, queues)
+    live = _live(settings, target)
+    found = [live.queues[q.name] for q in target.queues if q.name in live.queues]
+    exchanges = [live.exchanges[x.name] for x in target.exchanges if x.name in live.exchanges]
+    if as_json:
+        policies = None if live.policies is None else list(live.policies.values())
+        print_json({"exchanges": exchanges, "queues": found, "policies": policies})
+        return
+    print_table(["exchange", "type"], [(x.name, x.type) for x in exchanges])
+    typer.echo()
+    print_table(
+        ["queue", "type", "messages", "consumers"],
+        [(q.name, q.type, q.messages, q.consumers) for q in found],
+    )
+    typer.echo()
+    if live.policies is None:
+        typer.echo("policies: not known; set VELTRIX_MANAGEMENT_URL")
+        return
+    print_table(
+        ["policy", "queues", "limits"],
+        [(p.name, p.pattern, p.definition) for p in live.policies.values()],
+    )
+
+
+@group.command()
+def plan(queues: Queues = None, as_json: AsJson = False) -> None:
+    """Show what `apply` would do, changing nothing. Exit code 1 when there is something to do.
+
+    Example: veltrix topology plan
+    """
+    from app.commands.terminal import operator_settings
+
+    settings = operator_settings()
+    changes = _changes(settings, queues)
+    _print(settings, changes, as_json)
+    if changes:
+        raise typer.Exit(1)
+
+
+@group.command()
+def apply(queues: Queues = None, as_json: AsJson = False) -> None:
+    """Make what is missing or different.
+
+    Refuses the whole of it when something would need a deletion. Policies need
+    VELTRIX_MANAGEMENT_URL, or a definitions file.
+
+    Example: veltrix topology apply
+    """
+    from app.broker.connect import close_connection, open_connection
+    from app.broker.topology import apply
+    from app.commands.terminal import operator_settings
+
+    settings = operator_settings()
+    changes = _changes(settings, queues)
+    management = _management(settings)
+    if changes:
+        assert settings.broker_url is not None
+        connection = open_connection(
+            settings.broker_url.get_secret_value(),
+            name="veltrix topology",
+            heartbeat_s=settings.broker_heartbeat_s,
+        )
+        try:
+            apply(changes, connection.channel(), management.put_policy if management else None)
+        finally:
+            close_connection(connection)
+    _print(settings, changes, as_json)
+
+
+@group.command()
+def definitions(
+    queues: Queues = None,
+    vhost: Annotated[str, typer.Option(help="Virtual host.")] = "/",
+) -> None:
+    """Print a definitions file for RabbitMQ.
+
+    A node that lost everything boots with it. Without a database it takes the queues of
+    VELTRIX_WORKFLOWS.
+
+    Example: veltrix topology definitions > definitions.json
+    """
+    from app.broker.topology import definitions
+    from app.commands.terminal import operator_settings, print_json
+    from app.duties import limits_of
+
+    settings = operator_settings()
+    print_json(definitions(_queues(settings, queues), vhost, limits_of(settings)))
+
+
+def _queues(settings: "Settings", given: str | None) -> list[str]:
+    """The workflow queues. Raises CommandRefused for a name that cannot be one."""
+    from app.bootstrap import engine_for, workflows_of
+    from app.broker.topology import check_queue_name
+    from app.commands.mistakes import CommandRefused
+    from app.store.due import queues_subscribed
+    from app.store.transactions import open_autocommit
+
+    names = [name.strip() for name in (given or "").split(",") if name.strip()]
+    if not names and settings.database_url is not None:
+        engine = engine_for(settings, "veltrix-operator")
+        with open_autocommit(engine) as tx:
+            names = list(queues_subscribed(tx))
+        engine.dispose()
+    if not names:
+        names = [workflow.queue for workflow, _ in workflows_of(settings).values()]
+    try:
+        for name in names:
+            check_queue_name(name)
+    except ValueError as error:
+        raise CommandRefused(str(error)) from None
+    return sorted(set(names))
+
+
+def _target(settings: "Settings", queues: str | None) -> "Topology":
+    from app.broker.topology import wanted
+    from app.duties import limits_of
+
+    return wanted(_queues(settings, queues), limits_of(settings))
+
+
+def _management(settings: "Settings") -> "Management | None":
+    from app.broker.connect import vhost_of
+    from app.broker.management import Management
+
+    if settings.management_url is None or settings.broker_url is None:
+        return None
+    vhost = vhost_of(settings.broker_url.get_secret_value())
+    return Management(settings.management_url.get_secret_value(), vhost)
+
+
+def _live(settings: "Settings", target: "Topology") -> "LiveTopology":
+    from app.broker.management import live_by_amqp
+    from app.settings_load import require
+
+    require(settings, "broker_url")
+    assert settings.broker_url is not None
+    management = _management(settings)
+    if management is not None:
+        return management.live()
+    return live_by_amqp(settings.broker_url.get_secret_value(), target)
+
+
+def _changes(settings: "Settings", queues: str | None) -> "list[Change]":
+    from app.broker.topology import plan
+
+    target = _target(settings, queues)
+    return plan(_live(settings, target), target)
+
+
+def _print(settings: "Settings", changes: "list[Change]", as_json: bool) -> None:
+    from app.commands.terminal import print_error, print_json
+
+    if as_json:
+        print_json([{"change": str(change), "refused": change.refused} for change in changes])
+    else:
+        for change in changes:
+            typer.echo(str(change))
+        if not changes:
+            typer.echo("nothing to do")
+    if settings.management_url is None:
+        print_error(
+            "policies are not looked at: set VELTRIX_MANAGEMENT_URL, or boot RabbitMQ with"
+            " `veltrix topology definitions`"
+        )

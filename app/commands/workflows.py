@@ -1,0 +1,101 @@
+"""`veltrix workflows`: what can be started, and by which events."""
+
+from typing import Annotated
+
+import typer
+
+from app.commands.options import AsJson, Yes
+
+group = typer.Typer(no_args_is_help=True, help="Workflows: which there are, register, retire.")
+
+
+@group.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the workflows that can be started, with the event types that start them.
+
+    Example: veltrix workflows list
+    """
+    from app.commands.terminal import connected, print_json, print_table
+    from app.store.subscriptions import current
+    from app.store.transactions import open_autocommit
+
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        found = current(tx)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["workflow", "started by", "queue", "since", "code", "about"],
+        [
+            (
+                s.workflow,
+                ", ".join(s.types) or "name only",
+                s.queue,
+                s.since,
+                s.code_version,
+                s.options.get("description"),
+            )
+            for s in found
+        ],
+    )
+
+
+@group.command()
+def register(as_json: AsJson = False) -> None:
+    """Write what the modules in VELTRIX_WORKFLOWS subscribe to; workers do it at start as well.
+
+    Before a deploy it lets events of a new workflow wait for its workers.
+
+    Example: VELTRIX_WORKFLOWS=workflows veltrix workflows register
+    """
+    from app.bootstrap import workflows_of
+    from app.commands.terminal import connected, print_json
+    from app.pipeline.register import register
+    from app.store.transactions import transaction
+
+    with connected() as (settings, engine):
+        workflows = workflows_of(settings)
+        with transaction(engine) as tx:
+            new = register(tx, workflows)
+    if as_json:
+        print_json({"registered": sorted(workflows), "new": new})
+        return
+    for name, (_, version) in workflows.items():
+        typer.echo(f"{name}  code {version}{'  new' if name in new else ''}")
+
+
+@group.command()
+def retire(
+    names: Annotated[list[str], typer.Argument(help="The workflows.", show_default=False)],
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End subscriptions: events start these workflows no longer; their open runs go on.
+
+    A worker that still has the code takes the subscription up again when it starts. Exit code 1
+    when one of the names has no subscription.
+
+    Example: veltrix workflows retire fulfil_order_v1
+    """
+    from app.commands.terminal import connected, print_error, print_json
+    from app.store.subscriptions import retire
+    from app.store.transactions import transaction
+
+    if not yes:
+        typer.confirm(
+            f"Events will start {', '.join(names)} no longer; open runs go on. Retire?",
+            abort=True,
+            err=True,
+        )
+    with connected() as (_, engine), transaction(engine) as tx:
+        retired = retire(tx, names)
+    unknown = sorted(set(names) - set(retired))
+    if as_json:
+        print_json({"retired": retired, "unknown": unknown})
+    else:
+        for name in retired:
+            typer.echo(f"{name}  retired")
+        for name in unknown:
+            print_error(f"veltrix: {name!r} has no subscription; see `veltrix workflows list`")
+    if unknown:
+        raise typer.Exit(1)

@@ -1,0 +1,84 @@
+"""An event: a fact a producer told us, as the ledger keeps it and as workflows see it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+STARTS_SOURCE_PREFIX = "/veltrix/starts/"
+STARTS_TYPE = "veltrix.start"
+
+
+class NewEvent(msgspec.Struct, kw_only=True, gc=False):
+    """A parsed event on its way into the ledger: payload and attributes exactly as sent.
+
+    `data_json` is the JSON text of `data`; `data_binary` the bytes of any other content. At most
+    one is set. `extensions` is a JSON object text of all attributes CloudEvents does not name.
+    """
+
+    source: str
+    id: str
+    type: str
+    digest: bytes
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    data_json: str | None = None
+    data_binary: bytes | None = None
+    extensions: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of the payload: what a worker will have to hold for it."""
+        return len(self.data_json or "") + len(self.data_binary or b"")
+
+
+def content_digest(
+    type_: str,
+    subject: str | None,
+    datacontenttype: str | None,
+    dataschema: str | None,
+    data: bytes,
+) -> bytes:
+    """16 bytes that say whether two events with one identity tell the same fact.
+
+    Covers type, subject, datacontenttype, dataschema and the data bytes; not the trace context and
+    not the HTTP mode, which change when the same fact is sent again (mechanics 9).
+    """
+    digest = blake2b(digest_size=16)
+    for part in (type_, subject, datacontenttype, dataschema):
+        encoded = b"" if part is None else part.encode()
+        marker = b"\x00" if part is None else b"\x01"
+        digest.update(marker + len(encoded).to_bytes(4, "big") + encoded)
+    digest.update(data)
+    return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Generic[T]):
+    """What a workflow is given: a CloudEvents 1.0 event as the producer sent it.
+
+    `source` and `id` identify it; `event_id` is the ledger's id. `data` is the decoded JSON value,
+    the workflow's input type when its event is annotated as `Event[Type]`, `bytes` for content that
+    is not JSON, or None.
+    """
+
+    source: str
+    id: str
+    type: str
+    data: T
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
+    event_id: str = ""
+    accepted_at: datetime | None = None

@@ -1,0 +1,26 @@
+"""What an API key may do."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """The rights a key can have. `admin` implies all others."""
+
+    EVENTS_WRITE = "events:write"  # post events, start workflows
+    RUNS_READ = "runs:read"  # read events, runs, workflows and the books
+    RUNS_REPLAY = "runs:replay"  # replay and cancel runs
+    ADMIN = "admin"
+
+
+ALL_SCOPES = frozenset(scope.value for scope in Scope)
+
+
+def allows(scopes: Iterable[str], wanted: str) -> bool:
+    """Whether a key with these scopes may do what `wanted` names."""
+    return wanted in scopes or Scope.ADMIN in scopes
+
+
+def unknown_scopes(scopes: Iterable[str]) -> list[str]:
+    """The names among `scopes` that are none, sorted; empty when all are known."""
+    return sorted(set(scopes) - ALL_SCOPES)

@@ -1,0 +1,207 @@
+"""What `veltrix relay` does: the relay in the main thread, each further duty in its own thread.
+
+Every duty is a `*_once` that says how much it did, in one loop: at once again while there is work,
+a pause when there is none, a growing pause while PostgreSQL or RabbitMQ is away. Any number of
+relay processes run side by side.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import psycopg
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.bootstrap import engine_for, real_sources
+from app.broker.connect import BrokerAway, vhost_of
+from app.broker.drain import Drain
+from app.broker.management import Management, ManagementRefused
+from app.broker.topology import Limits, is_queue_name, wanted
+from app.health import HealthServer
+from app.pipeline.backoff import Backoff
+from app.pipeline.books import fold_once, recount_once
+from app.pipeline.bury import bury
+from app.pipeline.relay import Relay, make_relay
+from app.pipeline.sweep import sweep_once
+from app.settings import Settings
+from app.settings_load import require
+from app.store.due import queues_subscribed
+from app.store.loads import forget_stale
+from app.store.transactions import transaction
+from app.telemetry import logger
+
+log = logger("duties")
+
+BACKOFF_S, BACKOFF_S_MAX = 0.1, 5.0
+FORGET_S = 60.0
+POLICIES_S = 10.0
+STOP_S = 1.5
+CONNECTIONS_MAX = 4
+_AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """`once` does what there is to do and says how much; `pause_s` follows when that was 0."""
+
+    name: str
+    once: Callable[[], int]
+    pause_s: float
+
+
+def run_relay(settings: Settings, stop: Event) -> None:
+    """Relay, drain, sweep and keep the books until `stop` is set, then return within two seconds.
+
+    PostgreSQL and RabbitMQ may be away at the start and at any time. Raises SettingsError if they
+    are not configured.
+    """
+    require(settings, "database_url", "broker_url")
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # ten lines per refused connection
+    name = f"relay@{socket.gethostname()}"
+    engine = engine_for(settings, "veltrix-duties", connections_max=CONNECTIONS_MAX)
+    relay = make_relay(
+        settings, engine_for(settings, "veltrix-relay"), name=name, totals=_management(settings)
+    )
+    drain = _drain(settings, engine, name)
+    threads = [
+        Thread(target=keep, args=(duty, stop), name=duty.name, daemon=True)
+        for duty in _duties(settings, engine, drain)
+    ]
+    with _health(settings, relay):
+        for thread in threads:
+            thread.start()
+        try:
+            keep(Duty("relay", lambda: _relay(relay, stop), 0.0), stop)
+        finally:
+            stop.set()
+            relay.close()
+            end_at = real_sources().monotonic() + STOP_S
+            for thread in threads:
+                thread.join(timeout=max(0.0, end_at - real_sources().monotonic()))
+            if not any(thread.is_alive() for thread in threads):
+                drain.close()
+            engine.dispose()
+
+
+def keep(duty: Duty, stop: Event) -> None:
+    """Do the duty until `stop`, whatever happens to PostgreSQL and RabbitMQ.
+
+    An error that is no outage is logged with its traceback and tried again as well: one duty's
+    mistake must not end the others.
+    """
+    monotonic = real_sources().monotonic
+    backoff = Backoff(BACKOFF_S, BACKOFF_S_MAX)
+    while not stop.is_set():
+        try:
+            pause_s = 0.0 if duty.once() else duty.pause_s
+            backoff.reset()
+        except _AWAY as error:
+            pause_s = backoff.extend(monotonic())
+            log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
+        except Exception:
+            pause_s = backoff.extend(monotonic())
+            log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
+        if pause_s:
+            stop.wait(pause_s)
+
+
+def _told(error: Exception) -> str:
+    """The first line: the rest of a database error is SQL and values."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
+    yield Duty("drain", drain.drain_once, 0.1)
+    yield Duty("sweep", lambda: sweep_once(engine, settings), settings.sweep_unrouted_s)
+    yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
+    yield Duty("recount", lambda: _recount(engine), settings.recount_s)
+    yield Duty("forget", lambda: _forget(engine), FORGET_S)
+    management = _management(settings)
+    if management is not None:
+        policies = Policies(settings, engine, management)
+        yield Duty("policies", policies.apply_once, POLICIES_S)
+
+
+def _relay(relay: Relay, stop: Event) -> int:
+    relay.run(stop)
+    return 0
+
+
+def _recount(engine: Engine) -> int:
+    recount_once(engine)
+    return 0  # what is left has time
+
+
+def _forget(engine: Engine) -> int:
+    with transaction(engine) as tx:
+        return forget_stale(tx)
+
+
+class Policies:
+    """Keeps the limits of all queues as they should be; without management they are not applied."""
+
+    def __init__(self, settings: Settings, engine: Engine, management: Management) -> None:
+        self._engine, self._management = engine, management
+        self._limits = limits_of(settings)
+
+    def apply_once(self) -> int:
+        """Put what differs; 0, or raises BrokerAway. A refusal is a finding, not an end."""
+        with transaction(self._engine) as tx:
+            queues = [queue for queue in queues_subscribed(tx) if is_queue_name(queue)]
+        try:
+            there = self._management.live().policies or {}
+            for policy in wanted(queues, self._limits).policies:
+                if there.get(policy.name) != policy:
+                    self._management.put_policy(policy)
+                    log.info("policy.put", policy=policy.name, queues=len(queues))
+        except ManagementRefused as error:
+            log.error(
+                "policy.refused",
+                error=str(error),
+                cure="use a definitions file, or a user with the tag `policymaker`",
+            )
+        return 0
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of a workflow queue, from the settings."""
+    return Limits(
+        delivery_limit=settings.delivery_limit,
+        messages_max=settings.queue_messages_max,
+        bytes_max=settings.queue_bytes_max,
+    )
+
+
+def _management(settings: Settings) -> Management | None:
+    if settings.management_url is None or settings.broker_url is None:
+        return None
+    vhost = vhost_of(settings.broker_url.get_secret_value())
+    return Management(settings.management_url.get_secret_value(), vhost)
+
+
+def _drain(settings: Settings, engine: Engine, name: str) -> Drain:
+    assert settings.broker_url is not None
+    return Drain(
+        settings.broker_url.get_secret_value(),
+        name=f"{name} drain",
+        heartbeat_s=settings.broker_heartbeat_s,
+        keep=lambda letters: bury(engine, letters),
+    )
+
+
+@contextmanager
+def _health(settings: Settings, relay: Relay) -> Iterator[None]:
+    def checks() -> dict[str, bool]:
+        return {"database": relay.has_database, "broker": relay.is_connected}
+
+    server = HealthServer(settings.health_host, settings.relay_port, checks)
+    server.start()
+    log.info("health.listening", port=server.port)
+    try:
+        yield
+    finally:
+        server.stop()

@@ -1,0 +1,365 @@
+"""Accept: events become durable, with the runs they start, and only then get their receipts.
+
+One thread writes. It takes everything that waits, up to the list's limits, commits it with one
+statement and answers all of it; what arrives meanwhile is the next list. It never waits to fill it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from app.domain.due import DueRun
+from app.domain.ids import EventIds
+from app.domain.receipts import AcceptUnavailable, EventRefused
+from app.domain.routing import RoutingTable
+from app.pipeline.accept_list import (
+    AcceptList,
+    Accounts,
+    Answer,
+    Submission,
+    bytes_of,
+    unavailable,
+)
+from app.settings import Settings
+from app.store import ledger, subscriptions
+from app.store.transactions import is_away, open_autocommit, retry_transient
+from app.telemetry import (
+    accept_list_events,
+    accept_seconds,
+    accept_waiting_bytes,
+    accept_waiting_events,
+    events_accepted,
+    events_duplicate,
+    events_refused,
+    logger,
+)
+
+COUNT_S = 0.5  # how long counts beside the books may wait to be written together
+UNKNOWN_ACCOUNT = 0
+
+_log = logger("accept")
+
+
+class _Request:
+    """Submissions that are answered together. `settle` gives the answer to whoever waits."""
+
+    __slots__ = ("bytes", "future", "loop", "since", "submissions")
+
+    def __init__(
+        self,
+        submissions: Sequence[Submission],
+        future: "asyncio.Future[list[Answer]] | Future[list[Answer]]",
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self.submissions, self.future, self.loop = submissions, future, loop
+        self.bytes = sum(map(bytes_of, submissions))
+        self.since = monotonic()
+
+
+class Acceptor:
+    """The writer of one process. `start` it; `submit` from an event loop, `accept` from anywhere.
+
+    `new_ids` and `unix_ms` give events their ids; `take_room(queue, n)` says how many of n runs may
+    be hinted to the relay now, and `hint` receives those that were committed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        new_ids: EventIds,
+        unix_ms: Callable[[], int],
+        take_room: Callable[[str, int], int],
+        hint: Callable[[list[DueRun]], None],
+    ) -> None:
+        self._engine, self._settings = engine, settings
+        self._new_ids, self._unix_ms = new_ids, unix_ms
+        self._take_room, self._hint = take_room, hint
+        self._waiting: SimpleQueue[_Request | None] = SimpleQueue()
+        self._lock = Lock()
+        self._waiting_events = self._waiting_bytes = self._refused_early = 0
+        self._is_stopping = False
+        self._thread = Thread(target=self._run, name="accept", daemon=True)
+        # Below: the writer thread's own.
+        self._left: _Request | None = None
+        self._connection: Connection | None = None
+        self._accounts = Accounts()
+        self._routing = RoutingTable(())
+        self._routing_read_at: float | None = None
+        self._beside: dict[int, tuple[int, int]] = {}
+        self._counted_at = monotonic()
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer all that waits, refuse what comes later, and end the thread."""
+        with self._lock:
+            if self._is_stopping:
+                return
+            self._is_stopping = True
+            self._waiting.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the writer thread lives and has a connection (it may have died unnoticed)."""
+        return self._thread.is_alive() and self._connection is not None
+
+    def submit(self, submissions: Sequence[Submission]) -> "asyncio.Future[list[Answer]]":
+        """A future of the answers, in the order of the submissions; for the running event loop.
+
+        Each answer is a Receipt, the EventRefused that says why not, or AcceptUnavailable for one
+        that is to be sent again though others were taken. The future raises AcceptUnavailable when
+        none was taken, and so does this method when too much waits already.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Answer]] = loop.create_future()
+        self._enqueue(_Request(submissions, future, loop))
+        return future
+
+    def accept(self, submissions: Sequence[Submission]) -> list[Answer]:
+        """As `submit`, for a thread without an event loop: returns the answers."""
+        future: Future[list[Answer]] = Future()
+        self._enqueue(_Request(submissions, future, None))
+        return future.result()
+
+    def count_refused(self, count: int) -> None:
+        """Count events refused before they came here, beside the books. Costs no query now."""
+        with self._lock:
+            self._refused_early += count
+
+    def _enqueue(self, request: _Request) -> None:
+        events = len(request.submissions)
+        with self._lock:
+            if self._is_stopping:
+                raise unavailable("this server is shutting down")
+            is_full = (
+                self._waiting_events + events > self._settings.accept_waiting_events_max
+                or self._waiting_bytes + request.bytes > self._settings.accept_waiting_bytes_max
+            )
+            if is_full and self._waiting_events:
+                raise unavailable("too many events wait for the database")
+            self._waiting_events += events
+            self._waiting_bytes += request.bytes
+            self._waiting.put(request)
+
+    def _run(self) -> None:
+        self._reconnect()
+        while (taken := self._take()) is not None:
+            if taken:
+                self._accept(taken)
+            elif self._connection is None:
+                self._reconnect()
+            self._count()
+        self._count(is_last=True)
+        self._disconnect()
+
+    def _take(self) -> list[_Request] | None:
+        """All that waits, up to the list's limits; empty after a while without; None at the end."""
+        try:
+            request = self._left or self._waiting.get(timeout=COUNT_S)
+        except Empty:
+            return []
+        self._left = None
+        if request is None:
+            return None
+        taken = [request]
+        events, size = len(request.submissions), request.bytes
+        try:
+            while (request := self._waiting.get_nowait()) is not None:
+                events, size = events + len(request.submissions), size + request.bytes
+                if (
+                    events > self._settings.accept_list_events_max
+                    or size > self._settings.accept_list_bytes_max
+                ):
+                    self._left = request
+                    return taken
+                taken.append(request)
+        except Empty:
+            return taken
+        self._waiting.put(None)  # the end: after what was taken
+        return taken
+
+    def _accept(self, taken: list[_Request]) -> None:
+        submissions = [s for request in taken for s in request.submissions]
+        answers: list[Answer] = []
+        for part in _parts(submissions, self._settings):
+            answers += self._write(part)
+        with self._lock:
+            self._waiting_events -= len(submissions)
+            self._waiting_bytes -= sum(request.bytes for request in taken)
+        accept_waiting_events.set(self._waiting_events)
+        accept_waiting_bytes.set(self._waiting_bytes)
+        accept_list_events.observe(len(submissions))
+        accept_seconds.observe(monotonic() - taken[0].since)
+        _settle(taken, answers)
+
+    def _write(self, submissions: Sequence[Submission]) -> list[Answer]:
+        """Commit these; one answer each, whatever happens."""
+        try:
+            self._read_routing()
+            written = AcceptList(
+                submissions,
+                self._routing,
+                self._new_ids,
+                self._unix_ms(),
+                self._take_room,
+                is_unrouted_refused=self._settings.refuse_unrouted,
+            )
+        except Exception as error:  # noqa: BLE001 - the thread must live
+            self._lose_connection(error, len(submissions))
+            return [unavailable("the database cannot be reached now")] * len(submissions)
+        try:
+            self._commit(written)
+        except Exception as error:  # noqa: BLE001 - nobody may wait for ever
+            self._lose_connection(error, len(submissions))
+        if runs := written.fresh_runs():
+            self._hint(runs)
+        answers = written.answers()
+        self._note(answers, written)
+        return answers
+
+    def _commit(self, written: AcceptList) -> None:
+        """Write a list, on a second connection if the first one turns out to be dead."""
+        hold_s = self._settings.hold_s
+        try:
+            written.write(self._connected(), self._accounts, hold_s)
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            self._disconnect()
+            written.write(self._connected(), self._accounts, hold_s)
+
+    def _reconnect(self) -> None:
+        """Be ready for the next list, if the database is there; it is asked again if not."""
+        try:
+            self._read_routing()
+        except Exception as error:  # noqa: BLE001 - the thread must live
+            _log.warning("accept.database_away", events=0, error=_line(error))
+            self._disconnect()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = open_autocommit(self._engine)
+            self._routing_read_at = None
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _lose_connection(self, error: Exception, events: int) -> None:
+        if is_away(error):
+            _log.warning("accept.database_away", events=events, error=_line(error))
+        else:
+            _log.error("accept.failed", events=events, exc_info=error)
+        self._disconnect()
+
+    def _read_routing(self) -> None:
+        """Look at the subscriptions again, if the last look is too long ago."""
+        now = monotonic()
+        read_at = self._routing_read_at
+        if read_at is not None and now - read_at < self._settings.subscriptions_cache_s:
+            return
+        try:
+            rows = subscriptions.current(self._connected())
+        except DBAPIError as error:
+            if not is_away(error):
+                raise
+            self._disconnect()  # it died while it was idle
+            rows = subscriptions.current(self._connected())
+        self._routing = RoutingTable((row.workflow, row.queue, row.types) for row in rows)
+        self._routing_read_at = now
+
+    def _note(self, answers: list[Answer], written: AcceptList) -> None:
+        duplicates = refused = 0
+        for account, (more_duplicates, more_refused) in written.beside().items():
+            had = self._beside.get(account, (0, 0))
+            self._beside[account] = (had[0] + more_duplicates, had[1] + more_refused)
+            duplicates, refused = duplicates + more_duplicates, refused + more_refused
+        events_accepted.inc(written.accepted)
+        if duplicates:
+            events_duplicate.inc(duplicates)
+        for answer in answers if refused else ():
+            if isinstance(answer, EventRefused):
+                events_refused.labels(type(answer).__name__).inc()
+
+    def _count(self, *, is_last: bool = False) -> None:
+        """Write the counts beside the books, when some are old enough and the database is there."""
+        if not is_last and monotonic() - self._counted_at < COUNT_S:
+            return
+        self._counted_at = monotonic()
+        with self._lock:
+            early, self._refused_early = self._refused_early, 0
+        if early:
+            had = self._beside.get(UNKNOWN_ACCOUNT, (0, 0))
+            self._beside[UNKNOWN_ACCOUNT] = (had[0], had[1] + early)
+        if not self._beside:
+            return
+        counts = [(account, *both) for account, both in self._beside.items()]
+        try:
+            connection = self._connected()
+            retry_transient(lambda: ledger.count_beside(connection, counts))
+        except Exception as error:  # noqa: BLE001 - kept: a count may come late
+            _log.warning("accept.counts_delayed", error=_line(error))
+            self._disconnect()
+        else:
+            self._beside = {}
+
+
+def _parts(submissions: list[Submission], settings: Settings) -> list[list[Submission]]:
+    """Lists within the limits: one, unless a single request exceeds them."""
+    parts: list[list[Submission]] = [[]]
+    size = 0
+    for submission in submissions:
+        size += bytes_of(submission)
+        is_full = len(parts[-1]) >= settings.accept_list_events_max
+        if parts[-1] and (is_full or size > settings.accept_list_bytes_max):
+            parts.append([])
+            size = bytes_of(submission)
+        parts[-1].append(submission)
+    return parts
+
+
+def _settle(taken: list[_Request], answers: list[Answer]) -> None:
+    """Give every request its answers: one call into each event loop for all of its requests."""
+    at = 0
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Any, list[Answer]]]] = {}
+    for request in taken:
+        end = at + len(request.submissions)
+        by_loop.setdefault(request.loop, []).append((request.future, answers[at:end]))
+        at = end
+    for loop, settled in by_loop.items():
+        if loop is None:
+            _resolve(settled)
+            continue
+        try:
+            loop.call_soon_threadsafe(_resolve, settled)
+        except RuntimeError:  # the loop is closed: its requests are gone, the commit stands
+            _log.warning("accept.answers_unwanted", requests=len(settled))
+
+
+def _resolve(settled: list[tuple[Any, list[Answer]]]) -> None:
+    for future, answers in settled:
+        if future.done():  # the caller has gone away
+            continue
+        if answers and all(isinstance(answer, AcceptUnavailable) for answer in answers):
+            future.set_exception(answers[0])
+        else:
+            future.set_result(answers)
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,70 @@
+"""Claim: take the runs that messages name, under a token, with their events and their past."""
+
+from collections.abc import Mapping, Sequence
+
+from app.domain.states import Reason
+from app.domain.workflows import Workflow
+from app.pipeline import failures
+from app.pipeline.execution import Execution
+from app.pipeline.frames import Limits
+from app.store import journal
+from app.store.journal import Claim, Past
+from app.store.transactions import Link
+
+
+def claim(
+    link: Link, token: str, worker_id: str, deliveries: Sequence[tuple[str, str]], hold_s: float
+) -> tuple[list[Claim], dict[str, Past]]:
+    """The runs of `deliveries` that are ours now, and what earlier attempts left of them.
+
+    A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
+    acknowledging its message is safe. Waits for the database as long as it takes.
+    """
+    claims = link.call(lambda tx: journal.claim(tx, token, worker_id, deliveries, hold_s))
+    old = [c for c in claims if c.attempt > 1 or c.generation > 0]
+    return claims, link.call(lambda tx: journal.past(tx, old)) if old else {}
+
+
+def executions(
+    claims: Sequence[Claim],
+    past: Mapping[str, Past],
+    workflows: Mapping[str, tuple[Workflow, str]],
+    limits: Limits,
+) -> list[Execution]:
+    """One execution per claim, with the workflow (and code version) of its name.
+
+    A run whose workflow is not here waits for a worker that knows it (mechanics 21).
+    """
+    found: list[Execution] = []
+    for one in claims:
+        workflow, code_version = workflows.get(one.workflow, (None, None))
+        execution = Execution(
+            one,
+            workflow or _UNKNOWN,
+            code_version or one.code_version,
+            past.get(one.run_id),
+            limits,
+        )
+        if workflow is None:
+            failures.hold_for_deploy(
+                execution, Reason.UNKNOWN_WORKFLOW, f"no workflow {one.workflow!r} in this worker"
+            )
+        found.append(execution)
+    return found
+
+
+async def _unknown(_event: object) -> None:
+    raise AssertionError("a run without a workflow is settled before it begins")
+
+
+_UNKNOWN = Workflow(
+    name="",
+    function=_unknown,
+    types=(),
+    queue="",
+    policy=failures.NO_RETRIES,
+    when=None,
+    key=None,
+    timeout_s=None,
+    codec=failures.PLAIN,
+)

@@ -1,0 +1,251 @@
+"""Hints: an api hands the runs it just accepted straight to RabbitMQ.
+
+A hint is used only while its queue has room and no due run waits (mechanics 14); the accepting
+thread asks for room before it inserts, and offers the runs after its commit. Offering publishes at
+once, in the caller's thread, without waiting for anything: there is no hand-over between threads on
+the path of an event. Whatever is not published or not confirmed comes due.
+"""
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Event, Lock, Thread
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.broker.connect import BrokerAway
+from app.broker.message import Message, messages_for
+from app.broker.topology import is_queue_name
+from app.domain.due import DueRun
+from app.pipeline.backoff import Backoff
+from app.pipeline.relay import make_declarer, make_publisher
+from app.pipeline.room import Room, limits_of
+from app.settings import Settings
+from app.store.due import make_due, make_runs_due
+from app.store.transactions import open_autocommit
+from app.telemetry import (
+    broker_up,
+    hints_dropped,
+    logger,
+    messages_published,
+    publish_nacks,
+    publish_returns,
+    runs_relayed,
+    unconfirmed_messages,
+)
+
+log = logger("hints")
+
+ROOM_S, ROOM_IDLE_S = 0.25, 1.0
+ROOM_STALE_S = 3.0
+ANSWERS_S, ANSWERS_IDLE_S = 0.02, 0.25
+REFUSED_PAUSE_S = 1.0
+
+
+class HintRelay:
+    """The relay thread of an api, with its own publisher and its own database connection.
+
+    `take_room` and `offer` may be called from any thread and never wait for RabbitMQ or PostgreSQL.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        name: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._engine = settings, engine
+        self._name = name or f"api@{socket.gethostname()}"
+        self._publisher = make_publisher(settings, f"{self._name} hints")
+        self._declarer = make_declarer(settings, f"{self._name} topology")
+        self._monotonic = monotonic
+        self._limits = limits_of(settings)
+        self._lock = Lock()  # the publisher and everything down to the blank line
+        self._left: dict[str, int] = {}
+        self._left_at = self._used_at = -1e9
+        self._occupied_s: dict[str, float] = {}
+        self._runs_unconfirmed = 0
+        self._paused_until: dict[str, float] = {}
+
+        self._connections = 0  # counted by the answers thread
+        self._lost: deque[Message] = deque()  # returned or refused, for the room thread
+        self._room = Room(settings)
+        self._declared: set[str] = set()  # by the room thread, for this many connections:
+        self._declared_for = 0
+        self._stop, self._has_unsent = Event(), Event()
+        self._threads = [
+            Thread(target=self._keep_answers, name="hints-answers", daemon=True),
+            Thread(target=self._keep_room, name="hints-room", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin; until the first view of the queues there is no room."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End; what is not confirmed comes due."""
+        self._stop.set()
+        self._has_unsent.set()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self._publisher.close()
+        self._declarer.close()
+
+    def take_room(self, queue: str, runs: int) -> int:
+        """How many of these runs may be hinted: they are held for the caller, who offers them soon.
+
+        0 while RabbitMQ is away or blocked, a due run of the queue waits, or the queue is full.
+        """
+        now = self._monotonic()
+        with self._lock:
+            self._used_at = now
+            if not self._is_open(now) or self._paused_until.get(queue, 0.0) > now:
+                return 0
+            spare = self._settings.hints_max - self._runs_unconfirmed
+            granted = max(0, min(runs, self._left.get(queue, 0), spare))
+            self._left[queue] = self._left.get(queue, 0) - granted
+            return granted
+
+    def offer(self, runs: Sequence[DueRun]) -> None:
+        """Publish these committed runs now, or let them come due. Never raises, never waits."""
+        messages = messages_for(runs, self._name, self._limits, self._occupied_s)
+        with self._lock:
+            taken = self._publish(messages)
+            if self._publisher.has_unsent:
+                self._has_unsent.set()
+        relayed = sum(len(message.run_ids) for message in messages[:taken])
+        messages_published.inc(taken)
+        runs_relayed.labels("hint").inc(relayed)
+        hints_dropped.inc(len(runs) - relayed)
+
+    def _is_open(self, now: float) -> bool:
+        return self._publisher.room > 0 and now - self._left_at < ROOM_STALE_S
+
+    def _publish(self, messages: list[Message]) -> int:
+        try:
+            if self._publisher.room < len(messages):
+                self._take_answers()
+            taken = self._publisher.publish(messages)
+        except BrokerAway:
+            return 0  # the answers thread finds out and connects again
+        self._runs_unconfirmed += sum(len(message.run_ids) for message in messages[:taken])
+        return taken
+
+    def _take_answers(self) -> None:
+        """Take in what RabbitMQ said; the lock is held. Raises BrokerAway."""
+        said = self._publisher.poll()
+        for message in (*said.confirmed, *said.nacked, *said.returned):
+            self._runs_unconfirmed -= len(message.run_ids)
+        if said.nacked or said.returned:
+            publish_nacks.inc(len(said.nacked))
+            publish_returns.inc(len(said.returned))
+            until = self._monotonic() + REFUSED_PAUSE_S
+            self._paused_until.update(
+                {message.queue: until for message in (*said.nacked, *said.returned)}
+            )
+            self._lost.extend((*said.nacked, *said.returned))
+
+    # The answers thread
+
+    def _keep_answers(self) -> None:
+        backoff = Backoff(0.1, self._settings.broker_backoff_s_max)
+        while not self._stop.is_set():
+            try:
+                if self._publisher.is_connected:
+                    self._answer_once()
+                elif backoff.is_over(self._monotonic()):
+                    self._connect()
+                    backoff.reset()
+            except BrokerAway as error:
+                pause_s = backoff.extend(self._monotonic())
+                broker_up.set(0)
+                log.warning("broker.lost", error=str(error), retry_in_s=round(pause_s, 2))
+            is_busy = self._publisher.unconfirmed or self._publisher.has_unsent
+            self._has_unsent.wait(ANSWERS_S if is_busy else ANSWERS_IDLE_S)
+            self._has_unsent.clear()
+
+    def _answer_once(self) -> None:
+        with self._lock:
+            self._take_answers()
+            unconfirmed_messages.set(self._publisher.unconfirmed)
+
+    def _connect(self) -> None:
+        """Connecting takes a while: without the lock, but nothing is published meanwhile."""
+        with self._lock:
+            self._runs_unconfirmed = 0
+            self._left = {}  # until the room thread has declared the queues and looked
+        self._publisher.connect()
+        self._connections += 1
+        broker_up.set(1)
+        log.info("broker.connected")
+
+    # The room thread
+
+    def _keep_room(self) -> None:
+        connection: Connection | None = None
+        backoff = Backoff(0.1, 5.0)
+        while not self._stop.is_set():
+            try:
+                if backoff.is_over(self._monotonic()):
+                    connection = connection or open_autocommit(self._engine)
+                    self._room_once(connection)
+                    backoff.reset()
+            except SQLAlchemyError as error:
+                log.warning("database.away", error=type(error).__name__)
+                backoff.extend(self._monotonic())
+                if connection is not None:
+                    connection.invalidate()
+                    connection.close()
+                connection = None
+            except BrokerAway as error:
+                log.warning("broker.lost", error=str(error))
+                backoff.extend(self._monotonic())
+            is_used = self._monotonic() - self._used_at < ROOM_IDLE_S
+            self._stop.wait(ROOM_S if is_used else ROOM_IDLE_S)
+        if connection is not None:
+            connection.close()
+
+    def _room_once(self, tx: Connection) -> None:
+        """One look at all queues; `tx` commits each statement."""
+        began = self._monotonic()
+        self._room.refresh(tx, began)
+        if self._declared_for != self._connections:
+            self._declared, self._declared_for = set(), self._connections
+        if self._publisher.is_connected:
+            new = {q for q in self._room.queues if q not in self._declared and is_queue_name(q)}
+            self._declare(tx, new)
+        self._return_lost(tx)
+        left = {
+            queue: 0 if depth.has_due or queue not in self._declared else self._room.left(queue)
+            for queue, depth in self._room.depths.items()
+        }
+        with self._lock:
+            self._left, self._left_at = left, began
+            self._occupied_s = dict(self._room.occupied_s)
+
+    def _declare(self, tx: Connection, queues: set[str]) -> None:
+        if not queues:
+            return
+        found = self._declarer.ensure(queues)
+        self._declarer.close()
+        for name, reason in found.refused.items():
+            log.error("queue.refused", queue=name, reason=reason, cure="see `veltrix topology`")
+        for queue in found.missing:
+            runs = make_due(tx, queue)
+            if runs:
+                log.warning("queue.lost", queue=queue, why="missing", runs_made_due=runs)
+        self._declared |= queues
+
+    def _return_lost(self, tx: Connection) -> None:
+        """Runs of refused or returned messages are due now; their queues are declared again."""
+        lost = [self._lost.popleft() for _ in range(len(self._lost))]
+        if lost:
+            queues = {message.queue for message in lost}
+            log.warning("hints.refused", queues=sorted(queues), messages=len(lost))
+            make_runs_due(tx, [run_id for message in lost for run_id in message.run_ids])
+            self._declare(tx, queues)

@@ -1,0 +1,398 @@
+"""The relay: hands due runs to RabbitMQ. Any number run side by side.
+
+Scan and commit, then publish: a relay that dies between the two leaves runs that come due again.
+Nothing is believed that RabbitMQ did not confirm, and nothing is scanned that cannot be published.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from threading import Event
+
+import msgspec
+from sqlalchemy import Connection, Engine
+
+from app.broker.connect import BrokerAway
+from app.broker.declarer import Declarer, Ensured
+from app.broker.message import Message, messages_for
+from app.broker.publisher import Polled, Publisher
+from app.broker.topology import is_queue_name
+from app.pipeline.backoff import Backoff
+from app.pipeline.purged import PurgeWatch, QueueTotals
+from app.pipeline.room import Room, limits_of
+from app.settings import Settings
+from app.store.due import LONG_AGO, Scanned, Wanted, make_due, make_runs_due, scan
+from app.store.transactions import retry_transient, transaction_on
+from app.telemetry import (
+    broker_up,
+    logger,
+    messages_published,
+    publish_nacks,
+    publish_returns,
+    relay_lag_seconds,
+    runs_relayed,
+    runs_rescued,
+    runs_settled,
+    unconfirmed_messages,
+)
+
+log = logger("relay")
+
+SCAN_RUNS_MAX = 2_000
+ROOM_S, ROOM_IDLE_S = 0.25, 0.5
+ROOM_FULL_S = 0.01
+CHECK_S = 2.0
+PAUSE_S, PAUSE_S_MAX = 0.5, 30.0
+
+
+class RelayCounts(msgspec.Struct):
+    """What one `relay_once` did."""
+
+    handed: int = 0
+    messages: int = 0
+    confirmed: int = 0
+    nacked: int = 0
+    returned: int = 0
+    rescued: int = 0
+    poisoned: int = 0
+    made_due: int = 0
+
+    @property
+    def has_work(self) -> bool:
+        """There may be more at once."""
+        return bool(self.handed or self.poisoned or self.made_due or self.confirmed)
+
+
+class Relay:
+    """One relay: one connection to the database, one to publish, one to declare. For one thread.
+
+    `engine` must give connections that are not shared. `name` is the origin in its messages.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        publisher: Publisher,
+        declarer: Declarer,
+        *,
+        name: str,
+        totals: QueueTotals | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._engine, self._name = settings, engine, name
+        self._publisher, self._declarer = publisher, declarer
+        self._monotonic = monotonic
+        self._limits = limits_of(settings)
+        self._room = Room(settings)
+        self._database: Connection | None = None
+        self._database_seen_at = self._rescue_from = 0.0
+        self._room_at = self._checked_at = -1e9
+        self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
+        self._pauses: dict[str, Backoff] = {}
+        self._declared: set[str] = set()
+        self._is_new_connection = False
+        self._purge_watch = PurgeWatch(totals)
+        self._outgoing: deque[Message] = deque()
+
+    @property
+    def is_connected(self) -> bool:
+        """RabbitMQ is there."""
+        return self._publisher.is_connected
+
+    @property
+    def has_database(self) -> bool:
+        """PostgreSQL answered the last time it was asked."""
+        return self._database is not None
+
+    def close(self) -> None:
+        """Let all connections go; what is not confirmed comes due."""
+        self._publisher.close()
+        self._declarer.close()
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages on their way that RabbitMQ has not confirmed."""
+        return self._publisher.unconfirmed
+
+    def run(self, stop: Event) -> None:
+        """Relay until `stop`. Raises what the database raises; call it again then."""
+        while not stop.is_set():
+            if not self.relay_once().has_work:
+                stop.wait(self._pause_s())
+
+    def relay_once(self) -> RelayCounts:
+        """Hand over what is due and has room, and take in what the broker answered.
+
+        Raises the database's errors, after which it connects again; RabbitMQ's absence is none:
+        then nothing is scanned, and nothing moves.
+        """
+        counts = RelayCounts()
+        try:
+            tx = self._open_database()
+            if self._room_is_old():
+                self._look(tx)
+            if self._has_broker():
+                self._work(tx, counts)
+            self._database_seen_at = self._monotonic()
+        except BrokerAway as error:
+            self._lose_broker(error)
+        except BaseException:
+            self._drop_database()
+            raise
+        return counts
+
+    def _pause_s(self) -> float:
+        is_full = any(self._room.left(queue) == 0 for queue in self._room.queues)
+        if self._publisher.unconfirmed or is_full:
+            return min(ROOM_FULL_S, self._settings.relay_scan_s)
+        return self._settings.relay_scan_s
+
+    # The database
+
+    def _open_database(self) -> Connection:
+        """The connection. A new one, or a gap since the last use, forbids rescues for one hold.
+
+        Workers that live may have been unable to renew their leases, too (mechanics 12).
+        """
+        now = self._monotonic()
+        if self._database is None:
+            self._database = self._engine.connect()
+            self._rescue_from = now + self._settings.hold_s
+        elif now - self._database_seen_at > self._settings.hold_s / 2:
+            self._rescue_from = now + self._settings.hold_s
+        return self._database
+
+    def _drop_database(self) -> None:
+        connection, self._database = self._database, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+        # What was scanned and not yet published comes due.
+        self._outgoing.clear()
+
+    def _look(self, tx: Connection) -> None:
+        with transaction_on(tx):
+            self._room.refresh(tx, self._monotonic())
+        self._room_at = self._monotonic()
+
+    def _room_is_old(self) -> bool:
+        age = self._monotonic() - self._room_at
+        if age < ROOM_FULL_S:
+            return False
+        if any(self._room.left(queue) == 0 for queue in self._room.queues):
+            return True
+        return age >= (ROOM_S if self._room.has_given else ROOM_IDLE_S)
+
+    # RabbitMQ
+
+    def _has_broker(self) -> bool:
+        if self._publisher.is_connected:
+            return True
+        if not self._broker_backoff.is_over(self._monotonic()):
+            return False
+        self._publisher.connect()
+        self._declared, self._is_new_connection = set(), True
+        broker_up.set(1)
+        log.info("broker.connected")
+        return True
+
+    def _lose_broker(self, error: BrokerAway) -> None:
+        self._publisher.close()
+        self._declarer.close()
+        self._outgoing.clear()
+        broker_up.set(0)
+        pause_s = self._broker_backoff.extend(self._monotonic())
+        log.warning("broker.lost", error=str(error), retry_in_s=round(pause_s, 2))
+
+    def _ensure(self, tx: Connection, queues: Collection[str], counts: RelayCounts) -> Ensured:
+        """Declare; make due what a missing or, on a new connection, an empty queue had."""
+        found = self._declarer.ensure(queues)
+        for name, reason in found.refused.items():
+            log.error("queue.refused", queue=name, reason=reason, cure="see `veltrix topology`")
+        lost = [
+            q for q in found.missing + found.empty if q in found.missing or q not in self._declared
+        ]
+        for queue in lost:
+            self._make_due(tx, queue, counts, "missing" if queue in found.missing else "empty")
+        self._declared.update(queues)
+        return found
+
+    def _make_due(self, tx: Connection, queue: str, counts: RelayCounts, why: str) -> None:
+        with transaction_on(tx):
+            runs = retry_transient(lambda: make_due(tx, queue))
+        self._purge_watch.forget(queue)
+        self._room_at = -1e9
+        counts.made_due += runs
+        if runs:
+            log.warning("queue.lost", queue=queue, why=why, runs_made_due=runs)
+
+    # One round
+
+    def _work(self, tx: Connection, counts: RelayCounts) -> None:
+        new = [q for q in self._room.queues if q not in self._declared and is_queue_name(q)]
+        if new or self._is_new_connection:
+            self._ensure(tx, new, counts)
+            self._is_new_connection = False
+            self._broker_backoff.reset()
+        self._take(tx, self._publisher.poll(), counts)
+        if self._monotonic() - self._checked_at >= CHECK_S:
+            self._check(tx, counts)
+        if not self._outgoing:
+            scanned = self._scan(tx)
+            if scanned is not None:
+                self._count(scanned, counts)
+                self._outgoing.extend(
+                    messages_for(scanned.runs, self._name, self._limits, self._room.occupied_s)
+                )
+        if self._outgoing:
+            self._publish(counts)
+        unconfirmed_messages.set(self._publisher.unconfirmed)
+
+    def _publish(self, counts: RelayCounts) -> None:
+        taken = self._publisher.publish(list(self._outgoing))
+        for _ in range(taken):
+            counts.handed += len(self._outgoing.popleft().run_ids)
+        counts.messages += taken
+        messages_published.inc(taken)
+        runs_relayed.labels("due").inc(counts.handed)
+
+    def _scan(self, tx: Connection) -> Scanned | None:
+        if self._publisher.room == 0:
+            return None
+        now = self._monotonic()
+        wanted, runs_max = [], SCAN_RUNS_MAX
+        for queue in self._open_queues(now):
+            runs = min(self._room.left(queue), runs_max)
+            if runs > 0:
+                runs_max -= runs
+                wanted.append(Wanted(queue, runs, self._room.due_floors.get(queue, LONG_AGO)))
+        if not wanted:
+            return None
+        may_rescue = now >= self._rescue_from
+        scanned = retry_transient(lambda: self._scan_wanted(tx, wanted, may_rescue))
+        for queue, first in (scanned.first_due_at if scanned else {}).items():
+            if may_rescue:  # else what was passed over lies before it
+                self._room.due_floors[queue] = first
+        return scanned
+
+    def _open_queues(self, now: float) -> Iterable[str]:
+        """Queues that are declared and not paused, those with the most room last."""
+        names = [q for q in self._room.queues if q in self._declared]
+        names = [q for q in names if q not in self._pauses or self._pauses[q].is_over(now)]
+        return sorted(names, key=self._room.left)
+
+    def _scan_wanted(
+        self, tx: Connection, wanted: list[Wanted], may_rescue: bool
+    ) -> Scanned | None:
+        with transaction_on(tx):
+            return scan(
+                tx,
+                wanted,
+                hold_s=self._settings.hold_s,
+                hold_s_max=self._settings.hold_s_max,
+                poison_crashes_max=self._settings.poison_crashes_max,
+                may_rescue=may_rescue,
+            )
+
+    def _count(self, scanned: Scanned, counts: RelayCounts) -> None:
+        """Say what the committed scan moved."""
+        by_queue: dict[str, int] = {}
+        for run in scanned.runs:
+            by_queue[run.queue] = by_queue.get(run.queue, 0) + 1
+        for queue, runs in by_queue.items():
+            self._room.give(queue, runs)
+        for queue, first in scanned.first_due_at.items():
+            relay_lag_seconds.labels(queue).set((scanned.now - first).total_seconds())
+        for run_id in scanned.rescued:
+            log.warning("run.rescued", run_id=run_id)
+        for run in scanned.poisoned:
+            log.error("run.failed", run_id=run.id, workflow=run.workflow, reason="poison")
+            runs_settled.labels(run.workflow, "failed").inc()
+        runs_rescued.inc(len(scanned.rescued))
+        counts.rescued, counts.poisoned = len(scanned.rescued), len(scanned.poisoned)
+
+    # What RabbitMQ answered
+
+    def _take(self, tx: Connection, said: Polled, counts: RelayCounts) -> None:
+        counts.confirmed, counts.nacked = len(said.confirmed), len(said.nacked)
+        counts.returned = len(said.returned)
+        if said.nacked:
+            publish_nacks.inc(len(said.nacked))
+            self._pause(said.nacked, "queue.full")
+            self._make_runs_due(tx, said.nacked)
+        if said.returned:
+            publish_returns.inc(len(said.returned))
+            self._pause(said.returned, "queue.unroutable")
+            self._ensure(tx, {message.queue for message in said.returned}, counts)
+            self._make_runs_due(tx, said.returned)
+
+    def _pause(self, messages: list[Message], finding: str) -> None:
+        """The queues of these messages get nothing for a while, longer each time it happens."""
+        now = self._monotonic()
+        for queue in {message.queue for message in messages}:
+            backoff = self._pauses.setdefault(queue, Backoff(PAUSE_S, PAUSE_S_MAX))
+            if backoff.is_calm(now):
+                backoff.reset()
+            if backoff.is_over(now):
+                pause_s = backoff.extend(now)
+                log.warning(finding, queue=queue, paused_s=pause_s)
+
+    def _make_runs_due(self, tx: Connection, messages: list[Message]) -> None:
+        run_ids = [run_id for message in messages for run_id in message.run_ids]
+        with transaction_on(tx):
+            retry_transient(lambda: make_runs_due(tx, run_ids))
+
+    def _check(self, tx: Connection, counts: RelayCounts) -> None:
+        """Find queues that were deleted or purged while runs of theirs wait, and make those due."""
+        self._checked_at = now = self._monotonic()
+        self._look(tx)
+        waiting = {
+            queue: depth.first_handed
+            for queue, depth in self._room.depths.items()
+            if depth.first_handed is not None and queue in self._declared
+        }
+        found = self._declarer.look(waiting)
+        if found.missing:
+            self._ensure(tx, found.missing, counts)
+        for queue in self._purge_watch.lost(found, waiting, now):
+            self._make_due(tx, queue, counts, "purged")
+
+
+def make_relay(
+    settings: Settings,
+    engine: Engine,
+    *,
+    name: str,
+    totals: QueueTotals | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Relay:
+    """A relay on connections of its own, opened when first needed. `engine` is for it alone."""
+    publisher = make_publisher(settings, f"{name} publisher")
+    declarer = make_declarer(settings, f"{name} topology")
+    return Relay(
+        settings, engine, publisher, declarer, name=name, totals=totals, monotonic=monotonic
+    )
+
+
+def make_publisher(settings: Settings, name: str) -> Publisher:
+    """A publisher with the limits of the settings, not connected yet."""
+    assert settings.broker_url is not None
+    return Publisher(
+        settings.broker_url.get_secret_value(),
+        name=name,
+        unconfirmed_max=settings.unconfirmed_messages_max,
+        confirm_timeout_s=settings.confirm_timeout_s,
+        heartbeat_s=settings.broker_heartbeat_s,
+    )
+
+
+def make_declarer(settings: Settings, name: str) -> Declarer:
+    """What declares and looks at queues, not connected yet."""
+    assert settings.broker_url is not None
+    return Declarer(
+        settings.broker_url.get_secret_value(), name=name, heartbeat_s=settings.broker_heartbeat_s
+    )

@@ -1,0 +1,117 @@
+"""How much each queue may still be given: flow control in seconds of work.
+
+A queue holds at most what was claimed from it in the last seconds, and at least one list per worker
+child, counted as runs in the database. The backlog waits in PostgreSQL, not in broker memory
+(mechanics 13).
+"""
+
+import math
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from app.broker.message import ListLimits
+from app.settings import Settings
+from app.store.due import QueueDepth, depths, queues_subscribed, queues_with_open_runs
+from app.store.loads import Load, current
+
+LOAD_S = 0.5
+QUEUES_S = 1.0
+# Every so often indexes are read from their beginning: a floor alone would overlook what committed
+# late (loss mode D09).
+FLOORS_S = 30.0
+# How late a transaction may commit a `due_at` without being overlooked until then.
+MARGIN = timedelta(seconds=1)
+_SPARE_ROWS = 2_000
+
+
+def limits_of(settings: Settings) -> ListLimits:
+    """What one list may hold, from the settings."""
+    return ListLimits(
+        runs_max=settings.list_runs_max,
+        runs_unmeasured=settings.list_runs_unmeasured,
+        bytes_max=settings.list_bytes_max,
+        work_s=settings.list_work_s,
+    )
+
+
+class Room:
+    """A view of all queues, as of its last `refresh`. Times are the caller's monotonic seconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limits = limits_of(settings)
+        self._load = Load({}, {}, {})
+        self._load_at = self._queues_at = self._floors_at = -math.inf
+        self._workflows: dict[str, list[str]] = {}
+        self._handed_floors: dict[str, datetime] = {}
+        self.due_floors: dict[str, datetime] = {}
+        self.depths: dict[str, QueueDepth] = {}
+        self._given: dict[str, int] = {}
+
+    @property
+    def queues(self) -> Collection[str]:
+        """Every queue with a subscription or an open run."""
+        return self._workflows.keys()
+
+    @property
+    def occupied_s(self) -> dict[str, float]:
+        """How long a run of each measured workflow occupies a worker child."""
+        return self._load.occupied_s
+
+    def refresh(self, tx: Connection, now: float) -> None:
+        """Look again; `tx` may be an AUTOCOMMIT connection."""
+        self._refresh_queues(tx, now)
+        if now - self._load_at >= LOAD_S:
+            self._load = current(tx)
+            self._load_at = now
+        if not self._workflows:
+            return
+        bound_max = max(map(self.bound, self._workflows))
+        self.depths = depths(
+            tx,
+            self._workflows,
+            floors=self._handed_floors,
+            due_floors=self.due_floors,
+            hold_s_max=self._settings.hold_s_max,
+            rows_max=bound_max + _SPARE_ROWS,
+        )
+        hold = timedelta(seconds=self._settings.hold_s)
+        for queue, depth in self.depths.items():
+            self._handed_floors[queue] = depth.first_handed or depth.now + hold - MARGIN
+            self.due_floors[queue] = depth.first_due or depth.now - MARGIN
+        self._given = {}
+
+    def _refresh_queues(self, tx: Connection, now: float) -> None:
+        if now - self._floors_at >= FLOORS_S:
+            self._floors_at, self._queues_at = now, -math.inf
+            self._handed_floors, self.due_floors = {}, {}
+            self._workflows = {queue: [] for queue in queues_with_open_runs(tx)}
+        if now - self._queues_at >= QUEUES_S:
+            self._queues_at = now
+            self._workflows = {queue: [] for queue in self._workflows} | queues_subscribed(tx)
+
+    def bound(self, queue: str) -> int:
+        """Runs the queue may hold, handed over and not claimed."""
+        claimed = self._load.claimed_2s.get(queue, 0) * self._settings.queue_bound_s / 2
+        lists = [
+            self._limits.runs_of(self.occupied_s.get(w)) for w in self._workflows.get(queue, ())
+        ]
+        list_runs = max(lists, default=self._limits.runs_of(None))
+        return max(math.ceil(claimed), list_runs * max(1, self._load.children.get(queue, 0)))
+
+    def left(self, queue: str) -> int:
+        """Runs the queue may be given now, by the last refresh and what `give` was told since."""
+        depth = self.depths.get(queue)
+        handed = (depth.handed if depth else 0) + self._given.get(queue, 0)
+        return max(0, self.bound(queue) - handed)
+
+    def give(self, queue: str, runs: int) -> None:
+        """The queue is being given this many runs."""
+        self._given[queue] = self._given.get(queue, 0) + runs
+
+    @property
+    def has_given(self) -> bool:
+        """Something was given since the last refresh."""
+        return bool(self._given)

@@ -1,0 +1,169 @@
+"""The sweep: events that a stale cache kept from a workflow start it; history only when asked.
+
+An api looks at the subscriptions once a second. What it accepted in between, after a subscription
+began, is started here, every time and once (mechanics 21). `start_events` does the same for
+history.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, Engine, text
+
+from app.domain.ids import workflow_suffix
+from app.domain.routing import is_match
+from app.settings import Settings
+from app.store.startable import (
+    LAST_ID,
+    Stretch,
+    first_id_at,
+    read_stretch,
+    read_unrouted,
+    start,
+    types_unrouted,
+)
+from app.store.subscriptions import Subscription, current
+from app.store.transactions import retry_transient, transaction
+from app.telemetry import logger
+
+log = logger("sweep")
+
+LIST_EVENTS_MAX = 1_000
+STRETCH_EVENTS_MAX = 5_000
+# A cache may be this much older than its limit says while an api commits its last list.
+GRACE = timedelta(seconds=5)
+# How long after a subscription began its beginning is looked at again and again.
+WATCH = timedelta(seconds=30)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UnknownWorkflow(LookupError):
+    """No subscription has this name."""
+
+    def __init__(self, workflow: str) -> None:
+        super().__init__(
+            f"no workflow {workflow!r}; `veltrix workflows list` shows those there are"
+        )
+        self.workflow = workflow
+
+
+def sweep_once(engine: Engine, settings: Settings) -> int:
+    """Start what stale caches missed; how many runs. Ask again at once while it is not 0."""
+    started = retry_transient(lambda: _sweep_unrouted(engine))
+    started += retry_transient(lambda: _sweep_beginnings(engine, settings))
+    if started:
+        log.info("runs.started_late", runs=started)
+    return started
+
+
+def _sweep_unrouted(engine: Engine) -> int:
+    """Events without any run that a subscription covers since before they were accepted."""
+    with transaction(engine) as tx:
+        subscriptions = [s for s in current(tx) if s.types]
+        started = 0
+        for type_ in types_unrouted(tx) if subscriptions else ():
+            covering = [s for s in subscriptions if _covers(s.types, type_)]
+            if covering:
+                since = min(map(_since, covering))
+                events = read_unrouted(tx, type_, since, LIST_EVENTS_MAX)
+                for subscription in covering:
+                    begun = _since(subscription)
+                    ids = [event_id for event_id, accepted_at in events if accepted_at >= begun]
+                    started += _start(tx, subscription, ids)
+    return started
+
+
+def _sweep_beginnings(engine: Engine, settings: Settings) -> int:
+    """Events routed to others while an api did not know a new subscription yet."""
+    window = timedelta(seconds=2 * settings.subscriptions_cache_s) + GRACE
+    started = 0
+    with transaction(engine) as tx:
+        now = tx.execute(text("select now()")).scalar_one()
+        for subscription in current(tx):
+            since = _since(subscription)
+            if not subscription.types or now > since + window + WATCH:
+                continue
+            after: str | None = first_id_at(since)
+            while after is not None:
+                stretch = _stretch(
+                    tx, subscription, subscription.types, since, after, first_id_at(since + window)
+                )
+                started += _start(tx, subscription, stretch.event_ids)
+                after = stretch.last_id
+    return started
+
+
+def count_events(
+    engine: Engine, pattern: str, workflow: str, since: datetime, *, after: str | None = None
+) -> Stretch:
+    """How many events of this type `start_events` would start, one stretch of the ledger at a time.
+
+    Go on with `after=last_id` until that is None. Raises UnknownWorkflow.
+    """
+    with transaction(engine) as tx:
+        subscription = _named(tx, workflow)
+        return _stretch(tx, subscription, [pattern], since, after or first_id_at(since))
+
+
+def start_events(
+    engine: Engine,
+    pattern: str,
+    workflow: str,
+    since: datetime,
+    *,
+    after: str | None = None,
+    events_max: int = LIST_EVENTS_MAX,
+    author: str | None = None,
+) -> tuple[int, str | None]:
+    """Start the workflow for events of this type accepted since then that were never given to it.
+
+    One stretch of at most `events_max` events of the ledger, of any type: (runs started, where the
+    next stretch begins, or None at the end). The caller sets the pace. An event starts a workflow
+    once, however often and by whomever this is called. Raises UnknownWorkflow.
+    """
+
+    def _once() -> tuple[int, str | None]:
+        with transaction(engine) as tx:
+            subscription = _named(tx, workflow)
+            begin = after or first_id_at(since)
+            stretch = _stretch(tx, subscription, [pattern], since, begin, limit=events_max)
+            return _start(tx, subscription, stretch.event_ids, author), stretch.last_id
+
+    return retry_transient(_once)
+
+
+def _named(tx: Connection, workflow: str) -> Subscription:
+    for subscription in current(tx):
+        if subscription.workflow == workflow:
+            return subscription
+    raise UnknownWorkflow(workflow)
+
+
+def _since(subscription: Subscription) -> datetime:
+    return subscription.since or _LONG_AGO
+
+
+def _covers(patterns: Sequence[str], type_: str) -> bool:
+    return any(is_match(pattern, type_) for pattern in patterns)
+
+
+def _stretch(
+    tx: Connection,
+    subscription: Subscription,
+    patterns: Sequence[str],
+    since: datetime,
+    after: str,
+    before: str = LAST_ID,
+    limit: int = STRETCH_EVENTS_MAX,
+) -> Stretch:
+    suffix = workflow_suffix(subscription.workflow)
+    return read_stretch(tx, patterns, suffix, since=since, after=after, before=before, limit=limit)
+
+
+def _start(
+    tx: Connection, subscription: Subscription, event_ids: Sequence[str], author: str | None = None
+) -> int:
+    if not event_ids:
+        return 0
+    suffix = workflow_suffix(subscription.workflow)
+    return start(tx, event_ids, subscription.workflow, subscription.queue, suffix, author)

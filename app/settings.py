@@ -1,0 +1,435 @@
+"""Every setting, with unit, default and bounds. `docs/settings.md` is generated from this file.
+
+`app.settings_load` reads them from the environment, once; here they are only said and checked.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+PREFIX = "VELTRIX_"
+MIB = 1024 * 1024
+
+
+def _setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    full: str = "",
+    metric: str = "",
+    default_says: str = "",
+    **bounds: Any,
+) -> Any:
+    """A field with what `docs/settings.md` says of it: unit, what happens when full, its metric.
+
+    `default_says` replaces a default that differs between machines.
+    """
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={
+            "unit": unit,
+            "full": full,
+            "metric": metric,
+            "default_says": default_says,
+        },
+        **bounds,
+    )
+
+
+class Settings(BaseModel):
+    """The effective settings of one process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    # Where things are
+    database_url: SecretStr | None = _setting(
+        None, "PostgreSQL, as postgresql+psycopg://user:password@host/database"
+    )
+    broker_url: SecretStr | None = _setting(
+        None, "RabbitMQ over AMQP, as amqp://user:password@host/vhost"
+    )
+    management_url: SecretStr | None = _setting(
+        None,
+        "RabbitMQ's management API, as http://user:password@host:15672; without it policies are not"
+        " applied or checked",
+    )
+    workflows: str = _setting(
+        "workflows", "Modules or packages with workflows, separated by commas"
+    )
+    release: str | None = _setting(
+        None, "Code version of all workflows; without it a digest of each workflow's code"
+    )
+    admin_key_file: Path | None = _setting(
+        None, "File with the first API key, which gets every scope; made into a key at start"
+    )
+
+    # What listens
+    api_host: str = _setting(
+        "127.0.0.1", "Address the API listens on; others than loopback need keys"
+    )
+    api_port: int = _setting(8080, "Port of the API; 0 takes a free one", ge=0, le=65535)
+    require_keys: bool = _setting(
+        False, "Ask for API keys on loopback too: set it behind a proxy on the same machine"
+    )
+    health_host: str = _setting(
+        "127.0.0.1", "Address of /livez, /readyz and /metrics of relay and worker"
+    )
+    relay_port: int = _setting(
+        8081, "Port of the relay's /livez, /readyz, /metrics", ge=0, le=65535
+    )
+    worker_port: int = _setting(
+        8082, "Port of the worker's /livez, /readyz, /metrics", ge=0, le=65535
+    )
+    flower_host: str = _setting("127.0.0.1", "Address Flower listens on")
+    flower_port: int = _setting(5555, "Port of Flower", ge=0, le=65535)
+    flower_basic_auth: SecretStr | None = _setting(
+        None, "User and password for Flower, as user:password; needed on others than loopback"
+    )
+
+    # Accept
+    event_bytes_max: int = _setting(
+        MIB,
+        "Largest event accepted",
+        unit="bytes",
+        full="413 for the event; in a batch for the batch, nothing taken",
+        metric="veltrix_events_refused_total",
+        ge=65_536,
+        le=16 * MIB,
+    )
+    batch_events_max: int = _setting(
+        1_000,
+        "Most events in one batch",
+        unit="events",
+        full="413, nothing taken",
+        metric="veltrix_events_refused_total",
+        ge=1,
+        le=10_000,
+    )
+    batch_bytes_max: int = _setting(
+        16 * MIB,
+        "Largest batch",
+        unit="bytes",
+        full="413, nothing taken",
+        metric="veltrix_events_refused_total",
+        ge=65_536,
+        le=256 * MIB,
+    )
+    accept_waiting_events_max: int = _setting(
+        20_000,
+        "Events waiting for the commit in one api",
+        unit="events",
+        full="503 with Retry-After, nothing taken",
+        metric="veltrix_accept_waiting_events",
+        ge=1,
+        le=1_000_000,
+    )
+    accept_waiting_bytes_max: int = _setting(
+        128 * MIB,
+        "Payload waiting for the commit in one api",
+        unit="bytes",
+        full="503 with Retry-After, nothing taken",
+        metric="veltrix_accept_waiting_bytes",
+        ge=MIB,
+        le=4096 * MIB,
+    )
+    accept_list_events_max: int = _setting(
+        2_000,
+        "Most events in one commit",
+        unit="events",
+        full="the rest goes into the next commit",
+        metric="veltrix_accept_list_events",
+        ge=1,
+        le=10_000,
+    )
+    accept_list_bytes_max: int = _setting(
+        16 * MIB,
+        "Most payload in one commit",
+        unit="bytes",
+        full="the rest goes into the next commit",
+        metric="veltrix_accept_list_events",
+        ge=MIB,
+        le=256 * MIB,
+    )
+    refuse_unrouted: bool = _setting(False, "Refuse events that no workflow subscribes to (422)")
+    subscriptions_cache_s: float = _setting(
+        1.0, "How old an api's view of the subscriptions may be", unit="seconds", ge=0.05, le=60
+    )
+    wait_s_max: float = _setting(
+        60.0,
+        "Longest `wait_s` of a request for an outcome",
+        unit="seconds",
+        full="the request is refused with 400",
+        ge=1,
+        le=600,
+    )
+    wait_requests_max: int = _setting(
+        1_000,
+        "Requests waiting for outcomes in one api",
+        unit="requests",
+        full="429 with Retry-After",
+        metric="veltrix_waiting_requests",
+        ge=1,
+        le=100_000,
+    )
+
+    # Due, relay, broker
+    hold_s: float = _setting(
+        8.0, "How far ahead accept, hand-over and claim set due_at", unit="seconds", ge=1, le=600
+    )
+    hold_s_max: float = _setting(
+        300.0,
+        "What the hold doubles to while a run comes due unclaimed",
+        unit="seconds",
+        ge=1,
+        le=3600,
+    )
+    relay_scan_s: float = _setting(
+        0.1, "Pause between due scans that find nothing", unit="seconds", ge=0.01, le=10
+    )
+    queue_bound_s: float = _setting(
+        2.0,
+        "Work handed to the broker ahead of the workers, per queue",
+        unit="seconds of work",
+        full="due runs wait in PostgreSQL",
+        metric="veltrix_relay_lag_seconds",
+        ge=0.1,
+        le=60,
+    )
+    hints_max: int = _setting(
+        20_000,
+        "Runs accepted but not yet handed over by an api's own relay thread",
+        unit="runs",
+        full="the hint is dropped and the run comes due",
+        metric="veltrix_hints_dropped_total",
+        ge=0,
+        le=1_000_000,
+    )
+    unconfirmed_messages_max: int = _setting(
+        1_000,
+        "Messages published and not yet confirmed",
+        unit="messages",
+        full="publishing waits for confirms",
+        metric="veltrix_unconfirmed_messages",
+        ge=1,
+        le=65_535,
+    )
+    confirm_timeout_s: float = _setting(
+        15.0,
+        "Longest wait for a confirm before the connection is given up",
+        unit="seconds",
+        full="the connection is closed; what it carried comes due",
+        metric="veltrix_publish_failures_total",
+        ge=1,
+        le=120,
+    )
+    broker_heartbeat_s: int = _setting(30, "AMQP heartbeat", unit="seconds", ge=5, le=600)
+    broker_backoff_s_max: float = _setting(
+        5.0, "Longest pause between attempts to reach RabbitMQ", unit="seconds", ge=0.1, le=300
+    )
+    queue_messages_max: int = _setting(
+        100_000,
+        "Length bound of a workflow queue (policy)",
+        unit="messages",
+        full="publishes are refused (nack); due runs wait in PostgreSQL",
+        metric="veltrix_publish_nacks_total",
+        ge=1_000,
+        le=100_000_000,
+    )
+    queue_bytes_max: int = _setting(
+        1024 * MIB,
+        "Size bound of a workflow queue (policy)",
+        unit="bytes",
+        full="publishes are refused (nack); due runs wait in PostgreSQL",
+        metric="veltrix_publish_nacks_total",
+        ge=MIB,
+        le=1024 * 1024 * MIB,
+    )
+    delivery_limit: int = _setting(
+        100,
+        "Deliveries of one message before RabbitMQ dead-letters it (policy)",
+        unit="deliveries",
+        full="the message becomes a dead letter; its runs come due",
+        metric="veltrix_dead_letters_total",
+        ge=10,
+        le=1_000_000,
+    )
+    sweep_unrouted_s: float = _setting(
+        1.0,
+        "Pause between looks for events a stale cache left unrouted",
+        unit="seconds",
+        ge=0.05,
+        le=60,
+    )
+
+    # Lists
+    list_runs_max: int = _setting(
+        250,
+        "Most runs in one list of a worker child, and in one message",
+        unit="runs",
+        full="the rest goes into the next list",
+        metric="veltrix_list_runs",
+        ge=1,
+        le=5_000,
+    )
+    list_bytes_max: int = _setting(
+        4 * MIB,
+        "Most payload in one list",
+        unit="bytes",
+        full="the rest goes into the next list",
+        metric="veltrix_list_runs",
+        ge=65_536,
+        le=256 * MIB,
+    )
+    list_work_s: float = _setting(
+        0.05,
+        "Most estimated work in one list",
+        unit="seconds",
+        full="the rest goes into the next list",
+        metric="veltrix_list_seconds",
+        ge=0.001,
+        le=60,
+    )
+    list_runs_unmeasured: int = _setting(
+        8, "Runs in one list of a workflow nobody has measured yet", unit="runs", ge=1, le=5_000
+    )
+
+    # Worker and engine
+    worker_children: int = _setting(
+        max(1, os.cpu_count() or 1),
+        "Prefork children of one worker",
+        unit="processes",
+        full="lists wait in the worker, then in the queue",
+        metric="veltrix_relay_lag_seconds",
+        default_says="one per CPU",
+        ge=1,
+        le=256,
+    )
+    worker_queues: str = _setting(
+        "", "Queues a worker serves, separated by commas; empty: those of its workflows"
+    )
+    worker_name: str = _setting("", "Node name of a worker, as name@host; empty: veltrix@<host>")
+    grace_s: float = _setting(
+        30.0,
+        "Time a worker has to finish or hand back after SIGTERM",
+        unit="seconds",
+        full="at 5 s before the end the rest is handed back",
+        ge=6,
+        le=3600,
+    )
+    step_timeout_s: float = _setting(
+        60.0,
+        "Limit of a step that names none",
+        unit="seconds",
+        full="the attempt fails as timeout",
+        metric="veltrix_failed_attempts_total",
+        gt=0,
+        le=86_400,
+    )
+    step_overrun_s: float = _setting(
+        2.0,
+        "How far a step may overrun its limit before its child is ended",
+        unit="seconds",
+        full="the attempt fails as timeout, the rest of the list is handed back",
+        metric="veltrix_children_killed_total",
+        ge=0.1,
+        le=60,
+    )
+    hand_back_after_s: float = _setting(
+        0.25,
+        "How long a step may run before the runs of its list that have not begun are handed back",
+        unit="seconds",
+        ge=0.01,
+        le=60,
+    )
+    journal_write_s: float = _setting(
+        0.05,
+        "Longest time between two writes of the journal while steps finish",
+        unit="seconds",
+        gt=0,
+        le=5,
+    )
+    output_bytes_max: int = _setting(
+        MIB,
+        "Largest step output or outcome, as JSON",
+        unit="bytes",
+        full="the run fails as unstorable",
+        metric="veltrix_runs_settled_total",
+        ge=1_024,
+        le=64 * MIB,
+    )
+    error_chars_max: int = _setting(
+        8_000,
+        "Longest error message or traceback kept",
+        unit="characters",
+        full="its middle is left out",
+        ge=200,
+        le=100_000,
+    )
+    poison_crashes_max: int = _setting(
+        3,
+        "Deaths of a worker child with one run alone in its hand",
+        unit="crashes",
+        full="the run fails as poison",
+        ge=1,
+        le=100,
+    )
+    deploy_grace_s: float = _setting(
+        600.0,
+        "How long a run whose workflow or journal no worker knows is kept waiting",
+        unit="seconds",
+        full="the run fails as unknown_workflow or journal_mismatch",
+        ge=0,
+        le=86_400,
+    )
+    deploy_backoff_s: float = _setting(
+        10.0, "Pause before such a run is tried again", unit="seconds", ge=0.1, le=600
+    )
+
+    # Database
+    statement_timeout_s: float = _setting(
+        30.0,
+        "Limit of a statement",
+        unit="seconds",
+        full="it is ended and tried again",
+        ge=1,
+        le=600,
+    )
+    read_connections_max: int = _setting(
+        5,
+        "Connections of an api for reads",
+        unit="connections",
+        full="the request waits, then 503",
+        metric="veltrix_database_connections",
+        ge=1,
+        le=100,
+    )
+
+    # Books
+    fold_s: float = _setting(
+        1.0, "Pause between folds of the counters", unit="seconds", ge=0.05, le=60
+    )
+    recount_s: float = _setting(
+        10.0, "Pause between recounts of closed minutes", unit="seconds", ge=0.1, le=3600
+    )
+    late_s: float = _setting(
+        60.0,
+        "Age at which an open, due run nobody claims is called late",
+        unit="seconds",
+        ge=1,
+        le=86_400,
+    )
+
+    # Logs
+    log_format: Literal["auto", "json", "console"] = _setting(
+        "auto", "auto: readable in a terminal, JSON otherwise"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level logged")
+
+    @field_validator("worker_queues", "workflows")
+    @classmethod
+    def _strip(cls, value: str) -> str:
+        return ",".join(part.strip() for part in value.split(",") if part.strip())

@@ -1,0 +1,1 @@
+"""What is durable: tables, ledger, journal, books. Every function here receives its transaction."""

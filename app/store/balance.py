@@ -1,0 +1,293 @@
+"""The books in the database: deltas folded into counters, minutes recounted from rows, both read.
+
+Every delta commits with the rows it counts, so in one snapshot counters + deltas equal the rows, of
+every minute and at every moment; a difference is never a race. Fold and recount are the only
+writers of `counters` and `counter_totals`; an advisory lock, held until their transaction ends,
+lets one of them work at a time, in whatever process.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+
+from app.domain.ids import first_id_of_minute
+from app.store.arrays import IntArray, TextArray
+from app.store.tables import COUNTED
+
+BOOKS_LOCK = 0x56454C5452495801  # "VELTRIX" and 1, as bigint: nothing else locks this number
+# What rows can prove. Duplicates and refusals leave no row; they are counted beside the books.
+PROVABLE = tuple(name for name in COUNTED if name not in ("duplicates", "refused"))
+
+_COLUMNS = ", ".join(COUNTED)
+_SUMS = ", ".join(f"sum({name})::bigint as {name}" for name in COUNTED)
+_ADDED = ", ".join(f"{name} = counters.{name} + excluded.{name}" for name in COUNTED)
+_ADDED_TO_TOTALS = ", ".join(
+    f"{name} = counter_totals.{name} + excluded.{name}" for name in COUNTED
+)
+_LEFT = ", ".join(f"-sum({name})::bigint" for name in COUNTED)
+
+_LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
+
+# A sealed minute that is moved again (a replay, a late sweep) leaves the totals: to be recounted.
+_FOLD = f"""
+with taken as materialized (
+    delete from counter_deltas
+    where id in (select id from counter_deltas order by id limit %(list_max)s)
+    returning account_id, minute, {_COLUMNS}
+), sums as materialized (
+    select minute, account_id, {_SUMS} from taken group by minute, account_id
+), reopened as (
+    insert into counter_totals (account_id, {_COLUMNS})
+    select c.account_id, {_LEFT}
+    from counters c join (select minute, account_id from sums) s using (minute, account_id)
+    where c.is_sealed group by c.account_id
+    on conflict (account_id) do update set {_ADDED_TO_TOTALS}
+), added as (
+    insert into counters (minute, account_id, {_COLUMNS})
+    select minute, account_id, {_COLUMNS} from sums
+    on conflict (minute, account_id) do update
+    set {_ADDED}, changed_at = now(), is_sealed = false
+)
+select count(*) from taken
+"""  # noqa: S608 - column names of our own table
+
+_NOW_MINUTE = "select floor(extract(epoch from now()) / 60)::int"
+
+# A minute whose counters say that all is settled is recounted as soon as it changed. One with open
+# runs is recounted again when its age has grown by a quarter: a run that sleeps for a month costs a
+# few dozen recounts, not one every ten seconds. A minute that does not balance, once a minute.
+_UNSEALED = """
+select minute, sum(accepted + started)::bigint
+from counters
+where not is_sealed and minute <= %(closed)s
+group by minute
+having bool_or(
+    recounted_at is null
+    or (changed_at > recounted_at and started = succeeded + failed + cancelled)
+    or now() - recounted_at > %(again)s * case
+        when discrepancy > 0 then interval '60 seconds'
+        else (now() - to_timestamp(minute * 60.0)) / 4 end)
+order by min(coalesce(recounted_at, '-infinity')), minute
+limit %(minutes_max)s
+"""
+
+# Rows whose counters are gone altogether would never be looked at: the last hour is searched.
+_UNCOUNTED = """
+select k.minute
+from unnest(%(minute)s, %(first)s::uuid[], %(last)s::uuid[]) as k(minute, first, last)
+where not exists (select from counters c where c.minute = k.minute)
+  and (exists (select from events e where e.id >= k.first and e.id < k.last)
+       or exists (select from runs r where r.id >= k.first and r.id < k.last))
+"""
+
+# One pass over a minute: its events and runs in id order, where each event stands right before its
+# runs (app/domain/ids.py), so both index scans are merged and nothing is sorted or hashed.
+# `astray`: an event marked routed without a run, or unrouted with one; a run without its event; a
+# row filed under another minute.
+_ROWS = """
+select k.minute, x.*
+from unnest(%(minute)s, %(first)s::uuid[], %(last)s::uuid[]) as k(minute, first, last)
+cross join lateral (
+    select account_id,
+        count(*) filter (where state is null) as accepted,
+        count(*) filter (where state is null and not unrouted) as routed,
+        count(*) filter (where state is null and unrouted) as unrouted,
+        count(state) as started,
+        count(*) filter (where state = 'succeeded') as succeeded,
+        count(*) filter (where state = 'failed') as failed,
+        count(*) filter (where state = 'cancelled') as cancelled,
+        0::bigint as dead_letters,
+        count(*) filter (where state in ('queued', 'running', 'waiting')) as open,
+        count(*) filter (
+                where state is null and unrouted = (next_event is not distinct from event_id)
+                   or state is not null and last_event is distinct from event_id)
+            + count(*) filter (where filed <> k.minute)
+            + count(*) filter (where state not in ('queued', 'running', 'waiting', 'succeeded',
+                                                   'failed', 'cancelled')) as astray
+    from (
+        select *, lag(event_id) over in_order as last_event,
+            lead(event_id) over in_order as next_event
+        from (
+            select id, id as event_id, account_id, minute as filed, null::text as state, unrouted
+            from events where id >= k.first and id < k.last
+            union all
+            select id, event_id, account_id, minute, state, null
+            from runs where id >= k.first and id < k.last
+        ) as both_tables
+        window in_order as (order by id)
+    ) as neighbours
+    group by account_id
+    union all
+    select 0, 0, 0, 0, 0, 0, 0, 0, count(*), 0, 0
+    from dead_letters
+    where received_at >= to_timestamp(k.minute * 60.0)
+      and received_at < to_timestamp(k.minute * 60.0 + 60)
+    having count(*) > 0
+) as x
+"""
+
+_BOOKED = " + ".join(
+    f"abs(coalesce(c.{name}, 0) + coalesce(d.{name}, 0) - coalesce(f.{name}, 0))"
+    for name in PROVABLE
+)
+_FOUND = ", ".join(f"sum({name})::bigint as {name}" for name in (*PROVABLE, "open", "astray"))
+
+_RECOUNT = f"""
+with found as materialized (
+    select minute, account_id, {_FOUND} from ({_ROWS}) as counted group by minute, account_id
+), pending as materialized (
+    select minute, account_id, {_SUMS} from counter_deltas
+    where minute = any(%(minute)s) group by minute, account_id
+), known as materialized (
+    select * from counters where minute = any(%(minute)s)
+), judged as materialized (
+    select minute, account_id, coalesce(c.is_sealed, false) as was_sealed,
+        {_BOOKED} + coalesce(f.astray, 0) as discrepancy,
+        coalesce(f.open, 0) = 0 and d.minute is null as is_at_rest,
+        {", ".join(f"coalesce(c.{name}, 0) as {name}" for name in COUNTED)}
+    from found f
+    full join pending d using (minute, account_id)
+    full join known c using (minute, account_id)
+), moved as (
+    insert into counter_totals (account_id, {_COLUMNS})
+    select account_id, {
+    ", ".join(f"sum(case when was_sealed then -{name} else {name} end)" for name in COUNTED)
+}
+    from judged where was_sealed <> (discrepancy = 0 and is_at_rest)
+    group by account_id
+    on conflict (account_id) do update set {_ADDED_TO_TOTALS}
+), marked as (
+    insert into counters (minute, account_id, changed_at, recounted_at, discrepancy, is_sealed)
+    select minute, account_id, now(), now(), discrepancy, discrepancy = 0 and is_at_rest
+    from judged where not (was_sealed and discrepancy = 0 and is_at_rest)
+    on conflict (minute, account_id) do update
+    set recounted_at = now(), discrepancy = excluded.discrepancy, is_sealed = excluded.is_sealed
+)
+select count(distinct minute), count(distinct minute) filter (where discrepancy > 0),
+    count(*) filter (where discrepancy = 0 and is_at_rest and not was_sealed),
+    coalesce(sum(discrepancy), 0)::bigint
+from judged
+"""  # noqa: S608 - as _FOLD
+
+_COUNTED = f"""
+select account_id, {_SUMS}, sum(discrepancy)::bigint
+from (
+    select account_id, {_COLUMNS}, 0 as discrepancy from counter_totals
+    union all
+    select account_id, {_COLUMNS}, discrepancy from counters where not is_sealed
+    union all
+    select account_id, {_COLUMNS}, 0 from counter_deltas
+) as books
+group by account_id
+"""  # noqa: S608 - as _FOLD
+
+_OPEN = """
+select account_id, state, count(*), min(started_at)
+from runs where due_at is not null group by account_id, state
+"""
+
+_NAMES = "select id, source, type from accounts where id = any(%(id)s)"
+
+
+class Recount(msgspec.Struct, frozen=True):
+    """What a recount found: minutes looked at, those that do not balance, accounts sealed."""
+
+    minutes: int = 0
+    unbalanced: int = 0
+    sealed: int = 0
+    discrepancy: int = 0
+
+
+class OpenRuns(msgspec.Struct, gc=False):
+    """Open runs of one account in one state, counted from rows."""
+
+    account_id: int
+    state: str
+    count: int
+    oldest_started_at: datetime
+
+
+class Books(msgspec.Struct):
+    """Both sides of the books at one moment. `counted` has the columns of COUNTED, by account."""
+
+    as_of: datetime
+    counted: dict[int, tuple[int, ...]]
+    discrepancy: dict[int, int]
+    open: list[OpenRuns]
+
+
+def lock_books(tx: Connection) -> bool:
+    """Keep other folds and recounts away until the transaction ends; False: one is at it."""
+    return bool(tx.exec_driver_sql(_LOCK, {"lock": BOOKS_LOCK}).scalar_one())
+
+
+def fold(tx: Connection, list_max: int) -> int:
+    """Move the oldest `list_max` deltas into the counters; how many there were.
+
+    Needs `lock_books`. A sealed minute that gets a delta is unsealed.
+    """
+    return int(tx.exec_driver_sql(_FOLD, {"list_max": list_max}).scalar_one())
+
+
+def minutes_to_recount(
+    tx: Connection,
+    *,
+    closed_minutes: int,
+    search_minutes: int,
+    minutes_max: int,
+    rows_max: int,
+    is_forced: bool = False,
+) -> list[int]:
+    """Closed minutes that need a recount, longest neglected first; about `rows_max` rows of them.
+
+    At least one if any needs it. Minutes of the last `search_minutes` that have rows but no
+    counters are among them. `is_forced` leaves out the pauses between recounts of one minute.
+    """
+    closed = int(tx.exec_driver_sql(_NOW_MINUTE).scalar_one()) - closed_minutes
+    searched = _ranges(range(closed - search_minutes + 1, closed + 1))
+    chosen = [row[0] for row in tx.exec_driver_sql(_UNCOUNTED, searched)]
+    rows = 0
+    keys = {"closed": closed, "minutes_max": minutes_max, "again": 0 if is_forced else 1}
+    for minute, count in tx.exec_driver_sql(_UNSEALED, keys):
+        rows += count
+        if chosen and rows > rows_max:
+            break
+        chosen.append(minute)
+    return chosen[:minutes_max]
+
+
+def recount(tx: Connection, minutes: Sequence[int]) -> Recount:
+    """Compare these minutes with their rows, note each account's discrepancy, seal what agrees.
+
+    Needs `lock_books`, in a REPEATABLE READ transaction. An account's minute that agrees, has
+    nothing open and no delta to fold is sealed: its counts go into the totals. One that no longer
+    agrees leaves them.
+    """
+    return Recount(*tx.exec_driver_sql(_RECOUNT, _ranges(minutes)).one())
+
+
+def read(tx: Connection) -> Books:
+    """Counters and open rows, in a REPEATABLE READ transaction. Costs the same however long ago."""
+    as_of = tx.exec_driver_sql("select now()").scalar_one()
+    counted: dict[int, tuple[int, ...]] = {}
+    discrepancy: dict[int, int] = {}
+    for account_id, *counts, different in tx.exec_driver_sql(_COUNTED):
+        counted[account_id] = tuple(counts)
+        discrepancy[account_id] = different
+    return Books(as_of, counted, discrepancy, [OpenRuns(*row) for row in tx.exec_driver_sql(_OPEN)])
+
+
+def names(tx: Connection, account_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Source and type of accounts; account 0 ("not known") has none."""
+    found = tx.exec_driver_sql(_NAMES, {"id": IntArray(account_ids)})
+    return {row[0]: (row[1], row[2]) for row in found}
+
+
+def _ranges(minutes: Sequence[int]) -> dict[str, object]:
+    return {
+        "minute": IntArray(minutes),
+        "first": TextArray([first_id_of_minute(minute) for minute in minutes]),
+        "last": TextArray([first_id_of_minute(minute + 1) for minute in minutes]),
+    }

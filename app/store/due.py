@@ -1,0 +1,256 @@
+"""Due runs: the whole delivery mechanism is the column `due_at`.
+
+Of a queued or running run it says when it is handed over again, of a waiting one when it becomes
+queued. Set and compared by the database's clock only.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from sqlalchemy import Connection
+
+from app.domain.due import DueRun
+from app.domain.states import Reason
+from app.store.arrays import IntArray, TextArray
+
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """How many due runs of a queue to take, and where its index is worth reading from."""
+
+    queue: str
+    runs_max: int
+    floor: datetime = LONG_AGO
+
+
+class Scanned(msgspec.Struct, frozen=True):
+    """What a scan took: `runs` are to be published after the commit; nobody else will take them.
+
+    `first_due_at` holds the earliest `due_at` taken per queue, before it was moved; queues where
+    nothing was due are not in it. `now` is the database's clock. `rescued` are running runs whose
+    lease had expired, `poisoned` those that were failed.
+    """
+
+    runs: list[DueRun]
+    now: datetime
+    first_due_at: dict[str, datetime]
+    rescued: list[str]
+    poisoned: list[DueRun]
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    """What the database knows of a queue: runs handed over and not claimed, and is one due.
+
+    `first_handed` is the earliest `due_at` of the former, `first_due` that of any due row, running
+    ones with an expired lease too: they bound the next look from below.
+    """
+
+    queue: str
+    handed: int
+    first_handed: datetime | None
+    has_due: bool
+    first_due: datetime | None
+    now: datetime
+
+
+# One query per queue with room, all in one round trip; the partial index (queue, due_at) serves
+# each from `floor` on (mechanics 15). Only here an expired running run becomes queued: its worker
+# is gone, so it travels alone, and dying while alone is counted. Only here a waiting run becomes
+# queued. The hold doubles each time a run comes due unclaimed. The commit need not be durable: a
+# lost one is a run handed over twice.
+_SCAN = """
+with fast as (select set_config('synchronous_commit', 'off', true)),
+d as (
+    select r.* from fast, unnest(%(queue)s, %(runs_max)s, %(floor)s::timestamptz[])
+        as k(queue, runs_max, floor)
+    cross join lateral (
+        select id, due_at, state from runs
+        where runs.queue = k.queue and runs.due_at >= k.floor and runs.due_at <= now()
+          and (runs.state <> 'running' or %(may_rescue)s)
+        order by runs.due_at limit k.runs_max
+        for no key update skip locked
+    ) r
+)
+update runs r set state = 'queued', lease_token = null,
+    due_at = now() + least(%(hold_s)s * 2 ^ least(r.hand_overs, 20), %(hold_s_max)s)
+        * interval '1 second',
+    hand_overs = least(r.hand_overs + 1, 1000),
+    crashes = least(r.crashes + (r.state = 'running' and r.alone)::int, 1000),
+    alone = r.alone or r.state = 'running'
+from d where r.id = d.id
+returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, d.state, d.due_at,
+    now()
+"""
+
+_FAIL_POISON = """
+with failed as (
+    update runs set state = 'failed', reason = %(reason)s, due_at = null, settled_at = now()
+    where id = any(%(id)s::uuid[]) and state = 'queued'
+    returning account_id, minute
+), counted as (
+    insert into counter_deltas (account_id, minute, failed)
+    select account_id, minute, count(*) from failed group by account_id, minute
+)
+select count(*) from failed
+"""
+
+# The look reads a bounded stretch of the index: rows still queued there were handed over and not
+# yet claimed. Sleeping runs lie in the same index, which is why the stretch is bounded in rows as
+# well.
+_DEPTHS = """
+select k.queue, d.handed, d.first_handed,
+    exists (select from runs where runs.queue = k.queue and runs.due_at >= k.due_floor
+        and runs.due_at <= now() and runs.state <> 'running'),
+    (select runs.due_at from runs where runs.queue = k.queue and runs.due_at >= k.due_floor
+        and runs.due_at <= now() order by runs.due_at limit 1),
+    now()
+from unnest(%(queue)s, %(floor)s::timestamptz[], %(due_floor)s::timestamptz[])
+    as k(queue, floor, due_floor)
+cross join lateral (
+    select count(*) filter (where state = 'queued') as handed,
+        min(due_at) filter (where state = 'queued') as first_handed
+    from (
+        select state, due_at from runs
+        where runs.queue = k.queue and runs.due_at > now() and runs.due_at >= k.floor
+          and runs.due_at <= now() + %(hold_s_max)s * interval '1 second'
+        order by runs.due_at limit %(rows_max)s
+    ) ahead
+) d
+"""
+
+_QUEUES = """
+select distinct queue, workflow from subscriptions where retired_at is null
+"""
+
+# Queues that still have open runs though nobody subscribes any more: one index probe each.
+_QUEUES_WITH_OPEN_RUNS = """
+with recursive found as (
+    (select queue from runs where due_at is not null order by queue limit 1)
+    union all
+    select (select r.queue from runs r where r.due_at is not null and r.queue > found.queue
+            order by r.queue limit 1)
+    from found where found.queue is not null
+)
+select queue from found where queue is not null
+"""
+
+_MAKE_QUEUE_DUE = """
+with m as (
+    select id from runs where queue = %(queue)s and due_at > now() and state = 'queued'
+    order by id for no key update skip locked
+)
+update runs r set due_at = now(), hand_overs = 0 from m where r.id = m.id
+"""
+
+_MAKE_RUNS_DUE = """
+with m as (
+    select id from runs where id = any(%(id)s::uuid[]) and state = 'queued'
+    order by id for no key update skip locked
+)
+update runs r set
+    due_at = least(r.due_at, now() + interval '1 second'
+        * case when %(is_backing_off)s then least(r.hand_overs, 60) else 0 end),
+    hand_overs = case when %(is_backing_off)s then r.hand_overs else 0 end
+from m where r.id = m.id
+"""
+
+
+def scan(
+    tx: Connection,
+    wanted: Sequence[Wanted],
+    *,
+    hold_s: float,
+    hold_s_max: float,
+    poison_crashes_max: int,
+    may_rescue: bool,
+) -> Scanned | None:
+    """Take the runs that are due, oldest first per queue, and move their `due_at` ahead.
+
+    Commit before publishing. `may_rescue` False leaves running runs alone whose lease expired. Runs
+    that ended `poison_crashes_max` workers alone are failed instead, in the same transaction. None:
+    nothing was due.
+    """
+    rows = tx.exec_driver_sql(
+        _SCAN,
+        {
+            "queue": TextArray([w.queue for w in wanted]),
+            "runs_max": IntArray([w.runs_max for w in wanted]),
+            "floor": TextArray([w.floor.isoformat() for w in wanted]),
+            "may_rescue": may_rescue,
+            "hold_s": hold_s,
+            "hold_s_max": hold_s_max,
+        },
+    ).all()
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: (row[7], row[0]))
+    first: dict[str, datetime] = {}
+    poisoned = [DueRun(*row[:5]) for row in rows if row[5] >= poison_crashes_max]
+    for row in rows:
+        first[row[2]] = min(row[7], first.get(row[2], row[7]))
+    if poisoned:
+        ids = TextArray(sorted(run.id for run in poisoned))
+        tx.exec_driver_sql(_FAIL_POISON, {"id": ids, "reason": Reason.POISON.value})
+    return Scanned(
+        runs=[DueRun(*row[:5]) for row in rows if row[5] < poison_crashes_max],
+        now=rows[0][8],
+        first_due_at=first,
+        rescued=[row[0] for row in rows if row[6] == "running"],
+        poisoned=poisoned,
+    )
+
+
+def depths(
+    tx: Connection,
+    queues: Collection[str],
+    *,
+    floors: Mapping[str, datetime],
+    due_floors: Mapping[str, datetime],
+    hold_s_max: float,
+    rows_max: int,
+) -> dict[str, QueueDepth]:
+    """By queue: runs handed over and not yet claimed (counted up to `rows_max`), and is one due.
+
+    `floors` and `due_floors`: nothing before them is of interest; both optional per queue.
+    """
+    rows = tx.exec_driver_sql(
+        _DEPTHS,
+        {
+            "queue": TextArray(list(queues)),
+            "floor": TextArray([floors.get(q, LONG_AGO).isoformat() for q in queues]),
+            "due_floor": TextArray([due_floors.get(q, LONG_AGO).isoformat() for q in queues]),
+            "hold_s_max": hold_s_max,
+            "rows_max": rows_max,
+        },
+    )
+    return {row[0]: QueueDepth(*row) for row in rows}
+
+
+def queues_subscribed(tx: Connection) -> dict[str, list[str]]:
+    """The workflows by queue, of all subscriptions that are not retired."""
+    found: dict[str, list[str]] = {}
+    for queue, workflow in tx.exec_driver_sql(_QUEUES):
+        found.setdefault(queue, []).append(workflow)
+    return found
+
+
+def queues_with_open_runs(tx: Connection) -> list[str]:
+    """Every queue that has an open run, subscribed or not."""
+    return [row[0] for row in tx.exec_driver_sql(_QUEUES_WITH_OPEN_RUNS)]
+
+
+def make_due(tx: Connection, queue: str) -> int:
+    """The queue lost its messages: every queued run of it is due now; how many."""
+    return tx.exec_driver_sql(_MAKE_QUEUE_DUE, {"queue": queue}).rowcount
+
+
+def make_runs_due(tx: Connection, run_ids: Collection[str], *, is_backing_off: bool = False) -> int:
+    """These runs' messages came to nothing: those still queued are due now; how many.
+
+    `is_backing_off`: due later the more often they were handed over (a second each), so that a
+    message that is dead-lettered at once does not go round and round.
+    """
+    keys = {"id": TextArray(sorted(set(run_ids))), "is_backing_off": is_backing_off}
+    return tx.exec_driver_sql(_MAKE_RUNS_DUE, keys).rowcount

@@ -1,0 +1,126 @@
+"""API keys: rows that hold a hash, never the key.
+
+The hash is plain SHA-256, without salt or stretching: a key is 256 random bits, so there is nothing
+to guess and no table of guesses to prepare, and a look-up per request must cost microseconds.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+
+import msgspec
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from app.domain.scopes import ALL_SCOPES, Scope, unknown_scopes
+from app.store.tables import api_keys
+
+ADMIN_NAME = "admin"
+TOKEN_CHARS_MIN = 32
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key as operators see it. `revoked_at` None: it may call."""
+
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None
+
+
+class ActiveKey(msgspec.Struct, frozen=True):
+    """A key as the api compares it."""
+
+    hash: bytes
+    name: str
+    scopes: tuple[str, ...]
+
+
+class KeyRefused(Exception):
+    """The key cannot be made; the message says why and what to do."""
+
+
+def hash_of(token: str) -> bytes:
+    """What the table keeps of a key."""
+    return sha256(token.encode()).digest()
+
+
+def create(tx: Connection, name: str, scopes: Sequence[str], created_by: str, token: str) -> None:
+    """Make `token` a key with this name. Raises KeyRefused when that cannot be.
+
+    A name is never used twice, not even after a revoke: it is the author on runs and actions.
+    """
+    _check(name, scopes, token)
+    row = {
+        "name": name,
+        "hash": hash_of(token),
+        "scopes": sorted(set(scopes)),
+        "created_by": created_by,
+    }
+    put = insert(api_keys).values(row).on_conflict_do_nothing().returning(api_keys.c.name)
+    if tx.execute(put).first() is None:
+        raise KeyRefused(
+            f"the name {name!r} is taken; `veltrix keys list` shows all, choose another"
+        )
+
+
+def put_admin(tx: Connection, token: str) -> None:
+    """Make the content of the admin key file the key `admin`, with every scope.
+
+    Another content replaces the key; the same content changes nothing, so a revoked key stays so.
+    Raises KeyRefused when the token is too short to be random.
+    """
+    _check(ADMIN_NAME, [Scope.ADMIN], token)
+    put = insert(api_keys).values(
+        name=ADMIN_NAME,
+        hash=hash_of(token),
+        scopes=[Scope.ADMIN.value],
+        created_by="VELTRIX_ADMIN_KEY_FILE",
+    )
+    tx.execute(
+        put.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"hash": put.excluded.hash, "scopes": put.excluded.scopes, "revoked_at": None},
+            where=api_keys.c.hash != put.excluded.hash,
+        )
+    )
+
+
+def list_keys(tx: Connection) -> list[KeyRow]:
+    """Every key ever made, revoked ones too, by name."""
+    c = api_keys.c
+    rows = tx.execute(
+        select(c.name, c.scopes, c.created_at, c.created_by, c.revoked_at).order_by(c.name)
+    )
+    return [KeyRow(r.name, tuple(r.scopes), r.created_at, r.created_by, r.revoked_at) for r in rows]
+
+
+def active(tx: Connection) -> list[ActiveKey]:
+    """The keys that may call."""
+    c = api_keys.c
+    rows = tx.execute(select(c.hash, c.name, c.scopes).where(c.revoked_at.is_(None)))
+    return [ActiveKey(bytes(r.hash), r.name, tuple(r.scopes)) for r in rows]
+
+
+def revoke(tx: Connection, name: str) -> bool:
+    """End this key; False when there is none of this name that may still call."""
+    c = api_keys.c
+    ended = update(api_keys).where((c.name == name) & c.revoked_at.is_(None))
+    return tx.execute(ended.values(revoked_at=func.now())).rowcount == 1
+
+
+def _check(name: str, scopes: Sequence[str], token: str) -> None:
+    if not name or len(name) > 100 or not name.isprintable():
+        raise KeyRefused("a key's name has 1 to 100 printable characters")
+    if unknown := unknown_scopes(scopes):
+        raise KeyRefused(
+            f"unknown scope {', '.join(unknown)}; there are {', '.join(sorted(ALL_SCOPES))}"
+        )
+    if not scopes:
+        raise KeyRefused(f"a key needs a scope; there are {', '.join(sorted(ALL_SCOPES))}")
+    if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable():
+        raise KeyRefused(
+            f"a key has at least {TOKEN_CHARS_MIN} random ASCII characters; `openssl rand -hex 32`"
+            " makes one"
+        )

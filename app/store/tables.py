@@ -1,0 +1,336 @@
+"""The tables, one by one. Migrations in `alembic/` create them; a test says the two agree.
+
+No foreign keys between events, identities, runs and journal: they would cost a look-up per row on
+the path of an event and would forbid dropping old time partitions (docs/decisions/0002).
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+_ID = Uuid(as_uuid=False)
+_TIME = DateTime(timezone=True)
+_KEY = Text(collation="C")  # compared byte by byte: cheaper, and identities are bytes, not words
+_NOW = text("now()")
+# Open runs are rewritten three times in a short life: their dead versions must go before they
+# cover the index, however large the history is (mechanics 15).
+_HOT_TABLE: dict[str, Any] = {
+    "postgresql_with": {
+        "autovacuum_vacuum_scale_factor": "0.0",
+        "autovacuum_vacuum_threshold": "50000",
+        "autovacuum_vacuum_insert_scale_factor": "0.0",
+        "autovacuum_vacuum_insert_threshold": "1000000",
+        "autovacuum_analyze_scale_factor": "0.0",
+        "autovacuum_analyze_threshold": "500000",
+    }
+}
+
+# An (event source, event type) pair: what the books are kept by, besides the minute.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("source", _KEY, nullable=False),
+    Column("type", _KEY, nullable=False),
+    Index("accounts_source_type_idx", "source", "type", unique=True),
+)
+
+# source + id + digest -> event. A table of its own, so that events can become time partitions.
+identities = Table(
+    "identities",
+    metadata,
+    Column("source", _KEY, primary_key=True),
+    Column("sender_id", _KEY, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("event_id", _ID, nullable=False),
+)
+
+# The ledger: accepted events, payloads as sent (json keeps what jsonb would change: mechanics 9).
+events = Table(
+    "events",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("account_id", Integer, nullable=False),
+    Column("minute", Integer, nullable=False),
+    Column("unrouted", Boolean, nullable=False),
+    Column("accepted_at", _TIME, nullable=False),
+    Column("source", _KEY, nullable=False),
+    Column("sender_id", _KEY, nullable=False),
+    Column("type", _KEY, nullable=False),
+    Column("subject", Text),
+    Column("time", Text),
+    Column("datacontenttype", Text),
+    Column("dataschema", Text),
+    Column("data", JSON),
+    Column("data_binary", LargeBinary),
+    Column("extensions", JSON),
+    Column("traceparent", Text),
+    Column("digest", LargeBinary, nullable=False),
+    Index("events_unrouted_idx", "type", "id", postgresql_where=text("unrouted")),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("event_id", _ID, nullable=False),
+    Column("account_id", Integer, nullable=False),
+    Column("minute", Integer, nullable=False),
+    Column("payload_bytes", Integer, nullable=False),
+    Column("generation", SmallInteger, nullable=False, server_default="0"),
+    Column("attempt", SmallInteger, nullable=False, server_default="0"),
+    Column("hand_overs", SmallInteger, nullable=False, server_default="0"),
+    Column("crashes", SmallInteger, nullable=False, server_default="0"),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("alone", Boolean, nullable=False, server_default="false"),
+    Column("started_at", _TIME, nullable=False),
+    Column("due_at", _TIME),
+    Column("claimed_at", _TIME),
+    Column("settled_at", _TIME),
+    Column("cancel_requested_at", _TIME),
+    Column("lease_token", _ID),
+    Column("delivery_id", _ID),
+    Column("origin_run_id", _ID),
+    Column("parent_run_id", _ID),
+    Column("state", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("code_version", Text),
+    Column("key", Text),
+    Column("worker_id", Text),
+    Column("created_by", Text),
+    Column("reason", Text),
+    Column("fingerprint", Text),
+    Column("failed_step", Text),
+    Column("outcome", JSON),
+    CheckConstraint(
+        "state in ('queued','running','waiting','succeeded','failed','cancelled')", name="state"
+    ),
+    CheckConstraint(
+        "(state in ('queued','running','waiting')) = (due_at is not null)", name="open_is_due"
+    ),
+    CheckConstraint("(state = 'running') = (lease_token is not null)", name="running_is_leased"),
+    CheckConstraint(
+        "(state in ('succeeded','failed','cancelled')) = (settled_at is not null)", name="settled"
+    ),
+    Index("runs_due_idx", "queue", "due_at", postgresql_where=text("due_at is not null")),
+    Index("runs_failed_idx", "workflow", "id", postgresql_where=text("state = 'failed'")),
+    Index("runs_fingerprint_idx", "fingerprint", "id", postgresql_where=text("state = 'failed'")),
+    Index(
+        "runs_unsuccessful_idx",
+        "state",
+        "id",
+        postgresql_where=text("state in ('failed', 'cancelled')"),
+    ),
+    **_HOT_TABLE,
+)
+
+# Steps a run finished, by their path in the run. Never updated, never written twice.
+journal = Table(
+    "journal",
+    metadata,
+    Column("run_id", _ID, primary_key=True),
+    Column("generation", SmallInteger, primary_key=True),
+    Column("position", _KEY, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("arguments_digest", LargeBinary),
+    Column("output", JSON),
+    Column("error", JSON),
+    Column("attempts", SmallInteger, nullable=False),
+    Column("recorded_at", _TIME, nullable=False, server_default=_NOW),
+)
+
+# Attempts that raised or timed out, final or not: the evidence operators read.
+failed_attempts = Table(
+    "failed_attempts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("run_id", _ID, nullable=False),
+    Column("generation", SmallInteger, nullable=False),
+    Column("position", _KEY, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("traceback", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("worker_id", Text),
+    Column("retry_delay_s", Float),  # until the next attempt; NULL: this was the last
+    Column("failed_at", _TIME, nullable=False, server_default=_NOW),
+    Index("failed_attempts_run_id_idx", "run_id"),
+)
+
+# Which workflow is started by which event types, since when. The current row of a workflow is the
+# one with the latest `since`; old code that registers again keeps its older `since`.
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("workflow", _KEY, primary_key=True),
+    Column("code_version", Text, primary_key=True),
+    Column("types", ARRAY(Text), nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("input_schema", JSON),
+    Column("since", _TIME, nullable=False, server_default=_NOW),
+    Column("registered_at", _TIME, nullable=False, server_default=_NOW),
+    Column("retired_at", _TIME),
+)
+
+# What worker children last said of themselves: alive, and how much they claim and how long it
+# takes.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("started_at", _TIME, nullable=False, server_default=_NOW),
+    Column("seen_at", _TIME, nullable=False, server_default=_NOW),
+    Column("load", JSON, nullable=False),
+)
+
+# Messages that reached nobody's code: foreign, malformed, rejected, unroutable.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("message_key", Text),
+    Column("queue", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text),
+    Column("content_type", Text),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("run_ids", ARRAY(_ID), nullable=False),
+    Column("received_at", _TIME, nullable=False, server_default=_NOW),
+    Column("seen_at", _TIME),
+    Column("seen_by", Text),
+    Index(
+        "dead_letters_message_key_idx",
+        "message_key",
+        unique=True,
+        postgresql_where=text("message_key is not null"),
+    ),
+    Index("dead_letters_unseen_idx", "id", postgresql_where=text("seen_at is null")),
+    Index("dead_letters_received_at_idx", "received_at"),
+)
+
+COUNTED = (
+    "accepted",
+    "routed",
+    "unrouted",
+    "started",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "duplicates",
+    "refused",
+    "dead_letters",
+)
+
+
+def _counts() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTED]
+
+
+# One appended row per statement that moved something, in its transaction. Folded by one duty.
+counter_deltas = Table(
+    "counter_deltas",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Integer, nullable=False),
+    Column("minute", Integer, nullable=False),
+    *_counts(),
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": "0.0",
+        "autovacuum_vacuum_threshold": "10000",
+    },
+)
+
+# The books: one row per account and minute of acceptance; `discrepancy` is |counters - rows| as
+# last recounted, in one snapshot. A sealed minute agreed, had nothing open, and is in
+# `counter_totals`.
+counters = Table(
+    "counters",
+    metadata,
+    Column("minute", Integer, primary_key=True),
+    Column("account_id", Integer, primary_key=True),
+    *_counts(),
+    Column("changed_at", _TIME, nullable=False, server_default=_NOW),
+    Column("recounted_at", _TIME),
+    Column("discrepancy", BigInteger, nullable=False, server_default="0"),
+    Column("is_sealed", Boolean, nullable=False, server_default="false"),
+    Index("counters_unsealed_idx", "minute", postgresql_where=text("not is_sealed")),
+)
+
+counter_totals = Table(
+    "counter_totals",
+    metadata,
+    Column("account_id", Integer, primary_key=True),
+    *_counts(),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("name", _KEY, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("created_by", Text, nullable=False),
+    Column("revoked_at", _TIME),
+    Index("api_keys_hash_idx", "hash", unique=True),
+)
+
+# What operators did to runs, by whom and why. Never changed, never deleted.
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("run_id", _ID, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("generation", SmallInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("acted_at", _TIME, nullable=False, server_default=_NOW),
+    Index("actions_run_id_idx", "run_id"),
+)
+
+# Answers to unsafe calls, by Idempotency-Key: the same call again gets the same answer.
+answers = Table(
+    "answers",
+    metadata,
+    Column("author", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("status", SmallInteger),
+    Column("body", JSON),
+    Column("asked_at", _TIME, nullable=False, server_default=_NOW),
+)

@@ -1,0 +1,185 @@
+"""The collector: one line of waiting runs per queue, and the lists it makes of them.
+
+Pure: it decides what goes to which free child and what may be acknowledged; the consumer does it.
+A list takes runs of one queue only; queues are served in turn, the one that holds the fewest
+children first, so that no queue takes the last child while another waits (mechanics 19).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from app.domain.dead_letters import DeadLetter
+from app.worker.jobs import ListJob, ListReport
+
+_SMOOTHING = 0.3
+
+
+class Delivery:
+    """A message and the runs it names. Acknowledged when `open_runs` is empty."""
+
+    __slots__ = (
+        "bytes_per_run",
+        "delivered",
+        "delivery_id",
+        "is_acknowledged",
+        "is_alone",
+        "letter",
+        "open_runs",
+        "outcomes",
+        "queue",
+        "request",
+        "started",
+        "waiting",
+        "workflow",
+    )
+
+    def __init__(
+        self,
+        *,
+        delivery_id: str,
+        run_ids: list[str],
+        workflow: str,
+        queue: str,
+        payload_bytes: int,
+        is_alone: bool,
+        delivered: float,
+        request: Any = None,
+        letter: DeadLetter | None = None,
+    ) -> None:
+        self.delivery_id, self.workflow, self.queue = delivery_id, workflow, queue
+        self.waiting = deque(run_ids)
+        self.open_runs = set(run_ids)
+        self.bytes_per_run = payload_bytes / max(1, len(run_ids))
+        self.is_alone = is_alone
+        self.delivered = delivered
+        self.request, self.letter = request, letter
+        self.outcomes: dict[str, str] = {}
+        self.is_acknowledged = False
+        self.started: float | None = None
+
+
+class InHand:
+    """A list that a child has, or is about to have."""
+
+    __slots__ = ("deliveries", "job", "pid", "queue", "runs", "submitted")
+
+    def __init__(
+        self, job: ListJob, queue: str, runs: list[tuple[Delivery, str]], submitted: float
+    ) -> None:
+        self.job, self.queue, self.runs, self.submitted = job, queue, runs, submitted
+        self.deliveries = list(dict.fromkeys(delivery for delivery, _ in runs))
+        self.pid: int | None = None
+
+
+class Bounds:
+    """What limits a list."""
+
+    __slots__ = ("bytes_max", "runs_max", "runs_unmeasured", "work_s")
+
+    def __init__(self, runs_max: int, work_s: float, bytes_max: int, runs_unmeasured: int) -> None:
+        self.runs_max, self.work_s, self.bytes_max = runs_max, work_s, bytes_max
+        self.runs_unmeasured = runs_unmeasured
+
+
+class Collector:
+    """All waiting runs of all queues, and what is in hand."""
+
+    def __init__(
+        self, bounds: Bounds, new_token: Callable[[], str], monotonic: Callable[[], float]
+    ) -> None:
+        self._bounds, self._new_token, self._monotonic = bounds, new_token, monotonic
+        self._lines: dict[str, deque[Delivery]] = {}
+        self._turn: deque[str] = deque()
+        self._occupied_s: dict[str, float] = {}
+        self.in_hand: dict[str, InHand] = {}
+
+    def add(self, delivery: Delivery) -> None:
+        """A message has arrived."""
+        line = self._lines.get(delivery.queue)
+        if line is None:
+            line = self._lines[delivery.queue] = deque()
+            self._turn.append(delivery.queue)
+        line.append(delivery)
+
+    def waiting(self) -> int:
+        """Messages with runs that no child has."""
+        return sum(len(line) for line in self._lines.values())
+
+    def forget_waiting(self) -> list[Delivery]:
+        """The channel is gone: what waits is delivered again; what children have stays theirs."""
+        forgotten = [d for line in self._lines.values() for d in line]
+        for line in self._lines.values():
+            line.clear()
+        return forgotten
+
+    def next_list(self) -> InHand | None:
+        """The next list for a free child, now in hand; None if nothing waits."""
+        waiting = [queue for queue in self._turn if self._lines[queue]]
+        if not waiting:
+            return None
+        held = dict.fromkeys(waiting, 0)
+        for one in self.in_hand.values():
+            if one.queue in held:
+                held[one.queue] += 1
+        queue = min(waiting, key=held.__getitem__)
+        self._turn.remove(queue)
+        self._turn.append(queue)
+        runs = self._take(self._lines[queue])
+        letters = {d.delivery_id: d.letter for d, _ in runs if d.letter is not None}
+        job = ListJob(self._new_token(), [(run_id, d.delivery_id) for d, run_id in runs], letters)
+        in_hand = InHand(job, queue, runs, self._monotonic())
+        self.in_hand[job.token] = in_hand
+        return in_hand
+
+    def _take(self, line: deque[Delivery]) -> list[tuple[Delivery, str]]:
+        """As many runs as one list may have: bounded by count, estimated work and payload."""
+        bounds = self._bounds
+        runs: list[tuple[Delivery, str]] = []
+        work_s, payload = 0.0, 0.0
+        taken: set[str] = set()
+        while line and len(runs) < bounds.runs_max:
+            delivery = line[0]
+            if delivery.is_alone and runs:
+                break
+            cost_s = self._cost_s(delivery.workflow)
+            if runs and (
+                work_s + cost_s > bounds.work_s
+                or payload + delivery.bytes_per_run > bounds.bytes_max
+            ):
+                break
+            run_id = delivery.waiting.popleft()
+            if run_id not in taken:  # two copies of one message: one claim
+                taken.add(run_id)
+                runs.append((delivery, run_id))
+                work_s += cost_s
+                payload += delivery.bytes_per_run
+            else:
+                delivery.open_runs.discard(run_id)
+            if not delivery.waiting:
+                line.popleft()
+            if delivery.is_alone:
+                break
+        return runs
+
+    def _cost_s(self, workflow: str) -> float:
+        return self._occupied_s.get(workflow, self._bounds.work_s / self._bounds.runs_unmeasured)
+
+    def finished(self, token: str, report: ListReport | None) -> InHand | None:
+        """A child is free again; its list, with the runs' outcomes noted on their messages.
+
+        `report` None: the child died or failed; its runs are open and come due by themselves.
+        """
+        in_hand = self.in_hand.pop(token, None)
+        if in_hand is None:
+            return None
+        for workflow in report.workflows if report else ():
+            before = self._occupied_s.get(workflow)
+            now = report.occupied_s if report else 0.0
+            self._occupied_s[workflow] = (
+                now if before is None else before + _SMOOTHING * (now - before)
+            )
+        for delivery, run_id in in_hand.runs:
+            delivery.open_runs.discard(run_id)
+            delivery.outcomes[run_id] = report.outcomes.get(run_id, "lost") if report else "lost"
+        return in_hand

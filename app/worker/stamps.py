@@ -1,0 +1,61 @@
+"""Signs of life in shared memory: the parent's and each child's last monotonic time.
+
+Made before the fork in a file, so that the parent, the children and the health sidecar see the same
+page. CLOCK_MONOTONIC is one clock for all processes of a machine.
+"""
+
+import mmap
+import os
+from pathlib import Path
+from struct import Struct
+
+_SLOT = Struct("<qd")  # pid, monotonic seconds
+_SLOTS_MAX = 1024
+PARENT = 0
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Stamps:
+    """A table of (pid, time): slot 0 is the parent, the others are taken by children in turn."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(_SLOT.size * _SLOTS_MAX))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), _SLOT.size * _SLOTS_MAX)
+
+    def stamp(self, slot: int, pid: int, monotonic_s: float) -> None:
+        """This process is alive now."""
+        _SLOT.pack_into(self._memory, slot * _SLOT.size, pid, monotonic_s)
+
+    def read(self, slot: int) -> tuple[int, float]:
+        """(pid, time) of a slot; pid 0 if nobody ever took it."""
+        pid, monotonic_s = _SLOT.unpack_from(self._memory, slot * _SLOT.size)
+        return int(pid), float(monotonic_s)
+
+    def seen(self, pid: int) -> float | None:
+        """When the child `pid` last stamped, or None if it never did."""
+        for slot in range(1, _SLOTS_MAX):
+            stamped, monotonic_s = self.read(slot)
+            if stamped == pid:
+                return monotonic_s
+            if stamped == 0:
+                return None
+        return None
+
+    def take_slot(self, own_pid: int) -> int:
+        """A slot for this child: a free one, or one of a process that is no more."""
+        for slot in range(1, _SLOTS_MAX):
+            pid, _ = self.read(slot)
+            if pid in (0, own_pid) or not _exists(pid):
+                return slot
+        raise RuntimeError(f"more than {_SLOTS_MAX} children")

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench throughput|latency`. Each checks the books afterwards."""

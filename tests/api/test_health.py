@@ -1,0 +1,59 @@
+"""What a load balancer, Prometheus and a developer look at."""
+
+import json
+
+from sqlalchemy import Engine, text
+
+from app.api.openapi_docs import PATH, render
+from app.store.transactions import transaction
+from tests.api.conftest import Api
+from tests.api.test_events import event
+from tests.support.wait import until
+
+
+def test_ready_means_events_can_be_accepted_whether_or_not_the_broker_is_there(api: Api) -> None:
+    until(lambda: api.get("/readyz").status == 200, what="the writer's connection")
+    answer = api.get("/readyz")
+
+    assert answer.status == 200
+    assert answer.body["checks"]["broker"].startswith("away")
+
+
+def test_an_old_schema_is_not_ready(api: Api, engine: Engine) -> None:
+    with transaction(engine) as tx:
+        tx.execute(text("delete from alembic_version"))
+    answer = api.get("/readyz")
+
+    assert answer.status == 503
+    assert "db upgrade" in answer.body["checks"]["schema"]
+
+
+def test_metrics_count_what_was_accepted_and_refused(api: Api) -> None:
+    def value(name: str) -> float:
+        lines = api.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    names = ("veltrix_events_accepted_total", "veltrix_events_refused_total{")
+    before = [value(name) for name in names]
+    api.post_event(event("1"))
+    api.post_event(event(""))
+
+    assert [value(name) for name in names] == [before[0] + 1, before[1] + 1]
+
+
+def test_the_checked_in_openapi_document_is_current() -> None:
+    assert PATH.read_text() == render(), "run `python -m app.api.openapi_docs`"
+
+
+def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:
+    document = api.get("/openapi.json").body
+
+    assert document["openapi"].startswith("3.1")
+    post = document["paths"]["/v1/events"]["post"]
+    assert set(post["responses"]) >= {"202", "207", "400", "409", "413", "503"}
+    assert "application/cloudevents-batch+json" in post["requestBody"]["content"]
+    for path in ("/v1/runs", "/v1/runs/{run_id}", "/v1/balance", "/v1/workflows", "/readyz"):
+        assert path in document["paths"], path
+    text_ = json.dumps(document)
+    referred = {part.split('"')[0] for part in text_.split("#/components/schemas/")[1:]}
+    assert referred <= set(document["components"]["schemas"])

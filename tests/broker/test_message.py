@@ -1,0 +1,83 @@
+"""A message is at most one list of one workflow, and carries ids only."""
+
+import json
+
+import pytest
+
+from app.broker.message import ListLimits, messages_for, run_ids_in
+from app.domain.due import DueRun
+
+LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1_000, work_s=0.05)
+
+
+def runs(count: int, workflow: str = "fulfil", **fields: object) -> list[DueRun]:
+    return [
+        DueRun(f"0192f0c1-1111-7111-8111-{n:012}", workflow, "orders", **fields)  # type: ignore[arg-type]
+        for n in range(count)
+    ]
+
+
+def sizes(due: list[DueRun], occupied_s: dict[str, float]) -> list[int]:
+    return [len(m.run_ids) for m in messages_for(due, "relay@test", LIMITS, occupied_s)]
+
+
+def test_an_unmeasured_workflow_starts_with_short_lists() -> None:
+    assert sizes(runs(20), {}) == [8, 8, 4]
+
+
+def test_a_measured_one_is_bounded_by_its_work() -> None:
+    assert sizes(runs(20), {"fulfil": 0.005}) == [10, 10]
+
+
+@pytest.mark.parametrize(("occupied_s", "first"), [(0.0, 250), (0.0002, 250), (1.0, 1)])
+def test_a_list_is_never_empty_and_never_above_its_count(occupied_s: float, first: int) -> None:
+    assert sizes(runs(300), {"fulfil": occupied_s})[0] == first
+
+
+def test_payload_bounds_a_list_and_one_large_run_still_travels() -> None:
+    due = [*runs(3, payload_bytes=400), DueRun("x" * 36, "fulfil", "orders", 5_000)]
+
+    assert sizes(due, {"fulfil": 0.0}) == [2, 1, 1]
+
+
+def test_workflows_and_queues_share_no_message() -> None:
+    due = runs(2) + runs(2, "refund") + [DueRun("y" * 36, "fulfil", "mails")]
+    messages = messages_for(due, "relay@test", LIMITS, {})
+
+    assert [(m.queue, m.workflow, len(m.run_ids)) for m in messages] == [
+        ("orders", "fulfil", 2),
+        ("orders", "refund", 2),
+        ("mails", "fulfil", 1),
+    ]
+
+
+def test_every_run_is_in_exactly_one_message() -> None:
+    due = runs(500)
+    messages = messages_for(due, "relay@test", LIMITS, {"fulfil": 0.001})
+
+    assert [id_ for m in messages for id_ in m.run_ids] == [run.id for run in due]
+
+
+def test_the_body_names_its_runs() -> None:
+    (message,) = messages_for(runs(3), "relay@test", LIMITS, {})
+
+    assert run_ids_in(message.body) == message.run_ids
+    assert json.loads(message.body)[0] == [message.run_ids]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"\xff\xfe",
+        b"{}",
+        b"[1, 2, 3]",
+        b"[[1], {}, {}]",
+        b'[[["not-a-uuid"]], {}, {}]',
+        b"[" * 50_000,
+        b'[[["\\ud800"]], {}, {}]',
+    ],
+)
+def test_a_foreign_body_names_none(body: bytes) -> None:
+    assert run_ids_in(body) == []

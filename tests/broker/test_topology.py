@@ -1,0 +1,198 @@
+"""The topology is data; a broker is made to have it, and nothing is destroyed for it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.broker.asyncapi import PATH, text
+from app.broker.connect import close_connection, open_connection
+from app.broker.declarer import Declarer
+from app.broker.management import Management, live_by_amqp
+from app.broker.topology import (
+    Binding,
+    LiveQueue,
+    LiveTopology,
+    Policy,
+    Queue,
+    Topology,
+    TopologyRefused,
+    apply,
+    check_queue_name,
+    declare,
+    definitions,
+    plan,
+    wanted,
+)
+from tests.support.services import Broker
+from tests.support.wait import until
+
+QUEUES = ["orders", "mails"]
+
+
+@pytest.fixture
+def channel(broker: Broker) -> Iterator[Any]:
+    """A py-amqp channel."""
+    connection = open_connection(broker.url, name="tests", heartbeat_s=30)
+    yield connection.channel()
+    close_connection(connection)
+
+
+@pytest.fixture
+def management(broker: Broker) -> Management:
+    return Management(broker.management_url, broker.vhost)
+
+
+@pytest.fixture
+def declarer(broker: Broker) -> Iterator[Declarer]:
+    declarer = Declarer(broker.url, name="tests", heartbeat_s=30)
+    yield declarer
+    declarer.close()
+
+
+def has(live: LiveTopology, topology: Topology) -> bool:
+    return plan(live, topology) == []
+
+
+def test_a_plan_that_was_applied_leaves_nothing_to_do(channel: Any, management: Management) -> None:
+    topology = wanted(QUEUES)
+    apply(plan(management.live(), topology), channel, management.put_policy)
+
+    assert has(management.live(), topology)
+
+
+def test_every_queue_is_a_quorum_queue_with_no_other_argument(channel: Any) -> None:
+    declare(channel, QUEUES)
+
+    assert {queue.type for queue in wanted(QUEUES).queues} == {"quorum"}
+    for queue in definitions(QUEUES)["queues"]:
+        assert queue["arguments"] == {"x-queue-type": "quorum"}
+
+
+def test_the_exchange_of_runs_has_no_alternate_exchange() -> None:
+    (runs,) = (x for x in wanted(QUEUES).exchanges if x.name == "veltrix.runs")
+
+    assert runs.arguments == {}
+
+
+def test_limits_lose_nothing() -> None:
+    (policy,) = (p for p in wanted(QUEUES).policies if p.name == "veltrix.runs")
+
+    assert policy.definition["overflow"] == "reject-publish"
+    assert policy.definition["dead-letter-strategy"] == "at-least-once"
+    assert policy.definition["dead-letter-exchange"] == "veltrix.dead"
+    assert not {"message-ttl", "expires"} & policy.definition.keys()
+
+
+def test_a_policy_matches_the_queues_it_names_and_no_other(
+    channel: Any, management: Management
+) -> None:
+    channel.queue_declare("orders.other", durable=True, auto_delete=False)
+    topology = wanted(["orders", "orders.eu"])
+    apply(plan(management.live(), topology), channel, management.put_policy)
+
+    def effective() -> dict[str, str | None]:
+        queues = management._get(f"/api/queues/{management._vhost}")
+        return {q["name"]: q.get("policy") for q in queues}
+
+    until(lambda: effective().get("orders"), what="the policy to take effect")
+    until(
+        lambda: (
+            effective()
+            == {
+                "orders": "veltrix.runs",
+                "orders.eu": "veltrix.runs",
+                "orders.other": None,
+                "veltrix.dead": "veltrix.dead",
+                "veltrix.unroutable": "veltrix.dead",
+            }
+        ),
+        what="each queue to have its policy",
+    )
+
+
+def test_a_queue_of_another_type_is_refused_with_the_cure_and_nothing_is_changed(
+    channel: Any, management: Management
+) -> None:
+    channel.queue_declare("orders", durable=True, auto_delete=False)
+    changes = plan(management.live(), wanted(QUEUES))
+    with pytest.raises(TopologyRefused, match="delete it"):
+        apply(changes, channel, management.put_policy)
+
+    live = management.live()
+    assert live.queues["orders"].type == "classic"
+    assert "mails" not in live.queues
+
+
+def test_an_exchange_of_another_type_is_refused(channel: Any, management: Management) -> None:
+    channel.exchange_declare("veltrix.runs", "direct", durable=True, auto_delete=False)
+    refused = [c for c in plan(management.live(), wanted(QUEUES)) if c.refused]
+
+    assert [str(c).split(":")[0] for c in refused] == ["declare exchange veltrix.runs"]
+
+
+def test_what_is_not_ours_is_left_alone(channel: Any, management: Management) -> None:
+    channel.queue_declare("foreign", durable=True, auto_delete=False)
+    management.put_policy(Policy("foreign", "^foreign$", {"max-length": 5}))
+    apply(plan(management.live(), wanted(QUEUES)), channel, management.put_policy)
+    live = management.live()
+
+    assert live.queues["foreign"].type == "classic"
+    assert live.policies is not None
+    assert live.policies["foreign"].definition == {"max-length": 5}
+
+
+def test_a_missing_binding_is_planned(channel: Any, management: Management) -> None:
+    topology = wanted(["orders"])
+    apply(plan(management.live(), topology), channel, management.put_policy)
+    channel.queue_unbind("orders", "veltrix.runs", "orders")
+
+    assert [c.subject for c in plan(management.live(), topology)] == [
+        Binding("veltrix.runs", "orders", "orders")
+    ]
+
+
+def test_over_amqp_alone_a_missing_queue_is_seen(broker: Broker, channel: Any) -> None:
+    declare(channel, ["orders"])
+    live = live_by_amqp(broker.url, wanted(QUEUES))
+
+    assert live.queues["orders"] == LiveQueue("orders", None, 0, 0)
+    assert Queue("mails") in [c.subject for c in plan(live, wanted(QUEUES))]
+    assert Queue("orders") not in [c.subject for c in plan(live, wanted(QUEUES))]
+
+
+def test_declaring_says_what_was_missing_and_what_is_empty(declarer: Declarer) -> None:
+    first = declarer.ensure(QUEUES)
+    second = declarer.ensure(QUEUES)
+
+    assert first.missing == sorted(QUEUES)
+    assert second.missing == []
+    assert second.empty == second.unconsumed == sorted(QUEUES)
+
+
+def test_one_queue_that_cannot_be_declared_stops_no_other(declarer: Declarer, channel: Any) -> None:
+    channel.queue_declare("orders", durable=True, auto_delete=False)
+    found = declarer.ensure(QUEUES)
+
+    assert list(found.refused) == ["orders"]
+    assert declarer.look(["mails"]).missing == []
+
+
+def test_definitions_make_a_blank_virtual_host_whole(
+    broker: Broker, management: Management
+) -> None:
+    body = definitions(QUEUES, vhost=broker.vhost)
+    management._ask("POST", "/api/definitions", json.loads(json.dumps(body)))
+
+    assert has(management.live(), wanted(QUEUES))
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "ö", "veltrix.dead", "amq.gen", "celeryev.1"])
+def test_names_that_belong_to_others_are_no_workflow_queues(name: str) -> None:
+    with pytest.raises(ValueError, match="queue"):
+        check_queue_name(name)
+
+
+def test_the_asyncapi_document_is_current() -> None:
+    assert PATH.read_text(encoding="utf-8") == text(), "run `python -m app.broker.asyncapi`"

@@ -1,0 +1,59 @@
+"""Running `veltrix` in this process, as a terminal would: what it prints, and its exit code."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+
+from app.cli import run
+from app.settings import PREFIX
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, which must be one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+Veltrix = Callable[..., Ran]
+
+
+@pytest.fixture
+def unset_veltrix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Veltrix]:
+    """`unset_veltrix("runs", "--json")` in an empty folder, without any setting."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody answers a question
+    logs = structlog.get_config()
+
+    def call(*arguments: str) -> Ran:
+        capsys.readouterr()
+        code = run(arguments)
+        return Ran(code, *capsys.readouterr())
+
+    yield call
+    structlog.configure(**logs)
+
+
+@pytest.fixture
+def veltrix(unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Veltrix:
+    """`veltrix("runs", "--json")` on this test's database."""
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", database_url)
+    return unset_veltrix

@@ -1,0 +1,127 @@
+"""The command as a whole: help, exit codes, errors as sentences, a quick start."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from app.cli import cli, run
+from tests.commands.conftest import Veltrix
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+COMMANDS = sorted(commands(typer.main.get_command(cli)))
+KEEPS_RUNNING = {"api", "relay", "worker", "flower", "dev"}
+# They print a document of their own kind, or nothing.
+NOTHING_TO_PARSE = {("topology", "definitions"), ("db", "upgrade"), ("db", "downgrade")}
+
+
+def test_the_verbs_of_the_design_are_there() -> None:
+    verbs = {path[0] for path in COMMANDS}
+
+    assert verbs >= {
+        "dev", "demo", "api", "relay", "worker", "flower", "send", "runs", "run", "replay",
+        "cancel", "balance", "config", "workflows", "events", "topology", "keys", "db",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_and_json_where_something_can_be_parsed(
+    path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run([*path, "--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert code == 0
+    assert (
+        f"Example: veltrix {' '.join(path)}" in text
+        or f"veltrix {' '.join(path)}" in (text.partition("Example: ")[2])
+    )
+    assert path[0] in KEEPS_RUNNING or path in NOTHING_TO_PARSE or "--json" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["runs", "--limit", "0"], ["runs", "--state", "odd"], ["run"], ["cancel", "x"]],
+    ids=" ".join,
+)
+def test_wrong_use_is_exit_code_2(unset_veltrix: Veltrix, arguments: list[str]) -> None:
+    ran = unset_veltrix(*arguments)
+
+    assert ran.code == 2
+    assert ran.out == ""
+    assert "Error" in ran.err
+
+
+def test_every_mistake_in_the_settings_is_a_sentence(
+    unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VELTRIX_HOLDS", "3")
+    monkeypatch.setenv("VELTRIX_API_PORT", "eighty")
+
+    ran = unset_veltrix("balance")
+
+    assert ran.code == 2
+    assert ran.out == ""
+    assert [line.split()[1] for line in ran.err.splitlines()] == [
+        "VELTRIX_HOLDS",
+        "VELTRIX_API_PORT",
+    ]
+
+
+@pytest.mark.parametrize("command", ["api", "relay", "worker", "flower", "runs"])
+def test_a_missing_address_is_named_with_its_cure(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert "_URL is not set; set it to " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_database_that_is_away_is_a_sentence_without_its_password(
+    unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VELTRIX_DATABASE_URL", "postgresql://me:secret@127.0.0.1:1/none")
+
+    ran = unset_veltrix("runs")
+
+    assert ran.code == 2
+    assert ran.err.startswith("veltrix: the database cannot be reached")
+    assert "secret" not in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, app.cli\n"
+        "heavy = {'sqlalchemy', 'celery', 'fastapi', 'pydantic', 'rich', 'kombu', 'flower',"
+        " 'prometheus_client'} & set(sys.modules)\n"
+        "sys.exit(f'veltrix --help loads {heavy}' if heavy else 0)"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,24 @@
+"""Databases without any table."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+
+@pytest.fixture
+def empty_url(database_url: str) -> Iterator[str]:
+    """The URL of a new, empty database on the test server, gone after the test."""
+    name = f"empty_{uuid4().hex}"
+    url = make_url(database_url)
+    admin = create_engine(
+        url.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool
+    )
+    with admin.connect() as connection:
+        connection.execute(text(f"create database {name} template template0"))
+    yield url.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))

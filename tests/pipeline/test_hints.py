@@ -1,0 +1,157 @@
+"""Hints reach RabbitMQ at once, never overtake what waits, and are never needed."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pika
+import pytest
+from sqlalchemy import Engine
+
+from app.domain.due import DueRun
+from app.pipeline.hints import HintRelay
+from app.settings import Settings
+from app.store.transactions import make_engine
+from tests.support.due_runs import add_runs, read_runs, subscribe
+from tests.support.wait import until
+
+
+@contextmanager
+def hinting(settings: Settings) -> Iterator[HintRelay]:
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url.get_secret_value(), application="hints")
+    hints = HintRelay(settings, engine, name="api@test")
+    hints.start()
+    try:
+        yield hints
+    finally:
+        hints.stop()
+
+
+@pytest.fixture
+def channel(settings: Settings) -> Iterator[Any]:
+    """A pika channel, to be the worker and the operator."""
+    assert settings.broker_url is not None
+    connection = pika.BlockingConnection(pika.URLParameters(settings.broker_url.get_secret_value()))
+    yield connection.channel()
+    connection.close()
+
+
+def fetch(channel: Any, queue: str = "orders") -> list[str]:
+    found: list[str] = []
+    while True:
+        method, _, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return found
+        found.extend(json.loads(body)[0][0])
+
+
+def hint(hints: HintRelay, engine: Engine, count: int) -> list[str]:
+    ids = add_runs(engine, count, is_hinted=True)
+    hints.offer([DueRun(run_id, "fulfil", "orders") for run_id in ids])
+    return ids
+
+
+def open_room(hints: HintRelay) -> None:
+    until(lambda: hints.take_room("orders", 1), what="room for hints")
+
+
+def test_a_hint_is_in_the_queue_at_once(settings: Settings, engine: Engine, channel: Any) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        ids = hint(hints, engine, 3)
+
+        assert until(lambda: fetch(channel), deadline_s=1, what="the message") == ids
+
+
+def test_room_is_held_for_who_took_it(settings: Settings, engine: Engine) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        until(lambda: hints.take_room("orders", 1_000) == 8, what="a fresh view")
+
+        assert hints.take_room("orders", 1_000) == 0
+
+
+def test_there_is_no_room_while_a_due_run_of_the_queue_waits(
+    settings: Settings, engine: Engine
+) -> None:
+    subscribe(engine)
+    subscribe(engine, "write", "mails")
+    with hinting(settings) as hints:
+        open_room(hints)
+        add_runs(engine, 1)
+        until(lambda: not hints.take_room("orders", 1), what="the due run to be seen")
+
+        assert hints.take_room("mails", 1) == 1
+
+
+def test_there_is_no_room_for_a_queue_that_holds_enough(settings: Settings, engine: Engine) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        hint(hints, engine, 8)
+        until(lambda: not hints.take_room("orders", 1), what="the queue to be seen full")
+
+
+def test_without_rabbitmq_there_is_no_room_and_nothing_waits(
+    settings_of: Callable[..., Settings], engine: Engine
+) -> None:
+    subscribe(engine)
+    with hinting(settings_of(broker_url="amqp://guest:guest@127.0.0.1:1//")) as hints:
+        began = time.monotonic()
+        assert hints.take_room("orders", 1) == 0
+        ids = hint(hints, engine, 1)
+
+        assert time.monotonic() - began < 1
+        assert read_runs(engine, ids, "state, hand_overs") == [("queued", 1)]
+
+
+def test_a_returned_hint_is_due_at_once_and_its_binding_is_made_again(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        channel.queue_unbind("orders", "veltrix.runs", "orders")
+        ids = hint(hints, engine, 2)
+
+        until(lambda: read_runs(engine, ids, "hand_overs") == [(0,), (0,)], what="due at once")
+        until(
+            lambda: (hint(hints, engine, 1), fetch(channel))[1], what="the queue to be bound again"
+        )
+
+
+def test_hints_go_on_after_the_connection_was_cut(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        hints._publisher._sock.shutdown(2)
+
+        def arrived() -> list[str]:
+            hint(hints, engine, 1)
+            return fetch(channel)
+
+        until(arrived, what="a hint to arrive over the new connection")
+
+
+def test_a_hint_costs_the_accepting_thread_less_than_a_millisecond(
+    settings: Settings, engine: Engine
+) -> None:
+    subscribe(engine)
+    with hinting(settings) as hints:
+        open_room(hints)
+        took = []
+        for number in range(200):
+            run = DueRun(f"0192f0c1-1111-7111-8111-{number:012}", "fulfil", "orders")
+            began = time.perf_counter()
+            hints.take_room("orders", 1)
+            hints.offer([run])
+            took.append(time.perf_counter() - began)
+
+        assert sorted(took)[100] < 0.001

@@ -1,0 +1,312 @@
+"""The relay hands over what is due, keeps queues short, and loses nothing when RabbitMQ does."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import pika
+import pytest
+from sqlalchemy import Engine
+
+from app.pipeline.relay import Relay, make_relay
+from app.settings import Settings
+from app.store import loads
+from app.store.transactions import transaction
+from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
+from tests.support.wait import until
+
+WAITED = Event()  # never set: its wait is a pause
+DEAD_HANDS = "state = 'running', lease_token = gen_random_uuid(), due_at = now() - interval '1 s'"
+
+
+class Clock:
+    """Monotonic seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def relaying(settings: Settings, engine: Engine, **changes: Any) -> Iterator[Relay]:
+    relay = make_relay(settings, engine, name="relay@test", **changes)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@pytest.fixture
+def channel(settings: Settings) -> Iterator[Any]:
+    """A pika channel, to be the worker and the operator."""
+    assert settings.broker_url is not None
+    connection = pika.BlockingConnection(pika.URLParameters(settings.broker_url.get_secret_value()))
+    yield connection.channel()
+    if connection.is_open:
+        connection.close()
+
+
+def fetch(channel: Any, queue: str = "orders") -> list[tuple[Any, Any]]:
+    """All messages of a queue as (properties, body), acknowledged."""
+    found: list[tuple[Any, Any]] = []
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return found
+        found.append((properties, json.loads(body)))
+
+
+def settle_down(relay: Relay, rounds: int = 200) -> None:
+    """Relay until nothing is left to hand over and everything is confirmed."""
+    for _ in range(rounds):
+        counts = relay.relay_once()
+        if not counts.has_work and not relay.unconfirmed:
+            return
+        WAITED.wait(0.01)
+
+
+def names_in(messages: list[tuple[Any, Any]]) -> list[str]:
+    return [run_id for _, body in messages for run_id in body[0][0]]
+
+
+def test_due_runs_arrive_as_celery_messages_of_one_list_each(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 20)
+    with relaying(settings, engine) as relay:
+        messages: list[tuple[Any, Any]] = []
+
+        def all_arrived() -> bool:
+            settle_down(relay)
+            new = fetch(channel)
+            messages.extend(new)
+            settled = "state = 'succeeded', due_at = null, settled_at = now()"
+            change_runs(engine, names_in(new), settled)
+            return len(names_in(messages)) == 20
+
+        until(all_arrived, what="every run to arrive once")
+
+    assert sorted(names_in(messages)) == ids
+    for properties, body in messages:
+        (run_ids,), kwargs, embed = body
+        assert len(run_ids) <= settings.list_runs_unmeasured
+        assert properties.message_id == properties.headers["id"] == run_ids[0]
+        assert properties.headers["task"] == "fulfil"
+        assert properties.headers["veltrix_bytes"] == 2 * len(run_ids)
+        assert properties.headers["veltrix_alone"] is False
+        assert properties.delivery_mode == 2
+        assert kwargs == {}
+        assert embed["chord"] is None
+
+
+def test_a_queue_is_given_no_more_than_its_room_and_the_rest_waits_in_the_database(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 100)
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+
+        assert len(names_in(fetch(channel))) == settings.list_runs_unmeasured
+        handed = [row for row in read_runs(engine, ids, "hand_overs") if row[0]]
+        assert len(handed) == settings.list_runs_unmeasured
+
+
+def test_room_follows_what_workers_claim(settings: Settings, engine: Engine, channel: Any) -> None:
+    subscribe(engine)
+    add_runs(engine, 200)
+    load = {
+        "queues": {"orders": {"claimed_2s": 120}},
+        "workflows": {"fulfil": {"occupied_s": 0.001}},
+        "children": 1,
+    }
+    with transaction(engine) as tx:
+        loads.report(tx, "w1", "w@host", load)
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+
+    messages = fetch(channel)
+    assert len(names_in(messages)) == 120
+    assert max(len(body[0][0]) for _, body in messages) == 50  # 50 ms of 1 ms runs
+
+
+def test_a_run_that_must_travel_alone_has_a_message_of_its_own(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 5)
+    change_runs(engine, ids[:2], "alone = true")
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+
+    found = sorted((p.headers["veltrix_alone"], len(b[0][0])) for p, b in fetch(channel))
+    assert found == [(False, 3), (True, 1), (True, 1)]
+
+
+def test_a_relay_that_just_reached_the_database_rescues_nobody_for_one_hold(
+    settings: Settings, engine: Engine
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 1)
+    change_runs(engine, ids, DEAD_HANDS)
+    clock = Clock()
+    with relaying(settings, engine, monotonic=clock) as relay:
+        relay.relay_once()
+        clock.now += 3
+        relay.relay_once()
+        assert read_runs(engine, ids, "state") == [("running",)]
+        clock.now += 3
+        relay.relay_once()
+        clock.now += 3
+        counts = relay.relay_once()
+
+        assert counts.rescued == 1
+        assert read_runs(engine, ids, "state, alone") == [("queued", True)]
+
+
+def test_a_relay_that_was_stopped_for_a_while_rescues_nobody_for_one_hold(
+    settings: Settings, engine: Engine
+) -> None:
+    subscribe(engine)
+    clock = Clock()
+    with relaying(settings, engine, monotonic=clock) as relay:
+        for _ in range(5):
+            relay.relay_once()
+            clock.now += 3
+        ids = add_runs(engine, 1)
+        change_runs(engine, ids, DEAD_HANDS)
+        clock.now += 10
+        assert relay.relay_once().rescued == 0
+        rescued = 0
+        for _ in range(3):
+            clock.now += 3
+            rescued += relay.relay_once().rescued
+
+        assert rescued == 1
+
+
+def test_nothing_moves_while_rabbitmq_is_away_and_everything_due_is_published_when_it_returns(
+    settings_of: Callable[..., Settings], engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 5)
+    before = read_runs(engine, ids, "due_at, hand_overs")
+    away = settings_of(broker_url="amqp://guest:guest@127.0.0.1:1//")
+    with relaying(away, engine) as relay:
+        assert relay.relay_once().handed == 0
+        assert not relay.is_connected
+    assert read_runs(engine, ids, "due_at, hand_overs") == before
+
+    with relaying(settings_of(), engine) as relay:
+        settle_down(relay)
+    assert sorted(names_in(fetch(channel))) == ids
+
+
+def test_a_deleted_queue_is_declared_again_and_its_runs_are_due_at_once(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 6)
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+        channel.queue_delete("orders")
+        more = add_runs(engine, 2)
+        until(lambda: relay.relay_once().made_due, what="the queue to be found missing")
+        arrived: list[str] = []
+
+        def all_arrived() -> bool:
+            settle_down(relay)
+            arrived.extend(names_in(fetch(channel)))
+            return set(arrived) == {*ids, *more}
+
+        until(all_arrived, deadline_s=10, what="all runs to arrive again")
+
+
+def test_a_returned_message_makes_its_runs_due_and_the_binding_is_made_again(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+        channel.queue_unbind("orders", "veltrix.runs", "orders")
+        ids = add_runs(engine, 3)
+        until(lambda: relay.relay_once().returned, what="the message to be returned")
+
+        assert [row[0] for row in read_runs(engine, ids, "hand_overs")] == [0, 0, 0]
+        until(lambda: relay.relay_once().handed == 3, what="the runs to be handed over again")
+        settle_down(relay)
+        assert sorted(names_in(fetch(channel))) == ids
+
+
+def test_a_purged_queue_without_consumers_is_noticed_however_long_the_hold(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    ids = add_runs(engine, 4)
+    clock = Clock()
+    with relaying(settings, engine, monotonic=clock) as relay:
+        settle_down(relay)
+        until(
+            lambda: channel.queue_declare("orders", passive=True).method.message_count,
+            what="the message to be ready",
+        )
+        change_runs(engine, ids, "hand_overs = 6, due_at = now() + interval '250 seconds'")
+        channel.queue_purge("orders")
+        made_due = 0
+        for _ in range(4):
+            clock.now += 2.1
+            made_due += relay.relay_once().made_due
+        settle_down(relay)
+
+        assert made_due == 4
+        assert sorted(names_in(fetch(channel))) == ids
+
+
+def test_a_full_queue_pauses_and_its_neighbour_does_not(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    channel.queue_declare(
+        "orders",
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"},
+    )
+    channel.exchange_declare("veltrix.runs", "topic", durable=True)
+    channel.queue_bind("orders", "veltrix.runs", "orders")
+    for _ in range(5):
+        channel.basic_publish("", "orders", b"in the way")
+    subscribe(engine, "fulfil", "orders")
+    subscribe(engine, "write", "mails")
+    with relaying(settings, engine) as relay:
+        full = add_runs(engine, 3)
+        nacked = 0
+
+        def is_refused() -> bool:
+            nonlocal nacked
+            nacked += relay.relay_once().nacked
+            return nacked > 0
+
+        until(is_refused, what="the full queue to refuse")
+        free = add_runs(engine, 3, workflow="write", queue="mails")
+        settle_down(relay)
+
+        assert relay.is_connected
+        assert sorted(names_in(fetch(channel, "mails"))) == free
+        assert [row[0] for row in read_runs(engine, full, "state")] == ["queued"] * 3
+
+
+def test_a_flood_on_one_queue_does_not_keep_another_waiting(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine, "fulfil", "orders")
+    subscribe(engine, "write", "mails")
+    add_runs(engine, 2_000)
+    (mail,) = add_runs(engine, 1, workflow="write", queue="mails")
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+
+    assert names_in(fetch(channel, "mails")) == [mail]

@@ -1,0 +1,96 @@
+"""A worker child's work in this process: claim, execute and settle lists, without Celery."""
+
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine as SqlEngine
+
+from app.domain.workflows import Workflow
+from app.pipeline import claim as claims
+from app.pipeline.execute import Engine
+from app.pipeline.execution import Execution
+from app.pipeline.frames import Limits
+from app.pipeline.hand import Hand
+from app.pipeline.settle import settle
+from app.pipeline.steps import Alarm, AsyncSteps
+from app.pipeline.transact import Transactor
+from app.store import journal
+from app.store.transactions import Link, make_engine
+
+LIMITS: dict[str, Any] = {
+    "output_bytes_max": 100_000,
+    "error_chars_max": 2_000,
+    "step_timeout_s": 5.0,
+    "journal_write_s": 0.05,
+    "deploy_grace_s": 600.0,
+    "deploy_backoff_s": 10.0,
+    "monotonic": time.monotonic,
+    "jitter": random.random,
+}
+
+
+class TestHands:
+    """Executes lists of runs with these workflows, under tokens of its own."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        engine: SqlEngine,
+        workflows: Sequence[Workflow],
+        *,
+        code_version: str = "1",
+        **limits: Any,
+    ) -> None:
+        self.url = engine.url.render_as_string(hide_password=False)
+        self.workflows: Mapping[str, tuple[Workflow, str]] = {
+            w.name: (w, code_version) for w in workflows
+        }
+        self.limits = Limits(**(LIMITS | limits))
+        self.link = Link(make_engine(self.url, application="tests hand"), time.sleep)
+        alarm = Alarm()
+        alarm.install()
+        self.async_steps = AsyncSteps(time.monotonic)
+        transactor = Transactor(
+            lambda: make_engine(self.url, application="tests transactions"),
+            alarm,
+            "tests/1",
+            self._rewind,
+            time.sleep,
+            time.monotonic,
+        )
+        self.engine = Engine(self.limits, alarm, self.async_steps, transactor)
+
+    def claim(self, run_ids: Sequence[str], token: str | None = None) -> Hand:
+        """A hand with those of the runs that could be claimed."""
+        token = token or str(uuid.uuid4())
+        pairs = [(run_id, run_id) for run_id in run_ids]
+        claimed, past = claims.claim(self.link, token, "tests/1", pairs, 8.0)
+        return Hand(token, claims.executions(claimed, past, self.workflows, self.limits))
+
+    def execute(self, hand: Hand) -> dict[str, str]:
+        """Outcome by run id."""
+        self.engine.execute(hand, lambda ready: settle(self.link, hand.token, "tests/1", ready))
+        outcomes = {id_: e.outcome for id_, e in hand.executions.items()}
+        return outcomes | dict.fromkeys(hand.lost, "lost")
+
+    def run(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Claim and execute."""
+        return self.execute(self.claim(run_ids))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.link.close()
+
+    def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
+        for execution in executions:
+            execution.close()
+        old = [e.claim for e in executions]
+        past = self.link.call(lambda tx: journal.past(tx, old))
+        fresh = claims.executions(old, past, self.workflows, self.limits)
+        for execution in fresh:
+            execution.begin()
+        return fresh

@@ -1,0 +1,165 @@
+"""`veltrix relay`: every duty is done, outages end none of them, and it stops when told."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from threading import Event, Thread
+from typing import Any
+
+import pika
+from sqlalchemy import Engine, text
+
+from app.broker.connect import BrokerAway
+from app.broker.management import Management
+from app.broker.topology import plan, wanted
+from app.dev.ports import free_port
+from app.dev.rabbitmq import RabbitMQ
+from app.duties import Duty, keep, limits_of, run_relay
+from app.health import HealthServer
+from app.settings import Settings
+from app.store.transactions import transaction
+from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
+from tests.support.services import Broker
+from tests.support.wait import until
+
+
+@contextmanager
+def relaying(settings: Settings) -> Iterator[Event]:
+    stop = Event()
+    thread = Thread(target=run_relay, args=(settings, stop))
+    thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError:
+        return 0, b""
+
+
+def scalar(engine: Engine, sql: str) -> Any:
+    with transaction(engine) as tx:
+        return tx.execute(text(sql)).scalar_one()
+
+
+def fetched(url: str, queue: str = "orders") -> list[str]:
+    """The runs named by all messages of a queue, sorted, acknowledged."""
+    found: list[str] = []
+    with closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        channel = connection.channel()
+        while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            found.extend(json.loads(got[2])[0][0])
+    return sorted(found)
+
+
+def consumers(url: str, queue: str) -> int:
+    with closing(pika.BlockingConnection(pika.URLParameters(url))) as connection:
+        found = connection.channel().queue_declare(queue, passive=True)
+        return int(found.method.consumer_count)
+
+
+def test_one_process_relays_sweeps_drains_folds_and_puts_policies(
+    settings_of: Callable[..., Settings], engine: Engine, broker: Broker
+) -> None:
+    port = free_port()
+    settings = settings_of(relay_port=port)
+    subscribe(engine)
+    routed = add_runs(engine, 2)
+    add_runs(engine, 1, is_routed=False)
+    with relaying(settings):
+        until(lambda: get(port, "/readyz")[0] == 200, what="the relay to be ready")
+        arrived: list[str] = []
+
+        until(lambda: read_runs(engine, routed, "hand_overs") == [(1,)] * 2, what="the relay")
+
+        def three_arrived() -> bool:
+            arrived.extend(fetched(broker.url))
+            return len(set(arrived)) == 3
+
+        until(three_arrived, what="two runs and the one swept up")
+        connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+        connection.channel().basic_publish("veltrix.inbound", "nobody", b"foreign")
+        connection.close()
+        until(lambda: scalar(engine, "select count(*) from dead_letters"), what="the drain")
+        until(lambda: scalar(engine, "select count(*) from counters"), what="the fold")
+        management = Management(broker.management_url, broker.vhost)
+        topology = wanted(["orders"], limits_of(settings))
+        until(lambda: plan(management.live(), topology) == [], what="the policies")
+
+        assert set(routed) < set(arrived)
+        assert b"veltrix_runs_relayed_total" in get(port, "/metrics")[1]
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+
+
+def test_a_wiped_broker_is_whole_again_and_its_runs_are_handed_over_at_once(
+    settings_of: Callable[..., Settings], engine: Engine, own_rabbitmq: RabbitMQ
+) -> None:
+    port = free_port()
+    subscribe(engine)
+    settings = settings_of(
+        relay_port=port, broker_url=own_rabbitmq.url(), management_url=own_rabbitmq.management_url
+    )
+    ids = add_runs(engine, 6)
+    with relaying(settings):
+        until(lambda: get(port, "/readyz")[0] == 200, what="the relay to be ready")
+        until(
+            lambda: read_runs(engine, ids, "hand_overs") == [(1,)] * 6, what="the first hand-over"
+        )
+        until(lambda: consumers(own_rabbitmq.url(), "veltrix.dead"), what="the drain to consume")
+        # The hold has grown: waiting for it to end would take minutes.
+        change_runs(engine, ids, "hand_overs = 6, due_at = now() + interval '250 seconds'")
+        own_rabbitmq.kill()
+        own_rabbitmq.wipe()
+        until(lambda: get(port, "/readyz")[0] == 503, what="the loss to be shown")
+        own_rabbitmq.start()
+        until(
+            lambda: read_runs(engine, ids, "hand_overs") == [(1,)] * 6,
+            deadline_s=20,
+            what="all runs to be handed over again",
+        )
+        until(lambda: fetched(own_rabbitmq.url()) == ids, what="their message")
+
+
+def test_a_duty_goes_on_after_an_outage_and_after_a_mistake() -> None:
+    stop = Event()
+    calls: list[int] = []
+
+    def once() -> int:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise BrokerAway("gone")
+        if len(calls) == 2:
+            raise KeyError("a mistake")
+        stop.set()
+        return 0
+
+    keep(Duty("test", once, 0.01), stop)
+
+    assert calls == [0, 1, 2]
+
+
+def test_health_says_what_is_missing_and_nothing_else() -> None:
+    has_broker = [False]
+    server = HealthServer("127.0.0.1", 0, lambda: {"database": True, "broker": has_broker[0]})
+    server.start()
+
+    assert get(server.port, "/livez")[0] == 200
+    assert get(server.port, "/readyz") == (503, b'{"database": true, "broker": false}')
+    has_broker[0] = True
+    assert get(server.port, "/readyz")[0] == 200
+    assert get(server.port, "/etc/passwd")[0] == 404
+    server.stop()
