@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event
 from app.api import balance, runs
 from app.store import keys
 from app.store.transactions import make_engine, transaction
+from app.telemetry import waiting_requests
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
@@ -116,9 +117,8 @@ def test_too_many_that_wait_are_told_to_come_back(engine: Engine, database_url: 
     ids = add_runs(engine, 2)
     with served(engine, database_url, wait_requests_max=1) as api, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(api.get, f"/v1/runs/{ids[0]}?wait_s=10")
-        refused = None
-        while refused is None or refused.status == 200:  # until the first one waits
-            refused = api.get(f"/v1/runs/{ids[1]}?wait_s=0.01")
+        until(lambda: waiting_requests._value.get() == 1, what="the first one to wait")
+        refused = api.get(f"/v1/runs/{ids[1]}?wait_s=5")
         settle(engine, ids, "succeeded")
         answer = waiting.result()
 
