@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from app.dev.children import CannotStart, Child, tail, wait_for
-from app.dev.ports import LOOPBACK, free_port
+from app.dev.ports import LOOPBACK, free_port, is_free
 from app.dev.postgres import Postgres
 from app.dev.processes import Spec, Supervisor
 from app.dev.rabbitmq import RabbitMQ
@@ -189,6 +189,8 @@ class Platform:
     def start(self, name: str, kind: Kind, env: Mapping[str, str] | None = None) -> Member:
         """Start one more process, or again one that ended (on its old port); `env` for it alone."""
         before = self.processes.get(name)
+        if before is not None:  # what its process left takes the kernel some milliseconds to end
+            wait_for(lambda: is_free(before.port), deadline_s=2.0)
         port = free_port(before.port if before else None)
         own = {f"{PREFIX}{kind.upper()}_PORT": str(port)}
         if kind == "worker":

@@ -11,9 +11,11 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
+from celery.platforms import set_pdeathsig
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import telemetry
 from app.bootstrap import engine_for
 from app.health import HealthServer
 from app.settings import Settings
@@ -37,6 +39,7 @@ def serve(folder: Path, host: str, port: int, parent_pid: int) -> None:
     Live: the parent's loop has turned within the last 30 s, or it looks for RabbitMQ. Ready: it
     consumes, and the database answers.
     """
+    set_pdeathsig("SIGKILL")  # at once: a new worker may want the port
     settings = load_settings()
     stamps = Stamps(folder / "stamps")
     engine = engine_for(settings, "veltrix worker health", connections_max=2, statement_timeout_s=2)
@@ -51,9 +54,15 @@ def serve(folder: Path, host: str, port: int, parent_pid: int) -> None:
             return {"consuming": is_consuming, "database": False}
         return {"consuming": is_consuming, "database": True}
 
-    server = HealthServer(host, port, checks, _metrics)
-    server.start()
     ended = Event()
+    server = None
+    while server is None:
+        try:
+            server = HealthServer(host, port, checks, _metrics)
+        except OSError as error:
+            telemetry.logger("worker").warning("health.waits", port=port, error=str(error))
+            ended.wait(_LOOK_S)
+    server.start()
     while os.getppid() == parent_pid:
         ended.wait(_LOOK_S)
     server.stop()
