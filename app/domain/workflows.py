@@ -216,6 +216,8 @@ def _check_definition(
             raise DefinitionError(f"{what} {word!r} must be 1 to {NAME_CHARS_MAX} printable ASCII")
         if any(c in word for c in " ,*#/"):
             raise DefinitionError(f"{what} {word!r} must not hold a space or any of , * # /")
+    if queue.startswith(("veltrix.", "amq.", "celery")):
+        raise DefinitionError(f"queue {queue!r} of {name!r}: such names are the platform's own")
     for type_ in types:
         if not type_ or "*" in type_.removesuffix(".*"):
             raise DefinitionError(f'event type {type_!r} must be a type, or a prefix and ".*"')

@@ -60,6 +60,7 @@ class Transactor:
         self._make_engine, self._alarm, self._worker_id = make_engine, alarm, worker_id
         self._rewind, self._wait, self._monotonic = rewind, wait, monotonic
         self._engine: Engine | None = None
+        self._set_limits: tuple[int, int] | None = None  # of the open transaction, in ms
         self._separate: set[str] = set()  # runs that never share a transaction again
 
     def __call__(self, hand: Hand, steps: list[PendingStep]) -> list[Execution]:
@@ -139,6 +140,7 @@ class Transactor:
         if self._engine is None:
             self._engine = self._make_engine()
         executions: list[Execution] = []
+        self._set_limits = None
         try:
             with transaction(self._engine) as tx:
                 held = journal.lock_held(tx, hand.token, [s.execution.claim.run_id for s in steps])
@@ -163,14 +165,17 @@ class Transactor:
         """One step in its savepoint, rolled back if it fails."""
         limit_ms = max(1, int(step.limit_s * 1000))
         lock_ms = _SHARED_LOCK_TIMEOUT_MS if is_shared else limit_ms
-        tx.execute(
-            text(
-                f"select set_config('statement_timeout', '{limit_ms}', true),"
-                f" set_config('lock_timeout', '{lock_ms}', true)"
+        if self._set_limits != (limit_ms, lock_ms):
+            self._set_limits = limit_ms, lock_ms
+            tx.execute(
+                text(
+                    f"select set_config('statement_timeout', '{limit_ms}', true),"
+                    f" set_config('lock_timeout', '{lock_ms}', true)"
+                )
             )
-        )
+        # An author's commit ends nothing; a rollback undoes the savepoint, the only one of the step.
         savepoint = tx.begin_nested()
-        session = Session(bind=tx, join_transaction_mode="create_savepoint")
+        session = Session(bind=tx, join_transaction_mode="rollback_only")
         context = step_context.set(context_of(step))
         step.started, step.execution.has_begun, hand.current = self._monotonic(), True, step
         try:
