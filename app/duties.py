@@ -29,6 +29,7 @@ from app.pipeline.relay import Relay, make_relay
 from app.pipeline.sweep import sweep_once
 from app.settings import Settings
 from app.settings_load import require
+from app.store import answers
 from app.store.due import queues_subscribed
 from app.store.loads import forget_stale
 from app.store.transactions import transaction
@@ -38,6 +39,7 @@ log = logger("duties")
 
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 5.0
 FORGET_S = 60.0
+ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 POLICIES_S = 10.0
 STOP_S = 1.5
 CONNECTIONS_MAX = 4
@@ -138,7 +140,7 @@ def _recount(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        return forget_stale(tx)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S)
 
 
 class Policies:

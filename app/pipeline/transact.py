@@ -173,7 +173,7 @@ class Transactor:
                     f" set_config('lock_timeout', '{lock_ms}', true)"
                 )
             )
-        # An author's commit ends nothing; a rollback undoes the savepoint, the only one of the step.
+        # An author's commit ends nothing; a rollback undoes the savepoint, the step's only one.
         savepoint = tx.begin_nested()
         session = Session(bind=tx, join_transaction_mode="rollback_only")
         context = step_context.set(context_of(step))

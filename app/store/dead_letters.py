@@ -46,7 +46,7 @@ with added as (
     returning message_key
 ), counted as (
     insert into counter_deltas (account_id, minute, dead_letters)
-    select 0, extract(epoch from now())::bigint / 60, count(*) from added having count(*) > 0
+    select 0, floor(extract(epoch from now()) / 60)::int, count(*) from added having count(*) > 0
 )
 select message_key from added
 """

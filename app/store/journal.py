@@ -153,6 +153,7 @@ join failed_attempts f on f.run_id = k.id and f.generation = k.generation
 group by 1, 2
 """
 
+# A run that would go on waiting, but whose cancel was requested meanwhile, is cancelled instead.
 _WRITE = """
 with held as materialized (
     select id, generation, account_id, minute, cancel_requested_at
@@ -178,10 +179,15 @@ with held as materialized (
         as u(id, position, step, attempt, type, message, traceback, fingerprint, retry_delay_s)
     join held h on h.id = u.id
 ), moved as (
-    update runs r set state = u.state, lease_token = null,
-        due_at = case when u.is_open then now() + u.wait_ms / 1000.0 * interval '1 second' end,
-        settled_at = case when not u.is_open then now() end,
-        outcome = u.outcome, reason = u.reason, fingerprint = u.fingerprint,
+    update runs r set lease_token = null,
+        state = case when u.is_open and h.cancel_requested_at is not null then 'cancelled'
+            else u.state end,
+        due_at = case when u.is_open and h.cancel_requested_at is null
+            then now() + u.wait_ms / 1000.0 * interval '1 second' end,
+        settled_at = case when not u.is_open or h.cancel_requested_at is not null then now() end,
+        outcome = u.outcome, fingerprint = u.fingerprint,
+        reason = case when u.is_open and h.cancel_requested_at is not null then 'requested'
+            else u.reason end,
         failed_step = u.failed_step, key = coalesce(u.key, r.key),
         code_version = coalesce(u.code_version, r.code_version)
     from unnest(%(s_id)s::uuid[], %(s_state)s, %(s_open)s, %(s_wait_ms)s, %(s_outcome)s::json[],

@@ -133,7 +133,7 @@ select a.source, a.type, a.id from accounts a join k on a.source = k.source and 
 
 _COUNT_BESIDE = """
 insert into counter_deltas (account_id, minute, duplicates, refused)
-select account_id, extract(epoch from now())::bigint / 60, duplicates, refused
+select account_id, floor(extract(epoch from now()) / 60)::int, duplicates, refused
 from unnest(%(account_id)s::int[], %(duplicates)s, %(refused)s) as t(account_id, duplicates,
     refused)
 """

@@ -446,6 +446,22 @@ def test_cancel_is_honoured_between_steps(engine: Engine, hands: Hands) -> None:
     assert tuple(row) == ("cancelled", "requested")
 
 
+def test_a_cancel_requested_before_a_sleep_does_not_wait_for_its_end(
+    engine: Engine, hands: Hands
+) -> None:
+    @workflow(name="fulfil")
+    async def sleeping(event: Event[Any]) -> None:
+        change_runs(engine, [run_id], "cancel_requested_at = now()")
+        await sleep(3600)
+
+    (run_id,) = add_runs(engine, 1)
+
+    hands(sleeping).run([run_id])
+
+    (row,) = read_runs(engine, [run_id], "state, reason, due_at")
+    assert tuple(row) == ("cancelled", "requested", None)
+
+
 def test_input_that_does_not_fit_fails_its_run_as_invalid_input(
     engine: Engine, hands: Hands
 ) -> None:

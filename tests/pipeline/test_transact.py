@@ -45,7 +45,8 @@ def take_one(session: Session) -> int:
 
 @workflow(name="fulfil")
 async def booking(event: Event[Any]) -> str:
-    return await book(event.data)
+    booked: str = await book(event.data)
+    return booked
 
 
 def test_the_effect_and_its_record_are_one_commit(engine: Engine) -> None:
@@ -131,7 +132,8 @@ def test_a_zombies_transaction_has_no_effect(engine: Engine) -> None:
 def test_a_list_that_meets_a_locked_row_goes_on_one_by_one(engine: Engine) -> None:
     @workflow(name="fulfil")
     async def taking(event: Event[Any]) -> int:
-        return await take_one()
+        left: int = await take_one()
+        return left
 
     run_ids = add_runs(engine, 20)
     hands = TestHands(engine, [taking])
@@ -177,10 +179,11 @@ def test_a_connection_lost_around_the_commit_loses_and_doubles_nothing(
 
     @workflow(name="fulfil")
     async def cutting(event: Event[Any]) -> str:
-        first = await book_cut("one")
+        first: str = await book_cut("one")
         if when == "after":
             await cut()
-        return first + await book_cut("two")
+        second: str = await book_cut("two")
+        return first + second
 
     (run_id,) = add_runs(engine, 1)
     hands = TestHands(engine, [cutting])

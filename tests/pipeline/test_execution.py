@@ -1,0 +1,146 @@
+"""Execution: whenever a worker dies, the journal leads the next one to the same end."""
+
+import asyncio
+import random
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app import Event, StepFailed, gather, now, step, uuid, workflow
+from app.domain.encoding import encode
+from app.pipeline.execution import Execution
+from app.pipeline.frames import Limits
+from app.store.journal import Claim, JournalEntry, Past
+from tests.support.hands import LIMITS
+
+# A program: a list of instructions; a nested list is a gather of branches.
+leaves = st.one_of(
+    st.tuples(st.just("step"), st.integers(0, 5)),
+    st.tuples(st.just("fail"), st.integers(0, 5)),
+    st.tuples(st.just("value"), st.integers(0, 5)),
+)
+programs = st.recursive(
+    st.lists(leaves, max_size=4),
+    lambda inner: st.lists(
+        st.one_of(leaves, st.tuples(st.just("gather"), st.lists(inner, min_size=1, max_size=3))),
+        max_size=4,
+    ),
+    max_leaves=12,
+)
+calls: Counter[str] = Counter()
+
+
+@step(retries=0)
+def act(number: int) -> dict[str, int]:
+    return {"number": number}
+
+
+@step(retries=0)
+def refuse(number: int) -> None:
+    raise ValueError(f"no {number}")
+
+
+async def interpret(program: list[Any]) -> list[Any]:
+    found: list[Any] = []
+    for kind, argument in program:
+        if kind == "step":
+            found.append(await act(argument))
+        elif kind == "fail":
+            try:
+                await refuse(argument)
+            except StepFailed as failed:
+                found.append(f"{failed.type}: {failed.message}")
+        elif kind == "value":
+            found.append([now().isoformat(), str(uuid())])
+        else:
+            found.append(await gather(*(interpret(branch) for branch in argument)))
+    return found
+
+
+@workflow(name="program")
+async def run_program(event: Event[Any]) -> list[Any]:
+    return await interpret(event.data)
+
+
+def execution_of(program: list[Any], journal: dict[str, JournalEntry]) -> Execution:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    claim = Claim(
+        run_id="r", workflow="program", queue="q", generation=0, attempt=1, alone=False, crashes=0,
+        code_version=None, key=None, is_cancel_requested=False, started_at=moment,
+        first_claimed_at=moment, now=moment, event_id="e", source="/s", sender_id="i", type="t",
+        subject=None, time=None, datacontenttype=None, dataschema=None,
+        data=encode(program, 10**6), data_binary=None, extensions=None, traceparent=None,
+        accepted_at=moment,
+    )  # fmt: skip
+    past = Past(dict(journal), {})
+    return Execution(claim, run_program, "1", past, Limits(**LIMITS))
+
+
+def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.Random) -> bool:
+    """Execute with writes at random; True when the run is settled, False when the worker died."""
+    execution.begin()
+    waiting = []
+    while execution.settlement is None:
+        waiting += execution.runnable()
+        if waiting and chance.random() < 0.7:
+            one = waiting.pop(chance.randrange(len(waiting)))
+            calls[one.position] += 1
+            try:
+                value = one.call.step.function(*one.call.arguments)
+            except ValueError as error:
+                execution.fail_step(one, error)
+            else:
+                execution.finish_step(one, value, encode(value, 10**6))
+        else:
+            for entry in execution.unwritten:
+                assert entry.position not in journal, "no entry is written twice"
+                journal[entry.position] = entry
+            execution.unwritten, execution.failed_attempts = [], []
+        if chance.random() < 0.15:
+            for one in waiting:
+                one.call.is_awaited = True
+            execution.close()
+            return False
+    journal.update((entry.position, entry) for entry in execution.unwritten)
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs, st.integers(0, 2**32))
+def test_a_run_that_crashes_anywhere_ends_as_if_it_had_not(program: list[Any], seed: int) -> None:
+    chance = random.Random(seed)
+    journal: dict[str, JournalEntry] = {}
+    recorded_calls: Counter[str] = Counter()
+    execution = execution_of(program, journal)
+    for _ in range(200):
+        calls.clear()
+        before = set(journal)
+        execution = execution_of(program, journal)
+        if live(execution, journal, chance):
+            break
+        assert not before & set(calls), "what the journal holds is not run again"
+        recorded_calls += calls
+    assert execution.settlement is not None
+
+    again = execution_of(program, journal)
+    again.begin()
+
+    assert again.settlement is not None, "the whole journal answers everything"
+    assert again.settlement.outcome == execution.settlement.outcome
+    assert execution.settlement.state == "succeeded"
+
+
+def test_a_workflow_is_plain_code_outside_a_run() -> None:
+    @workflow(name="plain")
+    async def plain(event: Event[Any]) -> list[Any]:
+        return await gather(act(1), act(2))
+
+    event = Event("/s", "1", "t", None)
+
+    async def call() -> Any:
+        return await plain(event)
+
+    assert asyncio.run(call()) == [{"number": 1}, {"number": 2}]
