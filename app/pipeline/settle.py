@@ -10,6 +10,7 @@ from itertools import chain
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from app import telemetry
 from app.domain.states import Reason
 from app.pipeline import failures
 from app.pipeline.execution import Execution
@@ -66,6 +67,8 @@ def mark_written(executions: Sequence[Execution], held: dict[str, bool]) -> list
             lost.append(run_id)
             execution.close()
             continue
+        for failed in execution.failed_attempts:
+            telemetry.failed_attempts.labels(execution.claim.workflow, failed.step).inc()
         execution.unwritten, execution.failed_attempts = [], []
         if execution.settlement is not None:
             execution.close()

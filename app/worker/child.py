@@ -187,6 +187,10 @@ class Child:
             self._hand = None
             outcomes.update((id_, e.outcome) for id_, e in hand.executions.items())
             outcomes.update(dict.fromkeys(hand.lost, "lost"))
+            if hand.lost:
+                telemetry.leases_lost.inc(len(hand.lost))
+                lost = sorted(hand.lost)[:20]
+                telemetry.logger("worker").warning("lease.lost", token=job.token, run_ids=lost)
         if job.letters:
             self._write_unknown(job, {c.run_id for c in claimed})
         took_s = self._monotonic() - started

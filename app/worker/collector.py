@@ -126,19 +126,27 @@ class Collector:
         self._turn.remove(queue)
         self._turn.append(queue)
         runs = self._take(self._lines[queue])
-        letters = {d.delivery_id: d.letter for d, _ in runs if d.letter is not None}
-        job = ListJob(self._new_token(), [(run_id, d.delivery_id) for d, run_id in runs], letters)
+        first: dict[str, Delivery] = {}  # two copies of one message: one claim
+        for delivery, run_id in runs:
+            first.setdefault(run_id, delivery)
+        letters = {d.delivery_id: d.letter for d in first.values() if d.letter is not None}
+        named = [(run_id, delivery.delivery_id) for run_id, delivery in first.items()]
+        job = ListJob(self._new_token(), named, letters)
         in_hand = InHand(job, queue, runs, self._monotonic())
         self.in_hand[job.token] = in_hand
         return in_hand
 
     def _take(self, line: deque[Delivery]) -> list[tuple[Delivery, str]]:
-        """As many runs as one list may have: bounded by count, estimated work and payload."""
+        """As many runs as one list may have: bounded by count, estimated work and payload.
+
+        A run that a copy of its message names again costs nothing and is in the answer again, so
+        that the copy is acknowledged with the list.
+        """
         bounds = self._bounds
         runs: list[tuple[Delivery, str]] = []
         work_s, payload = 0.0, 0.0
         taken: set[str] = set()
-        while line and len(runs) < bounds.runs_max:
+        while line and len(taken) < bounds.runs_max:
             delivery = line[0]
             if delivery.is_alone and runs:
                 break
@@ -149,13 +157,11 @@ class Collector:
             ):
                 break
             run_id = delivery.waiting.popleft()
-            if run_id not in taken:  # two copies of one message: one claim
+            runs.append((delivery, run_id))
+            if run_id not in taken:
                 taken.add(run_id)
-                runs.append((delivery, run_id))
                 work_s += cost_s
                 payload += delivery.bytes_per_run
-            else:
-                delivery.open_runs.discard(run_id)
             if not delivery.waiting:
                 line.popleft()
             if delivery.is_alone:
