@@ -1,0 +1,368 @@
+"""docker-compose.yml and what it mounts: valid, without secrets, and what it starts works.
+
+No container engine runs where the tests do: the file is checked against the compose specification,
+and the commands of our own services are run as processes here, with the environment it gives them.
+"""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compose_spec import PyOptions, parse_duration
+from sqlalchemy import Engine, text
+
+from app.bootstrap import workflows_of
+from app.broker.topology import definitions
+from app.dev.children import Child, tail
+from app.dev.ports import LOOPBACK, free_port
+from app.dev.processes import Spec, Supervisor
+from app.duties import limits_of
+from app.settings import PREFIX, Settings
+from app.settings_load import load_settings
+from tests.support.services import Broker
+from tests.support.wait import until
+from workflows.flights import metadata
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+COMPOSE = ROOT / "docker-compose.yml"
+SECRETS = "/run/secrets"
+IMAGE = "veltrix:latest"
+RUNNING = ("api-1", "api-2", "relay-1", "relay-2", "worker-1", "worker-2", "flower")
+ONCE = ("migrate", "register")
+START_S = 40.0
+LEAVE_S = 20.0
+
+Service = dict[str, Any]
+
+
+def read_compose(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The file as compose sees it: `${NAME:-default}` replaced, merged. Raises if it is invalid."""
+    given = variables or {}
+    written = re.sub(
+        r"\$\{(\w+):-([^}]*)\}",
+        lambda found: given.get(found[1], found[2]),
+        COMPOSE.read_text(encoding="utf-8"),
+    )
+    assert "${" not in written
+    compose = PyOptions(apply_merge=True).from_yaml(written)
+    compose.to_spec()
+    spec: dict[str, Any] = compose.to_dict()
+    return spec
+
+
+def make_secrets(folder: Path) -> str:
+    """Run the documented command; what it says."""
+    command = [sys.executable, str(ROOT / "deploy/make_secrets.py"), str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def all_services() -> dict[str, Service]:
+    services: dict[str, Service] = read_compose()["services"]
+    return services
+
+
+def ours() -> dict[str, Service]:
+    return {name: one for name, one in all_services().items() if one["image"] == IMAGE}
+
+
+def test_the_file_is_valid_and_has_every_part_of_the_platform() -> None:
+    services = all_services()
+
+    assert set(ours()) == {*ONCE, *RUNNING}
+    assert set(services) - set(ours()) == {"postgres", "rabbitmq", "haproxy"}
+
+
+def test_what_should_run_is_watched_and_started_again() -> None:
+    services = all_services()
+
+    for name, service in services.items():
+        if name in ONCE:
+            assert service["restart"] == "on-failure"
+        else:
+            assert service["restart"] == "unless-stopped", name
+            assert service["healthcheck"]["test"][0] == "CMD", name
+
+
+def test_nothing_starts_before_what_it_needs() -> None:
+    services = all_services()
+
+    for service in services.values():
+        for other, need in service.get("depends_on", {}).items():
+            is_once = other in ONCE
+            assert need["condition"] == (
+                "service_completed_successfully" if is_once else "service_healthy"
+            )
+    assert "rabbitmq" not in services["api-1"]["depends_on"], "accept works without RabbitMQ"
+    for name in RUNNING[:-1]:
+        assert "register" in services[name]["depends_on"], name
+
+
+def test_a_stop_reaches_one_process_and_leaves_it_the_time_it_needs() -> None:
+    for name, service in ours().items():
+        assert service["init"] is True
+        assert service["stop_signal"] == "SIGTERM"
+        grace_s = float(service["environment"].get(f"{PREFIX}GRACE_S") or Settings().grace_s)
+        needed_s = grace_s if name.startswith("worker") else 10.0
+
+        assert parse_duration(service["stop_grace_period"]) > needed_s, name
+
+
+def test_no_secret_is_in_the_file_the_repository_or_the_image() -> None:
+    compose = read_compose()
+    files = {name: secret["file"] for name, secret in compose["secrets"].items()}
+    used = {
+        secret if isinstance(secret, str) else secret["source"]
+        for service in compose["services"].values()
+        for secret in service.get("secrets", [])
+    }
+
+    assert used == set(files)
+    assert all(file.startswith("./deploy/secrets/") for file in files.values())
+    assert "secrets/" in (ROOT / "deploy/.gitignore").read_text().split()
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignore
+    assert not [line for line in ignore if line.startswith("!") and "deploy" in line]
+    secret = re.compile(r"_(?:URL|PASSWORD|PASS|KEY|AUTH)$")
+    for service in compose["services"].values():
+        assert not [name for name in service.get("environment", {}) if secret.search(name)]
+    assert not re.search(r"\w+:\w+@", COMPOSE.read_text())
+
+
+def test_only_loopback_can_reach_what_is_published() -> None:
+    published = {
+        name: service["ports"] for name, service in all_services().items() if "ports" in service
+    }
+
+    assert set(published) == {"haproxy", "rabbitmq", "flower"}
+    for ports in published.values():
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_secrets_are_made_once_and_fit_together(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+
+    said = make_secrets(folder)
+
+    files = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(files) >= {Path(one["file"]).name for one in read_compose()["secrets"].values()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not [text for text in files.values() if text in said]
+    settings = load_settings(environment_of("flower", folder) | environment_of("api-1", folder))
+    assert settings.database_url is not None
+    assert files["postgres_password"] in settings.database_url.get_secret_value()
+    assert settings.broker_url is not None
+    assert files["rabbitmq_password"] in settings.broker_url.get_secret_value()
+    assert files["rabbitmq_password"] not in files["rabbitmq_users.json"]
+    make_secrets(folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+def test_rabbitmq_boots_with_the_topology_of_the_workflows() -> None:
+    settings = Settings()
+    queues = {workflow.queue for workflow, _ in workflows_of(settings).values()}
+
+    committed = json.loads((ROOT / "deploy/rabbitmq/topology.json").read_text())
+
+    assert committed == definitions(queues, "/", limits_of(settings)), (
+        "write it again: veltrix topology definitions > deploy/rabbitmq/topology.json"
+    )
+    targets = [mount.split(":")[1] for mount in all_services()["rabbitmq"]["volumes"]]
+    configured = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
+    folder = re.search(r"^load_definitions = (\S+)$", configured, re.MULTILINE)
+    assert folder is not None
+    assert f"{folder[1]}/20-topology.json" in targets
+    assert all_services()["rabbitmq"]["secrets"][0]["target"] == f"{folder[1]}/10-users.json"
+
+
+def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may() -> None:
+    written = (ROOT / "deploy/haproxy.cfg").read_text()
+    apis = {name: one for name, one in ours().items() if one["command"] == ["api"]}
+
+    servers = re.findall(r"^\s+server (\S+) (\S+):(\d+)$", written, re.MULTILINE)
+
+    wanted = [(name, name, one["environment"]["VELTRIX_API_PORT"]) for name, one in apis.items()]
+    assert sorted(servers) == sorted(wanted)
+    assert "option httpchk GET /readyz" in written
+    waits = re.search(r"timeout server (\d+)s", written)
+    assert waits is not None
+    assert int(waits[1]) > Settings().wait_s_max
+    assert re.findall(r"retry-on (.*)", written) == ["conn-failure"], "else a start is made twice"
+
+
+def test_the_dockerfile_has_no_findings_and_its_process_is_no_shell_and_not_root() -> None:
+    linted = subprocess.run(
+        [str(BIN / "hadolint"), "--failure-threshold", "style", "Dockerfile"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    written = (ROOT / "Dockerfile").read_text()
+
+    assert linted.returncode == 0, linted.stdout
+    assert 'ENTRYPOINT ["veltrix"]' in written
+    assert "--require-hashes --requirement requirements.txt" in written
+    assert re.findall(r"^USER (.*)$", written, re.MULTILINE) == ["10001"]
+    copied = {word.rstrip("/") for line in re.findall(r"^COPY (.*) \S+$", written, re.MULTILINE)
+              for word in line.split() if not word.startswith(("--", "/"))}  # fmt: skip
+    taken = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert copied == set(taken)
+
+
+def environment_of(name: str, secrets: Path, port: int | None = None) -> dict[str, str]:
+    """What compose gives a service, moved to this machine: its secrets, loopback and a free port.
+
+    On loopback an api asks for keys only when it is told to.
+    """
+    spec = read_compose({"VELTRIX_WORKER_CHILDREN": "2"})["services"][name]
+    moved = {}
+    for variable, given in spec["environment"].items():
+        value = str(given or "").replace(SECRETS, str(secrets))
+        if variable.endswith("_HOST"):
+            value = LOOPBACK
+        if variable.endswith("_PORT") and port is not None:
+            value = str(port)
+        moved[variable] = value
+    if name.startswith("api"):
+        moved[f"{PREFIX}REQUIRE_KEYS"] = "true"
+    return moved
+
+
+class Composed:
+    """Our services of the file, as processes."""
+
+    def __init__(self, folder: Path, database_url: str, broker: Broker) -> None:
+        self.folder = folder
+        self.secrets = folder / "secrets"
+        make_secrets(self.secrets)
+        for name, url in (
+            ("database_url", database_url),
+            ("broker_url", broker.url),
+            ("management_url", broker.management_url),
+        ):
+            (self.secrets / name).unlink()
+            (self.secrets / name).write_text(url)
+        self.ports = {name: free_port() for name in RUNNING}
+        self.children: dict[str, Child] = {}
+        self.supervisor = Supervisor(folder / "processes", cwd=folder)
+        self._services = ours()
+
+    def start(self, name: str) -> Child:
+        """`veltrix` as the image's entry point, with the service's command and environment."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+        own = environment_of(name, self.secrets, self.ports.get(name))
+        argv = (str(BIN / "veltrix"), *self._services[name]["command"])
+        environment = {**inherited, "PYTHONPATH": str(ROOT), **own}
+        spec = Spec(name, argv, environment, self.log(name))
+        self.children[name] = self.supervisor.start(spec)
+        return self.children[name]
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def run_once(self, name: str) -> None:
+        child = self.start(name)
+        until(lambda: not child.is_running, START_S, f"{name} to end")
+        assert child.popen.returncode == 0, tail(self.log(name))
+
+    def wait_healthy(self, name: str) -> None:
+        """The service's own health check says so."""
+        check = self._services[name]["healthcheck"]["test"][1:]
+        assert check[0] == "python"
+        moved = [re.sub(r"(//127\.0\.0\.1):\d+", rf"\1:{self.ports[name]}", part) for part in check]
+
+        def is_healthy() -> bool:
+            assert self.children[name].is_running, tail(self.log(name))
+            argv = [sys.executable, *moved[1:]]
+            return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
+        until(is_healthy, START_S, f"{name} to be healthy")
+
+    def ask(self, name: str, path: str, body: Any = None, **headers: str) -> Any:
+        """Ask an api or Flower with the credentials that were made for it."""
+        if name == "flower":
+            login = base64.b64encode((self.secrets / "flower_basic_auth").read_bytes()).decode()
+            headers["Authorization"] = f"Basic {login}"
+        else:
+            headers["Authorization"] = f"Bearer {(self.secrets / 'admin_key').read_text()}"
+        return answer(f"http://{LOOPBACK}:{self.ports[name]}{path}", body, headers)
+
+
+def answer(url: str, body: Any, headers: dict[str, str]) -> Any:
+    raw = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, raw, headers)  # noqa: S310 - http on loopback
+    with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+        return json.loads(response.read())
+
+
+@pytest.fixture
+def composed(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str, broker: Broker
+) -> Iterator[Composed]:
+    made = Composed(tmp_path, database_url, broker)
+    made.supervisor.open()
+    yield made
+    made.supervisor.close(grace_s=0)
+    for name in made.children:
+        request.node.add_report_section("teardown", name, tail(made.log(name)))
+
+
+def events_of(api: str) -> list[dict[str, Any]]:
+    """Fifty events: flights, late and in time, and orders."""
+    flights = {"distance": 700, "arr_delay": 200}
+    order = {"id": "1", "sku": "tea", "quantity": 1, "cents": 500}
+    return [
+        {
+            "specversion": "1.0",
+            "source": f"/{api}",
+            "id": f"{api}-{number}",
+            "type": "flights.flight.closed" if number % 2 else "shop.order.placed",
+            "data": flights if number % 2 else order | {"id": f"{api}-{number}"},
+        }
+        for number in range(50)
+    ]
+
+
+def test_what_the_file_starts_takes_events_and_settles_them(
+    composed: Composed, engine: Engine
+) -> None:
+    metadata.create_all(engine)
+    for name in ONCE:
+        composed.run_once(name)
+    for name in RUNNING:
+        composed.start(name)
+    for name in RUNNING:
+        composed.wait_healthy(name)
+
+    for api in ("api-1", "api-2"):
+        batch = {"Content-Type": "application/cloudevents-batch+json"}
+        assert composed.ask(api, "/v1/events", events_of(api), **batch)["accepted"] == 50
+
+    books: dict[str, Any] = {}
+
+    def is_settled() -> bool:
+        books.update(composed.ask("api-2", "/v1/balance"))
+        return bool(books["runs"]["open"] == 0)
+
+    until(is_settled, START_S, "every run to be settled")
+    assert books["events"] == {"accepted": 100, "routed": 100, "unrouted": 0}
+    assert books["runs"]["succeeded"] == 100
+    assert books["unaccounted"] == 0
+    with engine.connect() as tx:
+        assert tx.scalar(text("select sum(cents) from flight_compensations")) == 50 * 25_000
+    names = {"worker-1@veltrix", "worker-2@veltrix"}
+    until(lambda: names <= set(composed.ask("flower", "/api/workers")), what="Flower to see both")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        answer(f"http://{LOOPBACK}:{composed.ports['api-1']}/v1/balance", None, {})
+
+    assert composed.supervisor.close(LEAVE_S) == [], "not all ended by themselves after SIGTERM"
