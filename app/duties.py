@@ -40,7 +40,7 @@ log = logger("duties")
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 5.0
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
-POLICIES_S = 10.0
+POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
 STOP_S = 1.5
 CONNECTIONS_MAX = 4
 _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
@@ -125,7 +125,7 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     management = _management(settings)
     if management is not None:
         policies = Policies(settings, engine, management)
-        yield Duty("policies", policies.apply_once, POLICIES_S)
+        yield Duty("policies", policies.apply_once, NEW_QUEUES_S)
 
 
 def _relay(relay: Relay, stop: Event) -> int:
@@ -149,11 +149,25 @@ class Policies:
     def __init__(self, settings: Settings, engine: Engine, management: Management) -> None:
         self._engine, self._management = engine, management
         self._limits = limits_of(settings)
+        self._applied: list[str] | None = None
+        self._applied_at = 0.0
 
     def apply_once(self) -> int:
-        """Put what differs; 0, or raises BrokerAway. A refusal is a finding, not an end."""
+        """Put what differs; 0, or raises BrokerAway. A refusal is a finding, not an end.
+
+        RabbitMQ is asked at once when a queue is new: until its policy is there, what a foreign
+        consumer rejects is not dead-lettered but gone.
+        """
         with transaction(self._engine) as tx:
-            queues = [queue for queue in queues_subscribed(tx) if is_queue_name(queue)]
+            queues = sorted(queue for queue in queues_subscribed(tx) if is_queue_name(queue))
+        now = real_sources().monotonic()
+        if queues == self._applied and now - self._applied_at < POLICIES_S:
+            return 0
+        self._put(queues)
+        self._applied, self._applied_at = queues, now
+        return 0
+
+    def _put(self, queues: list[str]) -> None:
         try:
             there = self._management.live().policies or {}
             for policy in wanted(queues, self._limits).policies:
@@ -166,7 +180,6 @@ class Policies:
                 error=str(error),
                 cure="use a definitions file, or a user with the tag `policymaker`",
             )
-        return 0
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -58,6 +58,7 @@ class Inheritance:
 # One per process: set in the parent before the fork; the child is made of it at its first job.
 _inheritance: Inheritance | None = None
 _child: "Child | None" = None
+_is_leaving = False  # set by the signal, which may come before the first job
 
 
 def inherit(inheritance: Inheritance) -> None:
@@ -78,6 +79,8 @@ def prepare_signals() -> None:
 
 
 def _on_leave(_signal: int, _frame: object) -> None:
+    global _is_leaving  # noqa: PLW0603 - one per process
+    _is_leaving = True
     if _child is not None:
         _child.leave()
 
@@ -88,6 +91,8 @@ def run_job(packed: bytes) -> bytes:
     if _child is None:
         assert _inheritance is not None, "inherit() comes before the fork"
         _child = Child(_inheritance)
+        if _is_leaving:
+            _child.leave()
     return _child.run(unpack_job(packed))
 
 
@@ -128,7 +133,7 @@ class Child:
         self._engine = Engine(self._limits, alarm, async_steps, transactor)
         self._hand: Hand | None = None
         self._is_leaving = False
-        slot = inheritance.stamps.take_slot(pid)
+        slot = inheritance.stamps.take_slot(pid, sources.monotonic())
         self._watch = Watch(
             settings,
             self.worker_id,
@@ -141,7 +146,6 @@ class Child:
             sources.monotonic,
             inheritance.queues,
         )
-        inheritance.stamps.stamp(slot, pid, sources.monotonic())
         self._watch.start()
 
     def leave(self) -> None:

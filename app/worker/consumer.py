@@ -195,6 +195,8 @@ class ListConsumer(Consumer):
         self._guarded(self._hand_out)
 
     def _hand_out(self) -> None:
+        if state.should_stop is not None:
+            return  # the pool is closed, or about to be
         free = self.pool.num_processes - len(self._busy)
         while free > 0:
             if self._letters:

@@ -4,6 +4,7 @@ Made before the fork in a file, so that the parent, the children and the health 
 page. CLOCK_MONOTONIC is one clock for all processes of a machine.
 """
 
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -28,6 +29,7 @@ class Stamps:
     """A table of (pid, time): slot 0 is the parent, the others are taken by children in turn."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         if not path.exists():
             path.write_bytes(bytes(_SLOT.size * _SLOTS_MAX))
         with path.open("r+b") as file:
@@ -52,10 +54,17 @@ class Stamps:
                 return None
         return None
 
-    def take_slot(self, own_pid: int) -> int:
-        """A slot for this child: a free one, or one of a process that is no more."""
-        for slot in range(1, _SLOTS_MAX):
-            pid, _ = self.read(slot)
-            if pid in (0, own_pid) or not _exists(pid):
-                return slot
+    def take_slot(self, own_pid: int, monotonic_s: float) -> int:
+        """A slot for this child, stamped: a free one, or one of a process that is no more.
+
+        Behind a lock of the file: two children that start at once would take the same slot, and the
+        parent would not see that one of them has fallen silent.
+        """
+        with self._path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            for slot in range(1, _SLOTS_MAX):
+                pid, _ = self.read(slot)
+                if pid in (0, own_pid) or not _exists(pid):
+                    self.stamp(slot, own_pid, monotonic_s)
+                    return slot
         raise RuntimeError(f"more than {_SLOTS_MAX} children")

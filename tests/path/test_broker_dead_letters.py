@@ -1,0 +1,85 @@
+"""Messages that reached nobody: each becomes a row, and the runs it names are due."""
+
+from itertools import count
+from operator import itemgetter
+from typing import Any
+
+import pika
+
+from app.broker.names import INBOUND
+from tests.path.site import Open, Site, site
+from tests.support.wait import until
+
+__all__ = ["site"]
+
+
+def publish(seen: Site, exchange: str, routing_key: str, body: bytes, **properties: Any) -> None:
+    """One message by another program, confirmed."""
+    parameters = pika.URLParameters(seen.platform.broker_url)
+    connection = pika.BlockingConnection(parameters)
+    try:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, routing_key, body, pika.BasicProperties(**properties))
+    finally:
+        connection.close()
+
+
+def reject_all(seen: Site, queue: str) -> int:
+    """Another program rejects every message of the queue; how many."""
+    connection = pika.BlockingConnection(pika.URLParameters(seen.platform.broker_url))
+    try:
+        channel = connection.channel()
+        for rejected in count():
+            method, _, _ = channel.basic_get(queue)
+            if method is None:
+                return rejected
+            channel.basic_reject(method.delivery_tag, requeue=False)
+        raise AssertionError
+    finally:
+        connection.close()
+
+
+def wait_topology(seen: Site) -> None:
+    """The queue is there, and its policy sends what is rejected to the dead letters."""
+    until(lambda: "fast" in seen.queues(), what="the queue")
+    policies = "policies/{vhost}"
+    until(lambda: "veltrix.runs" in map(itemgetter("name"), seen.manage("GET", policies)), 5)
+
+
+def test_a_dead_letter_that_names_a_run_is_a_row_and_makes_the_run_due(site: Open) -> None:
+    seen = site(HOLD_S=60)
+    wait_topology(seen)
+    seen.platform.kill("worker-1")
+    run_id = seen.post([1])[0]["runs"][0]["id"]
+    relayed = "veltrix_runs_relayed_total"
+    until(lambda: seen.metric(relayed, "api-1", "relay-1") == 1, what="the message")
+
+    until(lambda: reject_all(seen, "fast") == 1, what="it to be rejected")
+
+    letters = "select run_ids[1]::text, queue, reason from dead_letters"
+    until(lambda: seen.ask(letters) == [(run_id, "fast", "rejected")], what="its row")
+    seen.start("worker-1")
+    seen.wait_settled(1, 10)
+    seen.check_ran_once(1)
+    seen.check_books(1)
+
+
+def test_what_no_queue_takes_or_no_code_knows_becomes_a_row_and_disturbs_nobody(
+    site: Open,
+) -> None:
+    seen = site()
+    wait_topology(seen)
+
+    publish(seen, INBOUND, "nobody", b"to nobody's queue", content_type="text/plain")
+    publish(seen, "", "fast", b"\xff no task", content_type="application/json")
+    seen.post(range(100))
+
+    until(lambda: seen.ask("select count(*) from dead_letters") == [(2,)], what="two rows")
+    assert seen.ask("select body, reason from dead_letters order by body") == [
+        (b"to nobody's queue", "unroutable"),
+        (b"\xff no task", "no_task"),
+    ]
+    seen.wait_settled(100, 10)
+    seen.check_ran_once(100)
+    seen.check_books(100)

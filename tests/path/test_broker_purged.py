@@ -1,0 +1,77 @@
+"""Broker loses messages: the relay notices, and the runs they named are due at once.
+
+The hold is a minute: within the times of these tests no run comes due by itself.
+"""
+
+import pytest
+
+from app.dev.rabbitmq import RabbitMQ
+from tests.path.site import Open, Producers, Site, site
+from tests.support.wait import until
+
+__all__ = ["site"]
+
+# A message names few runs, and the queue takes all of them though no worker has been measured.
+SETTINGS = {"HOLD_S": 60, "LIST_RUNS_MAX": 2_000, "LIST_RUNS_UNMEASURED": 2_000}
+
+
+def fill(seen: Site) -> None:
+    """2,000 runs, all handed to the broker and none claimed."""
+    seen.platform.kill("worker-1")
+    until(lambda: seen.metric("veltrix_broker_up", "api-1") == 1, what="the api's connection")
+    seen.post([0])
+    until(lambda: "fast" in seen.queues(), what="the queue")
+    seen.post(range(1, 2_000))
+    handed = "select count(*) from runs where state = 'queued' and due_at > now()"
+    relayed = ("veltrix_runs_relayed_total", "api-1", "relay-1")
+    until(lambda: seen.metric(*relayed) == 2_000, 20, "all runs to be handed over")
+
+    assert seen.ask(handed) == [(2_000,)]
+
+
+def finish(seen: Site) -> None:
+    """All of them settle within 30 s, once."""
+    seen.start("worker-1")
+    seen.wait_settled(2_000, 30)
+    seen.check_ran_once(2_000)
+    seen.check_books(2_000)
+
+
+def test_2000_runs_survive_a_purge_of_every_queue_and_run_within_30_s(site: Open) -> None:
+    seen = site(**SETTINGS)
+    fill(seen)
+
+    seen.purge_all()
+
+    finish(seen)
+
+
+@pytest.mark.slow
+def test_2000_runs_survive_a_wiped_broker_and_run_within_30_s_of_its_return(
+    site: Open, own_rabbitmq: RabbitMQ
+) -> None:
+    seen = site(rabbitmq=own_rabbitmq, vhost="/", **SETTINGS)
+    fill(seen)
+
+    own_rabbitmq.wipe()
+    own_rabbitmq.start()
+
+    finish(seen)
+
+
+def test_a_queue_deleted_under_load_is_declared_again_and_its_runs_are_due_at_once(
+    site: Open,
+) -> None:
+    seen = site(HOLD_S=60)
+    with Producers(seen.platform.api_url, sizes=(1, 20, 20)) as producers:
+        until(lambda: len(producers.receipts) > 500, 20, "500 receipts")
+        seen.manage("DELETE", "queues/{vhost}/fast")
+        until(lambda: len(producers.receipts) > 3_000, 20, "3,000 receipts")
+
+    sent = len(producers.sent)
+
+    assert set(producers.statuses) == {202}
+    seen.wait_settled(sent, 30)
+    assert "fast" in seen.queues()
+    seen.check_ran_once(sent)
+    seen.check_books(sent)

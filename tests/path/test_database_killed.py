@@ -1,0 +1,73 @@
+"""PostgreSQL away: the api says 503; workers and relay hold, and lose and repeat nothing."""
+
+import json
+import time
+from collections import Counter
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.dev.postgres import Postgres
+from app.store.schema import upgrade
+from tests.path.seen import Scene, Start
+from tests.support.wait import until
+
+DEEDS: list[list[Any]] = [["note"], ["pause", 0.02], ["book"], ["note"]]
+
+
+def post(seen: Scene, first: int, count: int) -> int:
+    """Send events; the status of the answer."""
+    events = [
+        {
+            "specversion": "1.0",
+            "id": f"{number}",
+            "source": "/path",
+            "type": "path.act",
+            "data": DEEDS,
+        }
+        for number in range(first, first + count)
+    ]
+    connection = HTTPConnection(urlsplit(seen.platform.api_url).netloc, timeout=30)
+    try:
+        headers = {"content-type": "application/cloudevents-batch+json"}
+        connection.request("POST", "/v1/events", json.dumps(events), headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step(
+    scene: Start, own_postgres: Postgres
+) -> None:
+    upgrade(own_postgres.create_database("veltrix"))
+    seen = scene(hold_s=1, apis=1, postgres=own_postgres, database="veltrix")
+    assert post(seen, 0, 300) == 202
+    until(lambda: len(seen.lines()) > 100, what="the workers to be at work")
+
+    own_postgres.kill()
+    refused = [until(lambda: post(seen, 1_000, 10), what="an answer") for _ in range(5)]
+    before = until_quiet(seen)
+    own_postgres.start()
+
+    assert refused == [503] * 5
+    accepted = until(lambda: post(seen, 2_000, 100) == 202, what="the api to accept again")
+    assert accepted
+    run_ids = [run_id for (run_id,) in seen.ask("select id::text from runs")]
+    assert len(run_ids) == 400
+    assert seen.wait_settled(run_ids, 30) == Counter(succeeded=400)
+    assert before > 100
+    assert all(seen.began_once(position, run_ids) for position in (1, 2, 4))
+    assert seen.bookings(run_ids) == Counter({1: 400})
+    assert not seen.failed_attempts()
+    assert all(one.is_running for one in seen.platform.processes.values())
+    assert until(lambda: seen.unaccounted() == 0, what="the books to balance")
+
+
+def until_quiet(seen: Scene) -> int:
+    """Steps begun, when for three leases none has begun: everybody holds what it has."""
+
+    def is_quiet() -> int:
+        lines = seen.lines()
+        return len(lines) if time.monotonic() - lines[-1].at > 3.0 else 0
+
+    return until(is_quiet, 20, "everybody to hold")

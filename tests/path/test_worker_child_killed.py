@@ -1,0 +1,71 @@
+"""Worker child, in a step: journal up to the last commit; released, finished steps skipped."""
+
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.path.seen import Line, Scene, Start
+from tests.support.processes import child_pids, sigkill
+from tests.support.wait import until
+
+DEEDS: list[list[Any]] = [["note"], ["book"], ["pause", 0.05], ["note"]]
+
+
+def kill_one(seen: Scene) -> None:
+    """Eight runs; their child dies in the third step of one of them."""
+    run_ids = seen.add(DEEDS, 8)
+    victim: Line = until(lambda: seen.at(3, run_ids), what="the third step of a run")[0]
+    noticed = len(seen.log_lines("job.failed"))
+    killed = time.monotonic()
+    sigkill(victim.pid)
+
+    until(lambda: len(seen.log_lines("job.failed")) > noticed, 0.2, "the death to be noticed")
+    again: list[Line] = until(
+        lambda: [x for x in seen.at(3, [victim.run_id]) if x.pid != victim.pid],
+        what="its run to run again",
+    )
+    assert again[0].at - killed < 3.0  # under a second on a machine that is not busy
+    assert seen.wait_settled(run_ids) == Counter(succeeded=8)
+    assert seen.began_once(1, run_ids), "a finished step never runs again"
+    assert seen.bookings(run_ids) == Counter({1: 8}), "a transactional step: exactly one effect"
+
+
+def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(scene: Start) -> None:
+    seen = scene()
+
+    for _ in range(3):
+        kill_one(seen)
+
+    assert not seen.failed_attempts(), "the crash is the child's, not the step's"
+    assert seen.unaccounted() == 0
+    assert len(child_pids(seen.platform.processes["worker-1"].pid)) == 3, "two and the sidecar"
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_a_row_are_each_noticed_within_a_fifth_of_a_second(scene: Start) -> None:
+    seen = scene()
+
+    for _ in range(20):
+        kill_one(seen)
+
+
+def test_a_run_that_kills_three_children_alone_fails_and_its_neighbours_succeed(
+    scene: Start,
+) -> None:
+    seen = scene()
+
+    neighbours = seen.add([["note"]], 3)
+    poison = seen.add([["note"], ["kill"], ["note"]])
+    neighbours += seen.add([["note"]], 4)
+
+    assert seen.wait_settled(neighbours) == Counter(succeeded=7)
+    assert seen.wait_settled(poison) == Counter(failed=1)
+    assert seen.rows(poison, "reason, crashes, alone") == [("poison", 3, True)]
+    assert 3 <= len(seen.at(2, poison)) <= 4, "the first death may be one in company"
+    assert seen.began_once(1, poison)
+    assert not seen.at(3, poison)
+    assert seen.rows(neighbours, "crashes") == [(0,)] * 7
+    assert not seen.failed_attempts()
+    assert seen.unaccounted() == 0

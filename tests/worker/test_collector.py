@@ -1,0 +1,247 @@
+"""The collector: what goes to the next free child, and what may be acknowledged."""
+
+from itertools import count
+
+from app.domain.dead_letters import DeadLetter
+from app.worker.collector import Bounds, Collector, Delivery, InHand
+from app.worker.jobs import ListReport
+
+
+def collector(
+    *, runs_max: int = 250, work_s: float = 0.05, bytes_max: int = 1_000, runs_unmeasured: int = 8
+) -> Collector:
+    numbers = count(1)
+    bounds = Bounds(runs_max, work_s, bytes_max, runs_unmeasured)
+    return Collector(bounds, lambda: f"token-{next(numbers)}", lambda: 0.0)
+
+
+def message(
+    *run_ids: str,
+    queue: str = "orders",
+    workflow: str = "fulfil",
+    payload_bytes: int = 0,
+    is_alone: bool = False,
+    letter: DeadLetter | None = None,
+) -> Delivery:
+    return Delivery(
+        delivery_id=run_ids[0],
+        run_ids=list(run_ids),
+        workflow=workflow,
+        queue=queue,
+        payload_bytes=payload_bytes,
+        is_alone=is_alone,
+        delivered=0.0,
+        letter=letter,
+    )
+
+
+def many(first: int, runs: int) -> list[str]:
+    return [f"run-{number}" for number in range(first, first + runs)]
+
+
+def runs_of(in_hand: InHand | None) -> list[str]:
+    assert in_hand is not None
+    return [run_id for run_id, _ in in_hand.job.deliveries]
+
+
+def report(in_hand: InHand, *, occupied_s: float, workflow: str = "fulfil") -> ListReport:
+    return ListReport(dict.fromkeys(runs_of(in_hand), "succeeded"), [workflow], occupied_s)
+
+
+def measured(seen: Collector, occupied_s: float, workflow: str = "fulfil") -> None:
+    """The collector learns what one run of the workflow costs."""
+    seen.add(message("measured", workflow=workflow))
+    in_hand = seen.next_list()
+    assert in_hand is not None
+    seen.finished(in_hand.job.token, report(in_hand, occupied_s=occupied_s, workflow=workflow))
+
+
+def test_nothing_waiting_is_no_list() -> None:
+    assert collector().next_list() is None
+
+
+def test_everything_that_waits_goes_as_one_list_whatever_message_brought_it() -> None:
+    seen = collector()
+    measured(seen, 0.0001)
+
+    for number in range(5):
+        seen.add(message(*many(number * 10, 10)))
+
+    assert runs_of(seen.next_list()) == many(0, 50)
+    assert seen.waiting() == 0
+    assert seen.next_list() is None
+
+
+def test_a_list_is_bounded_by_its_count_and_a_message_may_be_split() -> None:
+    seen = collector(runs_max=7)
+    measured(seen, 0.0)
+
+    seen.add(message(*many(0, 10)))
+    seen.add(message(*many(10, 4)))
+
+    assert [runs_of(seen.next_list()) for _ in range(2)] == [many(0, 7), many(7, 7)]
+
+
+def test_a_workflow_nobody_has_measured_starts_with_a_few() -> None:
+    seen = collector(runs_unmeasured=8)
+
+    seen.add(message(*many(0, 20)))
+
+    assert [len(runs_of(seen.next_list())) for _ in range(3)] == [8, 8, 4]
+
+
+def test_a_list_is_bounded_by_its_estimated_work_but_never_empty() -> None:
+    seen = collector(work_s=0.05)
+    measured(seen, 0.0101)
+    seen.add(message(*many(0, 10)))
+
+    assert len(runs_of(seen.next_list())) == 4
+
+    measured_slow = collector(work_s=0.05)
+    measured(measured_slow, 3.0)
+    measured_slow.add(message(*many(0, 3)))
+
+    assert [runs_of(measured_slow.next_list()) for _ in range(3)] == [[x] for x in many(0, 3)]
+
+
+def test_the_estimate_follows_what_lists_report() -> None:
+    seen = collector()
+    for _ in range(30):
+        measured(seen, 0.001)
+    seen.add(message(*many(0, 100)))
+    before = len(runs_of(seen.next_list()))
+    seen.forget_waiting()
+
+    for _ in range(30):
+        measured(seen, 0.01)
+    seen.add(message(*many(0, 100)))
+
+    assert before in {49, 50}
+    assert len(runs_of(seen.next_list())) in {4, 5}
+
+
+def test_a_list_is_bounded_by_its_payload_but_one_run_always_goes() -> None:
+    seen = collector(bytes_max=1_000)
+    measured(seen, 0.0)
+
+    seen.add(message("a", "b", "c", payload_bytes=1_200))
+    seen.add(message("big", payload_bytes=5_000))
+
+    assert [runs_of(seen.next_list()) for _ in range(3)] == [["a", "b"], ["c"], ["big"]]
+
+
+def test_a_run_that_must_travel_alone_is_never_joined_to_a_list() -> None:
+    seen = collector()
+    measured(seen, 0.0)
+
+    seen.add(message("a"))
+    seen.add(message("alone", is_alone=True))
+    seen.add(message("b"))
+
+    assert [runs_of(seen.next_list()) for _ in range(3)] == [["a"], ["alone"], ["b"]]
+
+
+def test_queues_are_served_in_turn() -> None:
+    seen = collector(runs_max=2)
+    measured(seen, 0.0)
+    for number in range(3):
+        seen.add(message(*(f"flood-{number}-{x}" for x in range(2)), queue="flood"))
+    seen.add(message("a", queue="orders"))
+    seen.add(message("b", queue="mails"))
+
+    lists = []
+    while (in_hand := seen.next_list()) is not None:
+        lists.append(in_hand.queue)
+        seen.finished(in_hand.job.token, None)
+
+    assert sorted(lists[:3]) == ["flood", "mails", "orders"]
+    assert lists[3:] == ["flood", "flood"]
+
+
+def test_the_queue_that_holds_the_fewest_children_goes_first() -> None:
+    seen = collector(runs_max=1)
+    seen.add(message(*many(0, 9), queue="flood"))
+    held = [seen.next_list() for _ in range(2)]
+    assert [one and one.queue for one in held] == ["flood", "flood"]
+
+    seen.add(message("a", "b", queue="orders"))
+    lists = [seen.next_list() for _ in range(3)]
+
+    assert [one and one.queue for one in lists][:2] == ["orders", "orders"]
+
+
+def test_a_message_is_done_when_each_of_its_runs_is_done() -> None:
+    seen = collector(runs_max=2)
+    measured(seen, 0.0)
+    one = message("a", "b", "c")
+    seen.add(one)
+    first, second = seen.next_list(), seen.next_list()
+    assert first is not None
+    assert second is not None
+
+    seen.finished(second.job.token, report(second, occupied_s=0.0))
+    assert one.open_runs == {"a", "b"}
+    seen.finished(first.job.token, report(first, occupied_s=0.0))
+
+    assert not one.open_runs
+    assert one.outcomes == dict.fromkeys("abc", "succeeded")
+    assert not seen.in_hand
+
+
+def test_a_copy_of_a_message_in_the_same_list_is_claimed_once_and_done_with_it() -> None:
+    seen = collector()
+    original, copy = message("a", "b"), message("a", "b")
+    seen.add(original)
+    seen.add(copy)
+
+    in_hand = seen.next_list()
+    assert in_hand is not None
+    assert in_hand.job.deliveries == [("a", "a"), ("b", "a")]
+    assert in_hand.deliveries == [original, copy], "both are acknowledged with it"
+
+    seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0))
+
+    assert not original.open_runs
+    assert not copy.open_runs
+    assert seen.waiting() == 0
+
+
+def test_a_dead_child_leaves_its_messages_done_and_its_runs_lost() -> None:
+    seen = collector()
+    one = message("a", "b")
+    seen.add(one)
+    in_hand = seen.next_list()
+    assert in_hand is not None
+
+    seen.finished(in_hand.job.token, None)
+
+    assert not one.open_runs
+    assert one.outcomes == {"a": "lost", "b": "lost"}
+    assert seen.finished(in_hand.job.token, None) is None, "told twice is told once"
+
+
+def test_a_lost_connection_forgets_what_waits_and_keeps_what_is_in_hand() -> None:
+    seen = collector(runs_max=2)
+    split, waiting = message("a", "b", "c"), message("d", queue="mails")
+    seen.add(split)
+    in_hand = seen.next_list()
+    seen.add(waiting)
+    assert in_hand is not None
+
+    assert seen.forget_waiting() == [split, waiting]
+
+    assert seen.next_list() is None
+    assert list(seen.in_hand) == [in_hand.job.token]
+    assert seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0)) is in_hand
+
+
+def test_a_message_for_an_unknown_task_takes_its_letter_along() -> None:
+    seen = collector()
+    letter = DeadLetter(queue="orders", reason="unknown_task")
+    seen.add(message("a", letter=letter))
+    seen.add(message("b"))
+
+    in_hand = seen.next_list()
+
+    assert in_hand is not None
+    assert in_hand.job.letters == {"a": letter}
