@@ -2,7 +2,6 @@
 
 from collections import Counter
 from typing import Any
-from typing import Any
 
 import pytest
 
