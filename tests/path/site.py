@@ -53,11 +53,11 @@ def post(connection: http.client.HTTPConnection, events: Sequence[Item]) -> tupl
 class Producers:
     """Threads that post until the api breaks their connection or `stop`; what they were told."""
 
-    def __init__(self, url: str, sizes: Sequence[int]) -> None:
+    def __init__(self, url: str, sizes: Sequence[int], first: int = 0) -> None:
         self.sent: dict[str, Item] = {}
         self.receipts: dict[str, Item] = {}
         self.statuses: Counter[int] = Counter()
-        self._url, self._next, self._lock = url, 0, threading.Lock()
+        self._url, self._next, self._lock = url, first, threading.Lock()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._post, args=(size,)) for size in sizes]
 

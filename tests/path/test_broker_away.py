@@ -34,7 +34,7 @@ def post_one_by_one(seen: Site, numbers: range) -> None:
     assert sorted(took)[int(len(took) * 0.98)] < LATENCY_S_MAX, sorted(took)[-5:]
 
 
-def test_apis_and_relays_started_without_rabbitmq_accept_and_publish_when_it_comes(
+def test_rabbitmq_absent_at_the_start_or_lost_later_is_missed_by_no_producer_and_no_run(
     site: Open,
 ) -> None:
     seen = site(apis=0, relays=0, HOLD_S=2, QUEUE_BOUND_S=0.5, BROKER_BACKOFF_S_MAX=1)
@@ -49,23 +49,13 @@ def test_apis_and_relays_started_without_rabbitmq_accept_and_publish_when_it_com
 
         assert seen.states() == {"queued": 200}
         line.bring_up()
-        seen.wait_settled(200, 10)
-        seen.check_ran_once(200)
-        seen.check_books(200)
+        seen.wait_settled(200, 20)
 
-
-def test_rabbitmq_lost_under_apis_and_relays_is_missed_by_no_producer_and_no_run(
-    site: Open,
-) -> None:
-    seen = site(apis=0, relays=0, HOLD_S=2, QUEUE_BOUND_S=0.5, BROKER_BACKOFF_S_MAX=1)
-    with line_to(seen.platform.broker_url) as line:
-        seen.start_ready("api-1", BROKER_URL=line.url)
-        seen.start_ready("relay-1", BROKER_URL=line.url)
-        with Producers(seen.platform.api_url, sizes=(1, 20)) as producers:
+        with Producers(seen.platform.api_url, sizes=(1, 20), first=200) as producers:
             until(lambda: len(producers.receipts) > 500, what="some load")
             line.take_down()
             until(lambda: len(producers.receipts) > 1_500, what="more load")
-        sent = len(producers.sent)
+        sent = 200 + len(producers.sent)
         post_one_by_one(seen, range(sent, sent + 200))
 
         assert set(producers.statuses) == {202}

@@ -16,7 +16,7 @@ def test_a_terminated_worker_hands_back_between_two_steps(scene: Start) -> None:
     asked = time.monotonic()
 
     assert seen.platform.wait_ended("worker-1") == 0
-    assert time.monotonic() - asked < 4.0, "no step took longer, so neither does the worker"
+    assert time.monotonic() - asked < 10.0, "it waits for no more than the steps in hand"
     left = seen.states(run_ids)
     assert left["queued"] > 0
     assert left.keys() <= {"queued", "succeeded"}
