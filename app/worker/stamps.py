@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from struct import Struct
 
-_SLOT = Struct("<qd")  # pid, monotonic seconds
+_SLOT = Struct("=qd")  # pid, monotonic seconds
 _SLOTS_MAX = 1024
 PARENT = 0
 
@@ -34,15 +34,20 @@ class Stamps:
             path.write_bytes(bytes(_SLOT.size * _SLOTS_MAX))
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), _SLOT.size * _SLOTS_MAX)
+        self._pids = memoryview(self._memory).cast("q")
+        self._times = memoryview(self._memory).cast("d")
 
     def stamp(self, slot: int, pid: int, monotonic_s: float) -> None:
         """This process is alive now."""
-        _SLOT.pack_into(self._memory, slot * _SLOT.size, pid, monotonic_s)
+        # One aligned store each: pack_into clears first, and a reader between would see time 0.
+        if self._pids[2 * slot] != pid:
+            self._times[2 * slot + 1] = monotonic_s
+            self._pids[2 * slot] = pid
+        self._times[2 * slot + 1] = monotonic_s
 
     def read(self, slot: int) -> tuple[int, float]:
         """(pid, time) of a slot; pid 0 if nobody ever took it."""
-        pid, monotonic_s = _SLOT.unpack_from(self._memory, slot * _SLOT.size)
-        return int(pid), float(monotonic_s)
+        return int(self._pids[2 * slot]), float(self._times[2 * slot + 1])
 
     def seen(self, pid: int) -> float | None:
         """When the child `pid` last stamped, or None if it never did."""

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,23 @@ def test_the_slot_of_a_dead_child_is_used_again(stamps: Stamps) -> None:
     stamps.stamp(2, os.getppid(), 1.0)
 
     assert stamps.take_slot(os.getpid(), 1.0) == 1
+
+
+def test_a_reader_never_sees_a_time_that_nobody_stamped(tmp_path: Path) -> None:
+    stamps = Stamps(tmp_path / "stamps")
+    stamps.stamp(1, 7, 1.0)
+    is_over = threading.Event()
+
+    def write() -> None:
+        while not is_over.is_set():
+            stamps.stamp(1, 7, 2.0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = {Stamps(tmp_path / "stamps").read(1)}
+    for _ in range(20_000):
+        seen.add(stamps.read(1))
+    is_over.set()
+    writer.join()
+
+    assert seen <= {(7, 1.0), (7, 2.0)}
