@@ -173,9 +173,10 @@ class Transactor:
                     f" set_config('lock_timeout', '{lock_ms}', true)"
                 )
             )
-        # An author's commit ends nothing; a rollback undoes the savepoint, the step's only one.
+        # The session has a savepoint of its own in ours: its author may commit it or roll it
+        # back and go on, and a step that fails after that still leaves nothing.
         savepoint = tx.begin_nested()
-        session = Session(bind=tx, join_transaction_mode="rollback_only")
+        session = Session(bind=tx, join_transaction_mode="create_savepoint")
         context = step_context.set(context_of(step))
         step.started, step.execution.has_begun, hand.current = self._monotonic(), True, step
         try:

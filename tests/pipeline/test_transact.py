@@ -14,6 +14,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 
 calls: list[str] = []
+NAMES = ("commit", "rollback", "go on", "plain")
 
 
 @pytest.fixture(autouse=True)
@@ -100,18 +101,26 @@ def test_an_authors_own_commit_or_rollback_does_not_break_the_promise(engine: En
         if what == "commit":
             session.commit()
             raise ValueError("after its commit")
+        if what == "rollback":
+            session.rollback()
+            session.execute(text("insert into effects values ('after', 1)"))
+            raise ValueError("after its rollback")
+        if what == "go on":
+            session.rollback()
+            session.execute(text("insert into effects values ('gone on', 1)"))
 
     @workflow(name="fulfil")
     async def meddling(event: Event[Any]) -> None:
         await meddle(event.data)
 
-    run_ids = [add_runs(engine, 1, data=f'"{what}"')[0] for what in ("commit", "plain")]
+    run_ids = [add_runs(engine, 1, data=f'"{what}"')[0] for what in NAMES]
     hands = TestHands(engine, [meddling])
 
     outcomes = hands.run(run_ids)
 
-    assert [outcomes[run_id] for run_id in run_ids] == ["failed", "succeeded"]
-    assert effects(engine) == ["plain"]
+    ends = [outcomes[run_id] for run_id in run_ids]
+    assert ends == ["failed", "failed", "succeeded", "succeeded"]
+    assert effects(engine) == ["gone on", "plain"]
     hands.close()
 
 
