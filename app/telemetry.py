@@ -23,6 +23,7 @@ accept_seconds = Histogram(
 accept_list_events = Histogram(
     "veltrix_accept_list_events", "Events per commit of accept", buckets=_LIST
 )
+subscriptions_read = Gauge("veltrix_subscriptions", "Subscriptions by which this api routes events")
 accept_waiting_events = Gauge("veltrix_accept_waiting_events", "Events waiting for the commit")
 accept_waiting_bytes = Gauge("veltrix_accept_waiting_bytes", "Payload waiting for the commit")
 waiting_requests = Gauge("veltrix_waiting_requests", "Requests waiting for an outcome")

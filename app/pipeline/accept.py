@@ -39,6 +39,7 @@ from app.telemetry import (
     events_duplicate,
     events_refused,
     logger,
+    subscriptions_read,
 )
 
 COUNT_S = 0.5  # how long counts beside the books may wait to be written together
@@ -154,12 +155,12 @@ class Acceptor:
             self._waiting.put(request)
 
     def _run(self) -> None:
-        self._reconnect()
+        self._refresh()
         while (taken := self._take()) is not None:
             if taken:
                 self._accept(taken)
-            elif self._connection is None:
-                self._reconnect()
+            else:
+                self._refresh()
             self._count()
         self._count(is_last=True)
         self._disconnect()
@@ -240,8 +241,8 @@ class Acceptor:
             self._disconnect()
             written.write(self._connected(), self._accounts, hold_s)
 
-    def _reconnect(self) -> None:
-        """Be ready for the next list, if the database is there; it is asked again if not."""
+    def _refresh(self) -> None:
+        """Be ready for the next list, so that it need not wait for a connection or for routing."""
         try:
             self._read_routing()
         except Exception as error:  # noqa: BLE001 - the thread must live
@@ -282,6 +283,7 @@ class Acceptor:
             rows = subscriptions.current(self._connected())
         self._routing = RoutingTable((row.workflow, row.queue, row.types) for row in rows)
         self._routing_read_at = now
+        subscriptions_read.set(len(rows))
 
     def _note(self, answers: list[Answer], written: AcceptList) -> None:
         duplicates = refused = 0

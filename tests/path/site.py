@@ -187,8 +187,10 @@ class Site:
         assert set(marks.values()) == {1}, marks.most_common(3)
 
     def wait_registered(self) -> None:
-        """The workflows have subscriptions."""
+        """The workflows have subscriptions, and every api routes by them."""
         until(lambda: self.ask("select 1 from subscriptions"), 20, "the subscriptions")
+        apis = [name for name in self.platform.processes if name.startswith("api")]
+        until(lambda: all(self.metric("veltrix_subscriptions", api) for api in apis), 20, "routing")
 
     def logged(self, word: str, name: str) -> int:
         """Lines of a process's log that hold this word."""
