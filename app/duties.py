@@ -26,7 +26,7 @@ from app.pipeline.backoff import Backoff
 from app.pipeline.books import fold_once, recount_once
 from app.pipeline.bury import bury
 from app.pipeline.relay import Relay, make_relay
-from app.pipeline.sweep import sweep_once
+from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
 from app.store import answers
@@ -118,7 +118,7 @@ def _told(error: Exception) -> str:
 
 def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("drain", drain.drain_once, 0.1)
-    yield Duty("sweep", lambda: sweep_once(engine, settings), settings.sweep_unrouted_s)
+    yield Duty("sweep", Sweep(engine, settings).once, settings.sweep_unrouted_s)
     yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
     yield Duty("recount", lambda: _recount(engine), settings.recount_s)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)

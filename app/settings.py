@@ -191,7 +191,7 @@ class Settings(BaseModel):
         0.1, "Pause between due scans that find nothing", unit="seconds", ge=0.01, le=10
     )
     queue_bound_s: float = _setting(
-        2.0,
+        0.5,
         "Work handed to the broker ahead of the workers, per queue",
         unit="seconds of work",
         full="due runs wait in PostgreSQL",

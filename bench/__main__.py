@@ -33,6 +33,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rate", type=float, default=333.0)
     parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument(
+        "--open-max", type=int, default=5_000, help="no batch while more runs are open; 0: no bound"
+    )
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--target", default="", help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
@@ -71,31 +74,33 @@ def _load(options: Any) -> int:
         )
         print(json.dumps(found))
     else:
-        print(
-            asyncio.run(flood(host, int(port), options.seconds, options.batch, _CONNECTIONS_FLOOD))
+        sent = flood(
+            host, int(port), options.seconds, options.batch, _CONNECTIONS_FLOOD, options.open_max
         )
+        print(asyncio.run(sent))
     return 0
 
 
-def _send(platform: Platform, rate: float, seconds: float, batch: int, first: int = 0) -> Any:
+def _send(platform: Platform, options: Any, **changes: Any) -> Any:
     """The load generator in a process of its own."""
+    options = argparse.Namespace(**{**vars(options), "first": 0, **changes})
     target = ":".join(map(str, address(platform)))
-    arguments = ["load", "--target", target, "--rate", str(rate), "--seconds", str(seconds)]
-    arguments += ["--batch", str(batch), "--first", str(first)]
+    arguments = ["load", "--target", target]
+    for name in ("rate", "seconds", "batch", "open_max", "first"):
+        arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command = [sys.executable, "-m", "bench", *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def _throughput(platform: Platform, engine: Engine, options: Any) -> int:
-    _send(platform, 50, _WARM_S, 1, first=10**12)
-    accepted = _send(platform, 0, options.seconds, options.batch)
+    _send(platform, options, rate=50, seconds=_WARM_S, first=10**12)
+    accepted = _send(platform, options, rate=0)
     books, _ = drain(engine, accepted, 120.0)
     with transaction(engine) as tx:
         first, last = tx.execute(
             text(
                 "select extract(epoch from min(accepted_at)), extract(epoch from max(r.settled_at))"
-                " from events e join runs r on r.event_id = e.id where sender_id < '1000000000000'"
-                " and length(sender_id) < 13"
+                " from events e join runs r on r.event_id = e.id where sender_id::bigint < 10^12"
             )
         ).one()
     return show(
@@ -103,6 +108,7 @@ def _throughput(platform: Platform, engine: Engine, options: Any) -> int:
         {
             "seconds": options.seconds,
             "batch": options.batch,
+            "open_max": options.open_max,
             "accepted": accepted,
             "accepted_per_s": round(accepted / options.seconds),
             "settled_per_s": round(accepted / float(last - first)),
@@ -114,8 +120,8 @@ def _throughput(platform: Platform, engine: Engine, options: Any) -> int:
 
 
 def _latency(platform: Platform, engine: Engine, options: Any) -> int:
-    _send(platform, options.rate, _WARM_S, 1, first=10**12)
-    sent = _send(platform, options.rate, options.seconds, 1)
+    _send(platform, options, seconds=_WARM_S, first=10**12)
+    sent = _send(platform, options)
     books, _ = drain(engine, len(sent), 60.0)
     with transaction(engine) as tx:
         times = {row[0]: (row[1], row[2]) for row in tx.execute(text(_STARTS))}

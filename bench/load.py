@@ -1,10 +1,10 @@
 """Load over raw keep-alive connections: an HTTP library would measure itself."""
 
 import asyncio
+import json
 import time
-from collections.abc import Callable
 
-Answered = Callable[[int, float], None]
+_WATCH_S = 0.1
 
 
 class Connection(asyncio.Protocol):
@@ -12,7 +12,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._answer: asyncio.Future[int] | None = None
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -30,19 +30,21 @@ class Connection(asyncio.Protocol):
         at = head.index(b"content-length:") + 15
         length = int(head[at : at + 12].split(b"\r\n")[0])
         if len(self._buffer) >= end + 4 + length and self._answer is not None:
-            status = int(head[9:12])
+            status, body = int(head[9:12]), bytes(self._buffer[end + 4 :])
             self._buffer.clear()
             answer, self._answer = self._answer, None
-            answer.set_result(status)
+            answer.set_result((status, body))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error or ConnectionError("the api closed the connection"))
 
-    async def ask(self, request: bytes) -> int:
-        """The status of the answer."""
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer. Raises ConnectionError when the api closed it."""
         assert self.transport is not None
+        if self.transport.is_closing():
+            raise ConnectionError("the api closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self._answer
@@ -71,25 +73,42 @@ async def _connect(host: str, port: int, count: int) -> list[Connection]:
     return [protocol for _, protocol in made]
 
 
-async def flood(host: str, port: int, seconds: float, size: int, connections: int) -> int:
-    """Events accepted in `seconds`, as batches of `size`, as fast as the answers come."""
-    sent = 0
-    accepted = 0
+async def flood(
+    host: str, port: int, seconds: float, size: int, connections: int, open_max: int
+) -> int:
+    """Events accepted in `seconds`, as batches of `size`, as fast as the answers come.
+
+    No batch begins while `GET /v1/balance` shows more than `open_max` open runs: what is measured
+    is what the whole platform sustains, not how fast a backlog can be made. 0: without that.
+    """
+    sent = accepted = 0
     end = time.monotonic() + seconds
+    has_room = asyncio.Event()
+    has_room.set()
+
+    async def watch(connection: Connection) -> None:
+        while open_max:
+            _, body = await connection.ask(b"GET /v1/balance HTTP/1.1\r\nhost: bench\r\n\r\n")
+            (has_room.clear if json.loads(body)["runs"]["open"] > open_max else has_room.set)()
+            await asyncio.sleep(_WATCH_S)
 
     async def one(connection: Connection) -> None:
         nonlocal sent, accepted
         while time.monotonic() < end:
+            await has_room.wait()
             first, sent = sent, sent + size
             body = "[" + ",".join(map(event_json, range(first, first + size))) + "]"
             request = request_of(body.encode(), "application/cloudevents-batch+json")
-            status = await connection.ask(request)
+            status, _ = await connection.ask(request)
             if status == 202:
                 accepted += size
             else:
                 await asyncio.sleep(0.05)
 
-    await asyncio.gather(*(one(c) for c in await _connect(host, port, connections)))
+    watching, *posting = await _connect(host, port, 1 + connections)
+    watcher = asyncio.create_task(watch(watching))
+    await asyncio.gather(*map(one, posting))
+    watcher.cancel()
     return accepted
 
 
@@ -113,7 +132,7 @@ async def open_loop(
         body = event_json(number).encode()
         request = request_of(body, "application/cloudevents+json")
         connection = await free.get()
-        status = await connection.ask(request)
+        status, _ = await connection.ask(request)
         free.put_nowait(connection)
         if status == 202:
             found.append((number, due + offset, loop.time() + offset))

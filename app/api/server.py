@@ -33,6 +33,9 @@ from app.store.transactions import is_away, transaction
 from app.telemetry import configure_logs, logger
 
 GRACE_S = 10  # for requests in hand after SIGTERM
+# Longer than load balancers keep an idle connection (haproxy.cfg: 60 s): the side that sends
+# requests should be the one that closes, or a request and the closing pass each other.
+KEEP_ALIVE_S = 75
 SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
 
 _log = logger("api")
@@ -185,6 +188,7 @@ def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
         log_config=None,
         log_level="warning",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
     server = _Server(config, lambda: _log.info("api.started", host=host, port=port))

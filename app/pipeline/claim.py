@@ -7,8 +7,9 @@ from app.domain.workflows import Workflow
 from app.pipeline import failures
 from app.pipeline.execution import Execution
 from app.pipeline.frames import Limits
-from app.store import journal
-from app.store.journal import Claim, Past
+from app.store import journal, leases
+from app.store.journal import Past
+from app.store.leases import Claim
 from app.store.transactions import Link
 
 
@@ -20,7 +21,7 @@ def claim(
     A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
     acknowledging its message is safe. Waits for the database as long as it takes.
     """
-    claims = link.call(lambda tx: journal.claim(tx, token, worker_id, deliveries, hold_s))
+    claims = link.call(lambda tx: leases.claim(tx, token, worker_id, deliveries, hold_s))
     old = [c for c in claims if c.attempt > 1 or c.generation > 0]
     return claims, link.call(lambda tx: journal.past(tx, old)) if old else {}
 

@@ -19,7 +19,8 @@ from app.domain.states import Reason, RunState
 from app.domain.workflows import Workflow
 from app.pipeline import failures
 from app.pipeline.frames import Frame, JournalMismatch, Limits, PendingStep
-from app.store.journal import Claim, FailedAttempt, JournalEntry, Past, Settlement
+from app.store.journal import FailedAttempt, JournalEntry, Past, Settlement
+from app.store.leases import Claim
 
 _decode = msgspec.json.Decoder().decode
 Answer = tuple[bool, Any, BaseException | None]  # answered now?, with this value, or this error

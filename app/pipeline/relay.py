@@ -41,6 +41,7 @@ log = logger("relay")
 SCAN_RUNS_MAX = 2_000
 ROOM_S, ROOM_IDLE_S = 0.25, 0.5
 ROOM_FULL_S = 0.01
+LOOK_SHARE = 0.05  # of the relay's time may be spent on looking
 CHECK_S = 2.0
 PAUSE_S, PAUSE_S_MAX = 0.5, 30.0
 
@@ -88,6 +89,7 @@ class Relay:
         self._database: Connection | None = None
         self._database_seen_at = self._rescue_from = 0.0
         self._room_at = self._checked_at = -1e9
+        self._look_s = 0.0
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses: dict[str, Backoff] = {}
         self._declared: set[str] = set()
@@ -175,13 +177,15 @@ class Relay:
         self._outgoing.clear()
 
     def _look(self, tx: Connection) -> None:
+        began = self._monotonic()
         with transaction_on(tx):
-            self._room.refresh(tx, self._monotonic())
+            self._room.refresh(tx, began)
         self._room_at = self._monotonic()
+        self._look_s = self._room_at - began
 
     def _room_is_old(self) -> bool:
         age = self._monotonic() - self._room_at
-        if age < ROOM_FULL_S:
+        if age < max(ROOM_FULL_S, min(self._look_s / LOOK_SHARE, ROOM_S)):
             return False
         if any(self._room.left(queue) == 0 for queue in self._room.queues):
             return True

@@ -32,7 +32,7 @@ LIST_EVENTS_MAX = 1_000
 STRETCH_EVENTS_MAX = 5_000
 # A cache may be this much older than its limit says while an api commits its last list.
 GRACE = timedelta(seconds=5)
-# How long after a subscription began its beginning is looked at again and again.
+# How long after its window the beginning of a subscription is looked at again.
 WATCH = timedelta(seconds=30)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,13 +47,54 @@ class UnknownWorkflow(LookupError):
         self.workflow = workflow
 
 
-def sweep_once(engine: Engine, settings: Settings) -> int:
-    """Start what stale caches missed; how many runs. Ask again at once while it is not 0."""
-    started = retry_transient(lambda: _sweep_unrouted(engine))
-    started += retry_transient(lambda: _sweep_beginnings(engine, settings))
-    if started:
-        log.info("runs.started_late", runs=started)
-    return started
+class Sweep:
+    """Starts what stale caches missed. For one thread."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._window = timedelta(seconds=2 * settings.subscriptions_cache_s) + GRACE
+        self._looks: dict[tuple[str, datetime], timedelta] = {}
+
+    def once(self) -> int:
+        """Start what was missed; how many runs. Ask again at once while it is not 0."""
+        started = retry_transient(lambda: _sweep_unrouted(self._engine))
+        started += retry_transient(self._sweep_beginnings)
+        if started:
+            log.info("runs.started_late", runs=started)
+        return started
+
+    def _sweep_beginnings(self) -> int:
+        """Events routed to others while an api did not know a new subscription yet."""
+        started = 0
+        looked = {}
+        last = self._window + WATCH
+        with transaction(self._engine) as tx:
+            now = tx.execute(text("select now()")).scalar_one()
+            for subscription in current(tx):
+                since = _since(subscription)
+                key, age = (subscription.workflow, since), now - since
+                if subscription.types and self._has_to_look(key, age):
+                    started += self._look(tx, subscription, since)
+                    looked[key] = min(2 * age, last) if age < last else timedelta.max
+        self._looks.update(looked)
+        return started
+
+    def _has_to_look(self, key: tuple[str, datetime], age: timedelta) -> bool:
+        """Each look is at twice the age of the one before, the last when the watch is over.
+
+        A look reads every event of the window: under load that is a hundred thousand.
+        """
+        return age < self._window + 2 * WATCH and self._looks.get(key, timedelta()) <= age
+
+    def _look(self, tx: Connection, subscription: Subscription, since: datetime) -> int:
+        started = 0
+        after: str | None = first_id_at(since)
+        end = first_id_at(since + self._window)
+        while after is not None:
+            stretch = _stretch(tx, subscription, subscription.types, since, after, end)
+            started += _start(tx, subscription, stretch.event_ids)
+            after = stretch.last_id
+        return started
 
 
 def _sweep_unrouted(engine: Engine) -> int:
@@ -70,26 +111,6 @@ def _sweep_unrouted(engine: Engine) -> int:
                     begun = _since(subscription)
                     ids = [event_id for event_id, accepted_at in events if accepted_at >= begun]
                     started += _start(tx, subscription, ids)
-    return started
-
-
-def _sweep_beginnings(engine: Engine, settings: Settings) -> int:
-    """Events routed to others while an api did not know a new subscription yet."""
-    window = timedelta(seconds=2 * settings.subscriptions_cache_s) + GRACE
-    started = 0
-    with transaction(engine) as tx:
-        now = tx.execute(text("select now()")).scalar_one()
-        for subscription in current(tx):
-            since = _since(subscription)
-            if not subscription.types or now > since + window + WATCH:
-                continue
-            after: str | None = first_id_at(since)
-            while after is not None:
-                stretch = _stretch(
-                    tx, subscription, subscription.types, since, after, first_id_at(since + window)
-                )
-                started += _start(tx, subscription, stretch.event_ids)
-                after = stretch.last_id
     return started
 
 

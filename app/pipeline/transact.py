@@ -23,7 +23,7 @@ from app.pipeline.frames import PendingStep, StepTimeout
 from app.pipeline.hand import Hand
 from app.pipeline.settle import mark_written, write
 from app.pipeline.steps import Alarm, context_of
-from app.store import journal
+from app.store import leases
 from app.store.transactions import is_away, is_bad_value, is_transient, sqlstate_of, transaction
 
 SHARED_MAX = 50  # runs in one transaction: 64 savepoints fill PostgreSQL's subtransaction cache
@@ -143,7 +143,7 @@ class Transactor:
         self._set_limits = None
         try:
             with transaction(self._engine) as tx:
-                held = journal.lock_held(tx, hand.token, [s.execution.claim.run_id for s in steps])
+                held = leases.lock_held(tx, hand.token, [s.execution.claim.run_id for s in steps])
                 mine = [s for s in steps if s.execution.claim.run_id in held]
                 ended = [self._step(tx, hand, step, is_shared=is_shared) for step in mine]
                 for step in steps:

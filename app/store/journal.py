@@ -1,16 +1,21 @@
-"""The journal: claims, finished steps and outcomes, written under a lease token.
+"""The journal: finished steps, failed attempts and outcomes, written under a lease token.
 
-The token is the fence (mechanics 2): every write first locks, in id order, the rows that still
-carry it, in the same statement, and writes only those. A worker that lost its lease writes nothing.
+The token is the fence (mechanics 2): a write first locks, in id order, the rows that still carry
+it, in the same statement, and writes only those. A worker that lost its lease writes nothing.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
-from app.store.arrays import BoolArray, BytesArray, FloatArray, IntArray, TextArray
+from app.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
+from app.store.leases import Claim
+
+_Fields = dict[str, tuple[type[PgArray], Callable[[Any], Any]]]
 
 
 class JournalEntry(msgspec.Struct, gc=False):
@@ -67,73 +72,12 @@ class Settlement(msgspec.Struct, gc=False, kw_only=True):
     code_version: str | None = None
 
 
-class Claim(msgspec.Struct, gc=False):
-    """A run in this worker's hands, with the event it is for. `now` is the database's clock."""
-
-    run_id: str
-    workflow: str
-    queue: str
-    generation: int
-    attempt: int
-    alone: bool
-    crashes: int
-    code_version: str | None
-    key: str | None
-    is_cancel_requested: bool
-    started_at: datetime
-    first_claimed_at: datetime
-    now: datetime
-    event_id: str
-    source: str | None  # None: the event's row is gone
-    sender_id: str
-    type: str
-    subject: str | None
-    time: str | None
-    datacontenttype: str | None
-    dataschema: str | None
-    data: str | None
-    data_binary: bytes | None
-    extensions: str | None
-    traceparent: str | None
-    accepted_at: datetime | None
-
-
 class Past(msgspec.Struct):
     """What earlier attempts of a run left: finished entries and failed attempts, by position."""
 
     entries: dict[str, JournalEntry]
     failures: dict[str, Failures]
 
-
-# The claim's commit need not be durable: a lost claim is a redelivery, and the token is not on the
-# row then, so nothing can be written under it. set_config(.., true) holds for this statement only.
-# A run that crashed a worker is claimed only when it is the only one named (mechanics 3). Runs that
-# carry the token already are claimed again: the answer to the first try was lost with its
-# connection.
-_CLAIM = """
-with fast as (select set_config('synchronous_commit', 'off', true)),
-m as (
-    select r.id, k.delivery_id
-    from fast, unnest(%(id)s::uuid[], %(delivery_id)s::uuid[]) as k(id, delivery_id)
-    join runs r on r.id = k.id
-    where (r.state = 'queued' and (not r.alone or %(named)s = 1)) or r.lease_token = %(token)s
-    order by r.id
-    for no key update of r skip locked
-), c as (
-    update runs r set state = 'running', lease_token = %(token)s, worker_id = %(worker_id)s,
-        delivery_id = m.delivery_id, due_at = now() + %(hold_s)s * interval '1 second',
-        attempt = least(r.attempt + 1, 32767), hand_overs = 0,
-        claimed_at = coalesce(r.claimed_at, now())
-    from m where r.id = m.id
-    returning r.*
-)
-select c.id::text, c.workflow, c.queue, c.generation, c.attempt, c.alone, c.crashes, c.code_version,
-    c.key, c.cancel_requested_at is not null, c.started_at, c.claimed_at, now(), c.event_id::text,
-    e.source, coalesce(e.sender_id, ''), coalesce(e.type, ''), e.subject, e.time, e.datacontenttype,
-    e.dataschema, e.data::text, e.data_binary, e.extensions::text, e.traceparent, e.accepted_at
-from c left join events e on e.id = c.event_id
-order by c.id
-"""
 
 _PAST_ENTRIES = """
 select j.run_id::text, j.position, j.kind, j.name, j.arguments_digest, j.output::text,
@@ -153,50 +97,60 @@ join failed_attempts f on f.run_id = k.id and f.generation = k.generation
 group by 1, 2
 """
 
-# A run that would go on waiting, but whose cancel was requested meanwhile, is cancelled instead.
+# A list is one set of rows: a run's i-th entry beside its i-th failed attempt and, in the first of
+# them, its settlement. So each run is found once, by its key, and nothing is joined to what was
+# found. (Joined, the planner took 250 rows for one and looped: five times the cost.) Rows without a
+# settlement are locked first, in the order of the ids, then the settled ones by their update, in
+# that order too. A run that would go on waiting, but whose cancel was requested meanwhile, is
+# cancelled.
 _WRITE = """
-with held as materialized (
-    select id, generation, account_id, minute, cancel_requested_at
-    from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-    order by id for no key update
-), j as (
-    insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
-        attempts)
-    select h.id, h.generation, u.position, u.kind, u.name, u.digest, u.output, u.error, u.attempts
-    from unnest(%(j_id)s::uuid[], %(j_position)s, %(j_kind)s, %(j_name)s, %(j_digest)s,
-                %(j_output)s::json[], %(j_error)s::json[], %(j_attempts)s)
-        as u(id, position, kind, name, digest, output, error, attempts)
-    join held h on h.id = u.id
-), f as (
-    insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
-        traceback,
-        fingerprint, retry_delay_s, worker_id)
-    select h.id, h.generation, u.position, u.step, u.attempt, u.type, u.message, u.traceback,
-        u.fingerprint, u.retry_delay_s, %(worker_id)s
-    from unnest(%(f_id)s::uuid[], %(f_position)s, %(f_step)s, %(f_attempt)s, %(f_type)s,
-        %(f_message)s,
-                %(f_traceback)s, %(f_fingerprint)s, %(f_retry_delay_s)s)
-        as u(id, position, step, attempt, type, message, traceback, fingerprint, retry_delay_s)
-    join held h on h.id = u.id
+with input as materialized (
+    select * from unnest(%(id)s::uuid[],
+        %(e_position)s, %(e_kind)s, %(e_name)s, %(e_digest)s, %(e_output)s::json[],
+            %(e_error)s::json[], %(e_attempts)s,
+        %(f_position)s, %(f_step)s, %(f_attempt)s, %(f_type)s, %(f_message)s, %(f_traceback)s,
+            %(f_fingerprint)s, %(f_retry_delay_s)s,
+        %(s_state)s, %(s_wait_ms)s, %(s_outcome)s::json[], %(s_reason)s, %(s_fingerprint)s,
+            %(s_failed_step)s, %(s_key)s, %(s_code_version)s
+    ) as u(id, e_position, e_kind, e_name, e_digest, e_output, e_error, e_attempts,
+        f_position, f_step, f_attempt, f_type, f_message, f_traceback, f_fingerprint,
+            f_retry_delay_s,
+        s_state, s_wait_ms, s_outcome, s_reason, s_fingerprint, s_failed_step, s_key,
+            s_code_version)
+), locked as materialized (
+    select u.*, r.generation, r.cancel_requested_at
+    from input u join runs r on r.id = u.id
+    where u.s_state is null and r.lease_token = %(token)s
+    order by r.id for no key update of r
 ), moved as (
     update runs r set lease_token = null,
-        state = case when u.is_open and h.cancel_requested_at is not null then 'cancelled'
-            else u.state end,
-        due_at = case when u.is_open and h.cancel_requested_at is null
-            then now() + u.wait_ms / 1000.0 * interval '1 second' end,
-        settled_at = case when not u.is_open or h.cancel_requested_at is not null then now() end,
-        outcome = u.outcome, fingerprint = u.fingerprint,
-        reason = case when u.is_open and h.cancel_requested_at is not null then 'requested'
-            else u.reason end,
-        failed_step = u.failed_step, key = coalesce(u.key, r.key),
-        code_version = coalesce(u.code_version, r.code_version)
-    from unnest(%(s_id)s::uuid[], %(s_state)s, %(s_open)s, %(s_wait_ms)s, %(s_outcome)s::json[],
-                %(s_reason)s, %(s_fingerprint)s, %(s_failed_step)s, %(s_key)s, %(s_code_version)s)
-        as u(id, state, is_open, wait_ms, outcome, reason, fingerprint, failed_step, key,
-            code_version)
-    join held h on h.id = u.id
-    where r.id = h.id
-    returning r.state, r.account_id, r.minute
+        state = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
+            then 'cancelled' else u.s_state end,
+        due_at = case when r.cancel_requested_at is null
+            then now() + u.s_wait_ms / 1000.0 * interval '1 second' end,
+        settled_at = case when u.s_wait_ms is null or r.cancel_requested_at is not null
+            then now() end,
+        outcome = u.s_outcome, fingerprint = u.s_fingerprint,
+        reason = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
+            then 'requested' else u.s_reason end,
+        failed_step = u.s_failed_step, key = coalesce(u.s_key, r.key),
+        code_version = coalesce(u.s_code_version, r.code_version)
+    from (select * from input where s_state is not null order by id) u
+    where r.id = u.id and r.lease_token = %(token)s and (select count(*) from locked) >= 0
+    returning u.*, r.generation, r.cancel_requested_at, r.state, r.account_id, r.minute
+), held as (
+    select {held} from locked union all select {held} from moved
+), journalled as (
+    insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
+        attempts)
+    select id, generation, e_position, e_kind, e_name, e_digest, e_output, e_error, e_attempts
+    from held where e_kind is not null
+), noted as (
+    insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
+        traceback, fingerprint, retry_delay_s, worker_id)
+    select id, generation, f_position, f_step, f_attempt, f_type, f_message, f_traceback,
+        f_fingerprint, f_retry_delay_s, %(worker_id)s
+    from held where f_type is not null
 ), counted as (
     insert into counter_deltas (account_id, minute, succeeded, failed, cancelled)
     select account_id, minute, count(*) filter (where state = 'succeeded'),
@@ -205,71 +159,42 @@ with held as materialized (
     group by account_id, minute
 )
 select id::text, cancel_requested_at is not null from held
-"""
-
-_LOCK_HELD = """
-select id::text from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-order by id for no key update
-"""
-
-# Rows locked by the child's own transactional steps are skipped: nobody can rescue those now.
-_RENEW = """
-with held as (
-    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-    order by id for no key update skip locked
+""".replace(
+    "{held}",
+    "id, generation, cancel_requested_at,"
+    " e_position, e_kind, e_name, e_digest, e_output, e_error, e_attempts, f_position, f_step,"
+    " f_attempt, f_type, f_message, f_traceback, f_fingerprint, f_retry_delay_s",
 )
-update runs r set due_at = now() + %(hold_s)s * interval '1 second'
-from held where r.id = held.id returning r.id::text
-"""
 
-_HAND_BACK = """
-with held as (
-    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-    order by id for no key update
-)
-update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
-    attempt = greatest(r.attempt - 1, 0)
-from held where r.id = held.id returning r.id::text
-"""
-
-# The hand died with these runs in it. Each travels alone from now on, so that the one that kills
-# workers is found; only a death while alone counts against it.
-_RELEASE = """
-with held as (
-    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-    order by id for no key update
-)
-update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
-    crashes = r.crashes + r.alone::int, alone = true
-from held where r.id = held.id returning r.id::text
-"""
-
-
-def claim(
-    tx: Connection,
-    token: str,
-    worker_id: str,
-    deliveries: Sequence[tuple[str, str]],
-    hold_s: float,
-) -> list[Claim]:
-    """The runs of `deliveries` ((run id, delivery id) pairs) that are now this token's, by id.
-
-    A run that is not queued, is locked by another claim, or must travel alone and does not, is not
-    in the answer: acknowledging its message is safe, for the run comes due again.
-    """
-    cursor = tx.exec_driver_sql(
-        _CLAIM,
-        {
-            "id": TextArray([run_id for run_id, _ in deliveries]),
-            "delivery_id": TextArray([delivery_id for _, delivery_id in deliveries]),
-            "named": len(deliveries),
-            "token": token,
-            "worker_id": worker_id,
-            "hold_s": hold_s,
-        },
-    ).cursor
-    assert cursor is not None
-    return [Claim(*row) for row in cursor.fetchall()]
+_ENTRY: _Fields = {
+    "position": (TextArray, attrgetter("position")),
+    "kind": (TextArray, attrgetter("kind")),
+    "name": (TextArray, attrgetter("name")),
+    "digest": (BytesArray, attrgetter("arguments_digest")),
+    "output": (TextArray, attrgetter("output")),
+    "error": (TextArray, attrgetter("error")),
+    "attempts": (IntArray, attrgetter("attempts")),
+}
+_FAILED: _Fields = {
+    "position": (TextArray, attrgetter("position")),
+    "step": (TextArray, attrgetter("step")),
+    "attempt": (IntArray, attrgetter("attempt")),
+    "type": (TextArray, attrgetter("type")),
+    "message": (TextArray, attrgetter("message")),
+    "traceback": (TextArray, attrgetter("traceback")),
+    "fingerprint": (TextArray, attrgetter("fingerprint")),
+    "retry_delay_s": (FloatArray, attrgetter("retry_delay_s")),
+}
+_SETTLEMENT: _Fields = {
+    "state": (TextArray, attrgetter("state")),
+    "wait_ms": (IntArray, lambda s: None if s.wait_s is None else round(s.wait_s * 1000)),
+    "outcome": (TextArray, attrgetter("outcome")),
+    "reason": (TextArray, attrgetter("reason")),
+    "fingerprint": (TextArray, attrgetter("fingerprint")),
+    "failed_step": (TextArray, attrgetter("failed_step")),
+    "key": (TextArray, attrgetter("key")),
+    "code_version": (TextArray, attrgetter("code_version")),
+}
 
 
 def past(tx: Connection, claims: Sequence[Claim]) -> dict[str, Past]:
@@ -301,77 +226,38 @@ def write(
     named in any argument is checked. Raises what `transactions.is_bad_value` recognises if one
     value cannot be stored; nothing is written then.
     """
-    ids = {x.run_id for group in (entries, failed_attempts, settlements) for x in group}
-    cursor = tx.exec_driver_sql(
-        _WRITE,
-        {
-            "id": TextArray(sorted(ids)),
-            "token": token,
-            "worker_id": worker_id,
-            "j_id": TextArray([e.run_id for e in entries]),
-            "j_position": TextArray([e.position for e in entries]),
-            "j_kind": TextArray([e.kind for e in entries]),
-            "j_name": TextArray([e.name for e in entries]),
-            "j_digest": BytesArray([e.arguments_digest for e in entries]),
-            "j_output": TextArray([e.output for e in entries]),
-            "j_error": TextArray([e.error for e in entries]),
-            "j_attempts": IntArray([e.attempts for e in entries]),
-            "f_id": TextArray([f.run_id for f in failed_attempts]),
-            "f_position": TextArray([f.position for f in failed_attempts]),
-            "f_step": TextArray([f.step for f in failed_attempts]),
-            "f_attempt": IntArray([f.attempt for f in failed_attempts]),
-            "f_type": TextArray([f.type for f in failed_attempts]),
-            "f_message": TextArray([f.message for f in failed_attempts]),
-            "f_traceback": TextArray([f.traceback for f in failed_attempts]),
-            "f_fingerprint": TextArray([f.fingerprint for f in failed_attempts]),
-            "f_retry_delay_s": FloatArray([f.retry_delay_s for f in failed_attempts]),
-            "s_id": TextArray([s.run_id for s in settlements]),
-            "s_state": TextArray([s.state for s in settlements]),
-            "s_open": BoolArray([s.wait_s is not None for s in settlements]),
-            "s_wait_ms": IntArray([round((s.wait_s or 0) * 1000) for s in settlements]),
-            "s_outcome": TextArray([s.outcome for s in settlements]),
-            "s_reason": TextArray([s.reason for s in settlements]),
-            "s_fingerprint": TextArray([s.fingerprint for s in settlements]),
-            "s_failed_step": TextArray([s.failed_step for s in settlements]),
-            "s_key": TextArray([s.key for s in settlements]),
-            "s_code_version": TextArray([s.code_version for s in settlements]),
-        },
-    ).cursor
+    rows = _rows(entries, failed_attempts, settlements)
+    ids, noted_entries, noted_failures, last = zip(*rows, strict=True) if rows else ((),) * 4
+    columns: dict[str, object] = {
+        "id": TextArray(ids), "token": token, "worker_id": worker_id,
+    }  # fmt: skip
+    for prefix, items, fields in (
+        ("e_", noted_entries, _ENTRY),
+        ("f_", noted_failures, _FAILED),
+        ("s_", last, _SETTLEMENT),
+    ):
+        for name, (array, value_of) in fields.items():
+            columns[prefix + name] = array([None if x is None else value_of(x) for x in items])
+    cursor = tx.exec_driver_sql(_WRITE, columns).cursor
     assert cursor is not None
     return dict(cursor.fetchall())
 
 
-def lock_held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
-    """Lock the runs that still carry the token until the transaction ends; the ones that do.
-
-    Transactional steps run behind this lock, so their effect and the loss of the lease exclude each
-    other.
-    """
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
-    return {row[0] for row in tx.exec_driver_sql(_LOCK_HELD, keys)}
-
-
-def renew(tx: Connection, token: str, run_ids: Sequence[str], hold_s: float) -> set[str]:
-    """Extend the leases of these runs by `hold_s` from now; the ones extended."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token, "hold_s": hold_s}
-    return {row[0] for row in tx.exec_driver_sql(_RENEW, keys)}
-
-
-def hand_back(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
-    """Make runs nobody began due now; the ones that were still held."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
-    return {row[0] for row in tx.exec_driver_sql(_HAND_BACK, keys)}
-
-
-def release(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
-    """Make the runs of a dead hand due now, each alone; the ones that were still held."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
-    return {row[0] for row in tx.exec_driver_sql(_RELEASE, keys)}
-
-
-def existing(tx: Connection, run_ids: Sequence[str]) -> set[str]:
-    """Those of these ids that are runs of ours, in any state."""
-    rows = tx.exec_driver_sql(
-        "select id::text from runs where id = any(%(id)s::uuid[])", {"id": TextArray(run_ids)}
-    )
-    return {row[0] for row in rows}
+def _rows(
+    entries: Sequence[JournalEntry],
+    failed_attempts: Sequence[FailedAttempt],
+    settlements: Sequence[Settlement],
+) -> list[tuple[str, JournalEntry | None, FailedAttempt | None, Settlement | None]]:
+    """The rows of a write, in the order of the runs' ids."""
+    of_run: dict[str, tuple[list[JournalEntry], list[FailedAttempt], list[Settlement]]] = {}
+    for settlement in settlements:
+        of_run[settlement.run_id] = ([], [], [settlement])
+    for entry in entries:
+        of_run.setdefault(entry.run_id, ([], [], []))[0].append(entry)
+    for failed in failed_attempts:
+        of_run.setdefault(failed.run_id, ([], [], []))[1].append(failed)
+    return [
+        (run_id, *row)
+        for run_id in sorted(of_run)
+        for row in zip_longest(*of_run[run_id], fillvalue=None)
+    ]

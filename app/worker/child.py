@@ -27,7 +27,7 @@ from app.pipeline.settle import settle
 from app.pipeline.steps import Alarm, AsyncSteps
 from app.pipeline.transact import Transactor
 from app.settings import Settings
-from app.store import journal
+from app.store import journal, leases
 from app.store.transactions import Link, is_away
 from app.worker.jobs import (
     Job,
@@ -160,7 +160,7 @@ class Child:
         if isinstance(job, ListJob):
             return pack(self._list(job))
         if isinstance(job, ReleaseJob):
-            released = self._link.call(lambda tx: journal.release(tx, job.token, job.run_ids))
+            released = self._link.call(lambda tx: leases.release(tx, job.token, job.run_ids))
             if released:
                 telemetry.logger("worker").warning("runs.released", run_ids=sorted(released)[:20])
         elif isinstance(job, LetterJob):
@@ -246,7 +246,7 @@ class Child:
     def _write_unknown(self, job: ListJob, claimed: set[str]) -> None:
         """Messages for a task nobody here knows: dead letters, unless they name runs of ours."""
         named = {id_: d for id_, d in job.deliveries if d in job.letters and id_ not in claimed}
-        known = self._link.call(lambda tx: journal.existing(tx, list(named)))
+        known = self._link.call(lambda tx: leases.existing(tx, list(named)))
         ours = {named[run_id] for run_id in known} | {
             d for id_, d in job.deliveries if id_ in claimed
         }

@@ -25,7 +25,7 @@ from app.pipeline.hand import Hand
 from app.pipeline.settle import settle
 from app.pipeline.steps import AsyncSteps
 from app.settings import Settings
-from app.store import journal, loads
+from app.store import leases, loads
 from app.store.transactions import Link
 
 TICK_S = 0.05
@@ -110,9 +110,7 @@ class Watch:
             if now - self._renewed >= self._settings.hold_s / 3:
                 self._renewed = now
                 ids = hand.open_ids()
-                self._link.call(
-                    lambda tx: journal.renew(tx, hand.token, ids, self._settings.hold_s)
-                )
+                self._link.call(lambda tx: leases.renew(tx, hand.token, ids, self._settings.hold_s))
         while self._to_hand_back:
             token, run_ids = self._to_hand_back[0]
             self._link.call(partial(_hand_back, token=token, run_ids=run_ids))
@@ -188,7 +186,7 @@ class Watch:
 
 
 def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> set[str]:
-    return journal.hand_back(tx, token, run_ids)
+    return leases.hand_back(tx, token, run_ids)
 
 
 def _too_long(limit_s: float) -> StepTimeout:

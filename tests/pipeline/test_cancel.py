@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from app.pipeline.books import balance
 from app.pipeline.cancel import Cancelled, CancelRequested, NotCancelled, cancel
-from app.store import journal
+from app.store import journal, leases
 from app.store.journal import JournalEntry
 from app.store.transactions import open_autocommit
 from tests.support.due_runs import add_runs, read_runs
@@ -33,7 +33,7 @@ def test_a_cancelled_run_cannot_be_claimed(engine: Engine) -> None:
     cancel(engine, ids, "no", "me")
 
     with open_autocommit(engine) as tx:
-        assert journal.claim(tx, UNKNOWN, "worker", [(ids[0], ids[0])], hold_s=8.0) == []
+        assert leases.claim(tx, UNKNOWN, "worker", [(ids[0], ids[0])], hold_s=8.0) == []
 
 
 def test_the_worker_that_holds_a_run_is_told_with_its_next_write(engine: Engine) -> None:

@@ -13,7 +13,8 @@ from app import Event, StepFailed, gather, now, step, uuid, workflow
 from app.domain.encoding import encode
 from app.pipeline.execution import Execution
 from app.pipeline.frames import Limits
-from app.store.journal import Claim, JournalEntry, Past
+from app.store.journal import JournalEntry, Past
+from app.store.leases import Claim
 from tests.support.hands import LIMITS
 
 # A program: a list of instructions; a nested list is a gather of branches.

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from app.pipeline.books import balance
 from app.pipeline.replay import NotReplayed, Replayed, repeated, replay
-from app.store import journal
+from app.store import journal, leases
 from app.store.actions import FailedRun, Recorded
 from app.store.journal import JournalEntry
 from app.store.transactions import open_autocommit
@@ -32,7 +32,7 @@ def fail(engine: Engine, run_ids: Sequence[str], *entries: JournalEntry, **chang
 def past(engine: Engine, run_id: str) -> dict[str, JournalEntry]:
     """What the next worker finds of the run."""
     with open_autocommit(engine) as tx:
-        claims = journal.claim(tx, UNKNOWN, "worker", [(run_id, run_id)], hold_s=8.0)
+        claims = leases.claim(tx, UNKNOWN, "worker", [(run_id, run_id)], hold_s=8.0)
         return journal.past(tx, claims)[run_id].entries
 
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.domain.ids import run_id, workflow_suffix
-from app.pipeline.sweep import UnknownWorkflow, count_events, start_events, sweep_once
+from app.pipeline.sweep import Sweep, UnknownWorkflow, count_events, start_events
 from app.settings import Settings
 from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, read_runs, subscribe
@@ -48,7 +48,7 @@ def test_an_event_a_stale_cache_left_unrouted_starts_and_the_books_follow(
     events = add_runs(engine, 3, is_routed=False, data='{"a": 1}')
     subscribe(engine)
 
-    assert sweep_once(engine, settings) == 3
+    assert Sweep(engine, settings).once() == 3
     assert (
         read_runs(engine, [run_of(e) for e in events], "state, queue, payload_bytes")
         == [("queued", "orders", 8)] * 3
@@ -59,9 +59,9 @@ def test_an_event_a_stale_cache_left_unrouted_starts_and_the_books_follow(
 def test_it_starts_once_however_often_it_is_swept(engine: Engine, settings: Settings) -> None:
     add_runs(engine, 2, is_routed=False)
     subscribe(engine)
-    sweep_once(engine, settings)
+    Sweep(engine, settings).once()
 
-    assert sweep_once(engine, settings) == 0
+    assert Sweep(engine, settings).once() == 0
     assert books(engine) == (2, 2, 0, 2)
 
 
@@ -70,7 +70,7 @@ def test_every_subscriber_of_an_unrouted_event_gets_it(engine: Engine, settings:
     subscribe(engine, "fulfil")
     subscribe(engine, "write", "mails", types=["shop.order.placed"])
 
-    assert sweep_once(engine, settings) == 2
+    assert Sweep(engine, settings).once() == 2
     assert len(read_runs(engine, [run_of(event), run_of(event, "write")], "id")) == 2
     assert books(engine) == (1, 1, 0, 2)
 
@@ -82,7 +82,7 @@ def test_nothing_accepted_before_the_subscription_starts_by_itself(
     age(engine, events, "2 hours")
     subscribe(engine, since="1 hour")
 
-    assert sweep_once(engine, settings) == 0
+    assert Sweep(engine, settings).once() == 0
     assert books(engine) == (2, 0, 2, 0)
 
 
@@ -93,7 +93,7 @@ def test_only_matching_types_start(
     add_runs(engine, 1, is_routed=False)
     subscribe(engine, types=[pattern])
 
-    assert sweep_once(engine, settings) == started
+    assert Sweep(engine, settings).once() == started
 
 
 def test_an_event_routed_to_one_workflow_only_is_given_to_the_new_one_too(
@@ -104,10 +104,23 @@ def test_an_event_routed_to_one_workflow_only_is_given_to_the_new_one_too(
     (run,) = add_runs(engine, 1)
     event = run[:-6] + "000000"
 
-    assert sweep_once(engine, settings) == 1
+    assert Sweep(engine, settings).once() == 1
     assert read_runs(engine, [run_of(event, "write")], "queue") == [("mails",)]
-    assert sweep_once(engine, settings) == 0
+    assert Sweep(engine, settings).once() == 0
     assert books(engine) == (1, 1, 0, 2)
+
+
+def test_a_beginning_is_looked_at_again_at_twice_its_age(
+    engine: Engine, settings: Settings
+) -> None:
+    subscribe(engine, "fulfil")
+    subscribe(engine, "write", "mails", since="6 seconds")
+    sweep = Sweep(engine, settings)
+    assert sweep.once() == 0
+    add_runs(engine, 1)
+
+    assert sweep.once() == 0, "it looks again when the subscription is 12 s old"
+    assert Sweep(engine, settings).once() == 1
 
 
 def start_all(engine: Engine, **options: Any) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store import due, journal
+from app.store import due, leases
 from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 
@@ -86,7 +86,7 @@ def test_a_rescued_run_can_be_claimed_again(engine: Engine) -> None:
     change_runs(engine, [run], HELD_BY_A_DEAD_WORKER)
     scan(engine)
     with transaction(engine) as tx:
-        claims = journal.claim(tx, "0192f0c1-1111-7111-8111-111111111111", "w", [(run, run)], 8.0)
+        claims = leases.claim(tx, "0192f0c1-1111-7111-8111-111111111111", "w", [(run, run)], 8.0)
 
     assert [claim.run_id for claim in claims] == [run]
 

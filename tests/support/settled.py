@@ -6,7 +6,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, text
 
 from app.pipeline.books import fold_once
-from app.store import journal
+from app.store import journal, leases
 from app.store.journal import JournalEntry, Settlement
 from app.store.transactions import open_autocommit, transaction
 
@@ -15,7 +15,7 @@ def hold(engine: Engine, run_ids: Sequence[str]) -> str:
     """A worker claims these runs; its token."""
     token = str(uuid4())
     with open_autocommit(engine) as tx:
-        claims = journal.claim(tx, token, "worker", [(id_, id_) for id_ in run_ids], hold_s=8.0)
+        claims = leases.claim(tx, token, "worker", [(id_, id_) for id_ in run_ids], hold_s=8.0)
     assert [claim.run_id for claim in claims] == sorted(run_ids)
     return token
 
