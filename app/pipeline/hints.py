@@ -1,7 +1,8 @@
 """Hints: an api hands the runs it just accepted straight to RabbitMQ.
 
-A hint is used only while its queue has room and no due run waits (mechanics 14); the accepting
-thread asks for room before it inserts, and offers the runs after its commit. Offering publishes at
+A hint is used only while its queue has room beyond what is due already, so a backlog goes first
+(mechanics 14, decision 6); the accepting thread asks for room before it inserts, and offers the
+runs after its commit. Offering publishes at
 once, in the caller's thread, without waiting for anything: there is no hand-over between threads on
 the path of an event. Whatever is not published or not confirmed comes due.
 """
@@ -20,7 +21,7 @@ from app.broker.message import Message, messages_for
 from app.broker.topology import is_queue_name
 from app.domain.due import DueRun
 from app.pipeline.backoff import Backoff
-from app.pipeline.relay import make_declarer, make_publisher
+from app.pipeline.relay import LOOK_SHARE, make_declarer, make_publisher
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
 from app.store.due import make_due, make_runs_due
@@ -39,6 +40,7 @@ from app.telemetry import (
 log = logger("hints")
 
 ROOM_S, ROOM_IDLE_S = 0.25, 1.0
+ROOM_LOW_S = 0.02  # between two looks when room runs out
 ROOM_STALE_S = 3.0
 ANSWERS_S, ANSWERS_IDLE_S = 0.02, 0.25
 REFUSED_PAUSE_S = 1.0
@@ -66,6 +68,7 @@ class HintRelay:
         self._limits = limits_of(settings)
         self._lock = Lock()  # the publisher and everything down to the blank line
         self._left: dict[str, int] = {}
+        self._low: dict[str, int] = {}
         self._left_at = self._used_at = -1e9
         self._occupied_s: dict[str, float] = {}
         self._runs_unconfirmed = 0
@@ -76,7 +79,7 @@ class HintRelay:
         self._room = Room(settings)
         self._declared: set[str] = set()  # by the room thread, for this many connections:
         self._declared_for = 0
-        self._stop, self._has_unsent = Event(), Event()
+        self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
         self._threads = [
             Thread(target=self._keep_answers, name="hints-answers", daemon=True),
             Thread(target=self._keep_room, name="hints-room", daemon=True),
@@ -91,6 +94,7 @@ class HintRelay:
         """End; what is not confirmed comes due."""
         self._stop.set()
         self._has_unsent.set()
+        self._is_low.set()
         for thread in self._threads:
             thread.join(timeout=5)
         self._publisher.close()
@@ -99,7 +103,7 @@ class HintRelay:
     def take_room(self, queue: str, runs: int) -> int:
         """How many of these runs may be hinted: they are held for the caller, who offers them soon.
 
-        0 while RabbitMQ is away or blocked, a due run of the queue waits, or the queue is full.
+        0 while RabbitMQ is away or blocked, the queue is full, or due runs wait for all its room.
         """
         now = self._monotonic()
         with self._lock:
@@ -107,8 +111,11 @@ class HintRelay:
             if not self._is_open(now) or self._paused_until.get(queue, 0.0) > now:
                 return 0
             spare = self._settings.hints_max - self._runs_unconfirmed
-            granted = max(0, min(runs, self._left.get(queue, 0), spare))
-            self._left[queue] = self._left.get(queue, 0) - granted
+            left = self._left.get(queue, 0)
+            granted = max(0, min(runs, left, spare))
+            self._left[queue] = left - granted
+            if left - granted < self._low.get(queue, 0):
+                self._is_low.set()
             return granted
 
     def offer(self, runs: Sequence[DueRun]) -> None:
@@ -190,8 +197,9 @@ class HintRelay:
         connection: Connection | None = None
         backoff = Backoff(0.1, 5.0)
         while not self._stop.is_set():
+            began = self._monotonic()
             try:
-                if backoff.is_over(self._monotonic()):
+                if backoff.is_over(began):
                     connection = connection or open_autocommit(self._engine)
                     self._room_once(connection)
                     backoff.reset()
@@ -205,8 +213,10 @@ class HintRelay:
             except BrokerAway as error:
                 log.warning("broker.lost", error=str(error))
                 backoff.extend(self._monotonic())
-            is_used = self._monotonic() - self._used_at < ROOM_IDLE_S
-            self._stop.wait(ROOM_S if is_used else ROOM_IDLE_S)
+            now = self._monotonic()
+            self._stop.wait(max(ROOM_LOW_S, min((now - began) / LOOK_SHARE, ROOM_S)))
+            self._is_low.wait(ROOM_S if now - self._used_at < ROOM_IDLE_S else ROOM_IDLE_S)
+            self._is_low.clear()
         if connection is not None:
             connection.close()
 
@@ -221,11 +231,12 @@ class HintRelay:
             self._declare(tx, new)
         self._return_lost(tx)
         left = {
-            queue: 0 if depth.has_due or queue not in self._declared else self._room.left(queue)
-            for queue, depth in self._room.depths.items()
+            queue: self._room.left_beside_due(queue) if queue in self._declared else 0
+            for queue in self._room.queues
         }
         with self._lock:
             self._left, self._left_at = left, began
+            self._low = {queue: runs // 2 for queue, runs in left.items()}
             self._occupied_s = dict(self._room.occupied_s)
 
     def _declare(self, tx: Connection, queues: set[str]) -> None:

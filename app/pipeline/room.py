@@ -24,6 +24,8 @@ FLOORS_S = 30.0
 # How late a transaction may commit a `due_at` without being overlooked until then.
 MARGIN = timedelta(seconds=1)
 _SPARE_ROWS = 2_000
+# So many due runs are a backlog, and are not counted further.
+BACKLOG_RUNS = 1_000
 
 
 def limits_of(settings: Settings) -> ListLimits:
@@ -76,6 +78,7 @@ class Room:
             due_floors=self.due_floors,
             hold_s_max=self._settings.hold_s_max,
             rows_max=bound_max + _SPARE_ROWS,
+            due_max=BACKLOG_RUNS,
         )
         hold = timedelta(seconds=self._settings.hold_s)
         for queue, depth in self.depths.items():
@@ -106,6 +109,13 @@ class Room:
         depth = self.depths.get(queue)
         handed = (depth.handed if depth else 0) + self._given.get(queue, 0)
         return max(0, self.bound(queue) - handed)
+
+    def left_beside_due(self, queue: str) -> int:
+        """Runs the queue may be given that are not due: what is due has the room first."""
+        depth = self.depths.get(queue)
+        if depth is None or depth.due >= BACKLOG_RUNS:
+            return 0
+        return max(0, self.left(queue) - depth.due)
 
     def give(self, queue: str, runs: int) -> None:
         """The queue is being given this many runs."""

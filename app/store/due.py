@@ -41,16 +41,16 @@ class Scanned(msgspec.Struct, frozen=True):
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
-    """What the database knows of a queue: runs handed over and not claimed, and is one due.
+    """What the database knows of a queue: runs handed over and not claimed, and runs due.
 
     `first_handed` is the earliest `due_at` of the former, `first_due` that of any due row, running
-    ones with an expired lease too: they bound the next look from below.
+    ones with an expired lease too: they bound the next look from below. Both counts end at a limit.
     """
 
     queue: str
     handed: int
     first_handed: datetime | None
-    has_due: bool
+    due: int
     first_due: datetime | None
     now: datetime
 
@@ -100,12 +100,7 @@ select count(*) from failed
 # yet claimed. Sleeping runs lie in the same index, which is why the stretch is bounded in rows as
 # well.
 _DEPTHS = """
-select k.queue, d.handed, d.first_handed,
-    exists (select from runs where runs.queue = k.queue and runs.due_at >= k.due_floor
-        and runs.due_at <= now() and runs.state <> 'running'),
-    (select runs.due_at from runs where runs.queue = k.queue and runs.due_at >= k.due_floor
-        and runs.due_at <= now() order by runs.due_at limit 1),
-    now()
+select k.queue, d.handed, d.first_handed, w.due, w.first_due, now()
 from unnest(%(queue)s, %(floor)s::timestamptz[], %(due_floor)s::timestamptz[])
     as k(queue, floor, due_floor)
 cross join lateral (
@@ -118,6 +113,14 @@ cross join lateral (
         order by runs.due_at limit %(rows_max)s
     ) ahead
 ) d
+cross join lateral (
+    select count(*) filter (where state <> 'running') as due, min(due_at) as first_due
+    from (
+        select state, due_at from runs
+        where runs.queue = k.queue and runs.due_at >= k.due_floor and runs.due_at <= now()
+        order by runs.due_at limit %(due_max)s
+    ) behind
+) w
 """
 
 _QUEUES = """
@@ -210,8 +213,9 @@ def depths(
     due_floors: Mapping[str, datetime],
     hold_s_max: float,
     rows_max: int,
+    due_max: int,
 ) -> dict[str, QueueDepth]:
-    """By queue: runs handed over and not yet claimed (counted up to `rows_max`), and is one due.
+    """By queue: runs handed over and not yet claimed (up to `rows_max`), and due (`due_max`).
 
     `floors` and `due_floors`: nothing before them is of interest; both optional per queue.
     """
@@ -223,6 +227,7 @@ def depths(
             "due_floor": TextArray([due_floors.get(q, LONG_AGO).isoformat() for q in queues]),
             "hold_s_max": hold_s_max,
             "rows_max": rows_max,
+            "due_max": due_max,
         },
     )
     return {row[0]: QueueDepth(*row) for row in rows}

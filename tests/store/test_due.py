@@ -168,6 +168,7 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
 
 def depth(engine: Engine, queue: str = "orders", **options: Any) -> due.QueueDepth:
     given: dict[str, Any] = {"floors": {}, "due_floors": {}, "hold_s_max": 300.0, "rows_max": 1000}
+    given["due_max"] = 3
     with transaction(engine) as tx:
         return due.depths(tx, [queue], **(given | options))[queue]
 
@@ -179,13 +180,17 @@ def test_depth_counts_what_was_handed_over_and_not_claimed(engine: Engine) -> No
     add_runs(engine, 4, delay_s=60)
     found = depth(engine)
 
-    assert (found.handed, found.has_due, found.first_due) == (3, False, None)
+    assert (found.handed, found.due, found.first_due) == (3, 0, None)
 
 
-def test_depth_says_that_a_run_waits_for_room(engine: Engine) -> None:
-    add_runs(engine, 1)
+def test_depth_counts_what_is_due_up_to_a_limit(engine: Engine) -> None:
+    add_runs(engine, 2)
+    expired = add_runs(engine, 1, is_hinted=True)
+    change_runs(engine, expired, HELD_BY_A_DEAD_WORKER)
+    assert depth(engine, due_max=9).due == 2, "what a dead worker holds is not in the queue"
 
-    assert depth(engine).has_due
+    add_runs(engine, 5)
+    assert depth(engine).due == 3 - 1
 
 
 def test_depth_of_a_known_floor_is_the_same(engine: Engine) -> None:
