@@ -5,6 +5,7 @@ sleep but nothing of ours; a time-out on the event loop for the others.
 """
 
 import asyncio
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -24,37 +25,56 @@ _REPEAT_S = 1.0  # an author's bare `except` may eat one alarm; the next comes
 
 
 class Alarm:
-    """SIGALRM as a limit for code of the main thread. One per process."""
+    """SIGALRM as a limit for code of the main thread. One per process.
 
-    def __init__(self) -> None:
+    The timer is left running from step to step and set anew only for an earlier end: two system
+    calls per step would be a tenth of the time of a short one.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._limit_s = 0.0
-        self._is_armed = False
+        self._ends_at = self._rings_at = math.inf  # of the step; of the timer
+        self._is_paused = False
 
     def install(self) -> None:
         """Take over SIGALRM. Call it in the main thread."""
         signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._is_armed:
+        now = self._monotonic()
+        if self._ends_at > now:
+            self._set(self._ends_at, now)  # it was set for a step that is over
+            return
+        self._rings_at = now + _REPEAT_S
+        if not self._is_paused:
             raise StepTimeout(f"the step took longer than its limit of {self._limit_s:g} s")
+
+    def _set(self, rings_at: float, now: float) -> None:
+        self._rings_at = rings_at
+        if rings_at == math.inf:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, max(rings_at - now, 1e-6), _REPEAT_S)
 
     def arm(self, limit_s: float) -> None:
         """Raise StepTimeout in the main thread after `limit_s`, and again every second."""
-        self._limit_s, self._is_armed = limit_s, True
-        signal.setitimer(signal.ITIMER_REAL, limit_s, _REPEAT_S)
+        now = self._monotonic()
+        self._limit_s, self._ends_at, self._is_paused = limit_s, now + limit_s, False
+        if self._ends_at < self._rings_at or self._rings_at < now:
+            self._set(self._ends_at, now)
 
     def pause(self) -> None:
         """Not now: a statement runs, which has a limit of its own."""
-        self._is_armed = False
+        self._is_paused = True
 
     def go_on(self) -> None:
         """The statement is over: ring at the next tick if the limit has passed meanwhile."""
-        self._is_armed = True
+        self._is_paused = False
 
     def disarm(self) -> None:
         """The step is over."""
-        self._is_armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._ends_at = math.inf
 
 
 def context_of(step: PendingStep) -> StepContext:

@@ -120,7 +120,7 @@ class Child:
             monotonic=sources.monotonic,
             jitter=sources.random,
         )
-        alarm, async_steps = Alarm(), AsyncSteps(sources.monotonic)
+        alarm, async_steps = Alarm(sources.monotonic), AsyncSteps(sources.monotonic)
         alarm.install()
         transactor = Transactor(
             lambda: engine_for(settings, f"{application} transactions", connections_max=2),

@@ -99,6 +99,14 @@ class ListConsumer(Consumer):
         self._plan_dispatch()
         return self._on_message
 
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
+        """For events only, which Flower reads: waiting for a confirm of each would stop the hub."""
+        options = {"confirm_publish": False}
+        connection = self.app.connection_for_write(
+            url=url, heartbeat=heartbeat, transport_options=options
+        )
+        return self.ensure_connected(connection)
+
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """kombu could not decompress or decode it."""
         self._refuse(message, "undecodable", str(exc))

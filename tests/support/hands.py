@@ -51,7 +51,7 @@ class TestHands:
         }
         self.limits = Limits(**(LIMITS | limits))
         self.link = Link(make_engine(self.url, application="tests hand"), time.sleep)
-        alarm = Alarm()
+        alarm = Alarm(time.monotonic)
         alarm.install()
         self.async_steps = AsyncSteps(time.monotonic)
         transactor = Transactor(
