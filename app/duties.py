@@ -16,7 +16,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.bootstrap import engine_for, real_sources
+from app.bootstrap import collect_rarely, engine_for, real_sources
 from app.broker.connect import BrokerAway, vhost_of
 from app.broker.drain import Drain
 from app.broker.management import Management, ManagementRefused
@@ -73,6 +73,7 @@ def run_relay(settings: Settings, stop: Event) -> None:
         Thread(target=keep, args=(duty, stop), name=duty.name, daemon=True)
         for duty in _duties(settings, engine, drain)
     ]
+    collect_rarely()
     with _health(settings, relay):
         for thread in threads:
             thread.start()

@@ -46,7 +46,8 @@ def main() -> int:
         platform = Platform(Path(folder), workflows="bench.flows", children=2)
         platform.open()
         try:
-            _track_commits(platform)
+            if options.benchmark == "latency":
+                _track_commits(platform)
             platform.wait_ready()
             engine = make_engine(platform.database_url, application="bench", connections_max=2)
             benchmark = _throughput if options.benchmark == "throughput" else _latency

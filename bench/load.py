@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 
-_WATCH_S = 0.1
+_WATCH_S = 0.2
 
 
 class Connection(asyncio.Protocol):

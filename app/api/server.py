@@ -22,7 +22,7 @@ from app.api.catalog import Catalog
 from app.api.events import EventsEndpoint
 from app.api.openapi import document_of
 from app.api.services import Services
-from app.bootstrap import engine_for, event_ids, real_sources
+from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
 from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
@@ -97,6 +97,7 @@ def serve(settings: Settings) -> None:
     services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, _is_broker_up)
     listening = _listen(settings.api_host, settings.api_port)
     relay.start()
+    collect_rarely()
     try:
         _serve_until_signalled(make_app(services), listening)
     finally:

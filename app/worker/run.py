@@ -8,6 +8,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from celery import bootsteps, signals
 from celery.exceptions import SecurityWarning
 
 from app import telemetry
-from app.bootstrap import real_sources, workflows_of
+from app.bootstrap import collect_rarely, real_sources, workflows_of
 from app.broker.celery_app import make_celery
 from app.broker.topology import declare
 from app.settings import Settings
@@ -27,6 +29,8 @@ from app.worker.sidecar import start_sidecar
 from app.worker.stamps import Stamps
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER_PREFIX, _LOCK = "veltrix-worker-", "lock"
+_ABANDONED_S = 60.0
 
 
 def run_worker(settings: Settings, folder: Path) -> int:
@@ -68,6 +72,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
         )
 
     signals.worker_ready.connect(on_ready, weak=False)
+    collect_rarely()  # before the children are forked: they inherit it
     try:
         worker.start()
     finally:
@@ -128,13 +133,26 @@ def start(load: Callable[[], Settings]) -> int:
     """
     settings = load()
     shared = os.environ.get(_METRICS_VARIABLE)
-    if shared is None:
-        folder = Path(tempfile.mkdtemp(prefix="veltrix-worker-"))
+    if shared is None or not Path(shared).parent.name.startswith(_FOLDER_PREFIX):
+        remove_abandoned(real_sources().unix_ms() / 1000)
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
         (folder / "metrics").mkdir()
+        (folder / _LOCK).touch()
         environment = {**os.environ, _METRICS_VARIABLE: str(folder / "metrics")}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
     folder = Path(shared).parent
-    try:
-        return run_worker(settings, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (folder / _LOCK).open() as lock:
+        flock(lock, LOCK_EX)
+        try:
+            return run_worker(settings, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(now: float) -> None:
+    """Remove what workers that were killed left behind: nobody holds the lock in their folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        with suppress(OSError), (folder / _LOCK).open() as lock:
+            if now - folder.stat().st_mtime > _ABANDONED_S:  # else it may be starting
+                flock(lock, LOCK_EX | LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
