@@ -63,6 +63,7 @@ def engine_for(
     *,
     connections_max: int = 1,
     statement_timeout_s: float | None = None,
+    is_hot: bool = False,
 ) -> Engine:
     """An engine on the configured database. Raises SettingsError if none is."""
     require(settings, "database_url")
@@ -72,6 +73,7 @@ def engine_for(
         application=application,
         connections_max=connections_max,
         statement_timeout_s=statement_timeout_s or settings.statement_timeout_s,
+        is_hot=is_hot,
     )
 
 

@@ -66,7 +66,10 @@ def run_relay(settings: Settings, stop: Event) -> None:
     name = f"relay@{socket.gethostname()}"
     engine = engine_for(settings, "veltrix-duties", connections_max=CONNECTIONS_MAX)
     relay = make_relay(
-        settings, engine_for(settings, "veltrix-relay"), name=name, totals=_management(settings)
+        settings,
+        engine_for(settings, "veltrix-relay", is_hot=True),
+        name=name,
+        totals=_management(settings),
     )
     drain = _drain(settings, engine, name)
     threads = [

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from app.dev.platform import Platform
 from app.store.transactions import make_engine, open_autocommit, transaction
-from bench.load import flood, open_loop
+from bench.load import flood, open_loop, precise_loop
 from bench.report import address, drain, percentiles, show
 
 _CONNECTIONS_FLOOD = 8
@@ -68,17 +68,16 @@ def _track_commits(platform: Platform) -> None:
 def _load(options: Any) -> int:
     host, _, port = options.target.partition(":")
     if options.rate > 0:
-        found = asyncio.run(
-            open_loop(
-                host, int(port), options.rate, options.seconds, _CONNECTIONS_OPEN, options.first
-            )
+        sent = open_loop(
+            host, int(port), options.rate, options.seconds, _CONNECTIONS_OPEN, options.first
         )
-        print(json.dumps(found))
+        with asyncio.Runner(loop_factory=precise_loop) as runner:
+            print(json.dumps(runner.run(sent)))
     else:
-        sent = flood(
+        accepted = flood(
             host, int(port), options.seconds, options.batch, _CONNECTIONS_FLOOD, options.open_max
         )
-        print(asyncio.run(sent))
+        print(asyncio.run(accepted))
     return 0
 
 

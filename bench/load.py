@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import selectors
 import time
 
 _WATCH_S = 0.2
@@ -110,6 +111,11 @@ async def flood(
     await asyncio.gather(*map(one, posting))
     watcher.cancel()
     return accepted
+
+
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose timers are exact: epoll's round up to the next millisecond."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 async def open_loop(

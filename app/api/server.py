@@ -84,9 +84,9 @@ def serve(settings: Settings) -> None:
     reads = engine_for(settings, "veltrix-api", connections_max=settings.read_connections_max)
     ring = make_ring(settings, reads)
     sources = real_sources()
-    relay = HintRelay(settings, engine_for(settings, "veltrix-hints"))
+    relay = HintRelay(settings, engine_for(settings, "veltrix-hints", is_hot=True))
     acceptor = Acceptor(
-        engine_for(settings, "veltrix-accept"),
+        engine_for(settings, "veltrix-accept", is_hot=True),
         settings,
         event_ids(sources),
         sources.unix_ms,

@@ -108,7 +108,7 @@ class Child:
         self._node = inheritance.node
         self._pause = threading.Event()
         application = f"veltrix worker {pid}"
-        self._sql = engine_for(settings, application)
+        self._sql = engine_for(settings, application, is_hot=True)
         self._link = Link(self._sql, self._wait)
         self._limits = Limits(
             output_bytes_max=settings.output_bytes_max,
