@@ -83,7 +83,10 @@ def test_an_empty_value_is_no_value() -> None:
     ("variables", "first"),
     [
         ({"HOLD_S": "20", "HOLD_S_MAX": "10"}, "VELTRIX_HOLD_S_MAX is 10.0 and VELTRIX_HOLD_S is"),
-        ({"HOLD_S": "2"}, "VELTRIX_HOLD_S is 2.0 and VELTRIX_QUEUE_BOUND_S is 2.0"),
+        (
+            {"HOLD_S": "2", "QUEUE_BOUND_S": "2"},
+            "VELTRIX_HOLD_S is 2.0 and VELTRIX_QUEUE_BOUND_S is 2.0",
+        ),
         ({"HOLD_S": "8", "LIST_WORK_S": "8"}, "VELTRIX_HOLD_S is 8.0 and VELTRIX_LIST_WORK_S"),
         ({"HOLD_S": "8", "RELAY_SCAN_S": "9"}, "VELTRIX_HOLD_S is 8.0 and VELTRIX_RELAY_SCAN_S"),
         ({"GRACE_S": "6", "STEP_OVERRUN_S": "6"}, "VELTRIX_GRACE_S is 6.0 and VELTRIX_STEP_OVER"),

@@ -21,7 +21,8 @@ from app.broker.message import Message, messages_for
 from app.broker.topology import is_queue_name
 from app.domain.due import DueRun
 from app.pipeline.backoff import Backoff
-from app.pipeline.relay import LOOK_SHARE, make_declarer, make_publisher
+from app.pipeline.broker_links import make_declarer, make_publisher
+from app.pipeline.relay import LOOK_SHARE
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
 from app.store.due import make_due, make_runs_due

@@ -18,6 +18,7 @@ from app.broker.message import Message, messages_for
 from app.broker.publisher import Polled, Publisher
 from app.broker.topology import is_queue_name
 from app.pipeline.backoff import Backoff
+from app.pipeline.broker_links import make_declarer, make_publisher
 from app.pipeline.purged import PurgeWatch, QueueTotals
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
@@ -379,24 +380,4 @@ def make_relay(
     declarer = make_declarer(settings, f"{name} topology")
     return Relay(
         settings, engine, publisher, declarer, name=name, totals=totals, monotonic=monotonic
-    )
-
-
-def make_publisher(settings: Settings, name: str) -> Publisher:
-    """A publisher with the limits of the settings, not connected yet."""
-    assert settings.broker_url is not None
-    return Publisher(
-        settings.broker_url.get_secret_value(),
-        name=name,
-        unconfirmed_max=settings.unconfirmed_messages_max,
-        confirm_timeout_s=settings.confirm_timeout_s,
-        heartbeat_s=settings.broker_heartbeat_s,
-    )
-
-
-def make_declarer(settings: Settings, name: str) -> Declarer:
-    """What declares and looks at queues, not connected yet."""
-    assert settings.broker_url is not None
-    return Declarer(
-        settings.broker_url.get_secret_value(), name=name, heartbeat_s=settings.broker_heartbeat_s
     )

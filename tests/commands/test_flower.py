@@ -107,6 +107,7 @@ def test_it_is_read_only_and_with_a_password_open_to_its_owner_only(platform: Pl
     assert ask(f"{closed}/healthcheck") == "OK"
 
 
+@pytest.mark.slow
 def test_it_runs_while_rabbitmq_is_away_and_ends_cleanly(platform: Platforms) -> None:
     running = platform(apis=0, relays=0, workers=0)
     running.start("flower", "flower", {"VELTRIX_BROKER_URL": "amqp://me:secret@127.0.0.1:1/v"})

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.processes import is_alive
 from tests.support.services import Services
@@ -37,6 +38,7 @@ def mentioning(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_two_owners_run_side_by_side_and_leave_nothing_when_killed(services: Services) -> None:
     folders = [services.folder("owner"), services.folder("owner")]
     owners = [start_owner(folder) for folder in folders]

@@ -61,6 +61,7 @@ def test_settings_point_at_this_tests_database_and_broker(
     assert settings.hold_s == 2
 
 
+@pytest.mark.slow
 def test_killed_it_comes_back_with_its_messages_and_wiped_without(own_rabbitmq: RabbitMQ) -> None:
     url = own_rabbitmq.url()
     with connect(url) as connection:

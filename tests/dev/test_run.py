@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from app.dev.postgres import Postgres
 from app.settings import Settings
@@ -121,6 +122,7 @@ def test_what_dies_is_started_again_and_ctrl_c_stops_everything_but_given_server
         assert services.rabbitmq.is_running
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_replaced_by_a_free_one_and_said(
     services: Services, settings: Settings
 ) -> None:

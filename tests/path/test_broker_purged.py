@@ -59,6 +59,7 @@ def test_2000_runs_survive_a_wiped_broker_and_run_within_30_s_of_its_return(
     finish(seen)
 
 
+@pytest.mark.slow
 def test_a_queue_deleted_under_load_is_declared_again_and_its_runs_are_due_at_once(
     site: Open,
 ) -> None:

@@ -1,5 +1,7 @@
 """Relay, before or after a confirm: what it had in hand comes due again, and settles once."""
 
+import pytest
+
 from tests.path.site import Open, site
 from tests.support.wait import until
 
@@ -31,6 +33,7 @@ def test_a_backlog_survives_relays_that_die_in_it_and_each_run_settles_once(site
     seen.check_books(2_150)
 
 
+@pytest.mark.slow
 def test_two_of_everything_start_one_run_per_event_though_both_apis_get_it(site: Open) -> None:
     seen = site(apis=2, relays=2, workers=2, children=1, HOLD_S=2, QUEUE_BOUND_S=0.5)
     first, second = seen.member("api-1").url, seen.member("api-2").url

@@ -18,6 +18,7 @@ def check_sparing(seen: Site, runs: int, deadline_s: float) -> None:
     seen.check_books(runs)
 
 
+@pytest.mark.slow
 def test_slow_runs_that_wait_for_several_holds_are_handed_over_once(site: Open) -> None:
     seen = site(children=2, HOLD_S=2, QUEUE_BOUND_S=0.5)
 

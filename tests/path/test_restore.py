@@ -20,6 +20,7 @@ def empty_broker(services: Services) -> Iterator[Broker]:
     services.drop_broker(made)
 
 
+@pytest.mark.slow
 def test_a_restored_database_beside_an_empty_broker_settles_everything(
     site: Open, services: Services, database: tuple[str, str], empty_broker: Broker
 ) -> None:

@@ -3,6 +3,8 @@
 import time
 from collections import Counter
 
+import pytest
+
 from tests.path.seen import Start
 from tests.support.wait import until
 
@@ -31,6 +33,7 @@ def test_a_terminated_worker_hands_back_between_two_steps(scene: Start) -> None:
     assert seen.unaccounted() == 0
 
 
+@pytest.mark.slow
 def test_a_child_blocked_in_a_step_is_ended_before_the_grace_is_over(scene: Start) -> None:
     seen = scene(env={"VELTRIX_GRACE_S": "6"})
     blocked = seen.add([["note"], ["pause", 30.0]])
