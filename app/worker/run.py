@@ -30,7 +30,6 @@ from app.worker.stamps import Stamps
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _FOLDER_PREFIX, _LOCK = "veltrix-worker-", "lock"
-_ABANDONED_S = 60.0
 
 
 def run_worker(settings: Settings, folder: Path) -> int:
@@ -134,25 +133,31 @@ def start(load: Callable[[], Settings]) -> int:
     settings = load()
     shared = os.environ.get(_METRICS_VARIABLE)
     if shared is None or not Path(shared).parent.name.startswith(_FOLDER_PREFIX):
-        remove_abandoned(real_sources().unix_ms() / 1000)
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
-        (folder / "metrics").mkdir()
-        (folder / _LOCK).touch()
-        environment = {**os.environ, _METRICS_VARIABLE: str(folder / "metrics")}
+        remove_abandoned()
+        metrics = make_folder() / "metrics"
+        environment = {**os.environ, _METRICS_VARIABLE: str(metrics)}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
     folder = Path(shared).parent
-    with (folder / _LOCK).open() as lock:
-        flock(lock, LOCK_EX)
-        try:
-            return run_worker(settings, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        return run_worker(settings, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_abandoned(now: float) -> None:
+def make_folder() -> Path:
+    """A private folder, locked until this process and its children have ended."""
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    (folder / "metrics").mkdir()
+    lock = os.open(folder / "new", os.O_CREAT | os.O_RDONLY, 0o600)
+    os.set_inheritable(lock, True)  # it is still held after the process replaced itself
+    flock(lock, LOCK_EX)
+    (folder / "new").rename(folder / _LOCK)  # never seen without its lock
+    return folder
+
+
+def remove_abandoned() -> None:
     """Remove what workers that were killed left behind: nobody holds the lock in their folder."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         with suppress(OSError), (folder / _LOCK).open() as lock:
-            if now - folder.stat().st_mtime > _ABANDONED_S:  # else it may be starting
-                flock(lock, LOCK_EX | LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+            flock(lock, LOCK_EX | LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
