@@ -29,7 +29,8 @@ class StepFailed(Exception):
     """A step failed for good. The workflow may catch it and compensate.
 
     The same whether the step failed just now or long before a crash: `type` and `message` are the
-    names of the last attempt's exception, as the journal keeps them.
+    names of the last attempt's exception, as the journal keeps them. Outside a run, in unit tests,
+    it is the first attempt's, and `__cause__` is the exception itself.
     """
 
     def __init__(self, step: str, type_: str, message: str) -> None:
@@ -67,6 +68,8 @@ class StepContext:
 
 
 step_context: ContextVar[StepContext | None] = ContextVar("step_context", default=None)
+# Outside a run: a step is running.
+_is_in_step: ContextVar[bool] = ContextVar("is_in_step", default=False)
 
 
 def idempotency_key() -> str:
@@ -93,6 +96,17 @@ class StepCall:
         self.is_awaited = True
         if here.recorder is not None:
             return (yield self)
+        if step_context.get() is not None or _is_in_step.get():
+            return (yield from self._run())  # a part of the step that calls it
+        mark = _is_in_step.set(True)
+        try:
+            return (yield from self._run())
+        except Exception as error:
+            raise StepFailed(self.step.name, type(error).__name__, str(error)) from error
+        finally:
+            _is_in_step.reset(mark)
+
+    def _run(self) -> Generator[Any, Any, Any]:
         outcome = self.step.function(*self.arguments, **self.keywords)
         if self.step.is_async:
             return (yield from outcome.__await__())

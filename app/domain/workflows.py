@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
 from hashlib import blake2b
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from typing_extensions import TypeVar as TypeVarWithDefault
 
 from app.domain.encoding import Codec
 from app.domain.events import Event
@@ -13,6 +15,8 @@ from app.domain.flow import NonRetryable, StepCall
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Data = TypeVarWithDefault("Data", default=Any)
+Outcome = TypeVarWithDefault("Outcome", default=Any)
 
 DEFAULT_QUEUE = "default"
 NAME_CHARS_MAX = 200
@@ -104,54 +108,81 @@ def step(function: Any = None, /, **options: Any) -> Any:
 
     It takes effect at least once; `idempotency_key()` is the same in every attempt.
     """
-    decorate = StepDecorator(is_transactional=False, **options)
+    decorate = StepDecorator(**options)
     return decorate(function) if function is not None else decorate
 
 
+@overload
+def transaction(function: Callable[Concatenate[Any, P], R], /) -> Step[P, R]: ...
+@overload
+def transaction(
+    *,
+    name: str | None = None,
+    retries: int = 3,
+    backoff_s: float = 1.0,
+    backoff_factor: float = 2.0,
+    backoff_s_max: float = 300.0,
+    timeout_s: float | None = None,
+    non_retryable: Sequence[type[BaseException]] = (),
+) -> "TransactionDecorator": ...
 def transaction(function: Any = None, /, **options: Any) -> Any:
     """Make a `def` a step that receives a SQLAlchemy `Session` first and takes effect exactly once.
 
     Its changes are committed with the record that it is done. The code may run more than once.
     """
-    decorate = StepDecorator(is_transactional=True, **options)
+    decorate = TransactionDecorator(**options)
     return decorate(function) if function is not None else decorate
 
 
-class StepDecorator:
-    """`step` or `transaction` with options."""
+class _Options:
+    """What `step` and `transaction` were given, to be applied to a function."""
 
     def __init__(
         self,
         *,
-        is_transactional: bool,
         name: str | None = None,
         timeout_s: float | None = None,
         non_retryable: Sequence[type[BaseException]] = (),
         **backoff: Any,
     ) -> None:
-        self._is_transactional, self._name, self._timeout_s = is_transactional, name, timeout_s
+        self._name, self._timeout_s = name, timeout_s
         self._policy = RetryPolicy(non_retryable=tuple(non_retryable), **backoff)
+
+    def _make(self, function: Callable[..., Any], *, is_transactional: bool) -> Any:
+        return Step(
+            function,
+            name=self._name,
+            policy=self._policy,
+            timeout_s=self._timeout_s,
+            is_transactional=is_transactional,
+        )
+
+
+class StepDecorator(_Options):
+    """`step` with options."""
 
     @overload
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Step[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R]) -> Step[P, R]: ...
     def __call__(self, function: Any) -> Any:
-        return Step(
-            function,
-            name=self._name,
-            policy=self._policy,
-            timeout_s=self._timeout_s,
-            is_transactional=self._is_transactional,
-        )
+        return self._make(function, is_transactional=False)
+
+
+class TransactionDecorator(_Options):
+    """`transaction` with options."""
+
+    def __call__(self, function: Callable[Concatenate[Any, P], R]) -> Step[P, R]:
+        made: Step[P, R] = self._make(function, is_transactional=True)
+        return made
 
 
 @dataclass(frozen=True)
-class Workflow:
+class Workflow(Generic[Data, Outcome]):
     """A business workflow: the code a run executes. Calling it runs it as plain code."""
 
     name: str
-    function: Callable[[Event[Any]], Awaitable[Any]]
+    function: Callable[[Event[Data]], Awaitable[Outcome]]
     types: tuple[str, ...]
     queue: str
     policy: RetryPolicy
@@ -160,12 +191,20 @@ class Workflow:
     timeout_s: float | None
     codec: Codec = field(repr=False)
 
-    def __call__(self, event: Event[Any]) -> Awaitable[Any]:
+    def __call__(self, event: Event[Data]) -> Awaitable[Outcome]:
         return self.function(event)
 
     def code_version(self, release: str | None) -> str:
         """`release`, or a digest of the source of the workflow and of the steps it names."""
         return release or _code_digest(self.function)
+
+
+class WorkflowDecorator(Protocol):
+    """`workflow` with its options."""
+
+    def __call__(
+        self, function: Callable[[Event[Data]], Awaitable[Outcome]], /
+    ) -> Workflow[Data, Outcome]: ...
 
 
 def workflow(
@@ -177,7 +216,7 @@ def workflow(
     key: Callable[[Event[Any]], str | None] | None = None,
     retries: int = 3,
     timeout_s: float | None = None,
-) -> Callable[[Callable[[Event[Any]], Awaitable[Any]]], Workflow]:
+) -> "WorkflowDecorator":
     """Make an `async def` a workflow, started by the event types in `on`, or by name.
 
     A type in `on` is "a.b", or "a.*" for all that begin with "a.".
@@ -186,7 +225,7 @@ def workflow(
     """
     types = (on,) if isinstance(on, str) else tuple(on)
 
-    def decorate(function: Callable[[Event[Any]], Awaitable[Any]]) -> Workflow:
+    def decorate(function: Callable[[Event[Any]], Awaitable[Any]]) -> Workflow[Any, Any]:
         name_ = name or function.__name__
         _check_definition(name_, function, types, queue, timeout_s)
         return Workflow(
