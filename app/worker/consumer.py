@@ -107,6 +107,12 @@ class ListConsumer(Consumer):
         )
         return self.ensure_connected(connection)
 
+    def on_send_event_buffered(self) -> None:
+        """`_tick` sends what Flower is to see, so that a run waits for no write of an event.
+
+        Sent at each turn of the loop, events were a third of this process's time at 300 runs/s.
+        """
+
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """kombu could not decompress or decode it."""
         self._refuse(message, "undecodable", str(exc))
@@ -364,6 +370,7 @@ class ListConsumer(Consumer):
                 if age_s > _ACKNOWLEDGE_AFTER_S and not delivery.is_acknowledged:
                     delivery.is_acknowledged = True
                     self._acknowledge(delivery.request.message)
+        self._guarded(self._flush_events)
         if self._is_leaving and not self._busy and not self._letters:
             state.should_stop = os.EX_OK
         if self.collector.waiting() or self._urgent or self._letters:
