@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rich import progress
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 _LINE_S = 2.0
 _RATE_S = 5.0
@@ -32,7 +32,7 @@ class Progress:
         first_at, first = self._seen[0]
         rate = (settled - first) / (now - first_at) if now > first_at else 0.0
         if self._console.is_terminal:
-            self._draw(accepted, settled, open_, rate)
+            self._draw(settled, open_, rate)
         elif now >= self._line_at or settled >= self._total:
             self._line_at = now + _LINE_S
             self.say(
@@ -46,21 +46,20 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
-    def _draw(self, accepted: int, settled: int, open_: int, rate: float) -> None:
+    def _draw(self, settled: int, open_: int, rate: float) -> None:
         if self._bar is None:
             self._bar = progress.Progress(
-                progress.TextColumn("settled"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[more]}"),
+                progress.BarColumn(bar_width=None),
+                progress.TextColumn("{task.fields[shown]}", table_column=Column(no_wrap=True)),
                 progress.TimeElapsedColumn(),
                 console=self._console,
+                expand=True,
             )
-            self._task = self._bar.add_task("flights", total=self._total, more="")
+            self._task = self._bar.add_task("flights", total=self._total, shown="")
             self._bar.start()
         assert self._task is not None
-        more = f"accepted {accepted:,}  open {open_:,}  {rate:,.0f}/s"
-        self._bar.update(self._task, completed=settled, more=more)
+        shown = f"{settled:,} of {self._total:,} settled  {open_:,} open  {rate:,.0f}/s"
+        self._bar.update(self._task, completed=settled, shown=shown)
 
 
 def print_table(values: Mapping[str, object], console: Console) -> None:
