@@ -85,6 +85,7 @@ def test_limits_lose_nothing() -> None:
     assert not {"message-ttl", "expires"} & policy.definition.keys()
 
 
+@pytest.mark.slow
 def test_a_policy_matches_the_queues_it_names_and_no_other(
     channel: Any, management: Management
 ) -> None:

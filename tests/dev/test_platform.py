@@ -6,6 +6,8 @@ import subprocess
 import urllib.request
 from collections.abc import Callable
 
+import pytest
+
 from app.dev.platform import Platform, command
 from tests.support.processes import is_alive
 from tests.support.services import Broker
@@ -28,6 +30,7 @@ def test_it_is_ready_on_this_tests_database_and_broker(
     assert get(f"{p.api_url}/metrics") == 200
 
 
+@pytest.mark.slow
 def test_a_killed_process_can_be_started_again_at_its_address(
     platform: Callable[..., Platform],
 ) -> None:

@@ -98,6 +98,7 @@ def test_it_runs_on_the_embedded_default_and_leaves_nothing_when_killed(services
         until(lambda: not any(map(is_alive, family)), what="everything of the killed dev to end")
 
 
+@pytest.mark.slow
 def test_what_dies_is_started_again_and_ctrl_c_stops_everything_but_given_servers(
     services: Services, settings: Settings
 ) -> None:
