@@ -10,6 +10,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pika
+import pytest
 from sqlalchemy import Engine, text
 
 from app.broker.connect import BrokerAway
@@ -105,6 +106,7 @@ def test_one_process_relays_sweeps_drains_folds_and_puts_policies(
     assert time.monotonic() - began < 3
 
 
+@pytest.mark.slow
 def test_a_wiped_broker_is_whole_again_and_its_runs_are_handed_over_at_once(
     settings_of: Callable[..., Settings], engine: Engine, own_rabbitmq: RabbitMQ
 ) -> None:

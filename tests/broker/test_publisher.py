@@ -207,6 +207,7 @@ def test_an_idle_connection_is_kept_alive_by_heartbeats(broker: Broker, channel:
     publisher.close()
 
 
+@pytest.mark.slow
 def test_a_memory_alarm_pauses_publishing_and_kills_nothing(
     own_rabbitmq: RabbitMQ,
 ) -> None:
