@@ -1,18 +1,35 @@
-"""`docs/guarantees.md` names tests that exist."""
+"""`docs/guarantees.md` names tests that exist, and says which of them `make test` leaves out."""
 
 import re
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def named() -> list[tuple[str, str, bool]]:
+    """File, test and whether the page calls it slow."""
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    found = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`( \(slow\))?", page)
+    return [(path, name, bool(slow)) for path, name, slow in found]
+
+
+def decorators_of(path: str, name: str) -> str | None:
+    """What stands above the test; None: there is no such test."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    found = re.search(rf"((?:^@.*\n)*)^def {name}\(", text, re.MULTILINE)
+    return found[1] if found else None
+
 
 def test_every_test_that_is_named_as_a_proof_exists() -> None:
-    root = Path(__file__).resolve().parents[1]
-    page = (root / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named()) > 30
+    assert not [f"{path}::{name}" for path, name, _ in named() if decorators_of(path, name) is None]
 
-    missing = [
+
+def test_what_only_runs_with_make_test_slow_is_called_slow() -> None:
+    wrong = [
         f"{path}::{name}"
-        for path, name in named
-        if f"def {name}(" not in (root / path).read_text(encoding="utf-8")
+        for path, name, is_slow in named()
+        if is_slow != ("pytest.mark.slow" in (decorators_of(path, name) or ""))
     ]
-    assert len(named) > 30
-    assert not missing
+
+    assert not wrong
