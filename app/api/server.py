@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -56,7 +57,8 @@ def make_app(services: Services) -> FastAPI:
         await asyncio.to_thread(services.acceptor.stop)
         await asyncio.to_thread(services.keys.stop)
 
-    app = FastAPI(title="Veltrix", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    # FastAPI's own page loads its scripts from another host; this one has them with it.
+    app = FastAPIOffline(docs_url="/docs", redoc_url=None, title="Veltrix", lifespan=lifespan)
     app.state.services = services
     app.state.bodies = BodyReader(services.settings.accept_waiting_bytes_max)
     add_routes(app)

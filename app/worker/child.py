@@ -109,7 +109,9 @@ class Child:
         self._pause = threading.Event()
         application = f"veltrix worker {pid}"
         self._sql = engine_for(settings, application, is_hot=True)
-        self._link = Link(self._sql, self._wait)
+        # Back within a part of a lease: a relay that is back sooner may rescue after one hold.
+        pause_s_max = min(1.0, settings.hold_s / 4)
+        self._link = Link(self._sql, self._wait, pause_s_max)
         self._limits = Limits(
             output_bytes_max=settings.output_bytes_max,
             error_chars_max=settings.error_chars_max,
@@ -139,7 +141,9 @@ class Child:
             self.worker_id,
             inheritance.node,
             lambda wait: Link(
-                engine_for(settings, f"{application} watch", statement_timeout_s=5.0), wait
+                engine_for(settings, f"{application} watch", statement_timeout_s=5.0),
+                wait,
+                pause_s_max,
             ),
             async_steps,
             lambda: inheritance.stamps.stamp(slot, pid, sources.monotonic()),

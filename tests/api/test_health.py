@@ -1,6 +1,8 @@
 """What a load balancer, Prometheus and a developer look at."""
 
 import json
+import re
+from http.client import HTTPConnection
 
 from sqlalchemy import Engine, text
 
@@ -57,3 +59,16 @@ def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:
     text_ = json.dumps(document)
     referred = {part.split('"')[0] for part in text_.split("#/components/schemas/")[1:]}
     assert referred <= set(document["components"]["schemas"])
+
+
+def test_the_documentation_needs_no_other_host(api: Api) -> None:
+    page = api.get("/docs")
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+
+    assert page.status == 200
+    assert len(needed) == 3  # a script, its style and an icon
+    for path in needed:
+        connection = HTTPConnection("127.0.0.1", api.port, timeout=30)
+        connection.request("GET", path)
+        assert connection.getresponse().status == 200, path
+        connection.close()

@@ -1,6 +1,7 @@
 """`veltrix send` against a real api: every line taken or refused with its number, never lost."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -150,7 +151,10 @@ def test_an_api_that_is_away_is_waited_for_without_losing_the_place(
     output, errors = pipe.communicate(timeout=30)
 
     assert accepted(engine) == ["1", "2", "4"]
-    assert b"4 events: 3 accepted, 0 duplicates, 1 refused" in output
+    # It may have been killed between the first commit and its answer.
+    told = re.search(rb"4 events: (\d) accepted, (\d) duplicates, 1 refused", output)
+    assert told is not None, output
+    assert told.groups() in ((b"3", b"0"), (b"2", b"1"))
     assert b"line 3: 400" in errors
     assert pipe.returncode == 1
 
