@@ -8,7 +8,7 @@ relay processes run side by side.
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
 
@@ -24,6 +24,7 @@ from app.broker.topology import Limits, is_queue_name, wanted
 from app.health import HealthServer
 from app.pipeline.backoff import Backoff
 from app.pipeline.books import fold_once, recount_once
+from app.pipeline.broker_links import make_declarer
 from app.pipeline.bury import bury
 from app.pipeline.relay import Relay, make_relay
 from app.pipeline.sweep import Sweep
@@ -209,7 +210,14 @@ def _drain(settings: Settings, engine: Engine, name: str) -> Drain:
         name=f"{name} drain",
         heartbeat_s=settings.broker_heartbeat_s,
         keep=lambda letters: bury(engine, letters),
+        declare=lambda: _declare(settings, f"{name} drain topology"),
     )
+
+
+def _declare(settings: Settings, name: str) -> None:
+    """The queues that are drained exist, whichever duty finds a new or wiped broker first."""
+    with closing(make_declarer(settings, name)) as declarer:
+        declarer.ensure(())
 
 
 @contextmanager

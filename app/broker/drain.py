@@ -33,10 +33,11 @@ class Drain:
         name: str,
         heartbeat_s: int,
         keep: Callable[[list[DeadLetter]], int],
+        declare: Callable[[], object] = lambda: None,
     ) -> None:
-        """`keep` commits the letters, or raises."""
+        """`keep` commits the letters, or raises; `declare` makes the queues before a connection."""
         self._parameters = pika_parameters(url, name=name, heartbeat_s=heartbeat_s)
-        self._keep = keep
+        self._keep, self._declare = keep, declare
         self._connection: Any = None
         self._channel: Any = None
         self._waiting: list[tuple[int, DeadLetter]] = []
@@ -74,6 +75,7 @@ class Drain:
             pass
 
     def _connect(self) -> None:
+        self._declare()
         self._connection = pika.BlockingConnection(self._parameters)
         channel = self._connection.channel()
         channel.basic_qos(prefetch_count=LIST_MESSAGES_MAX)
