@@ -44,7 +44,10 @@ def balance(
         )
         typer.echo(f"unaccounted  {books.unaccounted:,}\n")
         print_table(
-            ["source", "type", "accepted", "unrouted", "settled", "failed", "open", "unaccounted"],
+            [
+                *("source", "type", "accepted", "unrouted", "settled", "failed", "open"),
+                *("duplicates", "refused", "unaccounted"),
+            ],
             [
                 (
                     a.source,
@@ -54,6 +57,8 @@ def balance(
                     a.runs.succeeded + a.runs.failed + a.runs.cancelled,
                     a.runs.failed,
                     a.runs.open,
+                    a.beside.duplicates,
+                    a.beside.refused,
                     a.unaccounted,
                 )
                 for a in books.by
