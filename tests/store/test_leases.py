@@ -1,0 +1,50 @@
+"""A claim waits for rows that others lock, and loses a deadlock without losing a run."""
+
+import time
+from threading import Thread
+from uuid import uuid4
+
+from sqlalchemy import Engine, TextClause, text
+
+from app.store import leases
+from app.store.leases import Claim
+from app.store.transactions import Link, make_engine, transaction
+from tests.support.due_runs import add_runs
+from tests.support.wait import until
+
+LOCK = text("select 1 from runs where id = cast(:id as uuid) for update")
+BLOCKED = text(
+    "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    " and datname = current_database()"
+)
+DEADLOCKS = text("select deadlocks from pg_stat_database where datname = current_database()")
+
+
+def asked(engine: Engine, question: TextClause) -> int:
+    """The answer now: one transaction would see the same statistics again and again."""
+    with transaction(engine) as tx:
+        return int(tx.execute(question).scalar_one())
+
+
+def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
+    engine: Engine, database_url: str
+) -> None:
+    first, second = sorted(add_runs(engine, 2))
+    link = Link(make_engine(database_url, application="tests claim"), time.sleep)
+    token, claimed = str(uuid4()), list[Claim]()
+
+    def claim() -> None:
+        deliveries = [(first, first), (second, second)]
+        claimed.extend(link.call(lambda tx: leases.claim(tx, token, "w", deliveries, 8.0)))
+
+    claimer = Thread(target=claim)
+    with transaction(engine) as other:
+        other.execute(LOCK, {"id": second})
+        claimer.start()
+        until(lambda: asked(engine, BLOCKED) == 1, what="the claim to wait")
+        other.execute(LOCK, {"id": first})  # the claim has it: it is the one that is ended
+    claimer.join(10)
+    link.close()
+
+    assert [claim.run_id for claim in claimed] == [first, second]
+    until(lambda: asked(engine, DEADLOCKS) == 1, what="the deadlock to be counted")
