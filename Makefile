@@ -28,30 +28,36 @@ $(STAMP): requirements.txt requirements-data.txt pyproject.toml
 	@rm -f .venv/.setup-*
 	@touch $@
 
-# The private node of dev, demo and tests runs from Debian's files; Debian's own service is not used
-# and must not take the ports, so it is kept from starting. faketime: one test sets a clock wrong.
+# The private node of dev, demo and tests runs from Debian's files, and so does haproxy in tests and
+# prove; Debian's own services are not used and must not take the ports, so they are kept from
+# starting. faketime: one test sets a clock wrong.
 rabbitmq:
-	@if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v faketime >/dev/null; then \
+	@if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v faketime >/dev/null \
+	    && { [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null; }; then \
 	    : ; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    echo "installing rabbitmq-server and faketime"; \
-	    was_there=$$(test -x /usr/lib/rabbitmq/bin/rabbitmq-server && echo yes); \
+	    echo "installing rabbitmq-server, haproxy and faketime"; \
+	    new=; \
+	    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || new="$$new rabbitmq-server"; \
+	    [ -x /usr/sbin/haproxy ] || new="$$new haproxy"; \
 	    if [ ! -e /usr/sbin/policy-rc.d ]; then \
 	        trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
 	        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
 	    fi; \
 	    export DEBIAN_FRONTEND=noninteractive; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends rabbitmq-server faketime >/dev/null \
+	    apt-get update -qq \
+	        && apt-get install -y -qq --no-install-recommends rabbitmq-server haproxy faketime >/dev/null \
 	        || exit 1; \
-	    if [ -z "$$was_there" ]; then \
-	        systemctl disable --now rabbitmq-server >/dev/null 2>&1 \
-	            || invoke-rc.d rabbitmq-server stop >/dev/null 2>&1 || true; \
-	    fi; \
+	    for service in $$new; do \
+	        systemctl disable --now $$service >/dev/null 2>&1 \
+	            || invoke-rc.d $$service stop >/dev/null 2>&1 || true; \
+	    done; \
 	elif [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then \
-	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server faketime (Debian, Ubuntu)," \
-	        "or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
+	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server haproxy faketime (Debian," \
+	        "Ubuntu), or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
 	else \
-	    echo "faketime is not installed; the test of wrong clocks needs it: apt-get install faketime"; \
+	    echo "tests need haproxy and faketime (one of wrong clocks), and one is missing:" \
+	        "apt-get install haproxy faketime"; \
 	fi
 
 demo: setup

@@ -20,6 +20,7 @@ import pytest
 from compose_spec import PyOptions, parse_duration
 from sqlalchemy import Engine, text
 
+from app.api import server
 from app.bootstrap import workflows_of
 from app.broker.topology import definitions
 from app.dev.children import Child, tail
@@ -112,7 +113,7 @@ def test_a_stop_reaches_one_process_and_leaves_it_the_time_it_needs() -> None:
         assert service["init"] is True
         assert service["stop_signal"] == "SIGTERM"
         grace_s = float(service["environment"].get(f"{PREFIX}GRACE_S") or Settings().grace_s)
-        needed_s = grace_s if name.startswith("worker") else 10.0
+        needed_s = grace_s if name.startswith("worker") else server.LEAVE_S + server.GRACE_S
 
         assert parse_duration(service["stop_grace_period"]) > needed_s, name
 
@@ -188,7 +189,8 @@ def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may
     written = (ROOT / "deploy/haproxy.cfg").read_text()
     apis = {name: one for name, one in ours().items() if one["command"] == ["api"]}
 
-    servers = re.findall(r"^\s+server (\S+) (\S+):(\d+)$", written, re.MULTILINE)
+    # Where no variable says otherwise, which in compose none does.
+    servers = re.findall(r'^\s+server (\S+) "\$\{\w+-(\S+):(\d+)\}"$', written, re.MULTILINE)
 
     wanted = [(name, name, one["environment"]["VELTRIX_API_PORT"]) for name, one in apis.items()]
     assert sorted(servers) == sorted(wanted)
@@ -197,6 +199,34 @@ def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may
     assert waits is not None
     assert int(waits[1]) > Settings().wait_s_max
     assert re.findall(r"retry-on (.*)", written) == ["conn-failure"], "else a start is made twice"
+    checks = re.search(r"inter (\d+)s fall (\d+)", written)
+    assert checks is not None
+    assert int(checks[1]) * int(checks[2]) < server.LEAVE_S, (
+        "else it sends to an api that has ended"
+    )
+    assert "environment" not in all_services()["haproxy"]
+    published = all_services()["haproxy"]["ports"][0].rpartition(":")[2]
+    assert re.findall(r'bind "\$\{\w+-:(\d+)\}"', written) == [published]
+
+
+def test_haproxy_takes_its_file_as_it_is_and_with_other_addresses(tmp_path: Path) -> None:
+    argv = ["haproxy", "-c", "-f", str(ROOT / "deploy/haproxy.cfg")]
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])
+    moved = {
+        "EVENTS_ADDRESS": f"{LOOPBACK}:{free_port()}",
+        "API_1_ADDRESS": f"{LOOPBACK}:{free_port()}",
+        "API_2_ADDRESS": f"{LOOPBACK}:{free_port()}",
+    }
+
+    as_it_is = subprocess.run(argv, env={"PATH": path}, check=False, capture_output=True, text=True)
+    elsewhere = subprocess.run(
+        argv, env={"PATH": path, **moved}, check=False, capture_output=True, text=True
+    )
+
+    assert as_it_is.returncode == 0, as_it_is.stderr
+    warnings = [line for line in as_it_is.stderr.splitlines() if "[WARNING]" in line]
+    assert [line for line in warnings if "could not resolve address 'api-" not in line] == []
+    assert (elsewhere.returncode, "[WARNING]" in elsewhere.stderr) == (0, False)
 
 
 def test_the_dockerfile_has_no_findings_and_its_process_is_no_shell_and_not_root() -> None:

@@ -25,7 +25,12 @@ async def livez() -> Response:
 
 @router.get("/readyz", summary="Can events be accepted")
 def readyz(request: Request) -> Response:
-    """200 when the database is there with the schema this code needs; the broker is only shown."""
+    """200 when the database is there with the schema this code needs; the broker is only shown.
+
+    503 at once from SIGTERM on, while requests are still answered.
+    """
+    if request.app.state.is_leaving:
+        return _not_ready({"status": "leaving"})
     services: Services = request.app.state.services
     checks: dict[str, Any] = {"database": "away", "schema": "unknown"}
     try:
@@ -37,11 +42,17 @@ def readyz(request: Request) -> Response:
     checks["writer"] = "ok" if services.acceptor.is_writing else "away"
     is_ready = all(checks[name] == "ok" for name in ("database", "schema", "writer"))
     checks["broker"] = "ok" if services.is_broker_up() else "away (not needed to accept events)"
-    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    if not is_ready:
+        return _not_ready({"status": "not ready", "checks": checks})
+    body = {"status": "ready", "checks": checks}
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def _not_ready(body: dict[str, Any]) -> Response:
     return Response(
         msgspec.json.encode(body),
-        status_code=200 if is_ready else 503,
-        headers={} if is_ready else {"Retry-After": "1"},
+        status_code=503,
+        headers={"Retry-After": "1"},
         media_type="application/json",
     )
 

@@ -33,7 +33,11 @@ from app.store.keys import KeyRefused
 from app.store.transactions import is_away, transaction
 from app.telemetry import configure_logs, logger
 
-GRACE_S = 10  # for requests in hand after SIGTERM
+# After SIGTERM `/readyz` says 503 for so long while requests are still taken. A balancer that asks
+# each second and believes two answers (haproxy.cfg) has stopped sending after at most 2 s and the
+# time of two answers; the third second is for those.
+LEAVE_S = 3.0
+GRACE_S = 10  # for requests in hand after that
 # Longer than load balancers keep an idle connection (haproxy.cfg: 60 s): the side that sends
 # requests should be the one that closes, or a request and the closing pass each other.
 KEEP_ALIVE_S = 75
@@ -60,6 +64,7 @@ def make_app(services: Services) -> FastAPI:
     # FastAPI's own page loads its scripts from another host; this one has them with it.
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, title="Veltrix", lifespan=lifespan)
     app.state.services = services
+    app.state.is_leaving = False
     app.state.bodies = BodyReader(services.settings.accept_waiting_bytes_max)
     add_routes(app)
     return app
@@ -77,6 +82,8 @@ def add_routes(app: FastAPI) -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in hand and return.
 
+    After SIGTERM it first says for `LEAVE_S` that it is not ready, and still takes requests: a load
+    balancer sends none to a closed port. SIGINT, or a second signal, ends without that time.
     Raises StartRefused when the server would be open to others without keys, or cannot listen, and
     SettingsError when it is not said where the database and RabbitMQ are.
     """
@@ -158,19 +165,38 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Returns after a signal instead of dying of it, and says when it began."""
+    """Returns after a signal instead of dying of it, leaves before it ends, says when it began."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], on_leaving: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_leaving = on_leaving
+        self._is_leaving = False
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the server; a second one ends it without waiting for requests."""
+        """SIGTERM begins to leave; SIGINT and any second signal end the server.
+
+        A SIGINT after that ends it without waiting for requests.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGTERM, self._leave)
+        loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
         yield
+
+    def _leave(self) -> None:
+        """Go on serving for `LEAVE_S`, as not ready, and then end; called again: end now."""
+        if self._is_leaving or not self.started:
+            self.handle_exit(signal.SIGTERM, None)
+            return
+        self._is_leaving = True
+        self._on_leaving()
+        # So that no client sends on a kept connection in the moment in which it is closed. uvicorn
+        # makes the headers of all answers from these, once a second.
+        self.config.encoded_headers.append((b"connection", b"close"))
+        asyncio.get_running_loop().call_later(LEAVE_S, self.handle_exit, signal.SIGTERM, None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
@@ -194,7 +220,12 @@ def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    server = _Server(config, lambda: _log.info("api.started", host=host, port=port))
+
+    def on_leaving() -> None:
+        app.state.is_leaving = True
+        _log.info("api.leaving", seconds=LEAVE_S)
+
+    server = _Server(config, lambda: _log.info("api.started", host=host, port=port), on_leaving)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[listening]))
     if not server.started:
