@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def api() -> None:
     """Take events and answer questions over HTTP.
 
-    Until SIGTERM or Ctrl-C: what is in hand is finished. Address and port: VELTRIX_API_HOST,
+    Until SIGTERM or Ctrl-C: what is in hand is finished. After SIGTERM /readyz is 503 for 3 s
+    before that, so that a load balancer sends nothing more. Address and port: VELTRIX_API_HOST,
     VELTRIX_API_PORT. Any number run side by side.
 
     Example: VELTRIX_API_PORT=8080 veltrix api

@@ -19,12 +19,16 @@ _READ_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run, under which name; output goes to `log`, or line by line to `say`."""
+    """What to run, under which name; output goes to `log`, or line by line to `say`.
+
+    `end` is the signal that asks it to finish.
+    """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     log: Path | None = None
+    end: signal.Signals = signal.SIGTERM
 
 
 @dataclass
@@ -105,7 +109,7 @@ class Supervisor:
                 self.start(entry.spec)
 
     def close(self, grace_s: float, is_hurried: Callable[[], bool] = lambda: False) -> list[str]:
-        """SIGTERM to all at once, their output until they end, SIGKILL after `grace_s`.
+        """Its signal to each at once, their output until they end, SIGKILL after `grace_s`.
 
         `grace_s=0`, or `is_hurried()` becoming true, kills at once. Nothing of their families is
         left. The names of those that had to be killed.
@@ -113,9 +117,9 @@ class Supervisor:
         children = [entry.child for entry in self._entries.values()]
         families = [member for child in children for member in child.family()]
         if grace_s > 0:
-            for child in children:
-                if child.is_running:
-                    child.popen.send_signal(signal.SIGTERM)
+            for entry in self._entries.values():
+                if entry.child.is_running:
+                    entry.child.popen.send_signal(entry.spec.end)
         end_at = self._clock() + grace_s
         while any(child.is_running for child in children):
             if self._clock() >= end_at or is_hurried():

@@ -114,7 +114,9 @@ def _run(
     _write_env(folder / "env", variables)
     supervisor.open()
     for kind in _KINDS:
-        supervisor.start(Spec(kind, command(kind), _environment(environ, variables)))
+        # Nobody is before this api who would have to be told: Ctrl-C needs no time for that.
+        end = signal.SIGINT if kind == "api" else signal.SIGTERM
+        supervisor.start(Spec(kind, command(kind), _environment(environ, variables), end=end))
     for line in _addresses(folder, servers, ports):
         out(line)
     is_announced, look_at = False, 0.0

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from app.api.server import LEAVE_S
 from app.store.transactions import transaction
 from tests.api.test_events import event
 from tests.support.wait import until
@@ -77,7 +80,7 @@ def test_without_a_broker_it_is_ready_and_accepts(
         assert tx.execute(text("select count(*) from events")).scalar_one() == 1
 
 
-def test_sigterm_finishes_what_is_in_hand_and_exits_0(
+def test_a_signal_finishes_what_is_in_hand_and_exits_0(
     start: Callable[..., subprocess.Popen[str]], engine: Engine
 ) -> None:
     process = start()
@@ -95,7 +98,7 @@ def test_sigterm_finishes_what_is_in_hand_and_exits_0(
     for sender in senders:
         sender.start()
     until(lambda: len(statuses) > 50, what="some answers")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
 
     assert process.wait(15) == 0
     for sender in senders:
@@ -105,6 +108,64 @@ def test_sigterm_finishes_what_is_in_hand_and_exits_0(
         stored = tx.execute(text("select count(*) from events")).scalar_one()
     assert set(statuses) <= {202, 503}
     assert stored == taken
+
+
+def test_after_sigterm_it_is_not_ready_and_takes_events_until_a_balancer_knows(
+    start: Callable[..., subprocess.Popen[str]], engine: Engine
+) -> None:
+    process = start()
+    port = port_of(process)
+    until(lambda: call(port, "GET", "/readyz")[0] == 200, what="readiness")
+
+    signalled_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    until(lambda: call(port, "GET", "/readyz")[0] == 503, 1.0, "it to say that it leaves")
+    answers: list[tuple[float, int]] = []
+    with suppress(OSError):  # the end: nobody listens any more
+        for i in range(100_000):
+            status = call(port, "POST", "/v1/events", event(str(i)))[0]
+            answers.append((time.monotonic() - signalled_at, status))
+
+    assert process.wait(15) == 0
+    assert {status for _, status in answers} == {202}
+    assert answers[-1][0] > 2.0, "haproxy.cfg needs two seconds to notice"
+    assert answers[-1][0] < LEAVE_S + 1.0
+    with transaction(engine) as tx:
+        stored = tx.execute(text("select count(*) from events")).scalar_one()
+    assert stored == len(answers)
+
+
+def test_while_it_leaves_no_client_keeps_its_connection(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = start()
+    port = port_of(process)
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+
+    def is_closed() -> bool:
+        connection.request("GET", "/livez")
+        response = connection.getresponse()
+        response.read()
+        return response.will_close
+
+    assert not is_closed()
+    process.send_signal(signal.SIGTERM)
+
+    until(is_closed, 2.0, "an answer that closes the connection")
+
+
+def test_a_second_signal_does_not_wait_for_balancers(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    for second in (signal.SIGTERM, signal.SIGINT):
+        process = start()
+        port = port_of(process)
+        process.send_signal(signal.SIGTERM)
+        until(lambda port=port: call(port, "GET", "/readyz")[0] == 503, 1.0)  # type: ignore[misc]
+
+        process.send_signal(second)
+
+        assert process.wait(LEAVE_S - 1.0) == 0
 
 
 def test_an_open_server_without_keys_does_not_start(
