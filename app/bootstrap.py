@@ -16,6 +16,8 @@ from app.settings import Settings
 from app.settings_load import require
 from app.store.transactions import make_engine
 
+PROVE_WORKFLOWS = "app.prove.workflows"  # by name: what imports this module is above it
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -79,5 +81,6 @@ def engine_for(
 
 def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
     """The configured workflows by name, each with its code version."""
-    found = load_workflows(settings.workflows)
+    modules = f"{settings.workflows},{PROVE_WORKFLOWS}" if settings.prove else settings.workflows
+    found = load_workflows(modules)
     return {name: (w, w.code_version(settings.release)) for name, w in sorted(found.items())}

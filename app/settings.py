@@ -63,6 +63,14 @@ class Settings(BaseModel):
     release: str | None = _setting(
         None, "Code version of all workflows; without it a digest of each workflow's code"
     )
+    prove: bool = _setting(
+        False,
+        "Workers serve the workflows of `veltrix prove` too, for proving a deployment; their steps"
+        " end worker processes on purpose: not in production",
+    )
+    prove_effects: Path | None = _setting(
+        None, "Folder in which steps of `veltrix prove` note that they began; it sets this itself"
+    )
     admin_key_file: Path | None = _setting(
         None, "File with the first API key, which gets every scope; made into a key at start"
     )

@@ -21,7 +21,7 @@ SECRETS = frozenset({"database_url", "broker_url", "management_url", "flower_bas
 # Ours, and not settings of a process: `prove` marks the children it starts with the first, and
 # `veltrix send` is told the others.
 NOT_SETTINGS = frozenset(
-    f"{PREFIX}{name}" for name in ("PROVE", "API_URL", "API_KEY", "API_KEY_FILE")
+    f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE")
 )
 ENV_FILE = Path(".env")
 # Where a running `veltrix dev` is: for commands in the same folder that are not told otherwise.

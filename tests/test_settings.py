@@ -52,8 +52,14 @@ def test_an_unknown_variable_is_an_error_with_a_suggestion() -> None:
     assert "docs/settings.md" in mistakes(ZZZ="3")[0]
 
 
-def test_variables_of_others_and_the_mark_of_prove_are_left_alone() -> None:
-    assert load_settings({"PATH": "/bin", "VELTRIX_PROVE": "1"}, env_file=None) == Settings()
+def test_variables_of_others_are_left_alone() -> None:
+    others = {"PATH": "/bin", "VELTRIX_API_KEY": "of the command line"}
+    assert load_settings(others, env_file=None) == Settings()
+
+
+def test_the_workflows_of_prove_are_served_only_when_asked_for() -> None:
+    assert not load_settings({}, env_file=None).prove
+    assert load_settings({"VELTRIX_PROVE": "1"}, env_file=None).prove
 
 
 def test_every_mistake_is_named_at_once() -> None:

@@ -4,7 +4,7 @@ import http.client
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +71,7 @@ class Platform:
     `with Platform(folder, workers=2) as p:` is ready inside the block; nothing runs after it.
     Given `postgres` and `rabbitmq` are used as they run, with a `database` that has its schema
     and a `vhost` that exists, and are left running; else it has its own, durable as in production.
+    `command_of` starts something else in place of `veltrix api` and so on.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Platform:
         rabbitmq: RabbitMQ | None = None,
         database: str = "veltrix",
         vhost: str = "/",
+        command_of: Callable[[Kind], tuple[str, ...]] = command,
     ) -> None:
         self.folder = folder.absolute()
         self.postgres = postgres or Postgres(self.folder / "postgres")
@@ -95,6 +97,7 @@ class Platform:
         self.processes: dict[str, Member] = {}
         self._owns_postgres, self._owns_rabbitmq = postgres is None, rabbitmq is None
         self._database, self._vhost = database, vhost
+        self._command_of = command_of
         self._counts: dict[Kind, int] = {
             "api": apis, "relay": relays, "worker": workers, "flower": flowers
         }  # fmt: skip
@@ -196,7 +199,7 @@ class Platform:
         if kind == "worker":
             own[f"{PREFIX}WORKER_NAME"] = f"{name}@localhost"
         log = self.folder / "logs" / f"{name}.log"
-        spec = Spec(name, command(kind), {**self.env, **own, **(env or {})}, log)
+        spec = Spec(name, self._command_of(kind), {**self.env, **own, **(env or {})}, log)
         self.processes[name] = Member(name, kind, port, log, self._supervisor.start(spec))
         return self.processes[name]
 

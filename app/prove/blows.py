@@ -1,0 +1,53 @@
+"""A blow: one fault as it struck, with what was open and in hand, and how long recovery took."""
+
+import time
+
+import msgspec
+
+
+class Blow(msgspec.Struct):
+    """What is known of a fault that was tried. Times are seconds since 1970 of this machine."""
+
+    name: str
+    target_s: float  # for recovery; see `recovery_s`
+    victims: list[str] = []
+    at: float = 0.0
+    healed_at: float = 0.0
+    recovered_at: float | None = None
+    open: int = 0
+    in_hand: int = 0
+    detail: str = ""
+    not_tried: str = ""  # why; "": it was tried
+    seq: int = 0
+    affected: list[str] = []
+    frozen_pids: list[int] = []
+    letters: list[str] = []  # of bodies sent, that have to be rows
+
+    def strike(self) -> None:
+        """Now."""
+        self.at = time.time()
+
+    def heal(self) -> None:
+        """What was taken away is back: recovery is counted from here."""
+        self.healed_at = time.time()
+
+    @property
+    def is_tried(self) -> bool:
+        """It struck a system at work."""
+        return not self.not_tried and self.at > 0 and self.open > 0 and self.in_hand > 0
+
+    @property
+    def recovery_s(self) -> float | None:
+        """From the end of the fault until every run that was open in it had been taken up again.
+
+        None: that was not seen, or it was not tried.
+        """
+        if self.recovered_at is None:
+            return None
+        return max(0.0, self.recovered_at - self.healed_at)
+
+    @property
+    def is_recovered(self) -> bool:
+        """In time."""
+        recovery_s = self.recovery_s
+        return recovery_s is not None and recovery_s <= self.target_s

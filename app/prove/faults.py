@@ -1,0 +1,107 @@
+"""The faults: each a name, what it does to a deployment, and how fast that has to be over.
+
+A fault strikes while runs are open and in somebody's hand, takes something away, gives it back and
+returns; the scenario then waits until every run that was open has been taken up again.
+"""
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import NamedTuple
+
+from app.prove import faults_broker as broker
+from app.prove import faults_database as database
+from app.prove import faults_network as network
+from app.prove import faults_processes as processes
+from app.prove.blows import Blow
+from app.prove.site import Site
+
+Strike = Callable[[Site, Blow, Random], None]
+
+
+class Fault(NamedTuple):
+    """A fault: what it does, how soon all has to go on after it, and how long it takes in all."""
+
+    strike: Strike
+    target_s: float
+    takes_s: float
+
+    @property
+    def name(self) -> str:
+        """Its name, on the command line and in the report."""
+        return self.strike.__name__
+
+    @property
+    def promise(self) -> str:
+        """What it does, in a sentence."""
+        return (self.strike.__doc__ or "").strip().replace("\n    ", " ")
+
+
+# The targets of architecture.md section 9 and of issue 3; elsewhere two leases and a scan.
+_WORKERS = (
+    Fault(processes.child_killed, 1.0, 3.0),
+    Fault(processes.parent_killed, 10.0, 14.0),
+    Fault(processes.worker_frozen, 20.0, 25.0),
+    Fault(processes.relay_killed, 20.0, 6.0),
+    Fault(processes.api_killed, 20.0, 6.0),
+    Fault(processes.clock_wrong, 20.0, 20.0),
+    Fault(broker.malformed_messages, 20.0, 3.0),
+)
+_BROKER = (
+    Fault(broker.broker_restarted, 10.0, 20.0),
+    Fault(broker.broker_killed, 10.0, 20.0),
+    Fault(broker.broker_wiped, 30.0, 20.0),
+    Fault(broker.queues_purged, 20.0, 6.0),
+    Fault(broker.queue_deleted, 20.0, 8.0),
+    Fault(broker.connections_closed, 20.0, 6.0),
+    Fault(broker.memory_alarm, 20.0, 15.0),
+    Fault(broker.disk_full, 20.0, 20.0),
+)
+_DATABASE = (
+    Fault(database.postgres_restarted, 5.0, 8.0),
+    Fault(database.postgres_killed, 5.0, 8.0),
+    Fault(database.sessions_terminated, 5.0, 4.0),
+)
+_NETWORK = (
+    Fault(network.database_cut_off, 20.0, 20.0),
+    Fault(network.broker_cut_off, 20.0, 20.0),
+    Fault(network.lines_broken, 20.0, 6.0),
+    Fault(network.lines_slow, 20.0, 8.0),
+)
+_DEPLOY = (
+    Fault(processes.worker_terminated, 20.0, 10.0),
+    Fault(processes.rolling_restart, 20.0, 30.0),
+)
+
+
+def _names(faults: Iterable[Fault]) -> tuple[str, ...]:
+    return tuple(fault.name for fault in faults)
+
+
+FAULTS = {fault.name: fault for fault in (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "smoke": ("child_killed", "queues_purged", "sessions_terminated", "malformed_messages"),
+    "workers": _names(_WORKERS),
+    "broker": _names(_BROKER),
+    "database": _names(_DATABASE),
+    "network": _names(_NETWORK),
+    "deploy": _names(_DEPLOY),
+    "everything": tuple(FAULTS),
+}
+NEED_LINES = frozenset(_names(_NETWORK))
+NEED_OWN_RABBITMQ = frozenset(_names(_BROKER)) - {
+    "queues_purged",
+    "queue_deleted",
+    "connections_closed",
+}
+NEED_OWN_POSTGRES = frozenset({"postgres_restarted", "postgres_killed"})
+
+
+def schedule(names: Iterable[str], seed: int, rounds: int = 1) -> list[Fault]:
+    """These faults in an order drawn from the seed; each once per round."""
+    chance = Random(f"{seed}/schedule")
+    found: list[Fault] = []
+    for _ in range(rounds):
+        faults = [FAULTS[name] for name in names]
+        chance.shuffle(faults)
+        found += faults
+    return found

@@ -1,0 +1,40 @@
+"""Faults of PostgreSQL."""
+
+from random import Random
+
+from app.dev.children import wait_for
+from app.prove.blows import Blow
+from app.prove.site import Site
+from app.prove.striking import catch
+
+_TERMINATE = """
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+where application_name like 'veltrix%%' and application_name <> 'veltrix prove'
+"""
+
+
+def sessions_terminated(site: Site, blow: Blow, _chance: Random) -> None:
+    """Every connection of ours is ended by the server."""
+    catch(site, blow)
+    blow.strike()
+    blow.detail = f"{site.one(_TERMINATE)} sessions"
+    blow.heal()
+
+
+def postgres_restarted(site: Site, blow: Blow, _chance: Random) -> None:
+    """A fast shutdown, and a start."""
+    catch(site, blow)
+    blow.strike()
+    site.platform.postgres.stop()
+    site.platform.postgres.start()
+    blow.heal()
+
+
+def postgres_killed(site: Site, blow: Blow, _chance: Random) -> None:
+    """SIGKILL to all its processes, and a start: it recovers from its log."""
+    catch(site, blow)
+    blow.strike()
+    site.platform.postgres.kill()
+    site.platform.postgres.start()
+    wait_for(lambda: site.one("select 1") == 1, deadline_s=60)
+    blow.heal()

@@ -1,0 +1,154 @@
+"""Faults of our own processes: killed, told to end, stopped and woken, with a wrong clock."""
+
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import psutil
+
+from app.dev.children import kill_all, wait_for
+from app.prove.blows import Blow
+from app.prove.site import Site
+from app.prove.striking import catch, of_kind, one_of, strike_holder
+
+_FAKETIME = "*/faketime/libfaketime.so.1"
+_ENDED_S = 60.0
+
+
+def child_killed(site: Site, blow: Blow, _chance: Random) -> None:
+    """SIGKILL to a worker child with runs in its hand."""
+    victims: list[str] = []
+
+    def holder(worker: str) -> bool:
+        if not victims and worker:
+            victims.append(worker)
+        return worker in victims
+
+    def strike() -> Sequence[int]:
+        if not victims:
+            return []
+        pid = int(victims[0].rpartition("/")[2])
+        with suppress(psutil.NoSuchProcess):
+            kill_all([psutil.Process(pid)])
+        blow.victims = [victims.pop()]
+        return [pid]
+
+    strike_holder(site, blow, holder, strike)
+
+
+def _worker_struck(site: Site, blow: Blow, name: str) -> None:
+    def strike() -> Sequence[int]:
+        pids = site.children(name)
+        site.kill(name)
+        site.start(name)
+        return pids
+
+    blow.victims = [name]
+    strike_holder(site, blow, lambda worker: worker.startswith(f"{name}@"), strike)
+    site.platform.wait_ready(name, deadline_s=60)
+
+
+def parent_killed(site: Site, blow: Blow, chance: Random) -> None:
+    """SIGKILL to a worker's parent, which takes its children along; another is started."""
+    _worker_struck(site, blow, one_of(chance, of_kind(site, "worker")))
+
+
+def worker_terminated(site: Site, blow: Blow, chance: Random) -> None:
+    """SIGTERM to a worker, as a deployment does; another is started when it has ended."""
+    name = one_of(chance, of_kind(site, "worker"))
+    catch(site, blow, lambda worker: worker.startswith(f"{name}@"))
+    blow.victims = [name]
+    blow.strike()
+    _replace(site, name)
+    blow.heal()
+
+
+def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
+    """SIGSTOP to a worker for longer than its lease, then SIGCONT: a zombie that goes on."""
+    name = one_of(chance, of_kind(site, "worker"))
+    family = site.members[name].child.family()
+
+    def strike() -> Sequence[int]:
+        for one in family:
+            one.suspend()
+        return []
+
+    blow.victims, blow.frozen_pids = [name], [one.pid for one in family]
+    try:
+        strike_holder(site, blow, lambda worker: worker.startswith(f"{name}@"), strike)
+        hold_s = float(site.platform.env.get("VELTRIX_HOLD_S", 8))
+
+        def is_rescued() -> bool:
+            return len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected)
+
+        wait_for(is_rescued, deadline_s=4 * hold_s + 10)
+    finally:
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.resume()
+    if not wait_for(lambda: site.members[name].is_ready, deadline_s=30):
+        blow.detail = "it did not get ready again"
+
+
+def relay_killed(site: Site, blow: Blow, chance: Random) -> None:
+    """SIGKILL to a relay; another is started."""
+    _killed(site, blow, one_of(chance, of_kind(site, "relay")))
+
+
+def api_killed(site: Site, blow: Blow, chance: Random) -> None:
+    """SIGKILL to an api; another is started."""
+    _killed(site, blow, one_of(chance, of_kind(site, "api")))
+
+
+def _killed(site: Site, blow: Blow, name: str) -> None:
+    catch(site, blow)
+    blow.victims = [name]
+    blow.strike()
+    site.kill(name)
+    site.start_ready(name)
+    blow.heal()
+
+
+def clock_wrong(site: Site, blow: Blow, chance: Random) -> None:
+    """A worker is replaced by one whose clock is a minute wrong, which works for a while."""
+    libraries = sorted(Path("/usr/lib").glob(_FAKETIME))
+    if not libraries:
+        blow.not_tried = "libfaketime is not here: apt-get install faketime"
+        return
+    name = one_of(chance, of_kind(site, "worker"))
+    offset = chance.choice(["+60s", "-60s"])
+    wrong = {"LD_PRELOAD": str(libraries[0]), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
+    blow.victims, blow.detail = [name], offset
+    _replace(site, name, wrong)
+    catch(site, blow, lambda worker: worker.startswith(f"{name}@"))
+    blow.strike()
+    blow.heal()
+    blow.affected = blow.affected[: blow.in_hand]
+    wait_for(
+        lambda: len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected), deadline_s=30
+    )
+    _replace(site, name)
+
+
+def rolling_restart(site: Site, blow: Blow, _chance: Random) -> None:
+    """SIGTERM to every process, one after the other, each replaced before the next."""
+    catch(site, blow)
+    blow.strike()
+    for name in sorted(site.members):
+        blow.victims.append(name)
+        _replace(site, name)
+    blow.heal()
+
+
+def _replace(site: Site, name: str, env: dict[str, str] | None = None) -> None:
+    """SIGTERM, wait for the end (SIGKILL after a minute), start again, wait until it is ready."""
+    member = site.members[name]
+    family = member.child.family()
+    os.kill(member.pid, signal.SIGTERM)
+    if not wait_for(lambda: not member.is_running, deadline_s=_ENDED_S):
+        site.kill(name)
+    kill_all(family)
+    site.start_ready(name, env)

@@ -1,0 +1,46 @@
+"""How fast the workload goes: a rate that somebody set, or one at which it lasts as long as faults.
+
+Without a rate the load ends when the last fault is over: events left, divided by the time that the
+faults are still expected to take, looked at again as they go.
+"""
+
+import time
+from threading import Lock
+
+RATE_MAX = 100_000.0
+_RATE_MIN = 20.0
+
+
+class Pace:
+    """Asked by the workload before each request, told by the scenario how long it has to last."""
+
+    def __init__(self, events: int, rate: float | None) -> None:
+        self._left, self._fixed = events, rate
+        self._end_at: float | None = None
+        self._lock = Lock()
+
+    def must_last(self, seconds: float) -> None:
+        """The load shall last so long from now on."""
+        with self._lock:
+            self._end_at = time.monotonic() + seconds
+
+    def hurry(self) -> None:
+        """Nothing more to wait for: what is left goes as fast as it can, or at the rate set."""
+        with self._lock:
+            self._end_at = None
+
+    def took(self, events: int) -> None:
+        """So many have been taken to be sent."""
+        with self._lock:
+            self._left -= events
+
+    @property
+    def rate(self) -> float:
+        """Events per second, now."""
+        if self._fixed is not None:
+            return self._fixed
+        with self._lock:
+            if self._end_at is None:
+                return RATE_MAX
+            seconds = max(0.5, self._end_at - time.monotonic())
+            return min(RATE_MAX, max(_RATE_MIN, self._left / seconds))

@@ -1,0 +1,251 @@
+"""A scenario: a deployment, a workload, faults while it runs, and what the checker says of it."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from threading import Event
+from typing import Any
+
+import msgspec
+
+from app.dev.children import wait_for
+from app.prove import faults
+from app.prove.blows import Blow
+from app.prove.case import Case
+from app.prove.checker import Property, check
+from app.prove.evidence import Clock, read_evidence
+from app.prove.faults import Fault, schedule
+from app.prove.pace import Pace
+from app.prove.record import Record, read_record
+from app.prove.report import Proof
+from app.prove.site import Site, Unreachable
+from app.prove.summary import summarise
+from app.prove.watch import Look, Sample, Watch
+from app.prove.workload import Workload
+
+RECORD_FILE = "record.jsonl"
+_POLL_S = 0.05
+_RECOVER_S_MIN = 60.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do. `faults` are names; each is tried once a round."""
+
+    scenario: str
+    faults: tuple[str, ...]
+    events: int
+    seed: int
+    rate: float | None = None
+    seconds: float | None = None
+    source: str
+    command: str
+    stall_s: float = 90.0
+    slack: float = 1.0  # recovery targets are multiplied by it: for a machine that others share
+
+
+class Driver:
+    """Runs a plan against a site."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        site: Site,
+        show: Callable[[Sample], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._plan, self._site, self._show, self._say = plan, site, show, say
+        self._chance = Random(f"{plan.seed}/faults")
+        self._pause = Event()
+        self._blows: list[Blow] = []
+        self._notes: list[str] = []
+        self._clock = Clock()
+
+    def run(self) -> Proof:
+        """From the first event to the verdict."""
+        plan, site = self._plan, self._site
+        path = site.folder / RECORD_FILE
+        pace = Pace(plan.events, plan.rate)
+        started_at = time.time()
+        with ExitStack() as stack:
+            record = stack.enter_context(Record(path))
+            workload = Workload(
+                site.front_urls,
+                record,
+                seed=plan.seed,
+                source=plan.source,
+                events=plan.events,
+                pace=pace,
+            )
+            watch = Watch(lambda: self._look(workload), self._show)
+            stack.enter_context(watch)
+            self._expect(pace, self._faults())
+            stack.enter_context(workload)
+            self._strike_all(pace)
+            pace.hurry()
+            while not workload.is_done:
+                self._keep_alive()
+                self._pause.wait(_POLL_S)
+            self._drain()
+        seconds = time.time() - started_at
+        self._say("reading what is there")
+        return self._conclude(workload, watch.samples, path, started_at, seconds)
+
+    # Faults
+
+    def _faults(self) -> list[Fault]:
+        takes_s = sum(faults.FAULTS[name].takes_s for name in self._plan.faults)
+        rounds = 1
+        if self._plan.seconds and takes_s:
+            rounds = max(1, round(self._plan.seconds / takes_s))
+        return schedule(self._plan.faults, self._plan.seed, rounds)
+
+    def _expect(self, pace: Pace, left: Sequence[Fault]) -> None:
+        """The load lasts as long as the faults that are left."""
+        pace.must_last(max(2.0, 2.0 + sum(fault.takes_s for fault in left)))
+
+    def _strike_all(self, pace: Pace) -> None:
+        planned = self._faults()
+        began = time.monotonic()
+        wait_for(lambda: bool(self._site.open_runs()), deadline_s=20)
+        for number, fault in enumerate(planned):
+            self._expect(pace, planned[number:])
+            self._keep_alive()
+            self._strike(fault)
+            self._pause.wait(self._chance.uniform(0.2, 1.0))
+        if self._plan.seconds is not None:
+            left_s = self._plan.seconds - (time.monotonic() - began)
+            pace.must_last(max(0.5, left_s))
+            self._pause.wait(max(0.0, left_s))
+
+    def _strike(self, fault: Fault) -> None:
+        blow = Blow(fault.name, fault.target_s * self._plan.slack)
+        self._blows.append(blow)
+        try:
+            fault.strike(self._site, blow, self._chance)
+            self._await_recovery(blow)
+        except (OSError, Unreachable, AssertionError) as error:
+            blow.not_tried = f"{type(error).__name__}: {error}"[:300]
+        after = "not seen to recover" if blow.recovery_s is None else f"{blow.recovery_s:.2f} s"
+        self._say(
+            f"{fault.name}: {blow.not_tried}"
+            if blow.not_tried
+            else f"{fault.name}: {blow.open:,} open, {blow.in_hand:,} in hand; {after}"
+        )
+
+    def _await_recovery(self, blow: Blow) -> None:
+        """Until every run that was open in it has been taken up again."""
+        if not blow.is_tried:
+            return
+        moved: dict[str, float] = {}
+
+        def is_over() -> bool:
+            nonlocal moved
+            moved = self._site.first_moves(blow.seq, blow.affected, _names_of(blow))
+            return len(moved) >= len(blow.affected)
+
+        deadline_s = max(3 * blow.target_s, _RECOVER_S_MIN)
+        if wait_for(is_over, deadline_s=deadline_s):
+            blow.recovered_at = max(moved.values(), default=blow.healed_at)
+
+    def _keep_alive(self) -> None:
+        """What ended by itself is started again, as a supervisor would, and told."""
+        for name, member in list(self._site.members.items()):
+            if not member.is_running:
+                code = member.child.popen.returncode
+                self._notes.append(f"{name} ended by itself (exit code {code})")
+                self._say(self._notes[-1])
+                self._site.start(name)
+
+    # Looking
+
+    def _look(self, workload: Workload) -> Look:
+        settled = open_ = None
+        counts = self._site.counts()
+        if counts is not None:
+            settled, open_ = counts
+        return Look(workload.sent, workload.accepted, settled, open_)
+
+    def _drain(self) -> None:
+        """Until nothing is open, or nothing moves any more."""
+        seen, since = -1, time.monotonic()
+        while True:
+            self._keep_alive()
+            open_ = len(self._site.open_runs())
+            seq = self._site.witness_seq()
+            if open_ == 0:
+                return
+            if seq != seen:
+                seen, since = seq, time.monotonic()
+            elif time.monotonic() - since > self._plan.stall_s:
+                self._notes.append(f"{open_:,} runs are open and nothing moves")
+                return
+            self._pause.wait(0.2)
+
+    def _conclude(
+        self,
+        workload: Workload,
+        samples: list[Sample],
+        path: Path,
+        started_at: float,
+        seconds: float,
+    ) -> Proof:
+        self._await_letters()
+        self._clock.stop()
+        with self._site.connect() as connection:
+            evidence = read_evidence(
+                connection, self._plan.source, self._site.effects_file, self._clock
+            )
+        case = Case(read_record(path), evidence, self._blows)
+        properties = [*check(case), self._processes_live()]
+        return summarise(
+            self._plan,
+            case,
+            properties,
+            acknowledged=workload.acknowledged,
+            samples=samples,
+            unaccounted=self._site.unaccounted(),
+            notes=self._notes,
+            started_at=started_at,
+            seconds=seconds,
+        )
+
+    def _await_letters(self) -> None:
+        """What strangers sent is written down a moment after it was taken."""
+        expected = sum(len(blow.letters) for blow in self._blows)
+        wait_for(
+            lambda: self._site.one("select count(*) from dead_letters") >= expected,
+            deadline_s=min(20.0, self._plan.stall_s),
+        )
+
+    def _processes_live(self) -> Property:
+        found = Property("processes_live", "No process ends that was not ended by a fault.")
+        found.samples = [note for note in self._notes if "ended by itself" in note]
+        found.broken = len(found.samples)
+        return found
+
+
+def _names_of(blow: Blow) -> list[str]:
+    """Frozen processes do not recover what they held: others do."""
+    return [
+        f"veltrix worker {pid}{part}" for pid in blow.frozen_pids for part in ("", " transactions")
+    ]
+
+
+def prove(
+    plan: Plan,
+    folder: Path,
+    *,
+    show: Callable[[Sample], None] = lambda _sample: None,
+    say: Callable[[str], None] = lambda _line: None,
+    **site: Any,
+) -> Proof:
+    """Run a plan on a deployment of its own in `folder`, which keeps record and logs.
+
+    `CannotStart` when something it needs is not installed.
+    """
+    has_lines = bool(faults.NEED_LINES & set(plan.faults))
+    has_small_disk = "disk_full" in plan.faults
+    with Site(folder, has_lines=has_lines, has_small_disk=has_small_disk, **site) as one:
+        return Driver(plan, one, show, say).run()

@@ -1,0 +1,311 @@
+"""The embedded deployment that is proved: two of everything, a witness, and lines that can be cut.
+
+PostgreSQL and RabbitMQ are its own, or those of a test run, which are then not to be harmed.
+"""
+
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, LiteralString, Self
+from urllib.parse import quote, urlsplit
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from app.dev.children import kill_all, wait_for
+from app.dev.platform import Kind, Member, Platform
+from app.prove import witness
+from app.prove.line import Line
+from app.prove.workflows import EFFECTS_FILE
+from app.settings import PREFIX
+
+SMALL_DISK_BYTES = 1024 * 1024 * 1024
+KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
+_SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
+_OPEN = "select id::text, state, coalesce(worker_id, '') from runs where due_at is not null"
+_COUNTS = """
+select coalesce(sum(s), 0)::bigint, (select count(*) from runs where due_at is not null)
+from (
+    select sum(succeeded + failed + cancelled) as s from counters
+    union all select sum(succeeded + failed + cancelled) from counter_deltas
+) x
+"""
+
+
+class Unreachable(Exception):
+    """The database did not answer in time."""
+
+
+class Site:
+    """A running deployment. `with Site(folder) as site:` is ready inside the block."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        has_lines: bool = False,
+        has_small_disk: bool = False,
+        env: Mapping[str, str] | None = None,
+        members_of_each: int = 2,
+        **platform: Any,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.effects = self.folder / "effects"
+        self.effects.mkdir(parents=True, exist_ok=True)
+        self.has_lines, self._count = has_lines, members_of_each
+        self._has_small_disk = has_small_disk
+        self.lines: dict[str, Line] = {}
+        self._env: dict[str, dict[str, str]] = {}
+        self._connection: psycopg.Connection | None = None
+        self._counting: psycopg.Connection | None = None
+        self.owns_postgres = "postgres" not in platform
+        self.owns_rabbitmq = "rabbitmq" not in platform
+        self.platform = Platform(
+            self.folder,
+            apis=0,
+            relays=0,
+            workers=0,
+            workflows="app.prove.workflows",
+            env={f"{PREFIX}PROVE_EFFECTS": str(self.effects), **(env or {})},
+            **platform,
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._has_small_disk:
+            self._mount()
+        self.platform.open()
+        with self.connect() as connection:
+            witness.install(connection)
+        if self.has_lines:
+            urls = {"database": self.platform.database_url, "broker": self.platform.broker_url}
+            self.lines = {name: Line(url) for name, url in urls.items()}
+            through = {f"{PREFIX}{name.upper()}_URL": line.url for name, line in self.lines.items()}
+            self._env = {f"{kind}-2": dict(through) for kind in KINDS}
+        for kind in KINDS:
+            for number in range(1, self._count + 1):
+                self.start(f"{kind}-{number}")
+        self.platform.wait_ready(deadline_s=60)
+        self.wait_registered()
+
+    def close(self) -> None:
+        """Nothing of it runs any more."""
+        with suppress(psycopg.Error):
+            for connection in (self._connection, self._counting):
+                if connection is not None:
+                    connection.close()
+        for line in self.lines.values():
+            line.close()
+        self.platform.close(grace_s=0)
+        if self._has_small_disk:
+            self._unmount()
+
+    def _mount(self) -> None:
+        """RabbitMQ's folder is a small file system, where we may make one: as root, on Linux."""
+        folder = self.platform.rabbitmq.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        options = f"size={SMALL_DISK_BYTES},mode=755"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        with suppress(OSError):
+            subprocess.run(command, check=False, capture_output=True)
+
+    def _unmount(self) -> None:
+        folder = self.platform.rabbitmq.folder
+        if folder.is_mount():
+            subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+
+    # Processes
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """The processes by name: api-1, api-2, relay-1 and so on."""
+        return self.platform.processes
+
+    @property
+    def api_urls(self) -> list[str]:
+        """Every api."""
+        return [member.url for member in self.members.values() if member.kind == "api"]
+
+    @property
+    def front_urls(self) -> list[str]:
+        """Where producers send events."""
+        return self.api_urls
+
+    def start(self, name: str, env: Mapping[str, str] | None = None) -> Member:
+        """Start a process, or again one that ended; `env` for this time only."""
+        kind: Any = name.partition("-")[0]
+        return self.platform.start(name, kind, {**self._env.get(name, {}), **(env or {})})
+
+    def start_ready(self, name: str, env: Mapping[str, str] | None = None) -> None:
+        """The same, and wait until it says that it is ready."""
+        self.start(name, env)
+        self.platform.wait_ready(name, deadline_s=60)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; what it had started ends too, as a container's processes do."""
+        family = self.members[name].child.family()
+        self.platform.kill(name)
+        kill_all(family)
+
+    def children(self, name: str) -> list[int]:
+        """The process ids of a worker's children that run."""
+        member = self.members[name]
+        return [one.pid for one in member.child.family() if one.pid != member.pid]
+
+    def wait_registered(self) -> None:
+        """The workflows have subscriptions, and every api routes by them."""
+        expected = 0
+
+        def is_known() -> bool:
+            nonlocal expected
+            expected = self.one(_SUBSCRIBED)
+            return expected > 0
+
+        def is_routed() -> bool:
+            apis = [name for name, member in self.members.items() if member.kind == "api"]
+            return all(self.metric("veltrix_subscriptions", api) >= expected for api in apis)
+
+        if not (wait_for(is_known, deadline_s=60) and wait_for(is_routed, deadline_s=60)):
+            raise Unreachable(f"the workflows were not registered\n{self.platform.logs(lines=40)}")
+
+    def metric(self, name: str, member: str) -> float:
+        """The sum of a metric of a process over its labels; 0 when it does not answer."""
+        total = 0.0
+        with suppress(OSError):
+            url = f"{self.members[member].url}/metrics"
+            for line in self._get(url).decode().splitlines():
+                words = line.rsplit(" ", 1)
+                if words[0].partition("{")[0] == name:
+                    total += float(words[1])
+        return total
+
+    # The database, beside the code under test
+
+    def connect(self) -> psycopg.Connection:
+        """A connection of our own, in autocommit."""
+        url = self.platform.database_url.replace("postgresql+psycopg://", "postgresql://")
+        info = make_conninfo(url, application_name="veltrix prove", connect_timeout=5)
+        return psycopg.connect(info, autocommit=True)
+
+    def rows(
+        self, sql: LiteralString, values: Mapping[str, Any] | None = None, deadline_s: float = 60.0
+    ) -> list[Any]:
+        """The rows, however often the connection has to be made again. Raises Unreachable."""
+        found: list[Any] = []
+
+        def is_read() -> bool:
+            nonlocal found
+            try:
+                if self._connection is None:
+                    self._connection = self.connect()
+                found = self._connection.execute(sql, values).fetchall()
+            except psycopg.OperationalError:
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    connection.close()
+                return False
+            return True
+
+        if not wait_for(is_read, deadline_s=deadline_s):
+            raise Unreachable(f"PostgreSQL did not answer for {deadline_s:.0f} s")
+        return found
+
+    def one(self, sql: LiteralString, deadline_s: float = 60.0) -> int:
+        """The number that a query gives."""
+        return int(self.rows(sql, None, deadline_s)[0][0])
+
+    def open_runs(self) -> list[tuple[str, str, str]]:
+        """(id, state, worker) of every run without an outcome."""
+        return self.rows(_OPEN)
+
+    def counts(self) -> tuple[int, int] | None:
+        """Runs with an outcome by the books, and open ones; None when nobody answers.
+
+        For another thread than the rest, with a connection of its own.
+        """
+        try:
+            if self._counting is None:
+                self._counting = self.connect()
+            row = self._counting.execute(_COUNTS).fetchone()
+        except psycopg.OperationalError:
+            connection, self._counting = self._counting, None
+            if connection is not None:
+                connection.close()
+            return None
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def unaccounted(self) -> int:
+        """What the api says of all its books."""
+        answer = json.loads(self._get(f"{self.api_urls[0]}/v1/balance"))
+        return int(answer["unaccounted"])
+
+    def _get(self, url: str) -> bytes:
+        with urllib.request.urlopen(url, timeout=30) as told:  # noqa: S310 - on loopback
+            body: bytes = told.read()
+        return body
+
+    def witness_seq(self) -> int:
+        """The number of the witness's last line."""
+        return self.one("select coalesce(max(seq), 0) from prove_moves")
+
+    def first_moves(
+        self, after: int, run_ids: Sequence[str], but: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """See `witness.first_moves`."""
+        keys = {"after": after, "ids": list(run_ids), "but": list(but)}
+        return dict(self.rows(witness.FIRST_MOVES, keys))
+
+    # RabbitMQ, by its management API
+
+    def manage(self, method: str, path: str, body: Any = None) -> Any:
+        """Call it; `{vhost}` in the path is ours. Raises OSError."""
+        parts = urlsplit(self.platform.management_url)
+        vhost = quote(urlsplit(self.platform.broker_url).path[1:], safe="%")
+        url = f"http://{parts.hostname}:{parts.port}/api/{path.format(vhost=vhost)}"
+        passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
+        passwords.add_password(
+            None, url, parts.username or "", parts.password or "", is_authenticated=True
+        )
+        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            url, data, {"content-type": "application/json"}, method=method
+        )
+        with opener.open(request, timeout=20) as told:
+            answer = told.read()
+        return json.loads(answer) if answer else None
+
+    def queues(self) -> list[str]:
+        """The queues of our virtual host."""
+        return [queue["name"] for queue in self.manage("GET", "queues/{vhost}?columns=name")]
+
+    def ready_messages(self) -> int:
+        """Messages that wait in a queue or at a consumer."""
+        queues = self.manage("GET", "queues/{vhost}?columns=messages")
+        return sum(queue.get("messages", 0) for queue in queues)
+
+    @property
+    def effects_file(self) -> Path:
+        """Where the steps note that they began."""
+        return self.effects / EFFECTS_FILE

@@ -1,0 +1,80 @@
+"""What faults share: waiting for a busy system, and seeing what they caught."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from app.dev.children import wait_for
+from app.prove.blows import Blow
+from app.prove.site import Site
+
+_BUSY_S = 20.0
+_TRIES = 5
+AFFECTED_MAX = 5_000
+
+
+def catch(site: Site, blow: Blow, holder: Callable[[str], bool] = lambda _worker: True) -> None:
+    """Wait until some runs are in the hands of a `holder`; note them and the other open ones.
+
+    A system that stays idle is noted too.
+    """
+    caught: list[tuple[str, str, str]] = []
+
+    def is_busy() -> bool:
+        nonlocal caught
+        blow.seq = site.witness_seq()
+        caught = site.open_runs()
+        return any(state == "running" and holder(worker) for _, state, worker in caught)
+
+    wait_for(is_busy, deadline_s=_BUSY_S)
+    blow.open = len(caught)
+    in_hand = [id_ for id_, state, worker in caught if state == "running" and holder(worker)]
+    blow.in_hand = len(in_hand)
+    queued = [id_ for id_, state, _ in caught if state == "queued"]
+    others = [id_ for id_, state, worker in caught if state == "running" and not holder(worker)]
+    blow.affected = [*in_hand, *queued, *others][:AFFECTED_MAX]
+
+
+def catch_in_hand(site: Site, blow: Blow, holder: Callable[[str], bool]) -> None:
+    """As `catch`, but only what the holder has is waited for afterwards."""
+    catch(site, blow, holder)
+    blow.affected = blow.affected[: blow.in_hand]
+
+
+def strike_holder(
+    site: Site, blow: Blow, holder: Callable[[str], bool], strike: Callable[[], Sequence[int]]
+) -> None:
+    """Catch a holder at work and strike; again if everything in its hands was settled before.
+
+    `strike` ends or stops processes and returns their ids.
+    """
+    for _ in range(_TRIES):
+        catch_in_hand(site, blow, holder)
+        blow.strike()
+        pids = strike()
+        blow.heal()
+        names = [f"veltrix worker {pid}{part}" for pid in pids for part in ("", " transactions")]
+        _wait_gone(site, pids)
+        done = site.first_moves(blow.seq, blow.affected)
+        by_others = site.first_moves(blow.seq, blow.affected, names)
+        left = [id_ for id_ in blow.affected if id_ not in done or id_ in by_others]
+        blow.affected, blow.in_hand = left, len(left)
+        if left:
+            return
+
+
+def _wait_gone(site: Site, pids: Sequence[int]) -> None:
+    """What the sessions of ended processes had under way is committed, or never will be."""
+    keys = {"names": f"^veltrix worker ({'|'.join(map(str, pids))})\\M"}
+    sql = "select count(*) from pg_stat_activity where application_name ~ %(names)s"
+    if pids:
+        wait_for(lambda: site.rows(sql, keys)[0][0] == 0, deadline_s=5.0)
+
+
+def one_of(chance: Random, names: Sequence[str]) -> str:
+    """One of these, by chance."""
+    return chance.choice(sorted(names))
+
+
+def of_kind(site: Site, kind: str) -> list[str]:
+    """The processes of a kind that run."""
+    return [n for n, m in site.members.items() if m.kind == kind and m.is_running]

@@ -1,0 +1,67 @@
+"""Samples of how far everything is, taken while it runs: for the display and for the picture."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+LOOK_S = 0.25
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look; None where the database did not answer."""
+
+    at: float  # seconds since 1970
+    sent: int
+    accepted: int
+    settled: int | None
+    open: int | None
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a look finds out."""
+
+    sent: int
+    accepted: int
+    settled: int | None
+    open: int | None
+
+
+class Watch:
+    """Looks every quarter of a second inside `with`, from a thread of its own."""
+
+    def __init__(self, look: Callable[[], Look], show: Callable[[Sample], None]) -> None:
+        self._look, self._show = look, show
+        self.samples: list[Sample] = []
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            with suppress(OSError):
+                found = self._look()
+                sample = Sample(time.time(), found.sent, found.accepted, found.settled, found.open)
+                self.samples.append(sample)
+                self._show(sample)
+            # Looking costs the database something: never more than a tenth of the time.
+            pause_s = max(LOOK_S, 10 * (time.monotonic() - began))
+            if self._stop.wait(pause_s):
+                return
