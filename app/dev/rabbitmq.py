@@ -9,6 +9,8 @@ import shutil
 import signal
 import socket
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,18 +20,21 @@ from app.dev.children import CannotStart, Child, Leash, kill_all, tail, wait_for
 from app.dev.ports import LOOPBACK, kept_ports
 
 _SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/sbin"), Path("/opt/homebrew/sbin"))
-_USER = "veltrix"
-_NODE = "veltrix@localhost"  # its own epmd knows no other node, so the name needs no number
+USER = "veltrix"
+PORTS = ("amqp", "management", "distribution")
+_NODE = "veltrix"  # its own epmd knows no other node, so the name needs no number
 _CONFIGURATION = """\
 listeners.tcp.1 = {host}:{amqp}
 management.tcp.ip = {host}
 management.tcp.port = {management}
-default_user = {user}
-default_pass = {password}
 log.console = false
 log.file = {log}
 log.file.level = warning
 log.connection.level = error
+"""
+_ACCOUNT = """\
+default_user = {user}
+default_pass = {password}
 """
 _ERL_ARGS = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false +S 2:2"
 # 3.10's management agent waits 5 s for nothing at the end of a stop; the queues are on disk then.
@@ -40,13 +45,31 @@ _HOW_TO_GET_IT = (
 )
 
 
+@dataclass(frozen=True)
+class Membership:
+    """What makes a node one of a cluster; who gives it starts the epmd.
+
+    `home` has the cookie and the password of all, `ports` one of each of `PORTS` and of `epmd`. The
+    node reads `configuration` first, then what is its own, which ends with `lines`.
+    """
+
+    name: str
+    home: Path
+    ports: Mapping[str, int]
+    configuration: Path
+    lines: str
+
+
 class RabbitMQ:
     """One RabbitMQ node in one folder, on loopback ports that it keeps, with an epmd of its own.
 
-    Only this folder's password opens it. It ends with the process that started it.
+    Only this folder's password opens it. It ends with the process that started it. With a
+    `membership` it is one of a cluster.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, membership: Membership | None = None) -> None:
+        self._membership = membership
+        self._node = f"{membership.name if membership else _NODE}@localhost"
         self.folder = folder.absolute()
         self._data = self.folder / "data"
         self._log = self.folder / "log"
@@ -70,13 +93,12 @@ class RabbitMQ:
 
     def url(self, vhost: str = "/") -> str:
         """AMQP to a virtual host; the same after a restart."""
-        account = f"{_USER}:{self._password}"
-        return f"amqp://{account}@{LOOPBACK}:{self._ports['amqp']}/{quote(vhost, safe='')}"
+        return amqp_url(self._ports["amqp"], self._password, vhost)
 
     @property
     def management_url(self) -> str:
         """The management API and its pages; the same after a restart."""
-        return f"http://{_USER}:{self._password}@{LOOPBACK}:{self._ports['management']}"
+        return f"http://{USER}:{self._password}@{LOOPBACK}:{self._ports['management']}"
 
     @property
     def pid(self) -> int:
@@ -101,15 +123,24 @@ class RabbitMQ:
         scripts = _scripts()
         self._leash.open()
         self._prepare()
-        environment = self._environment(scripts)
-        if self._epmd is None or not self._epmd.is_running:
-            epmd = ["epmd", "-port", str(self._ports["epmd"]), "-address", LOOPBACK]
-            self._epmd = self._spawn("epmd", epmd, environment)
-        self._child = self._spawn("rabbitmq", [str(scripts / "rabbitmq-server")], environment)
+        if self._membership is None and (self._epmd is None or not self._epmd.is_running):
+            self._epmd = start_epmd(self._leash, self._ports["epmd"])
+        with (self.folder / "output").open("ab") as output:
+            self._child = self._leash.spawn(
+                "rabbitmq",
+                [str(scripts / "rabbitmq-server")],
+                env=self._environment(scripts),
+                cwd=self.folder,
+                output=output,
+            )
 
     def wait_ready(self, deadline_s: float = 90.0) -> None:
         """AMQP is accepted and management answers, or `CannotStart` with the end of the log."""
-        if not wait_for(self._accepts, deadline_s=deadline_s, alive=lambda: self.is_running):
+        if not wait_for(
+            lambda: accepts(self._ports["amqp"], self._ports["management"], self._password),
+            deadline_s=deadline_s,
+            alive=lambda: self.is_running,
+        ):
             self.stop()
             raise CannotStart(
                 f"RabbitMQ did not start; the end of its output:\n{tail(self.folder / 'output')}\n"
@@ -153,7 +184,7 @@ class RabbitMQ:
         second after a declaration. Killed before, the node starts an empty member under a new
         identity, which never elects itself: publishes and gets time out after 65 s, for ever.
         """
-        names = self._data / _NODE / "quorum" / _NODE / "names.dets"
+        names = self._data / self._node / "quorum" / self._node / "names.dets"
 
         def are_kept() -> bool:
             queues = json.loads(self._call("GET", "/api/queues?columns=name,vhost,type"))
@@ -176,49 +207,56 @@ class RabbitMQ:
         self._call("DELETE", f"/api/vhosts/{quote(name, safe='')}", missing_ok=True)
 
     def _call(self, method: str, path: str, *, missing_ok: bool = False) -> bytes:
-        connection = http.client.HTTPConnection(LOOPBACK, self._ports["management"], timeout=30)
-        account = base64.b64encode(f"{_USER}:{self._password}".encode()).decode()
-        try:
-            connection.request(method, path, headers={"Authorization": f"Basic {account}"})
-            response = connection.getresponse()
-            answer = response.read()
-        finally:
-            connection.close()
-        if response.status >= 400 and not (missing_ok and response.status == 404):
-            raise OSError(f"RabbitMQ refused {method} {path}: {response.status} {answer[:500]!r}")
-        return answer
+        port = self._ports["management"]
+        return manage(port, self._password, method, path, missing_ok=missing_ok)
 
     def _prepare(self) -> None:
         """Folders, ports, password, cookie and configuration; those that exist are kept."""
+        shared = self._membership
         if not self._ports:
-            self._ports = kept_ports(
-                self.folder / "ports.json", ("amqp", "management", "distribution", "epmd")
+            self._ports = (
+                dict(shared.ports)
+                if shared
+                else kept_ports(self.folder / "ports.json", (*PORTS, "epmd"))
             )
         self._data.mkdir(exist_ok=True)
-        _secret(self.folder / ".erlang.cookie")
-        self._password = _secret(self.folder / "password")
+        secret_in(self._home / ".erlang.cookie")
+        self._password = secret_in(self._home / "password")
         (self.folder / "env.conf").touch()
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        account = _ACCOUNT.format(user=USER, password=self._password)
+        own = _CONFIGURATION.format(host=LOOPBACK, log=self._log, **self._ports)
         configuration = self.folder / "rabbitmq.conf"
         configuration.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
-        configuration.write_text(
-            _CONFIGURATION.format(
-                host=LOOPBACK, user=_USER, password=self._password, log=self._log, **self._ports
-            )
-        )
+        configuration.write_text(own + (shared.lines if shared else account))
+
+    @property
+    def _home(self) -> Path:
+        """Where Erlang looks for the cookie."""
+        return self._membership.home if self._membership else self.folder
 
     def _environment(self, scripts: Path) -> dict[str, str]:
         path = os.environ.get("PATH", os.defpath)
+        own = str(self.folder / "rabbitmq.conf")
+        # Those in the second variable are read after the one in the first, and change it.
+        read = (
+            {
+                "RABBITMQ_CONFIG_FILE": str(self._membership.configuration),
+                "RABBITMQ_CONFIG_FILES": own,
+            }
+            if self._membership
+            else {"RABBITMQ_CONFIG_FILE": own}
+        )
         return {
+            **read,
             "PATH": f"{scripts}{os.pathsep}{path}",
             "LC_ALL": "C.UTF-8",
-            "HOME": str(self.folder),  # where Erlang looks for the cookie
+            "HOME": str(self._home),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_EPMD_PORT": str(self._ports["epmd"]),
-            "RABBITMQ_NODENAME": _NODE,
+            "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_DIST_PORT": str(self._ports["distribution"]),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_MNESIA_BASE": str(self._data),
             "RABBITMQ_LOG_BASE": str(self.folder),
@@ -229,23 +267,49 @@ class RabbitMQ:
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
-    def _spawn(self, name: str, argv: list[str], environment: dict[str, str]) -> Child:
-        with (self.folder / "output").open("ab") as output:
-            return self._leash.spawn(name, argv, env=environment, cwd=self.folder, output=output)
 
-    def _accepts(self) -> bool:
-        try:
-            with socket.create_connection((LOOPBACK, self._ports["amqp"]), timeout=5) as probe:
-                probe.sendall(b"AMQP\x00\x00\x09\x01")
-                if probe.recv(1) != b"\x01":  # a method frame: connection.start
-                    return False
-            overview: dict[str, Any] = json.loads(self._call("GET", "/api/overview"))
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-        return "rabbitmq_version" in overview
+def start_epmd(leash: Leash, port: int) -> Child:
+    """Erlang's register of node names, for all nodes that are told this port; on loopback only."""
+    argv = ["epmd", "-port", str(port), "-address", LOOPBACK]
+    with (leash.folder / "output").open("ab") as output:
+        env = {"PATH": os.environ.get("PATH", os.defpath)}
+        return leash.spawn("epmd", argv, env=env, cwd=leash.folder, output=output)
 
 
-def _secret(path: Path) -> str:
+def amqp_url(port: int, password: str, vhost: str) -> str:
+    """AMQP to a virtual host on this port of ours."""
+    return f"amqp://{USER}:{password}@{LOOPBACK}:{port}/{quote(vhost, safe='')}"
+
+
+def manage(port: int, password: str, method: str, path: str, *, missing_ok: bool = False) -> bytes:
+    """What the management API on this port answers; OSError when it refuses."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=30)
+    account = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    try:
+        connection.request(method, path, headers={"Authorization": f"Basic {account}"})
+        response = connection.getresponse()
+        answer = response.read()
+    finally:
+        connection.close()
+    if response.status >= 400 and not (missing_ok and response.status == 404):
+        raise OSError(f"RabbitMQ refused {method} {path}: {response.status} {answer[:500]!r}")
+    return answer
+
+
+def accepts(amqp: int, management: int, password: str) -> bool:
+    """AMQP connections are accepted and management answers, on these ports."""
+    try:
+        with socket.create_connection((LOOPBACK, amqp), timeout=5) as probe:
+            probe.sendall(b"AMQP\x00\x00\x09\x01")
+            if probe.recv(1) != b"\x01":  # a method frame: connection.start
+                return False
+        overview: dict[str, Any] = json.loads(manage(management, password, "GET", "/api/overview"))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    return "rabbitmq_version" in overview
+
+
+def secret_in(path: Path) -> str:
     """192 random bits in a file that only we can read; those of last time when it exists."""
     if not path.exists():
         path.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
