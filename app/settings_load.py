@@ -18,11 +18,8 @@ from app.settings import PREFIX, Settings
 from app.settings_rules import cross_check, mistake_of
 
 SECRETS = frozenset({"database_url", "broker_url", "management_url", "flower_basic_auth"})
-# Ours, and not settings of a process: `prove` marks the children it starts with the first, and
-# `veltrix send` is told the others.
-NOT_SETTINGS = frozenset(
-    f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE")
-)
+# Ours, and not settings of a process: `veltrix send` and `veltrix prove` are told them.
+NOT_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE"))
 ENV_FILE = Path(".env")
 # Where a running `veltrix dev` is: for commands in the same folder that are not told otherwise.
 DEV_FILE = Path(".veltrix/env")

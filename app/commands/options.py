@@ -2,9 +2,12 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from app.commands.mistakes import CommandRefused
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -18,6 +21,13 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Accepted before, written like --since.")]
 After = Annotated[str | None, typer.Option(help="Go on from where an earlier page ended.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="VELTRIX_API_KEY", help="API key; better in the environment."),
+]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(envvar="VELTRIX_API_KEY_FILE", help="File with the API key.")
+]
 
 _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -40,3 +50,15 @@ def time_of(text: str | None, now: datetime, option: str = "--since") -> datetim
             param_hint=option,
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def key_of(key: str | None, file: Path | None) -> str | None:
+    """The API key that was given, or is in that file, or None. Raises CommandRefused."""
+    if key and file:
+        raise CommandRefused("give the key or a file with it, not both")
+    if file is None:
+        return key or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise CommandRefused(f"the key file {str(file)!r} cannot be read: {error}") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.mistakes import CommandRefused
-from app.commands.options import AsJson
+from app.commands.options import ApiKey, ApiKeyFile, AsJson, key_of
 
 if TYPE_CHECKING:
     from app.commands.progress import Progress
@@ -27,13 +27,8 @@ def send(
         str | None,
         typer.Option(envvar="VELTRIX_API_URL", help="The api; without it the settings' own."),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="VELTRIX_API_KEY", help="API key; better in the environment."),
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(envvar="VELTRIX_API_KEY_FILE", help="File with the API key.")
-    ] = None,
+    key: ApiKey = None,
+    key_file: ApiKeyFile = None,
     batch: Annotated[
         int, typer.Option(help="Most events in one request.", min=1, max=10_000)
     ] = 500,
@@ -59,7 +54,7 @@ def send(
     from app.commands.progress import Progress
     from app.commands.sending import Api, Sender, read_batches
 
-    api = Api(url or _url(), _key(key, key_file))
+    api = Api(url or _url(), key_of(key, key_file))
     refusals: list[Refusal] = []
     with _opened(file) as (fd, size), Progress("sent", size) as progress, _interruptible():
         report = _Report(progress, refusals, give_up_s)
@@ -124,17 +119,6 @@ def _url() -> str:
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to call, not to listen
     host = everywhere.get(settings.api_host, settings.api_host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.api_port}"
-
-
-def _key(key: str | None, file: Path | None) -> str | None:
-    if key and file:
-        raise CommandRefused("give the key or a file with it, not both")
-    if file is None:
-        return key or None
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise CommandRefused(f"the key file {str(file)!r} cannot be read: {error}") from None
 
 
 @contextmanager

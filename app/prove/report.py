@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.prove.blows import Blow
@@ -78,6 +79,12 @@ class Proof(msgspec.Struct):
         """Everything was tried, checked and found as promised."""
         return self.verdict is Verdict.HELD
 
+    def counts(self) -> list[tuple[str, int]]:
+        """The numbers, by name."""
+        names = ["sent", "accepted", "duplicates", "refused", "unknown", "settled", "open"]
+        names += ["lost", "invented", "duplicate_effects", "unaccounted", "repeated_steps"]
+        return [(name, getattr(self, name)) for name in names]
+
     def line(self) -> str:
         """One line of JSON for scripts."""
         return msgspec.json.encode(
@@ -93,7 +100,7 @@ class Proof(msgspec.Struct):
                 "faults": [_brief(fault) for fault in self.faults],
                 "seconds": round(self.seconds, 1),
                 "seed": self.seed,
-                "properties": {found.name: _state(found) for found in self.properties},
+                "properties": {found.name: state_of(found) for found in self.properties},
             }
         ).decode()
 
@@ -109,7 +116,8 @@ def _brief(fault: Struck) -> dict[str, object]:
     }
 
 
-def _state(found: Property) -> str:
+def state_of(found: Property) -> str:
+    """Held, broken or not checked."""
     if found.not_checked:
         return "not checked"
     return "held" if found.is_held else "broken"
@@ -149,50 +157,57 @@ def verdict_of(properties: Sequence[Property], faults: Sequence[Struck], losses:
 
 def print_proof(proof: Proof, console: Console) -> None:
     """The verdict and its tables, for a person."""
-    counts = Table(show_header=False, title=f"{proof.scenario}, seed {proof.seed}")
-    counts.add_column()
-    counts.add_column(justify="right")
-    for name in (
-        *("sent", "accepted", "duplicates", "refused", "unknown", "settled", "open"),
-        *("lost", "invented", "duplicate_effects", "unaccounted", "repeated_steps"),
-    ):
-        counts.add_row(name.replace("_", " "), f"{getattr(proof, name):,}")
-    console.print(counts)
+    counts = _table(f"{proof.scenario}, seed {proof.seed}", "", ">")
+    for name, value in proof.counts():
+        counts.add_row(name.replace("_", " "), f"{value:,}")
+    console.print(counts, "")
     if proof.faults:
-        console.print(_faults_table(proof))
-    latencies = Table("latency", "events", "p50 ms", "p99 ms", "max ms")
+        console.print(_faults_table(proof.faults), "")
+    latencies = _table("latency", ">events", ">p50 ms", ">p99 ms", ">max ms")
     for one in proof.latencies:
         figures = (f"{x:,.1f}" for x in (one.p50_ms, one.p99_ms, one.max_ms))
         latencies.add_row(one.what, f"{one.events:,}", *figures)
-    console.print(latencies)
-    properties = Table("property", "", "promise", "against it")
+    console.print(latencies, "")
+    properties = _table("property", "", "")
     for found in proof.properties:
         against = found.not_checked or "\n".join(
-            [f"{found.broken:,} times:", *found.samples] if found.broken else []
+            [f"{found.promise} Against it, {found.broken:,} times:", *found.samples]
+            if found.broken
+            else []
         )
-        properties.add_row(found.name.replace("_", " "), _state(found), found.promise, against)
-    console.print(properties)
+        properties.add_row(found.name.replace("_", " "), state_of(found), escape(against))
+    console.print(properties, "")
     for note in proof.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(f"verdict: {proof.verdict}", style="bold", highlight=False)
     console.print(f"again:   {proof.command}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _faults_table(proof: Proof) -> Table:
-    faults = Table(
-        "fault", "at s", "lasted s", "open", "in hand", "recovered after s", "at most", ""
-    )
-    for one in proof.faults:
+def _faults_table(faults: Sequence[Struck]) -> Table:
+    table = _table("fault", ">at s", ">open", ">in hand", ">recovered s", ">at most", "")
+    for one in faults:
         recovery = "-" if one.recovery_s is None else f"{one.recovery_s:.2f}"
         said = one.not_tried or ", ".join(filter(None, [*one.victims, one.detail]))
-        faults.add_row(
+        table.add_row(
             one.name.replace("_", " "),
             f"{one.at_s:.1f}",
-            f"{one.healed_s - one.at_s:.1f}",
             f"{one.open:,}",
             f"{one.in_hand:,}",
             recovery,
             f"{one.target_s:g}",
-            said,
+            escape(said),
         )
-    return faults
+    return table
+
+
+def _table(*headings: str) -> Table:
+    """Columns of text, or (`>`) of numbers, as wide as they are; only the last one may wrap."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headings))
+    for number, heading in enumerate(headings, 1):
+        is_number = heading.startswith(">")
+        table.add_column(
+            heading.removeprefix(">"),
+            justify="right" if is_number else "left",
+            no_wrap=number < len(headings),
+        )
+    return table

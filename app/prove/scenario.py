@@ -1,5 +1,6 @@
 """A scenario: a deployment, a workload, faults while it runs, and what the checker says of it."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,7 +28,6 @@ from app.prove.workload import Workload
 
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
-_RECOVER_S_MIN = 60.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +145,7 @@ class Driver:
             moved = self._site.first_moves(blow.seq, blow.affected, _names_of(blow))
             return len(moved) >= len(blow.affected)
 
-        deadline_s = max(3 * blow.target_s, _RECOVER_S_MIN)
+        deadline_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s
         if wait_for(is_over, deadline_s=deadline_s):
             blow.recovered_at = max(moved.values(), default=blow.healed_at)
 
@@ -168,18 +168,16 @@ class Driver:
         return Look(workload.sent, workload.accepted, settled, open_)
 
     def _drain(self) -> None:
-        """Until nothing is open, or nothing moves any more."""
-        seen, since = -1, time.monotonic()
-        while True:
+        """Until nothing is open, or for too long no more runs come to an end than begin."""
+        fewest, since = sys.maxsize, time.monotonic()
+        while open_ := len(self._site.open_runs()):
             self._keep_alive()
-            open_ = len(self._site.open_runs())
-            seq = self._site.witness_seq()
-            if open_ == 0:
-                return
-            if seq != seen:
-                seen, since = seq, time.monotonic()
+            if open_ < fewest:
+                fewest, since = open_, time.monotonic()
             elif time.monotonic() - since > self._plan.stall_s:
-                self._notes.append(f"{open_:,} runs are open and nothing moves")
+                self._notes.append(
+                    f"{open_:,} runs are open, and for {self._plan.stall_s:g} s none ended"
+                )
                 return
             self._pause.wait(0.2)
 

@@ -22,7 +22,7 @@ from app.dev.platform import Kind, Member, Platform
 from app.prove import witness
 from app.prove.line import Line
 from app.prove.workflows import EFFECTS_FILE
-from app.settings import PREFIX
+from app.settings import PREFIX, Settings
 
 SMALL_DISK_BYTES = 1024 * 1024 * 1024
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
@@ -145,6 +145,11 @@ class Site:
     def api_urls(self) -> list[str]:
         """Every api."""
         return [member.url for member in self.members.values() if member.kind == "api"]
+
+    @property
+    def hold_s(self) -> float:
+        """How long a lease is."""
+        return float(self.platform.env.get(f"{PREFIX}HOLD_S", Settings().hold_s))
 
     @property
     def front_urls(self) -> list[str]:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import psycopg
 
 TABLE = 'create table if not exists prove_effects (key text collate "C" not null)'
-# A `move` is a change of state or token; an `entry` a journalled step. Only what changed is kept:
-# renewed leases and hand-overs are no moves.
+# A `move` is a change of state, token or outcome; an `entry` a journalled step. Renewed leases and
+# hand-overs are no moves.
 _WITNESS = """
 create table prove_moves (
     seq bigserial primary key,
@@ -35,7 +35,7 @@ begin
     select n.id, n.generation, 'move', o.state, n.state, o.lease_token, n.lease_token, n.worker_id
     from was o join is_now n on n.id = o.id
     where o.state <> n.state or o.lease_token is distinct from n.lease_token
-        or o.generation <> n.generation;
+        or o.generation <> n.generation or o.settled_at is distinct from n.settled_at;
     return null;
 end $$;
 create function prove_entry() returns trigger language plpgsql as $$

@@ -26,6 +26,7 @@ from app.prove.record import Asked, Record, Told, Unanswered
 IN_FLIGHT_MAX = 48
 BATCH_EVENTS_MAX = 250
 BATCH_BYTES_MAX = 4_000_000
+_BATCH_S_MAX = 0.25
 _TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _TRIES_MAX = 60
 _AGAIN_S, _AGAIN_S_MAX = 0.2, 2.0
@@ -132,6 +133,8 @@ class Workload:
         size = 1
         if chance.random() < 0.4:
             size = min(int(2 ** chance.uniform(1, 8)), BATCH_EVENTS_MAX, self.events - number)
+            # A large batch at a low rate would be a burst, and silence after it.
+            size = max(1, min(size, int(self._pace.rate * _BATCH_S_MAX)))
         first, number = number, number + size
         taken = [make_item(self._seed, n) for n in range(first, number)]
         self._pace.took(size)
