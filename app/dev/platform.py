@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from app.dev.children import CannotStart, Child, tail, wait_for
+from app.dev.cluster import Cluster
 from app.dev.ports import LOOPBACK, free_port, is_free
 from app.dev.postgres import Postgres
 from app.dev.processes import Spec, Supervisor
@@ -25,6 +26,8 @@ _READY_PATH: dict[Kind, str] = {
     "worker": "/readyz",
     "flower": "/healthcheck",
 }
+# At the end of a platform no load balancer has to be told that an api leaves.
+_END: dict[Kind, signal.Signals] = {"api": signal.SIGINT}
 
 _ASK_S = 5.0
 
@@ -86,14 +89,14 @@ class Platform:
         workflows: str = "workflows",
         env: Mapping[str, str] | None = None,
         postgres: Postgres | None = None,
-        rabbitmq: RabbitMQ | None = None,
+        rabbitmq: RabbitMQ | Cluster | None = None,
         database: str = "veltrix",
         vhost: str = "/",
         command_of: Callable[[Kind], tuple[str, ...]] = command,
     ) -> None:
         self.folder = folder.absolute()
         self.postgres = postgres or Postgres(self.folder / "postgres")
-        self.rabbitmq = rabbitmq or RabbitMQ(self.folder / "rabbitmq")
+        self.rabbitmq: RabbitMQ | Cluster = rabbitmq or RabbitMQ(self.folder / "rabbitmq")
         self.processes: dict[str, Member] = {}
         self._owns_postgres, self._owns_rabbitmq = postgres is None, rabbitmq is None
         self._database, self._vhost = database, vhost
@@ -180,7 +183,7 @@ class Platform:
                 self.start(f"{kind}-{number}", kind)
 
     def close(self, grace_s: float = 10.0) -> None:
-        """End everything it started: SIGTERM, and SIGKILL after `grace_s` (0: SIGKILL at once)."""
+        """End everything it started by a signal, and SIGKILL after `grace_s` (0: at once)."""
         self._supervisor.close(grace_s)
         if self._owns_rabbitmq:
             if grace_s == 0 and self.rabbitmq.is_running:
@@ -199,7 +202,13 @@ class Platform:
         if kind == "worker":
             own[f"{PREFIX}WORKER_NAME"] = f"{name}@localhost"
         log = self.folder / "logs" / f"{name}.log"
-        spec = Spec(name, self._command_of(kind), {**self.env, **own, **(env or {})}, log)
+        spec = Spec(
+            name,
+            self._command_of(kind),
+            {**self.env, **own, **(env or {})},
+            log,
+            _END.get(kind, signal.SIGTERM),
+        )
         self.processes[name] = Member(name, kind, port, log, self._supervisor.start(spec))
         return self.processes[name]
 

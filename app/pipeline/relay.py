@@ -201,6 +201,7 @@ class Relay:
             return False
         self._publisher.connect()
         self._declared, self._is_new_connection = set(), True
+        self._pauses.clear()  # a broker that was away may be well again
         broker_up.set(1)
         log.info("broker.connected")
         return True

@@ -19,7 +19,9 @@ class Blow(msgspec.Struct):
     detail: str = ""
     not_tried: str = ""  # why; "": it was tried
     seq: int = 0
-    affected: list[str] = []
+    affected: list[str] = []  # runs that have to be taken up again
+    is_of_one: bool = False  # it concerns what one process had in hand, and nothing else
+    slowest: str = ""  # the run that was taken up last
     frozen_pids: list[int] = []
     letters: list[str] = []  # of bodies sent, that have to be rows
 
@@ -38,9 +40,9 @@ class Blow(msgspec.Struct):
 
     @property
     def recovery_s(self) -> float | None:
-        """From the end of the fault until every run that was open in it had been taken up again.
+        """From the end of the fault until every run that was open then had been taken up again.
 
-        None: that was not seen, or it was not tried.
+        Of a fault of one process: every run in its hand. None: that was not seen, or not tried.
         """
         if self.recovered_at is None:
             return None

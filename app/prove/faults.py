@@ -9,6 +9,7 @@ from random import Random
 from typing import NamedTuple
 
 from app.prove import faults_broker as broker
+from app.prove import faults_cluster as cluster
 from app.prove import faults_database as database
 from app.prove import faults_network as network
 from app.prove import faults_processes as processes
@@ -71,13 +72,19 @@ _DEPLOY = (
     Fault(processes.worker_terminated, 20.0, 10.0),
     Fault(processes.rolling_restart, 20.0, 30.0),
 )
+_CLUSTER = (
+    Fault(cluster.each_process_killed, 20.0, 20.0),
+    Fault(cluster.member_killed, 20.0, 20.0),
+    Fault(cluster.leader_killed, 20.0, 20.0),
+)
 
 
 def _names(faults: Iterable[Fault]) -> tuple[str, ...]:
     return tuple(fault.name for fault in faults)
 
 
-FAULTS = {fault.name: fault for fault in (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)}
+_EVERYTHING = (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)
+FAULTS = {fault.name: fault for fault in (*_EVERYTHING, *_CLUSTER)}
 FAMILIES: dict[str, tuple[str, ...]] = {
     "smoke": ("child_killed", "queues_purged", "sessions_terminated", "malformed_messages"),
     "workers": _names(_WORKERS),
@@ -85,15 +92,22 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "database": _names(_DATABASE),
     "network": _names(_NETWORK),
     "deploy": _names(_DEPLOY),
-    "everything": tuple(FAULTS),
+    "cluster": _names(_CLUSTER),
+    "everything": _names(_EVERYTHING),
 }
 NEED_LINES = frozenset(_names(_NETWORK))
-NEED_OWN_RABBITMQ = frozenset(_names(_BROKER)) - {
-    "queues_purged",
-    "queue_deleted",
-    "connections_closed",
-}
-NEED_OWN_POSTGRES = frozenset({"postgres_restarted", "postgres_killed"})
+NEED_ONE_NODE = frozenset(
+    one.__name__
+    for one in (
+        broker.broker_restarted,
+        broker.broker_killed,
+        broker.broker_wiped,
+        broker.memory_alarm,
+        broker.disk_full,
+    )
+)
+NEED_CLUSTER = frozenset(_names(_CLUSTER)) - {"each_process_killed"}
+NEED_BALANCER = frozenset(_names(_CLUSTER)) | {"rolling_restart"}
 
 
 def schedule(names: Iterable[str], seed: int, rounds: int = 1) -> list[Fault]:

@@ -35,8 +35,8 @@ def broker_restarted(site: Site, blow: Blow, _chance: Random) -> None:
     """The node is stopped, and started again with what it had."""
     catch(site, blow)
     blow.strike()
-    site.platform.rabbitmq.stop()
-    site.platform.rabbitmq.start()
+    site.node.stop()
+    site.node.start()
     blow.heal()
 
 
@@ -44,9 +44,9 @@ def broker_killed(site: Site, blow: Blow, _chance: Random) -> None:
     """SIGKILL, and started again with what is on its disk."""
     catch(site, blow)
     blow.strike()
-    site.platform.rabbitmq.wait_queues_kept()
-    site.platform.rabbitmq.kill()
-    site.platform.rabbitmq.start()
+    site.node.wait_queues_kept()
+    site.node.kill()
+    site.node.start()
     blow.heal()
 
 
@@ -54,8 +54,8 @@ def broker_wiped(site: Site, blow: Blow, _chance: Random) -> None:
     """Killed, and its data is gone: queues, messages, policies."""
     catch(site, blow)
     blow.strike()
-    site.platform.rabbitmq.wipe()
-    site.platform.rabbitmq.start()
+    site.node.wipe()
+    site.node.start()
     blow.heal()
 
 
@@ -104,8 +104,11 @@ def memory_alarm(site: Site, blow: Blow, _chance: Random) -> None:
 
 
 def disk_full(site: Site, blow: Blow, _chance: Random) -> None:
-    """RabbitMQ's file system is full for a while; where we may not make one, it believes so."""
-    filler = site.platform.rabbitmq.folder / FILLER
+    """RabbitMQ's file system is full until it is given room again, and started again.
+
+    Where we may not make a small file system, it is told that there is no room.
+    """
+    filler = site.node.folder / FILLER
     if not os.path.ismount(filler.parent):
         _alarmed(site, blow, "set_disk_free_limit", "90000GB", "50MB", "disk_free_alarm")
         blow.detail += ", the file system is not"
@@ -117,11 +120,10 @@ def disk_full(site: Site, blow: Blow, _chance: Random) -> None:
         _never.wait(ALARM_S)
     finally:
         filler.unlink()
-    node = site.platform.rabbitmq
-    if not node.is_running:
-        blow.detail = "it died of it"
-        node.start()
-    wait_for(lambda: not _has_alarm(site, "disk_free_alarm"), deadline_s=30)
+    # 3.10 does not get over it by itself when its log could not be written (measured: publishes are
+    # refused and consumers get internal errors from then on), so its operator starts it again.
+    site.node.stop()
+    site.node.start()
     blow.heal()
 
 
@@ -138,11 +140,11 @@ def _fill(path: Path) -> None:
 def _alarmed(site: Site, blow: Blow, command: str, low: str, usual: str, alarm: str) -> None:
     catch(site, blow)
     blow.strike()
-    rabbitmqctl(site.platform.rabbitmq, command, low)
+    rabbitmqctl(site.node, command, low)
     wait_for(lambda: _has_alarm(site, alarm), deadline_s=20)
     blow.detail = alarm if _has_alarm(site, alarm) else "no alarm was seen"
     _never.wait(ALARM_S)
-    rabbitmqctl(site.platform.rabbitmq, command, usual)
+    rabbitmqctl(site.node, command, usual)
     wait_for(lambda: not _has_alarm(site, alarm), deadline_s=20)
     blow.heal()
 

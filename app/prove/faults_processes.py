@@ -13,7 +13,7 @@ import psutil
 from app.dev.children import kill_all, wait_for
 from app.prove.blows import Blow
 from app.prove.site import Site
-from app.prove.striking import catch, of_kind, one_of, strike_holder
+from app.prove.striking import catch, catch_in_hand, of_kind, one_of, strike_holder
 
 _FAKETIME = "*/faketime/libfaketime.so.1"
 _ENDED_S = 60.0
@@ -133,10 +133,9 @@ def clock_wrong(site: Site, blow: Blow, chance: Random) -> None:
     wrong = {"LD_PRELOAD": str(libraries[0]), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
     blow.victims, blow.detail = [name], offset
     _replace(site, name, wrong)
-    catch(site, blow, lambda worker: worker.startswith(f"{name}@"))
+    catch_in_hand(site, blow, lambda worker: worker.startswith(f"{name}@"))
     blow.strike()
     blow.heal()
-    blow.affected = blow.affected[: blow.in_hand]
     wait_for(lambda: _is_taken_up(site, blow), deadline_s=30)
     _replace(site, name)
 

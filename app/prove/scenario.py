@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.dev.children import wait_for
+from app.dev.children import CannotStart, wait_for
 from app.prove import faults
 from app.prove.blows import Blow
 from app.prove.case import Case
@@ -22,6 +22,7 @@ from app.prove.pace import Pace
 from app.prove.record import Record, read_record
 from app.prove.report import Proof
 from app.prove.site import Site, Unreachable
+from app.prove.striking import catch_rest
 from app.prove.summary import summarise
 from app.prove.watch import Look, Sample, Watch
 from app.prove.workload import Workload
@@ -77,6 +78,7 @@ class Driver:
                 source=plan.source,
                 events=plan.events,
                 pace=pace,
+                doubles=site.api_urls,
             )
             watch = Watch(lambda: self._look(workload), self._show)
             stack.enter_context(watch)
@@ -125,7 +127,7 @@ class Driver:
         try:
             fault.strike(self._site, blow, self._chance)
             self._await_recovery(blow)
-        except (OSError, Unreachable, AssertionError) as error:
+        except (OSError, Unreachable, CannotStart, AssertionError) as error:
             blow.not_tried = f"{type(error).__name__}: {error}"[:300]
         after = "not seen to recover" if blow.recovery_s is None else f"{blow.recovery_s:.2f} s"
         self._say(
@@ -138,6 +140,8 @@ class Driver:
         """Until every run that was open in it has been taken up again."""
         if not blow.is_tried:
             return
+        if not blow.is_of_one:
+            catch_rest(self._site, blow)
         moved: dict[str, float] = {}
 
         def is_over() -> bool:
@@ -148,6 +152,9 @@ class Driver:
         deadline_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s
         if wait_for(is_over, deadline_s=deadline_s):
             blow.recovered_at = max(moved.values(), default=blow.healed_at)
+            blow.slowest = max(moved, key=lambda run_id: moved[run_id], default="")
+        else:
+            blow.slowest = next(id_ for id_ in blow.affected if id_ not in moved)
 
     def _keep_alive(self) -> None:
         """What ended by itself is started again, as a supervisor would, and told."""
@@ -243,7 +250,14 @@ def prove(
 
     `CannotStart` when something it needs is not installed.
     """
-    has_lines = bool(faults.NEED_LINES & set(plan.faults))
-    has_small_disk = "disk_full" in plan.faults
-    with Site(folder, has_lines=has_lines, has_small_disk=has_small_disk, **site) as one:
+    names = set(plan.faults)
+    needs: dict[str, Any] = {
+        "has_lines": bool(names & faults.NEED_LINES),
+        "has_small_disk": "disk_full" in names,
+        "has_balancer": bool(names & faults.NEED_BALANCER),
+        "is_cluster": bool(names & faults.NEED_CLUSTER),
+    }
+    if needs["is_cluster"] and (alone := names & faults.NEED_ONE_NODE):
+        raise CannotStart(f"not with a cluster: {', '.join(sorted(alone))}")
+    with Site(folder, **needs, **site) as one:
         return Driver(plan, one, show, say).run()

@@ -1,6 +1,7 @@
 """The embedded deployment that is proved: two of everything, a witness, and lines that can be cut.
 
-PostgreSQL and RabbitMQ are its own, or those of a test run, which are then not to be harmed.
+PostgreSQL and RabbitMQ are its own, or those of a test run, which are then not to be harmed. It may
+have a load balancer before its apis, and a cluster of RabbitMQ nodes.
 """
 
 import json
@@ -18,7 +19,10 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from app.dev.children import kill_all, wait_for
+from app.dev.cluster import Cluster
+from app.dev.haproxy import HAProxy, before_apis
 from app.dev.platform import Kind, Member, Platform
+from app.dev.rabbitmq import RabbitMQ
 from app.prove import witness
 from app.prove.line import Line
 from app.prove.workflows import EFFECTS_FILE
@@ -50,6 +54,8 @@ class Site:
         *,
         has_lines: bool = False,
         has_small_disk: bool = False,
+        has_balancer: bool = False,
+        is_cluster: bool = False,
         env: Mapping[str, str] | None = None,
         members_of_each: int = 2,
         **platform: Any,
@@ -58,13 +64,15 @@ class Site:
         self.effects = self.folder / "effects"
         self.effects.mkdir(parents=True, exist_ok=True)
         self.has_lines, self._count = has_lines, members_of_each
-        self._has_small_disk = has_small_disk
+        self._has_small_disk, self._has_balancer = has_small_disk, has_balancer
+        self.balancer: HAProxy | None = None
+        self.cluster = Cluster(self.folder / "cluster") if is_cluster else None
+        if self.cluster is not None:
+            platform["rabbitmq"] = self.cluster
         self.lines: dict[str, Line] = {}
         self._env: dict[str, dict[str, str]] = {}
         self._connection: psycopg.Connection | None = None
         self._counting: psycopg.Connection | None = None
-        self.owns_postgres = "postgres" not in platform
-        self.owns_rabbitmq = "rabbitmq" not in platform
         self.platform = Platform(
             self.folder,
             apis=0,
@@ -94,6 +102,8 @@ class Site:
     def _open(self) -> None:
         if self._has_small_disk:
             self._mount()
+        if self.cluster is not None:
+            self.cluster.start()
         self.platform.open()
         with self.connect() as connection:
             witness.install(connection)
@@ -106,6 +116,10 @@ class Site:
             for number in range(1, self._count + 1):
                 self.start(f"{kind}-{number}")
         self.platform.wait_ready(deadline_s=60)
+        if self._has_balancer:
+            ports = [member.port for member in self.members.values() if member.kind == "api"]
+            self.balancer = before_apis(self.folder / "haproxy", *ports[:2])
+            self.balancer.start()
         self.wait_registered()
 
     def close(self) -> None:
@@ -116,7 +130,12 @@ class Site:
                     connection.close()
         for line in self.lines.values():
             line.close()
+        if self.balancer is not None:
+            self.balancer.stop()
         self.platform.close(grace_s=0)
+        if self.cluster is not None:
+            self.cluster.kill()
+            self.cluster.stop()
         if self._has_small_disk:
             self._unmount()
 
@@ -153,8 +172,14 @@ class Site:
 
     @property
     def front_urls(self) -> list[str]:
-        """Where producers send events."""
-        return self.api_urls
+        """Where producers send events: the load balancer, or the apis themselves."""
+        return self.api_urls if self.balancer is None else [self.balancer.url]
+
+    @property
+    def node(self) -> RabbitMQ:
+        """The one node of RabbitMQ, of a deployment without a cluster."""
+        assert isinstance(self.platform.rabbitmq, RabbitMQ)
+        return self.platform.rabbitmq
 
     def start(self, name: str, env: Mapping[str, str] | None = None) -> Member:
         """Start a process, or again one that ended; `env` for this time only."""

@@ -9,7 +9,7 @@ from app.prove.site import Site
 
 _BUSY_S = 20.0
 _TRIES = 5
-AFFECTED_MAX = 5_000
+AFFECTED_MAX = 20_000
 
 
 def catch(site: Site, blow: Blow, holder: Callable[[str], bool] = lambda _worker: True) -> None:
@@ -29,15 +29,20 @@ def catch(site: Site, blow: Blow, holder: Callable[[str], bool] = lambda _worker
     blow.open = len(caught)
     in_hand = [id_ for id_, state, worker in caught if state == "running" and holder(worker)]
     blow.in_hand = len(in_hand)
-    queued = [id_ for id_, state, _ in caught if state == "queued"]
-    others = [id_ for id_, state, worker in caught if state == "running" and not holder(worker)]
-    blow.affected = [*in_hand, *queued, *others][:AFFECTED_MAX]
+    blow.affected = in_hand
+
+
+def catch_rest(site: Site, blow: Blow) -> None:
+    """What is open now, at the end of the fault, has to be taken up again: it and nothing else."""
+    blow.seq = site.witness_seq()
+    open_ = site.open_runs()
+    blow.affected = [id_ for id_, state, _ in open_ if state != "waiting"][:AFFECTED_MAX]
 
 
 def catch_in_hand(site: Site, blow: Blow, holder: Callable[[str], bool]) -> None:
     """As `catch`, but only what the holder has is waited for afterwards."""
     catch(site, blow, holder)
-    blow.affected = blow.affected[: blow.in_hand]
+    blow.is_of_one = True
 
 
 def strike_holder(

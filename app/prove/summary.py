@@ -1,6 +1,6 @@
 """From the case to the report: counts, latencies in and outside faults, the verdict."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from app.prove.case import Case
@@ -8,6 +8,8 @@ from app.prove.checker import Property
 from app.prove.report import Latency, Proof, Struck, struck, verdict_of
 from app.prove.watch import Sample
 from app.prove.workload import Acknowledged
+
+_WORTH_TELLING_S = 1.0
 
 
 def summarise(
@@ -52,8 +54,23 @@ def summarise(
         properties=properties,
         latencies=_latencies(case, acknowledged, strikes, started_at),
         samples=samples,
-        notes=notes,
+        notes=[*notes, *_slowest(case)],
     )
+
+
+def _slowest(case: Case) -> Iterator[str]:
+    """The story of the run that kept a fault from being over sooner; seconds since the strike."""
+    for blow in case.blows:
+        if not blow.slowest or (blow.recovery_s is not None and blow.recovery_s < _WORTH_TELLING_S):
+            continue
+        run = case.run.get(blow.slowest)
+        told = [
+            f"{move.at - blow.at:+.2f} {move.new_state or f'journalled {move.old_state}'}"
+            f" ({move.application})"
+            for move in case.moves_of.get(blow.slowest, ())
+        ]
+        name = "unknown" if run is None else run.workflow
+        yield f"{blow.name}: the last was run {blow.slowest} of {name}: {'; '.join(told)}"
 
 
 def _repeated(case: Case) -> int:

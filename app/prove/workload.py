@@ -59,7 +59,10 @@ class Acknowledged(NamedTuple):
 
 
 class Workload:
-    """Sends `events` events from a thread of its own, inside `with`."""
+    """Sends `events` events from a thread of its own, inside `with`.
+
+    To any of `urls`; some requests to two of `doubles` at once.
+    """
 
     def __init__(
         self,
@@ -70,11 +73,13 @@ class Workload:
         source: str,
         events: int,
         pace: Pace,
+        doubles: Sequence[str] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
         self._urls, self._record, self._pace = list(urls), record, pace
         self._seed, self._source, self.events = seed, source, events
         self._headers = headers or {}
+        self._doubles = list(doubles)
         self._chance = Random(f"{seed}/requests")
         self._requests = 0
         self.sent = self.accepted = self.duplicates = self.refused = self.unanswered = 0
@@ -150,9 +155,9 @@ class Workload:
         chance = Random(f"{self._seed}/{taken[0].id}/{len(taken)}")
         self.sent += len(taken)
         for part in _parts(taken):
-            if len(self._urls) > 1 and chance.random() < _BOTH_SHARE:
+            if len(self._doubles) > 1 and chance.random() < _BOTH_SHARE:
                 async with asyncio.TaskGroup() as both:
-                    for url in self._urls[:2]:
+                    for url in self._doubles[:2]:
                         both.create_task(self._until_answered(client, part, due, url, chance))
             else:
                 url = chance.choice(self._urls)

@@ -1,0 +1,239 @@
+"""The checker on evidence made by hand: a good case holds, and each falsified one is seen."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from app.prove.blows import Blow
+from app.prove.case import Case
+from app.prove.checker import PROPERTIES, check
+from app.prove.evidence import Begin, Books, Entry, Evidence, StoredEvent, StoredRun
+from app.prove.record import Asked, Line, Told, Unanswered
+from app.prove.witness import Move
+
+RUN, OTHER = "run-1", "run-2"
+
+
+def good() -> tuple[list[Line], Evidence, list[Blow]]:
+    """Two events: one with a transactional workflow, one sent again, refused once, unanswered once."""
+    record: list[Line] = [
+        _asked(1, ["1", "2"], ["d1", "d2"], ["booking", "fast"]),
+        Told(1, 1.0, [202, 202], ["e1", "e2"], [False, False]),
+        _asked(2, ["2"], ["d2"], ["fast"]),
+        Told(2, 2.0, [202], ["e2"], [True]),
+        _asked(3, ["2"], ["other"], ["fast"]),
+        Told(3, 3.0, [409], [None], [False]),
+        _asked(4, ["3"], ["d3"], ["fast"]),
+        Unanswered(4, 4.0, "reset"),
+        _asked(5, ["4"], ["d4"], ["invalid"], ["no type"]),
+        Told(5, 5.0, [400], [None], [False]),
+    ]
+    evidence = Evidence(
+        events=[
+            StoredEvent("e1", "1", "veltrix.prove.booking", "d1", False, 1.0),
+            StoredEvent("e2", "2", "veltrix.prove.fast", "d2", False, 1.0),
+        ],
+        runs=[
+            StoredRun(RUN, "e1", "prove_booking", "succeeded", 0, "", False, 2.0),
+            StoredRun(OTHER, "e2", "prove_fast", "succeeded", 0, "", False, 2.0),
+        ],
+        entries=[Entry(RUN, 0, p, "step", "touch", True) for p in "1234"]
+        + [Entry(OTHER, 0, "1", "step", "touch", True)],
+        begins=[
+            Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.1),
+            Begin(RUN, "4", f"{RUN}:4", 1, 7, 1.5),
+            Begin(OTHER, "1", f"{OTHER}:1", 1, 7, 1.1),
+        ],
+        moves=[
+            _move(1, RUN, "queued", "running", 1.0, worker="w@h/7"),
+            _entry(2, RUN, "1", 1.2),
+            _entry(3, RUN, "2", 1.3),
+            _entry(4, RUN, "3", 1.4),
+            _move(5, RUN, "running", "succeeded", 1.6, worker="w@h/7", xid="x"),
+            _entry(6, RUN, "4", 1.6, xid="x"),
+            _move(7, OTHER, "queued", "running", 1.0, worker="w@h/7"),
+            _move(8, OTHER, "running", "succeeded", 1.2, worker="w@h/7", xid="y"),
+            _entry(9, OTHER, "1", 1.2, xid="y"),
+        ],
+        booked=Counter({f"{RUN}:2": 1, f"{RUN}:3": 1}),
+        letters=Counter({"letter": 1}),
+        books=Books(2, 2, 0, 2, 2, 0, 0),
+    )
+    blow = Blow("child_killed", 1.0, at=1.0, healed_at=1.0, recovered_at=1.5, open=2, in_hand=1)
+    blow.letters = ["letter"]
+    return record, evidence, [blow]
+
+
+def _asked(
+    request: int,
+    ids: list[str],
+    digests: list[str],
+    kinds: list[str],
+    flaws: list[str] | None = None,
+) -> Asked:
+    types = [f"veltrix.prove.{kind}" for kind in kinds]
+    return Asked(request, 0.0, "api", "batch", ids, digests, types, flaws or [""] * len(ids))
+
+
+def _move(seq: int, run: str, old: str, new: str, at: float, *, worker: str, xid: str = "") -> Move:
+    return Move(seq, run, 0, "move", old, new, worker, "veltrix worker 7", xid or str(seq), at)
+
+
+def _entry(seq: int, run: str, position: str, at: float, *, xid: str = "") -> Move:
+    who = "veltrix worker 7 transactions"
+    return Move(seq, run, 0, "entry", position, "", "", who, xid or str(seq), at)
+
+
+def broken(record: list[Line], evidence: Evidence, blows: list[Blow]) -> set[str]:
+    """The names of the properties that do not hold."""
+    return {one.name for one in check(Case(record, evidence, blows)) if one.broken}
+
+
+def test_a_good_case_holds() -> None:
+    record, evidence, blows = good()
+    found = check(Case(record, evidence, blows))
+
+    assert {one.name: one.samples for one in found if not one.is_held} == {}
+    assert len(found) == len(PROPERTIES)
+
+
+def test_what_was_not_answered_may_be_there_or_not_but_not_with_another_content() -> None:
+    record, evidence, blows = good()
+    evidence.books = Books(3, 3, 0, 3, 3, 0, 0)
+    evidence.runs.append(StoredRun("run-3", "e3", "prove_fast", "succeeded", 0, "", False, 2.0))
+    evidence.moves += [
+        _move(10, "run-3", "queued", "running", 1.0, worker="w@h/7"),
+        _move(11, "run-3", "running", "succeeded", 1.2, worker="w@h/7"),
+    ]
+    evidence.begins.append(Begin("run-3", "1", "run-3:1", 1, 7, 1.1))
+
+    evidence.events.append(StoredEvent("e3", "3", "veltrix.prove.fast", "d3", False, 1.0))
+    assert broken(record, evidence, blows) == set()
+
+    evidence.events[-1] = evidence.events[-1]._replace(digest="d3'")
+    assert broken(record, evidence, blows) == {"nothing_invented"}
+
+
+Falsify = Callable[[list[Line], Evidence, list[Blow]], object]
+
+
+def _replaced(items: list, index: int, **changes: object) -> None:  # type: ignore[type-arg]
+    items[index] = items[index]._replace(**changes)
+
+
+def _run_again(evidence: Evidence) -> None:
+    evidence.moves.insert(4, _move(4, RUN, "queued", "running", 1.45, worker="w@h/7"))
+    evidence.begins.append(Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.47))
+
+
+FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
+    "an accepted event is missing": (
+        {"accepted_is_stored", "nothing_invented", "books_balance"},
+        lambda _r, e, _b: e.events.pop(1),
+    ),
+    "its content is another": (
+        {"accepted_is_stored", "nothing_invented"},
+        lambda _r, e, _b: _replaced(e.events, 1, digest="x"),
+    ),
+    "its id is another": (
+        {"accepted_is_stored", "events_start_their_runs", "nothing_invented"},
+        lambda _r, e, _b: _replaced(e.events, 1, event_id="e9"),
+    ),
+    "nobody sent it": (
+        {"nothing_invented", "books_balance", "events_start_their_runs"},
+        lambda _r, e, _b: e.events.append(
+            StoredEvent("e9", "9", "veltrix.prove.fast", "d", False, 1.0)
+        ),
+    ),
+    "what was refused is there": (
+        {"refused_is_not_stored", "books_balance", "nothing_invented"},
+        lambda _r, e, _b: e.events.append(
+            StoredEvent("e4", "4", "veltrix.prove.invalid", "d4", True, 1.0)
+        ),
+    ),
+    "the conflict replaced the event": (
+        {"accepted_is_stored", "refused_is_not_stored"},
+        lambda _r, e, _b: _replaced(e.events, 1, digest="other"),
+    ),
+    "a run is missing": (
+        {"events_start_their_runs", "books_balance"},
+        lambda _r, e, _b: e.runs.pop(1),
+    ),
+    "a run is open": (
+        {"nothing_left_open", "books_balance"},
+        lambda _r, e, _b: _replaced(e.runs, 1, state="queued", is_open=True),
+    ),
+    "a run ended twice": (
+        {"settled_once", "no_zombie_writes"},
+        lambda _r, e, _b: e.moves.append(
+            _move(10, OTHER, "succeeded", "succeeded", 3.0, worker="w@h/7")._replace(
+                old_state="running"
+            )
+        ),
+    ),
+    "a run failed that should not": (
+        {"outcomes_as_expected", "books_balance"},
+        lambda _r, e, _b: _replaced(e.runs, 1, state="failed"),
+    ),
+    "another process wrote the outcome": (
+        {"no_zombie_writes"},
+        lambda _r, e, _b: _replaced(e.moves, 7, application="veltrix worker 8"),
+    ),
+    "another process wrote an entry": (
+        {"no_zombie_writes"},
+        lambda _r, e, _b: _replaced(e.moves, 1, application="veltrix worker 8"),
+    ),
+    "a finished step ran again": (
+        {"finished_steps_stay_finished"},
+        lambda _r, e, _b: _run_again(e),
+    ),
+    "a step did not wait for the journal": (
+        {"steps_wait_for_the_journal"},
+        lambda _r, e, _b: _replaced(e.begins, 1, at=1.35),
+    ),
+    "a step left no effect": (
+        {"effects_at_least_once"},
+        lambda _r, e, _b: e.begins.pop(2),
+    ),
+    "a key was another": (
+        {"effects_at_least_once"},
+        lambda _r, e, _b: _replaced(e.begins, 2, key="x"),
+    ),
+    "a transactional effect is there twice": (
+        {"transactional_effects_once"},
+        lambda _r, e, _b: e.booked.update([f"{RUN}:2"]),
+    ),
+    "a transactional effect is missing": (
+        {"transactional_effects_once"},
+        lambda _r, e, _b: e.booked.pop(f"{RUN}:2"),
+    ),
+    "a message is no row": ({"nothing_dropped"}, lambda _r, e, _b: e.letters.clear()),
+    "a counter is wrong": (
+        {"books_balance"},
+        lambda _r, e, _b: setattr(e, "books", e.books._replace(succeeded=1)),
+    ),
+    "recovery took too long": (
+        {"faults_are_recovered_from"},
+        lambda _r, _e, b: setattr(b[0], "recovered_at", 9.0),
+    ),
+    "there was no recovery": (
+        {"faults_are_recovered_from"},
+        lambda _r, _e, b: setattr(b[0], "recovered_at", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FALSIFIED)
+def test_each_falsified_case_is_seen(what: str) -> None:
+    expected, falsify = FALSIFIED[what]
+    record, evidence, blows = good()
+    falsify(record, evidence, blows)
+
+    assert broken(record, evidence, blows) == expected
+
+
+def test_every_property_is_broken_by_some_case() -> None:
+    seen = set().union(*(names for names, _ in FALSIFIED.values()))
+
+    assert seen == {rule.__name__ for rule in PROPERTIES}
