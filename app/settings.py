@@ -234,9 +234,11 @@ class Settings(BaseModel):
         ge=1,
         le=120,
     )
-    broker_heartbeat_s: int = _setting(30, "AMQP heartbeat", unit="seconds", ge=5, le=600)
+    # A worker that stands still (stopped, or behind a cut line) is given messages until RabbitMQ
+    # has missed two of these.
+    broker_heartbeat_s: int = _setting(10, "AMQP heartbeat", unit="seconds", ge=5, le=600)
     broker_backoff_s_max: float = _setting(
-        5.0, "Longest pause between attempts to reach RabbitMQ", unit="seconds", ge=0.1, le=300
+        2.0, "Longest pause between attempts to reach RabbitMQ", unit="seconds", ge=0.1, le=300
     )
     queue_messages_max: int = _setting(
         100_000,

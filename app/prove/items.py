@@ -25,11 +25,11 @@ _LARGE_EVERY = 2_000
 _DEATHS = {"killing": (2_500, 40), "poison": (20_000, 90)}  # one in so many, beginning with
 # In a thousand events; the rest is fast.
 _SHARES = {
-    "slow": 25,
-    "blocking": 8,
+    "slow": 10,
+    "blocking": 4,
     "flaky": 25,
     "failing": 15,
-    "sleeping": 25,
+    "sleeping": 15,
     "parallel": 40,
     "booking": 60,
     "pair": 20,
@@ -61,6 +61,11 @@ def content_digest(type_: str, content_type: str | None, data: bytes) -> str:
     """32 hexadecimal digits that differ when type, content type or content do."""
     parts = b"\0".join((type_.encode(), (content_type or "").encode(), data))
     return sha256(parts).hexdigest()[:32]
+
+
+def kinds() -> tuple[str, ...]:
+    """Every kind there is."""
+    return (*_DEATHS, *_SHARES, "fast")
 
 
 def workflows_of(kind: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ answer and no error, until somebody's limit; what was under way then breaks when
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from threading import Thread
 from typing import Any
@@ -95,7 +94,7 @@ class Line:
             finally:
                 self._ends.discard(back)
                 back.transport.abort()
-        except* OSError:
+        except* (OSError, RuntimeError):  # RuntimeError: uvloop's "the handler is closed"
             pass
         finally:
             self._ends.discard(writer)
@@ -108,5 +107,4 @@ class Line:
                 await asyncio.sleep(self._delay_s)
             writer.write(piece)
             await writer.drain()
-        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: uvloop's "it is closed"
-            writer.write_eof()
+        writer.write_eof()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker import state
-from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from celery.worker.state import (
     requests,
@@ -27,6 +26,7 @@ from app.domain.dead_letters import DeadLetter
 from app.settings import Settings
 from app.worker.child import run_job
 from app.worker.collector import Bounds, Collector, Delivery, InHand
+from app.worker.connected import ConnectedConsumer
 from app.worker.guard import Malformed, letter_of, read_message
 from app.worker.jobs import (
     Job,
@@ -59,7 +59,7 @@ class Parent:
         self.new_token, self.monotonic = new_token, monotonic
 
 
-class ListConsumer(Consumer):
+class ListConsumer(ConnectedConsumer):
     """Celery's consumer, with lists instead of tasks and rows instead of rejected messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -96,16 +96,10 @@ class ListConsumer(Consumer):
         self._is_looping = True
         telemetry.broker_up.set(1)
         self.hub.call_repeatedly(REAP_S, self._tick)
+        # A connection that ends takes along what the hub was about to call: the plan may be lost.
+        self._is_dispatch_planned = False
         self._plan_dispatch()
         return self._on_message
-
-    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
-        """For events only, which Flower reads: waiting for a confirm of each would stop the hub."""
-        options = {"confirm_publish": False}
-        connection = self.app.connection_for_write(
-            url=url, heartbeat=heartbeat, transport_options=options
-        )
-        return self.ensure_connected(connection)
 
     def on_send_event_buffered(self) -> None:
         """`_tick` sends what Flower is to see, so that a run waits for no write of an event.
@@ -374,7 +368,7 @@ class ListConsumer(Consumer):
         if self._is_leaving and not self._busy and not self._letters:
             state.should_stop = os.EX_OK
         if self.collector.waiting() or self._urgent or self._letters:
-            self._plan_dispatch()
+            self._dispatch()
 
     def leave(self) -> None:
         """SIGTERM: take no more, let children settle or hand back, then shut down warmly."""

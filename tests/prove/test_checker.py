@@ -16,7 +16,7 @@ RUN, OTHER = "run-1", "run-2"
 
 
 def good() -> tuple[list[Line], Evidence, list[Blow]]:
-    """Two events: one with a transactional workflow, one sent again, refused once, unanswered once."""
+    """Two events: one with transactional steps, one sent again and refused with other content."""
     record: list[Line] = [
         _asked(1, ["1", "2"], ["d1", "d2"], ["booking", "fast"]),
         Told(1, 1.0, [202, 202], ["e1", "e2"], [False, False]),

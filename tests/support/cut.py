@@ -39,6 +39,10 @@ class Line:
         """Take lines again."""
         self._is_down = False
 
+    def break_all(self) -> None:
+        """Cut all lines; new ones are taken at once."""
+        self._cut()
+
     def close(self) -> None:
         """End the proxy."""
         with suppress(OSError):

@@ -1,0 +1,41 @@
+"""Handing lists to children goes on after a connection that took the plan for it along."""
+
+from itertools import count
+from pathlib import Path
+
+from kombu.asynchronous import Hub
+
+from app.settings import Settings
+from app.worker.consumer import ListConsumer, Parent
+from app.worker.stamps import Stamps
+
+
+class Waiting(ListConsumer):
+    """A consumer with a hub and no broker, which counts how often it would hand out."""
+
+    def __init__(self, parent: Parent) -> None:
+        self.hub = Hub()
+        self._parent = parent
+        self._is_dispatch_planned = False
+        self.handed_out = 0
+
+    def _hand_out(self) -> None:
+        self.handed_out += 1
+
+
+def test_a_plan_lost_with_its_connection_is_made_again_at_the_next(tmp_path: Path) -> None:
+    tokens = count()
+    parent = Parent(
+        Settings(), ["q"], Stamps(tmp_path / "stamps"), lambda: str(next(tokens)), lambda: 0.0
+    )
+    consumer = Waiting(parent)
+    consumer._plan_dispatch()
+    # An error of the connection in the same turn of the loop: what was ready is not called.
+    assert consumer.hub._pop_ready()
+    assert consumer.handed_out == 0
+
+    consumer.create_task_handler()
+    for planned in consumer.hub._pop_ready():
+        planned()
+
+    assert consumer.handed_out == 1
