@@ -15,13 +15,15 @@ def upgrade(
 ) -> None:
     """Bring the schema to the newest version, migration by migration; run it before new code.
 
-    Old code runs on the new schema. Several at once wait for each other.
+    Old code runs on the new schema. Several at once wait for each other. With VELTRIX_PROVE it also
+    makes the table into which the workflows of `veltrix prove` write.
 
     Example: veltrix db upgrade
     """
     from app.store import schema
 
     schema.upgrade(_url(), revision)
+    _prepare_proofs()
     _show()
 
 
@@ -62,6 +64,15 @@ def current(
         _show()
     if not is_enough:
         raise typer.Exit(1)
+
+
+def _prepare_proofs() -> None:
+    from app.commands.terminal import connected
+    from app.prove.effects import make_table
+
+    with connected() as (settings, engine):
+        if settings.prove:
+            make_table(engine)
 
 
 def _show() -> None:

@@ -18,8 +18,10 @@ from app.dev.ports import Claims
 from app.dev.postgres import Postgres
 from app.dev.processes import Spec, Supervisor
 from app.dev.rabbitmq import RabbitMQ
+from app.prove.effects import make_table
 from app.settings import PREFIX, Settings
 from app.store.schema import SchemaError, upgrade
+from app.store.transactions import make_engine
 
 _DATABASE = "veltrix"
 _KINDS: tuple[Kind, ...] = ("api", "relay", "worker", "flower")
@@ -150,6 +152,8 @@ def _start_servers(
     say("migrate", "bringing the schema to its newest version")
     try:
         upgrade(database_url)
+        if settings.prove:
+            make_table(make_engine(database_url, application="veltrix-dev"))
     except OperationalError as error:
         raise CannotStart(f"the database at {PREFIX}DATABASE_URL: {error.orig}") from error
     if rabbitmq is not None:

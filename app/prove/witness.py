@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import psycopg
 
-TABLE = 'create table if not exists prove_effects (key text collate "C" not null)'
+from app.prove.effects import TABLE
+
 # A `move` is a change of state, token or outcome; an `entry` a journalled step. Renewed leases and
 # hand-overs are no moves.
 _WITNESS = """

@@ -2,7 +2,8 @@
 
 Workers serve these when VELTRIX_PROVE is 1. Each step notes that it began in the folder that
 VELTRIX_PROVE_EFFECTS names, if one is named: the effects that the checker reads, beside the table
-of the transactional ones (`metadata`).
+of the transactional ones (`effects`, made by `app.prove.effects`). Where neither can be read, the
+runs tell: an output is the step's idempotency key, and a booking's outcome counts its effects.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, MetaData, Table, Text
+from sqlalchemy import Column, MetaData, Table, Text, func, select
 from sqlalchemy.orm import Session
 
 from app.domain.events import Event
@@ -28,8 +29,7 @@ EFFECTS_FILE = "effects"
 QUEUE, SLOW_QUEUE = "prove", "prove-slow"
 PREFIX = "veltrix.prove."
 
-metadata = MetaData()
-effects = Table("prove_effects", metadata, Column("key", Text(collation="C"), nullable=False))
+effects = Table("prove_effects", MetaData(), Column("key", Text(collation="C"), nullable=False))
 
 _never = threading.Event()
 
@@ -150,6 +150,15 @@ def book(session: Session, times: int) -> str:
     return context.idempotency_key
 
 
+@transaction(retries=5, backoff_s=0.05)
+def count_effects(session: Session, keys: list[str]) -> dict[str, int]:
+    """How many rows each of these keys has; it writes none."""
+    key = effects.c.key
+    counted = select(key, func.count()).where(key.in_(keys)).group_by(key)
+    found: dict[str, int] = dict(session.execute(counted).tuples().all())
+    return {name: found.get(name, 0) for name in keys}
+
+
 @workflow(name="prove_fast", on=f"{PREFIX}fast", queue=QUEUE)
 async def fast(_event: Event[Any]) -> int:
     """One step, whatever the payload is."""
@@ -225,13 +234,12 @@ async def parallel(event: Event[Order]) -> int:
 
 
 @workflow(name="prove_booking", on=f"{PREFIX}booking", queue=QUEUE)
-async def booking(event: Event[Order]) -> int:
-    """Two transactional steps between two others."""
+async def booking(event: Event[Order]) -> dict[str, int]:
+    """Two transactional steps between two others; the outcome counts the effects of each."""
     await touch()
-    await book(event.data.times)
-    await book(0)
+    keys = [await book(event.data.times), await book(0)]
     await touch()
-    return 4
+    return await count_effects(keys)
 
 
 @workflow(name="prove_pair_left", on=f"{PREFIX}pair", queue=QUEUE)
