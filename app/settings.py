@@ -235,8 +235,8 @@ class Settings(BaseModel):
         le=120,
     )
     # A worker that stands still (stopped, or behind a cut line) is given messages until RabbitMQ
-    # has missed two of these.
-    broker_heartbeat_s: int = _setting(10, "AMQP heartbeat", unit="seconds", ge=5, le=600)
+    # has missed two of these; until then it may keep its queues from going on.
+    broker_heartbeat_s: int = _setting(5, "AMQP heartbeat", unit="seconds", ge=5, le=600)
     broker_backoff_s_max: float = _setting(
         2.0, "Longest pause between attempts to reach RabbitMQ", unit="seconds", ge=0.1, le=300
     )

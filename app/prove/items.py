@@ -30,7 +30,7 @@ _SHARES = {
     "flaky": 25,
     "failing": 15,
     "sleeping": 15,
-    "parallel": 40,
+    "parallel": 30,
     "booking": 60,
     "pair": 20,
     "nobody": 10,  # no workflow subscribes: unrouted
@@ -114,7 +114,7 @@ def _order(chance: Random, kind: str) -> bytes:
         "slow": chance.uniform(0.05, 0.6),
         "blocking": chance.uniform(0.01, 0.05),
         "sleeping": chance.uniform(0.1, 2.0),
-        "parallel": chance.uniform(0.0, 0.1),
+        "parallel": chance.uniform(0.0, 0.02),
     }.get(kind, 0.0)
     times = {"flaky": chance.randint(1, 3), "booking": int(chance.random() < 0.2)}.get(kind, 0)
     order = {"seconds": round(seconds, 3), "times": times, "pad": "x" * chance.randrange(60)}

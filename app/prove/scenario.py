@@ -29,6 +29,8 @@ from app.prove.workload import Workload
 
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
+_CALM_S_MAX = 30.0
+_LATE = "select count(*) from runs where due_at < now() - interval '1 second'"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +117,7 @@ class Driver:
             self._expect(pace, planned[number:])
             self._keep_alive()
             self._strike(fault)
+            wait_for(self._is_calm, deadline_s=_CALM_S_MAX)
             self._pause.wait(self._chance.uniform(0.2, 1.0))
         if self._plan.seconds is not None:
             left_s = self._plan.seconds - (time.monotonic() - began)
@@ -155,6 +158,10 @@ class Driver:
             blow.slowest = max(moved, key=lambda run_id: moved[run_id], default="")
         else:
             blow.slowest = next(id_ for id_ in blow.affected if id_ not in moved)
+
+    def _is_calm(self) -> bool:
+        """Nothing is left over from the fault before: the next one is seen by itself."""
+        return self._site.one(_LATE) == 0
 
     def _keep_alive(self) -> None:
         """What ended by itself is started again, as a supervisor would, and told."""
