@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from random import Random
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import httpx
 import msgspec
@@ -34,6 +34,7 @@ _AGAIN_SHARE = 0.02  # of the events: sent once more later on
 _OTHER_SHARE = 0.005  # with other content under the same identity
 _BOTH_SHARE = 0.05  # of the requests: sent to two apis at once
 _LEAVE_SHARE = 0.1  # of the requests that were not answered: not sent again
+_PATH = "/v1/events"
 
 
 class _ReceiptItem(msgspec.Struct):
@@ -50,6 +51,49 @@ _decode_item = msgspec.json.Decoder(_ReceiptItem).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
+class Parcel(NamedTuple):
+    """A request: how its items travel in it, where it goes, and what it carries."""
+
+    mode: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Traffic(Protocol):
+    """What a workload sends: items by number, at most `request_events_max` in one request."""
+
+    request_events_max: int
+
+    def make(self, number: int, *, is_other: bool = False) -> Item:
+        """The item with this number, or another content under its identity."""
+
+    def parcel(self, part: Sequence[Item], request: int) -> Parcel:
+        """The request, the `request`th of all, that carries these items."""
+
+
+class Events:
+    """Events of one source, in the three content modes: the traffic of a proof."""
+
+    request_events_max = 1_000
+
+    def __init__(self, seed: int, source: str) -> None:
+        self._seed, self._source = seed, source
+
+    def make(self, number: int, *, is_other: bool = False) -> Item:
+        """See `items.make_item`."""
+        return make_item(self._seed, number, is_other=is_other)
+
+    def parcel(self, part: Sequence[Item], request: int) -> Parcel:
+        """Several in a batch, one in binary or structured mode."""
+        if len(part) > 1:
+            return Parcel("batch", _PATH, items.BATCH, items.batch(part, self._source))
+        if request % 3 == 0:
+            return Parcel("binary", _PATH, *items.binary(part[0], self._source))
+        body = items.structured(part[0], self._source)
+        return Parcel("structured", _PATH, items.STRUCTURED, body)
+
+
 class Acknowledged(NamedTuple):
     """A request that was answered: when it was due, how long that took, how many it had taken."""
 
@@ -61,7 +105,8 @@ class Acknowledged(NamedTuple):
 class Workload:
     """Sends `events` events from a thread of its own, inside `with`.
 
-    To any of `urls`; some requests to two of `doubles` at once.
+    To any of `urls`; some requests to two of `doubles` at once. Without `traffic` they are those of
+    `items`, from `source`.
     """
 
     def __init__(
@@ -75,9 +120,11 @@ class Workload:
         pace: Pace,
         doubles: Sequence[str] = (),
         headers: dict[str, str] | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self._urls, self._record, self._pace = list(urls), record, pace
-        self._seed, self._source, self.events = seed, source, events
+        self._seed, self.events = seed, events
+        self._traffic = traffic or Events(seed, source)
         self._headers = headers or {}
         self._doubles = list(doubles)
         self._chance = Random(f"{seed}/requests")
@@ -141,20 +188,20 @@ class Workload:
             # A large batch at a low rate would be a burst, and silence after it.
             size = max(1, min(size, int(self._pace.rate * _BATCH_S_MAX)))
         first, number = number, number + size
-        taken = [make_item(self._seed, n) for n in range(first, number)]
+        taken = [self._traffic.make(n) for n in range(first, number)]
         self._pace.took(size)
         for _ in range(size):
             if first > 0 and chance.random() < _AGAIN_SHARE:
-                taken.append(make_item(self._seed, chance.randrange(first)))
+                taken.append(self._traffic.make(chance.randrange(first)))
             if first > 0 and chance.random() < _OTHER_SHARE:
-                taken.append(make_item(self._seed, chance.randrange(first), is_other=True))
+                taken.append(self._traffic.make(chance.randrange(first), is_other=True))
         return taken, number
 
     async def _deliver(self, client: httpx.AsyncClient, taken: list[Item], due: float) -> None:
         """Send it until it is answered for, or given up."""
         chance = Random(f"{self._seed}/{taken[0].id}/{len(taken)}")
         self.sent += len(taken)
-        for part in _parts(taken):
+        for part in _parts(taken, self._traffic.request_events_max):
             if len(self._doubles) > 1 and chance.random() < _BOTH_SHARE:
                 async with asyncio.TaskGroup() as both:
                     for url in self._doubles[:2]:
@@ -181,12 +228,12 @@ class Workload:
         """One request, recorded before and after; the items that have to be sent again."""
         self._requests += 1
         request = self._requests
-        mode, headers, body = self._encoded(part, request)
+        parcel = self._traffic.parcel(part, request)
         asked = Asked(
             request,
             time.time(),
             url,
-            mode,
+            parcel.mode,
             [item.id for item in part],
             [item.digest for item in part],
             [item.type for item in part],
@@ -194,7 +241,9 @@ class Workload:
         )
         await _written(self._record.write(asked))
         try:
-            response = await client.post(f"{url}/v1/events", content=body, headers=headers)
+            response = await client.post(
+                f"{url}{parcel.path}", content=parcel.body, headers=parcel.headers
+            )
             told = _told(request, len(part), response)
         except (httpx.HTTPError, ValueError) as error:
             why = f"{type(error).__name__}: {error}"[:200]
@@ -203,13 +252,6 @@ class Workload:
             return part
         await _written(self._record.write(told))
         return self._count(part, told, due)
-
-    def _encoded(self, part: list[Item], request: int) -> tuple[str, dict[str, str], bytes]:
-        if len(part) > 1:
-            return "batch", items.BATCH, items.batch(part, self._source)
-        if request % 3 == 0:
-            return "binary", *items.binary(part[0], self._source)
-        return "structured", items.STRUCTURED, items.structured(part[0], self._source)
 
     def _count(self, part: list[Item], told: Told, due: float) -> list[Item]:
         accepted = 0
@@ -249,12 +291,13 @@ def _told(request: int, events: int, response: httpx.Response) -> Told:
     )
 
 
-def _parts(taken: list[Item]) -> list[list[Item]]:
+def _parts(taken: list[Item], events_max: int) -> list[list[Item]]:
     """Requests that no limit refuses."""
     parts: list[list[Item]] = [[]]
     size = 0
     for item in taken:
-        if parts[-1] and size + len(item.data) > BATCH_BYTES_MAX:
+        is_full = len(parts[-1]) >= events_max or size + len(item.data) > BATCH_BYTES_MAX
+        if parts[-1] and is_full:
             parts.append([])
             size = 0
         parts[-1].append(item)
