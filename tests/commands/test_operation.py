@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Engine
+from sqlalchemy import text as sql
 
 from app import telemetry
 from app.settings import PREFIX
 from app.store.schema import head
+from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import subscribe
 from tests.support.services import Broker, Services
@@ -82,6 +84,22 @@ def test_db_brings_an_empty_database_to_the_newest_version_and_back(
     assert (current.code, current.json["revision"]) == (0, head())
     assert asked.code == 1, "nobody said yes"
     assert down.code == 0
+
+
+def test_db_upgrade_makes_the_table_of_prove_when_it_is_to_be_proved(
+    veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    def has_table() -> bool:
+        with transaction(engine) as tx:
+            found = tx.execute(sql("select to_regclass('prove_effects') is not null"))
+            return bool(found.scalar_one())
+
+    plain = veltrix("db", "upgrade")
+    assert (plain.code, has_table()) == (0, False)
+    monkeypatch.setenv(f"{PREFIX}PROVE", "1")
+
+    assert [veltrix("db", "upgrade").code, veltrix("db", "upgrade").code] == [0, 0]
+    assert has_table()
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(veltrix: Veltrix) -> None:

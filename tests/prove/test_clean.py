@@ -1,0 +1,248 @@
+"""What proofs left is removed, whole, and the books balance whatever happens on the way."""
+
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app.dev.children import CannotStart
+from app.domain.receipts import Receipt
+from app.pipeline.books import Balance, balance, fold_once, recount_once
+from app.pipeline.replay import replay
+from app.prove import clean as module
+from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
+from app.prove.effects import make_table
+from app.settings import Settings
+from app.store.balance import lock_books
+from app.store.transactions import transaction
+from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
+from tests.support.settled import fold_all, run_sql, settle
+
+OURS, OTHERS = f"{PREFIX}1-a", "/veltrix/provenance"
+TABLES = ("events", "identities", "runs", "journal", "failed_attempts", "actions", "prove_effects")
+BOOKS = ("counters", "counter_deltas", "counter_totals", "accounts")
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings without a broker: nothing here needs one."""
+    return Settings.model_validate({"database_url": database_url})
+
+
+def accept(settings: Settings, source: str, ids: range, type_: str = PLACED) -> list[str]:
+    """The runs of these events, of which the first is sent twice."""
+    events = [submission(str(number), source=source, type_=type_) for number in ids]
+    with accepting(settings) as acceptor:
+        answers = acceptor.accept(events)
+        acceptor.accept(events[:1])
+    return [run.id for answer in answers if isinstance(answer, Receipt) for run in answer.runs]
+
+
+def fill(engine: Engine, settings: Settings, source: str) -> list[str]:
+    """Nine events: six runs that succeeded, two that failed, with all that can come of them."""
+    subscribe(engine, subscription("fulfil", PLACED))
+    runs = accept(settings, source, range(8))
+    accept(settings, source, range(8, 9), "shop.unknown")
+    settle(engine, runs[:6], "succeeded")
+    settle(engine, runs[6:], "failed")
+    for run_id in runs:
+        run_sql(
+            engine,
+            "insert into journal (run_id, generation, position, kind, name, attempts)"
+            f" values ('{run_id}', 0, '1', 'step', 'book', 1)",
+            "insert into failed_attempts (run_id, generation, position, step, attempt, type,"
+            " message, traceback, fingerprint)"
+            f" values ('{run_id}', 0, '1', 's', 1, '', '', '', '')",
+            "insert into actions (run_id, action, generation, author, reason)"
+            f" values ('{run_id}', 'replay', 0, 'ann', 'why')",
+            f"insert into prove_effects values ('{run_id}:1'), ('{run_id}:2')",
+        )
+    return runs
+
+
+def counts(engine: Engine, *tables: str) -> dict[str, int]:
+    with transaction(engine) as tx:
+        return {t: tx.execute(text(f"select count(*) from {t}")).scalar_one() for t in tables}
+
+
+def audit(engine: Engine) -> Balance:
+    """The books as they are, after they were folded, and after a recount of every minute."""
+    assert balance(engine).unaccounted == 0
+    fold_all(engine)
+    assert balance(engine).unaccounted == 0
+    found = recount_once(engine, closed_minutes=-1, is_forced=True)
+    assert (found.unbalanced, found.discrepancy) == (0, 0)
+    return balance(engine)
+
+
+def test_nothing_of_ours_is_left_and_all_of_others(engine: Engine, settings: Settings) -> None:
+    make_table(engine)
+    fill(engine, settings, OTHERS)
+    audit(engine)
+    before, books = counts(engine, *TABLES, *BOOKS), balance(engine)
+    fill(engine, settings, OURS)
+
+    removed = clean(engine)
+
+    assert removed == Removed(
+        **dict.fromkeys(("events", "identities"), 9),
+        **dict.fromkeys(("runs", "steps", "failed_attempts", "actions"), 8),
+        effects=16,
+        counter_deltas=removed.counter_deltas,
+        accounts=2,
+    )
+    assert counts(engine, *TABLES, *BOOKS) == before
+    assert audit(engine).by == books.by
+    assert str(clean(engine)) == "there was nothing to remove"
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_the_books_balance_wherever_it_dies(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_sealed: bool
+) -> None:
+    monkeypatch.setattr(module, "BATCH_EVENTS_MAX", 2)
+    make_table(engine)
+    fill(engine, settings, OTHERS)
+    fill(engine, settings, OURS)
+    others = [one for one in audit(engine).by if one.source == OTHERS] if is_sealed else []
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    deaths = 0
+    while clean_until(engine, die):
+        deaths += 1
+        assert balance(engine).unaccounted == 0
+        if deaths % 2:
+            audit(engine)
+        assert deaths < 50
+
+    assert deaths >= 5, "four batches, and the accounts"
+    assert counts(engine, "events", "runs", "accounts") == {"events": 9, "runs": 8, "accounts": 2}
+    left = audit(engine).by
+    assert {one.source for one in left} == {OTHERS}
+    assert not is_sealed or left == others
+
+
+def clean_until(engine: Engine, die: Any) -> bool:
+    """Whether it died, at its first commit that removed something."""
+    cleaning = Cleaning(engine, PREFIX)
+    cleaning._after_batch = lambda: die() if cleaning.removed != Removed() else None
+    try:
+        cleaning.run()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def test_the_books_balance_at_every_moment_beside_fold_and_recount(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_EVENTS_MAX", 3)
+    make_table(engine)
+    for number in range(6):
+        fill(engine, settings, f"{PREFIX}{number}")
+    fill(engine, settings, OTHERS)
+    others = [one for one in audit(engine).by if one.source == OTHERS]
+    seen: list[int] = []
+    is_over = Event()
+
+    def keep_books() -> None:
+        while not is_over.is_set():
+            fold_once(engine)
+            found = recount_once(engine, closed_minutes=-1, is_forced=True)
+            seen.append(found.discrepancy + balance(engine).unaccounted)
+
+    duties = [Thread(target=keep_books) for _ in range(2)]
+    for duty in duties:
+        duty.start()
+    removed = clean(engine)
+    is_over.set()
+    for duty in duties:
+        duty.join()
+
+    assert (removed.events, removed.runs, removed.accounts) == (54, 48, 12)
+    assert seen
+    assert set(seen) == {0}
+    assert audit(engine).by == others
+    assert counts(engine, "counter_totals", "accounts") == {"counter_totals": 2, "accounts": 2}
+
+
+def test_what_is_open_is_never_removed(engine: Engine, settings: Settings) -> None:
+    make_table(engine)
+    runs = fill(engine, settings, OURS)
+    audit(engine)
+    before = counts(engine, *TABLES)
+    replay(engine, runs[-1:], "beginning", "again", "ann")
+    before["actions"] += 1
+
+    with pytest.raises(NotOver, match="1 runs of proofs are open; wait until they have ended"):
+        clean(engine)
+
+    assert counts(engine, *TABLES) == before
+    settle(engine, runs[-1:], "succeeded")
+    assert clean(engine).runs == 8
+    assert audit(engine).by == []
+
+
+def test_a_run_that_is_replayed_meanwhile_stops_it(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_EVENTS_MAX", 2)
+    make_table(engine)
+    runs = fill(engine, settings, OURS)
+    again = [runs[-1]]
+    cleaning = Cleaning(
+        engine, PREFIX, lambda: again and replay(engine, [again.pop()], "beginning", "", "ann")
+    )
+
+    with pytest.raises(NotOver):
+        cleaning.run()
+
+    assert 0 < counts(engine, "runs")["runs"] < 8
+    assert audit(engine).runs.open == 1
+
+
+def test_rows_that_lost_each_other_go_too(engine: Engine, settings: Settings) -> None:
+    runs = fill_without_effects(engine, settings)
+    run_sql(
+        engine,
+        f"delete from runs where id = '{runs[0]}'",
+        f"delete from events where id = (select event_id from runs where id = '{runs[1]}')",
+        f"delete from identities where sender_id = '2' and source = '{OURS}'",
+    )
+
+    clean(engine)
+
+    assert set(counts(engine, "events", "identities", "runs", *BOOKS).values()) == {0}
+    assert audit(engine).unaccounted == 0
+
+
+def fill_without_effects(engine: Engine, settings: Settings) -> list[str]:
+    """A deployment that was never proved with VELTRIX_PROVE has no table of effects."""
+    subscribe(engine, subscription("fulfil", PLACED))
+    runs = accept(settings, OURS, range(4))
+    settle(engine, runs, "succeeded")
+    return runs
+
+
+def test_it_waits_its_turn_at_the_books(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BOOKS_WAIT_S", 0.2)
+    fill_without_effects(engine, settings)
+    with transaction(engine) as tx:
+        assert lock_books(tx)
+        with pytest.raises(CannotStart, match="the same command removes these"):
+            clean(engine)
+        assert counts(engine, "events", "accounts") == {"events": 0, "accounts": 1}
+        assert balance(engine).unaccounted == 0
+
+    assert clean(engine).accounts == 1
+    assert fold_once(engine) == 0
+
+
+def test_only_sources_of_proofs_are_removed(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="only what begins with"):
+        clean(engine, "/")
