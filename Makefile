@@ -6,8 +6,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.setup-$(shell cat requirements.txt requirements-data.txt pyproject.toml | cksum | cut -d' ' -f1)
 SECONDS := 30
+SEEDS := 1 2 3
+EVENTS := 200000
 
-.PHONY: setup rabbitmq demo dev test test-slow check bench lock clean
+.PHONY: setup rabbitmq demo dev prove test test-slow check bench lock clean
 
 setup: $(STAMP) rabbitmq
 
@@ -65,6 +67,12 @@ demo: setup
 
 dev: setup
 	$(BIN)/veltrix dev
+
+# About 20 minutes; stops at the first verdict that is not `held`.
+prove: setup
+	set -e; for seed in $(SEEDS); do \
+	    $(BIN)/veltrix prove --scenario everything --events $(EVENTS) --seed $$seed --json; \
+	done
 
 test: setup
 	$(BIN)/pytest -q

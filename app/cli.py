@@ -16,6 +16,7 @@ from app.commands import (
     events,
     keys,
     processes,
+    prove,
     runs,
     schema,
     send,
@@ -50,6 +51,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
     acting.cancel,
     balance.balance,
+    prove.prove,
     config.config,
 )
 for command in _COMMANDS:

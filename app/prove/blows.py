@@ -34,6 +34,12 @@ class Blow(msgspec.Struct):
         self.healed_at = time.time()
 
     @property
+    def frozen_names(self) -> list[str]:
+        """Frozen processes, as the witness knows them: they do not recover what they held."""
+        parts = ("", " transactions")
+        return [f"veltrix worker {pid}{part}" for pid in self.frozen_pids for part in parts]
+
+    @property
     def is_tried(self) -> bool:
         """It struck a system at work."""
         return not self.not_tried and self.at > 0 and self.open > 0 and self.in_hand > 0

@@ -77,11 +77,12 @@ def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
     def strike() -> Sequence[int]:
         for one in family:
             one.suspend()
-        return []
+        return blow.frozen_pids
 
     blow.victims, blow.frozen_pids = [name], [one.pid for one in family]
     try:
-        strike_holder(site, blow, lambda worker: worker.startswith(f"{name}@"), strike)
+        own = f"{name}@"
+        strike_holder(site, blow, lambda w: w.startswith(own), strike, are_ended=False)
         # Woken as soon as others have had the time to finish what was rescued: a parent that finds
         # its children silent for two leases ends them, and an ended zombie does no harm.
         wait_for(lambda: _is_rescued(site, blow), deadline_s=4 * site.hold_s + 10)
@@ -100,7 +101,8 @@ def _is_rescued(site: Site, blow: Blow) -> bool:
 
 
 def _is_taken_up(site: Site, blow: Blow) -> bool:
-    return len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected)
+    moved = site.first_moves(blow.seq, blow.affected, blow.frozen_names)
+    return len(moved) >= len(blow.affected)
 
 
 def relay_killed(site: Site, blow: Blow, chance: Random) -> None:

@@ -149,7 +149,7 @@ class Driver:
 
         def is_over() -> bool:
             nonlocal moved
-            moved = self._site.first_moves(blow.seq, blow.affected, _names_of(blow))
+            moved = self._site.first_moves(blow.seq, blow.affected, blow.frozen_names)
             return len(moved) >= len(blow.affected)
 
         deadline_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s
@@ -236,13 +236,6 @@ class Driver:
         found.samples = [note for note in self._notes if "ended by itself" in note]
         found.broken = len(found.samples)
         return found
-
-
-def _names_of(blow: Blow) -> list[str]:
-    """Frozen processes do not recover what they held: others do."""
-    return [
-        f"veltrix worker {pid}{part}" for pid in blow.frozen_pids for part in ("", " transactions")
-    ]
 
 
 def prove(

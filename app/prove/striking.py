@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from random import Random
+from threading import Event
 
 from app.dev.children import wait_for
 from app.prove.blows import Blow
 from app.prove.site import Site
 
 _BUSY_S = 20.0
+_IN_FLIGHT_S = 0.2  # for statements that PostgreSQL had already begun
 _TRIES = 5
+_never = Event()
 AFFECTED_MAX = 20_000
 
 
@@ -46,11 +49,16 @@ def catch_in_hand(site: Site, blow: Blow, holder: Callable[[str], bool]) -> None
 
 
 def strike_holder(
-    site: Site, blow: Blow, holder: Callable[[str], bool], strike: Callable[[], Sequence[int]]
+    site: Site,
+    blow: Blow,
+    holder: Callable[[str], bool],
+    strike: Callable[[], Sequence[int]],
+    *,
+    are_ended: bool = True,
 ) -> None:
     """Catch a holder at work and strike; again if everything in its hands was settled before.
 
-    `strike` ends or stops processes and returns their ids.
+    `strike` ends processes, or stops them (`are_ended` False), and returns their ids.
     """
     for _ in range(_TRIES):
         catch_in_hand(site, blow, holder)
@@ -58,7 +66,10 @@ def strike_holder(
         pids = strike()
         blow.heal()
         names = [f"veltrix worker {pid}{part}" for pid in pids for part in ("", " transactions")]
-        _wait_gone(site, pids)
+        if are_ended:
+            _wait_gone(site, pids)
+        else:
+            _never.wait(_IN_FLIGHT_S)
         done = site.first_moves(blow.seq, blow.affected)
         by_others = site.first_moves(blow.seq, blow.affected, names)
         left = [id_ for id_ in blow.affected if id_ not in done or id_ in by_others]
