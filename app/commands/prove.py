@@ -96,7 +96,7 @@ def prove(
     if clean:
         _clean(as_json=as_json, is_sure=yes)
         return
-    plan = _plan(scenario, events, rate, seconds, seed, fault, target)
+    plan = _plan(scenario, events, rate, seconds, seed, fault, target, workflow)
     if target is None:
         proof = _embedded(plan, folder, page)
     else:
@@ -115,6 +115,7 @@ def _plan(
     seed: int | None,
     only: list[str] | None,
     target: str | None,
+    workflows: list[str] | None,
 ) -> "Plan":
     from app.bootstrap import real_sources
     from app.prove.faults import FAMILIES, FAULTS
@@ -137,6 +138,7 @@ def _plan(
     options |= {"--seconds": seconds, "--target": target}
     words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
     words += [word for name in only or () for word in ("--fault", name)]
+    words += [word for name in workflows or () for word in ("--workflow", name)]
     return Plan(
         scenario=scenario,
         faults=() if target else tuple(only or FAMILIES[scenario]),

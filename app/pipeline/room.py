@@ -19,8 +19,8 @@ from app.store.loads import Load, current
 LOAD_S = 0.5
 QUEUES_S = 1.0
 # Every so often indexes are read from their beginning: a floor alone would overlook what committed
-# late (loss mode D09).
-FLOORS_S = 30.0
+# late (loss mode D09), or was locked when its turn came.
+FLOORS_S = 10.0
 # How late a transaction may commit a `due_at` without being overlooked until then.
 MARGIN = timedelta(seconds=1)
 _SPARE_ROWS = 2_000

@@ -23,6 +23,7 @@ class Blow(msgspec.Struct):
     is_of_one: bool = False  # it concerns what one process had in hand, and nothing else
     slowest: str = ""  # the run that was taken up last
     frozen_pids: list[int] = []
+    thawed_seq: int | None = None  # where the witness was when they were woken
     letters: list[str] = []  # of bodies sent, that have to be rows
 
     def strike(self) -> None:

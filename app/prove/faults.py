@@ -41,7 +41,7 @@ class Fault(NamedTuple):
 _WORKERS = (
     Fault(processes.child_killed, 1.0, 3.0),
     Fault(processes.parent_killed, 10.0, 14.0),
-    Fault(processes.worker_frozen, 20.0, 25.0),
+    Fault(processes.worker_frozen, 20.0, 16.0),
     Fault(processes.relay_killed, 20.0, 6.0),
     Fault(processes.api_killed, 20.0, 6.0),
     Fault(processes.clock_wrong, 20.0, 20.0),

@@ -72,32 +72,34 @@ def worker_terminated(site: Site, blow: Blow, chance: Random) -> None:
 def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
     """SIGSTOP to a worker for longer than its lease, then SIGCONT: a zombie that goes on."""
     name = one_of(chance, of_kind(site, "worker"))
-    family = site.members[name].child.family()
+    family: list[psutil.Process] = []
 
     def strike() -> Sequence[int]:
+        family[:] = site.members[name].child.family()
+        blow.frozen_pids = [one.pid for one in family]
         for one in family:
-            one.suspend()
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
         return blow.frozen_pids
 
-    blow.victims, blow.frozen_pids = [name], [one.pid for one in family]
-    try:
-        own = f"{name}@"
-        strike_holder(site, blow, lambda w: w.startswith(own), strike, are_ended=False)
-        # Woken as soon as others have had the time to finish what was rescued: a parent that finds
-        # its children silent for two leases ends them, and an ended zombie does no harm.
-        wait_for(lambda: _is_rescued(site, blow), deadline_s=4 * site.hold_s + 10)
-        wait_for(lambda: _is_taken_up(site, blow), deadline_s=site.hold_s / 2)
-    finally:
+    def wake() -> None:
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.resume()
+
+    blow.victims = [name]
+    try:
+        own = f"{name}@"
+        strike_holder(site, blow, lambda w: w.startswith(own), strike, undo=wake)
+        # Woken after a lease and a half, when others have finished what was rescued: a parent that
+        # finds its children silent for two leases ends them, and an ended zombie does no harm. What
+        # stands in a transaction is locked, and goes on with its lease.
+        wait_for(lambda: _is_taken_up(site, blow), deadline_s=1.5 * site.hold_s)
+        blow.thawed_seq = site.witness_seq()
+    finally:
+        wake()
     wait_for(lambda: site.members[name].is_ready, deadline_s=30)
     _never.wait(_ZOMBIE_S)
-
-
-def _is_rescued(site: Site, blow: Blow) -> bool:
-    open_ = {id_ for id_, state, _ in site.open_runs() if state == "running"}
-    return not open_.intersection(blow.affected) or _is_taken_up(site, blow)
 
 
 def _is_taken_up(site: Site, blow: Blow) -> bool:

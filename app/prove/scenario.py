@@ -150,6 +150,8 @@ class Driver:
         def is_over() -> bool:
             nonlocal moved
             moved = self._site.first_moves(blow.seq, blow.affected, blow.frozen_names)
+            if blow.thawed_seq is not None:  # what nobody could rescue, they go on with themselves
+                moved = self._site.first_moves(blow.thawed_seq, blow.affected) | moved
             return len(moved) >= len(blow.affected)
 
         deadline_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s

@@ -54,11 +54,11 @@ def strike_holder(
     holder: Callable[[str], bool],
     strike: Callable[[], Sequence[int]],
     *,
-    are_ended: bool = True,
+    undo: Callable[[], None] | None = None,
 ) -> None:
     """Catch a holder at work and strike; again if everything in its hands was settled before.
 
-    `strike` ends processes, or stops them (`are_ended` False), and returns their ids.
+    `strike` ends processes and returns their ids; or it stops them, and `undo` wakes them again.
     """
     for _ in range(_TRIES):
         catch_in_hand(site, blow, holder)
@@ -66,7 +66,7 @@ def strike_holder(
         pids = strike()
         blow.heal()
         names = [f"veltrix worker {pid}{part}" for pid in pids for part in ("", " transactions")]
-        if are_ended:
+        if undo is None:
             _wait_gone(site, pids)
         else:
             _never.wait(_IN_FLIGHT_S)
@@ -76,6 +76,8 @@ def strike_holder(
         blow.affected, blow.in_hand = left, len(left)
         if left:
             return
+        if undo is not None:
+            undo()
 
 
 def _wait_gone(site: Site, pids: Sequence[int]) -> None:
