@@ -5,7 +5,7 @@ the event was taken: the ledger may have it, and then it has to be right.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from app.prove.blows import Blow
 from app.prove.evidence import Begin, Entry, Evidence, StoredEvent, StoredRun
@@ -16,8 +16,15 @@ from app.prove.witness import Move
 class Case:
     """Sets and maps by the sender's id, the run and the step."""
 
-    def __init__(self, record: Iterable[Line], evidence: Evidence, blows: list[Blow]) -> None:
+    def __init__(
+        self,
+        record: Iterable[Line],
+        evidence: Evidence,
+        blows: list[Blow],
+        replayed: Mapping[str, int] | None = None,
+    ) -> None:
         self.evidence, self.blows = evidence, blows
+        self.replayed = replayed or {}  # run -> the generation that was told
         self.sent: dict[str, set[str]] = defaultdict(set)
         self.types: dict[str, set[str]] = defaultdict(set)
         self.flawed: set[str] = set()
@@ -76,3 +83,12 @@ class Case:
             else:
                 self.refusals += 1
                 self.refused.add((id_, digest))
+
+    def generation_at(self, run_id: str, at: float) -> int:
+        """The generation that a run was in at a moment."""
+        found = 0
+        for move in self.moves_of.get(run_id, ()):
+            if move.at > at:
+                break
+            found = max(found, move.generation)
+        return found

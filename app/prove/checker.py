@@ -18,6 +18,7 @@ SAMPLES_MAX = 5
 SETTLED = frozenset({"succeeded", "failed", "cancelled"})
 # Two clocks of one machine: the database's and the monotonic one (see `evidence.Clock`).
 _CLOCKS_S = 0.005
+_REPLAY = "replay"
 _WORKER = re.compile(r"veltrix worker (\d+)\b")
 # By workflow: steps with a note, and keys with a transactional effect, of a run that succeeded.
 _NOTED = {"slow": 3, "blocking": 2, "flaky": 2, "killing": 3, "sleeping": 2, "parallel": 4}
@@ -127,6 +128,14 @@ def settled_once(case: Case) -> Violations:
             yield f"run {run.run_id} is {run.state} and has {outcomes[run.generation]} outcomes"
 
 
+def replays_have_their_outcome(case: Case) -> Violations:
+    """Every replay that was answered opened the generation that was told, and it is settled."""
+    for run_id, generation in case.replayed.items():
+        run = case.run.get(run_id)
+        if run is None or run.generation != generation or run.state not in SETTLED:
+            yield f"run {run_id} was told generation {generation}, and is {run}"
+
+
 def outcomes_as_expected(case: Case) -> Violations:
     """A run fails if its steps were told to fail, and succeeds if not."""
     for run in case.evidence.runs:
@@ -144,13 +153,16 @@ def no_zombie_writes(case: Case) -> Violations:
         id_, holder = move.run_id, holders.get(move.run_id, "")
         if move.what == "entry" and before.get(id_, ("", ""))[1] == move.xid:
             holder = before[id_][0]
+            if holder == _REPLAY:  # what the replay keeps of the generation before
+                continue
         if move.what == "entry" or (move.old_state == "running" and move.new_state != "queued"):
             writer = _WORKER.search(move.application)
             if writer is None or not holder.endswith(f"/{writer[1]}"):
                 what = "an entry" if move.what == "entry" else f"{move.new_state}"
                 yield f"{move.application} wrote {what} of run {id_}, held by {holder!r}"
         if move.what == "move":
-            before[id_] = holder, move.xid
+            is_replay = move.old_state in SETTLED and move.new_state == "queued"
+            before[id_] = _REPLAY if is_replay else holder, move.xid
             holders[id_] = move.worker_id if move.new_state == "running" else ""
 
 
@@ -162,7 +174,8 @@ def finished_steps_stay_finished(case: Case) -> Violations:
     for run_id, begins in case.begins_of.items():
         entries = _entries_at(case.moves_of.get(run_id, ()))
         for begin in begins:
-            written = entries.get(begin.position)
+            generation = case.generation_at(run_id, begin.at)
+            written = entries.get((generation, begin.position))
             if written is None or begin.at <= written + _CLOCKS_S:
                 continue
             if any(written < at <= begin.at for at in _claims(case, run_id, begin.pid)):
@@ -177,7 +190,12 @@ def steps_wait_for_the_journal(case: Case) -> Violations:
             if not begin.position.isdigit() or begin.position == "1":
                 continue
             before = str(int(begin.position) - 1)
-            times = [t for p, t in entries.items() if p == before or p.startswith(f"{before}.")]
+            generation = case.generation_at(run_id, begin.at)
+            times = [
+                at
+                for (g, position), at in entries.items()
+                if g == generation and (position == before or position.startswith(f"{before}."))
+            ]
             if not times or max(times) > begin.at + _CLOCKS_S:
                 yield f"step {begin.position} of run {run_id} began before {before} was journalled"
 
@@ -257,6 +275,7 @@ PROPERTIES: tuple[Check, ...] = (
     events_start_their_runs,
     nothing_left_open,
     settled_once,
+    replays_have_their_outcome,
     outcomes_as_expected,
     no_zombie_writes,
     finished_steps_stay_finished,
@@ -273,9 +292,9 @@ def _kind(run: StoredRun) -> str:
     return run.workflow.removeprefix("prove_")
 
 
-def _entries_at(moves: "list[Move] | tuple[()]") -> dict[str, float]:
-    """By position: when it was journalled."""
-    return {move.old_state: move.at for move in moves if move.what == "entry"}
+def _entries_at(moves: "list[Move] | tuple[()]") -> dict[tuple[int, str], float]:
+    """By generation and position: when it was journalled."""
+    return {(m.generation, m.old_state): m.at for m in moves if m.what == "entry"}
 
 
 def _claims(case: Case, run_id: str, pid: int) -> Iterator[float]:

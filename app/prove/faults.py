@@ -39,19 +39,19 @@ class Fault(NamedTuple):
 
 # The targets of architecture.md section 9 and of issue 3; elsewhere two leases and a scan.
 _WORKERS = (
-    Fault(processes.child_killed, 1.0, 3.0),
+    Fault(processes.child_killed, 1.0, 2.0),
     Fault(processes.parent_killed, 10.0, 14.0),
     Fault(processes.worker_frozen, 20.0, 16.0),
     Fault(processes.relay_killed, 20.0, 6.0),
     Fault(processes.api_killed, 20.0, 6.0),
     Fault(processes.clock_wrong, 20.0, 20.0),
-    Fault(broker.malformed_messages, 20.0, 3.0),
+    Fault(broker.malformed_messages, 20.0, 2.0),
 )
 _BROKER = (
     Fault(broker.broker_restarted, 10.0, 20.0),
     Fault(broker.broker_killed, 10.0, 20.0),
     Fault(broker.broker_wiped, 30.0, 20.0),
-    Fault(broker.queues_purged, 20.0, 6.0),
+    Fault(broker.queues_purged, 20.0, 2.5),
     Fault(broker.queue_deleted, 20.0, 8.0),
     Fault(broker.connections_closed, 20.0, 6.0),
     Fault(broker.memory_alarm, 20.0, 15.0),
@@ -60,7 +60,7 @@ _BROKER = (
 _DATABASE = (
     Fault(database.postgres_restarted, 5.0, 8.0),
     Fault(database.postgres_killed, 5.0, 8.0),
-    Fault(database.sessions_terminated, 5.0, 4.0),
+    Fault(database.sessions_terminated, 5.0, 2.0),
 )
 _NETWORK = (
     Fault(network.database_cut_off, 20.0, 20.0),

@@ -68,6 +68,7 @@ class Proof(msgspec.Struct):
     duplicate_effects: int
     unaccounted: int
     repeated_steps: int
+    replayed: int
     faults: list[Struck]
     properties: list[Property]
     latencies: list[Latency]
@@ -82,7 +83,14 @@ class Proof(msgspec.Struct):
     def counts(self) -> list[tuple[str, int]]:
         """The numbers, by name."""
         names = ["sent", "accepted", "duplicates", "refused", "unknown", "settled", "open"]
-        names += ["lost", "invented", "duplicate_effects", "unaccounted", "repeated_steps"]
+        names += [
+            "lost",
+            "invented",
+            "duplicate_effects",
+            "unaccounted",
+            "repeated_steps",
+            "replayed",
+        ]
         return [(name, getattr(self, name)) for name in names]
 
     def line(self) -> str:

@@ -30,6 +30,13 @@ from app.prove.workload import Workload
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
 _CALM_S_MAX = 30.0
+REPLAYS = 4  # after each fault
+_FAILED = """
+select r.id::text from runs r join accounts a on a.id = r.account_id
+where a.source = %(source)s and r.workflow = 'prove_failing' and r.state = 'failed'
+    and r.generation = 0
+order by r.id limit %(count)s
+"""
 _LATE = "select count(*) from runs where due_at < now() - interval '1 second'"
 
 
@@ -64,6 +71,7 @@ class Driver:
         self._blows: list[Blow] = []
         self._notes: list[str] = []
         self._clock = Clock()
+        self._replayed: dict[str, int] = {}
 
     def run(self) -> Proof:
         """From the first event to the verdict."""
@@ -118,6 +126,7 @@ class Driver:
             self._keep_alive()
             self._strike(fault)
             wait_for(self._is_calm, deadline_s=_CALM_S_MAX)
+            self._replay_some()
             self._pause.wait(self._chance.uniform(0.2, 1.0))
         if self._plan.seconds is not None:
             left_s = self._plan.seconds - (time.monotonic() - began)
@@ -160,6 +169,15 @@ class Driver:
             blow.slowest = max(moved, key=lambda run_id: moved[run_id], default="")
         else:
             blow.slowest = next(id_ for id_ in blow.affected if id_ not in moved)
+
+    def _replay_some(self) -> None:
+        """An operator replays some runs that failed, from the beginning or from the failed step."""
+        keys = {"source": self._plan.source, "count": REPLAYS}
+        for number, (run_id,) in enumerate(self._site.rows(_FAILED, keys)):
+            mode = ("beginning", "failed_step")[number % 2]
+            generation = self._site.replay(run_id, mode)
+            if generation is not None:
+                self._replayed[run_id] = generation
 
     def _is_calm(self) -> bool:
         """Nothing is left over from the fault before: the next one is seen by itself."""
@@ -211,7 +229,7 @@ class Driver:
             evidence = read_evidence(
                 connection, self._plan.source, self._site.effects_file, self._clock
             )
-        case = Case(read_record(path), evidence, self._blows)
+        case = Case(read_record(path), evidence, self._blows, self._replayed)
         properties = [*check(case), self._processes_live()]
         return summarise(
             self._plan,

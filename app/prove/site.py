@@ -4,6 +4,7 @@ PostgreSQL and RabbitMQ are its own, or those of a test run, which are then not 
 have a load balancer before its apis, and a cluster of RabbitMQ nodes.
 """
 
+import http.client
 import json
 import subprocess
 import urllib.error
@@ -289,6 +290,17 @@ class Site:
         """What the api says of all its books."""
         answer = json.loads(self._get(f"{self.api_urls[0]}/v1/balance"))
         return int(answer["unaccounted"])
+
+    def replay(self, run_id: str, mode: str) -> int | None:
+        """The generation that the api says it opened; None if it did not answer, or refused."""
+        body = json.dumps({"from": mode, "reason": "veltrix prove"}).encode()
+        url = f"{self.front_urls[0]}/v1/runs/{run_id}/replay"
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310 - on loopback
+        try:
+            with urllib.request.urlopen(request, timeout=30) as told:  # noqa: S310
+                return int(json.loads(told.read())["generation"])
+        except (OSError, http.client.HTTPException):
+            return None
 
     def _get(self, url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=30) as told:  # noqa: S310 - on loopback

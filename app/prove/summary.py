@@ -50,6 +50,7 @@ def summarise(
         duplicate_effects=broken["transactional_effects_once"],
         unaccounted=unaccounted,
         repeated_steps=_repeated(case),
+        replayed=len(case.replayed),
         faults=strikes,
         properties=properties,
         latencies=_latencies(case, acknowledged, strikes, started_at),

@@ -87,7 +87,8 @@ def _entry(seq: int, run: str, position: str, at: float, *, xid: str = "") -> Mo
 
 def broken(record: list[Line], evidence: Evidence, blows: list[Blow]) -> set[str]:
     """The names of the properties that do not hold."""
-    return {one.name for one in check(Case(record, evidence, blows)) if one.broken}
+    replayed = {RUN: 1} if any(blow.name == "replay" for blow in blows) else {}
+    return {one.name for one in check(Case(record, evidence, blows, replayed)) if one.broken}
 
 
 def test_a_good_case_holds() -> None:
@@ -212,6 +213,10 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     "a counter is wrong": (
         {"books_balance"},
         lambda _r, e, _b: setattr(e, "books", e.books._replace(succeeded=1)),
+    ),
+    "a replay came to nothing": (
+        {"replays_have_their_outcome"},
+        lambda _r, _e, b: b.append(Blow("replay", 1.0)),
     ),
     "recovery took too long": (
         {"faults_are_recovered_from"},
