@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _EVENTS = {"smoke": 2_000, "cluster": 20_000, "everything": 200_000}
 _EVENTS_OF_A_FAMILY = 10_000
 _SOURCE = "/veltrix/prove/"
+_LOG_CHARS = 160
 
 
 _Scenario = Annotated[
@@ -203,6 +204,8 @@ def _tell(proof: "Proof", page: Path, kept: Path | None) -> None:
     from app.prove.timeline import page_of
 
     console = Console(stderr=True)
+    if not console.is_terminal:  # a log has no width, and tables are not to be cut
+        console.width = _LOG_CHARS
     print_proof(proof, console)
     page.write_text(page_of(proof), encoding="utf-8")
     where = f"picture: {page.absolute()}" + (f"\nrecord and logs: {kept}" if kept else "")

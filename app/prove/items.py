@@ -27,11 +27,11 @@ _DEATHS = {"killing": (10_000, 40), "poison": (50_000, 90)}  # one in so many, b
 _SHARES = {
     "slow": 10,
     "blocking": 4,
-    "flaky": 25,
+    "flaky": 15,
     "failing": 15,
     "sleeping": 15,
-    "parallel": 30,
-    "booking": 60,
+    "parallel": 20,
+    "booking": 30,
     "pair": 20,
     "nobody": 10,  # no workflow subscribes: unrouted
     "invalid": 10,  # to be refused

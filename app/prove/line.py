@@ -34,7 +34,8 @@ class Line:
         self._delay_s = 0.0
         self._ends: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        Thread(target=self._loop.run_forever, name="line", daemon=True).start()
+        self._thread = Thread(target=self._loop.run_forever, name="line", daemon=True)
+        self._thread.start()
         self._call(self._listen)
 
     def fall_silent(self) -> None:
@@ -57,6 +58,8 @@ class Line:
         """No more line."""
         self._call(self._close)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CALL_S)
+        self._loop.close()
 
     def _call(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run_coroutine_threadsafe(work(), self._loop).result(_CALL_S)
@@ -80,6 +83,10 @@ class Line:
         assert self._server is not None
         self._server.close()
         await self._break()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._ends.add(writer)

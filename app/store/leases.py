@@ -100,13 +100,19 @@ from held where r.id = held.id returning r.id::text
 """
 
 # The hand died with these runs in it. Each travels alone from now on, so that the one that kills
-# workers is found; only a death while alone counts against it.
+# workers is found; only a death while alone counts against it. They had been taken up before what
+# is due now, so they do not queue behind it: no older than the oldest, or a relay, which scans from
+# there on, would overlook them.
 _RELEASE = """
 with held as (
     select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
     order by id for no key update
 )
-update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
+update runs r set state = 'queued', lease_token = null, hand_overs = 0,
+    due_at = coalesce((
+        select d.due_at from runs d where d.queue = r.queue and d.due_at <= now()
+        order by d.due_at limit 1
+    ), now()),
     crashes = r.crashes + r.alone::int, alone = true
 from held where r.id = held.id returning r.id::text
 """

@@ -1,4 +1,4 @@
-"""A claim waits for rows that others lock, and loses a deadlock without losing a run."""
+"""Claims and releases beside others: nothing is lost to a deadlock, nobody queues twice."""
 
 import time
 from threading import Thread
@@ -8,7 +8,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from app.store import leases
 from app.store.leases import Claim
-from app.store.transactions import Link, make_engine, transaction
+from app.store.transactions import Link, make_engine, open_autocommit, transaction
 from tests.support.due_runs import add_runs
 from tests.support.wait import until
 
@@ -48,3 +48,21 @@ def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
 
     assert [claim.run_id for claim in claimed] == [first, second]
     until(lambda: asked(engine, DEADLOCKS) == 1, what="the deadlock to be counted")
+
+
+def test_runs_of_a_dead_child_do_not_queue_behind_what_came_later(engine: Engine) -> None:
+    (taken,) = add_runs(engine, 1)
+    token = str(uuid4())
+    with open_autocommit(engine) as tx:
+        assert leases.claim(tx, token, "w", [(taken, taken)], 8.0)
+    waiting = add_runs(engine, 3)
+
+    with open_autocommit(engine) as tx:
+        assert leases.release(tx, token, [taken]) == {taken}
+
+    oldest = text(
+        "select (select due_at from runs where id = :id) = min(due_at), min(due_at) < now()"
+        " from runs where id = any(:waiting)"
+    )
+    with transaction(engine) as tx:
+        assert tuple(tx.execute(oldest, {"id": taken, "waiting": waiting}).one()) == (True, True)
