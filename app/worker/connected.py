@@ -1,5 +1,6 @@
 """How the worker's parent connects to RabbitMQ."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -8,10 +9,34 @@ from celery.worker.state import maybe_shutdown
 from app import telemetry
 
 RECONNECT_S, RECONNECT_S_MAX = 0.2, 1.0
+CONSUME_AGAIN_S = 10.0
 
 
 class ConnectedConsumer(Consumer):
-    """Celery's consumer, back within a second when RabbitMQ is."""
+    """Celery's consumer, back within a second when RabbitMQ is, and never deaf for long."""
+
+    _heard: dict[str, float]  # by queue: its last message, or when it was last consumed anew
+
+    def hear(self, queues: Iterable[str], now: float) -> None:
+        """These queues are known to be consumed from, now."""
+        self._heard.update(dict.fromkeys(queues, now))
+
+    def consume_again(self, now: float) -> None:
+        """Consume anew from every queue that gave nothing for 10 s; waits for no answer.
+
+        RabbitMQ 3.10 may not tell the consumers of a quorum queue that it was deleted (seen under
+        load, when it is declared again at once): they would wait for ever at a queue that is gone.
+        Under the same tag, so that messages on their way are taken as before.
+        """
+        consumer = self.task_consumer
+        for name, heard in self._heard.items():
+            if consumer is None or now - heard < CONSUME_AGAIN_S:
+                continue
+            self._heard[name] = now
+            tag = consumer._active_tags.pop(name, None)  # noqa: SLF001 - kombu only cancels for good
+            if tag is not None:
+                consumer.channel.basic_cancel(tag, nowait=True)
+                consumer._basic_consume(consumer._queues[name], tag)  # noqa: SLF001
 
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
         """For events only, which Flower reads: waiting for a confirm of each would stop the hub."""

@@ -81,6 +81,7 @@ class ListConsumer(ConnectedConsumer):
         self._is_dispatch_planned = False
         self._is_leaving = False
         self._is_looping = False
+        self._heard = {}
         self._log = telemetry.logger("worker")
         super().__init__(*args, **kwargs)
 
@@ -99,6 +100,7 @@ class ListConsumer(ConnectedConsumer):
         # A connection that ends takes along what the hub was about to call: the plan may be lost.
         self._is_dispatch_planned = False
         self._plan_dispatch()
+        self.hear(self._parent.queues, self._monotonic())
         return self._on_message
 
     def on_send_event_buffered(self) -> None:
@@ -161,6 +163,7 @@ class ListConsumer(ConnectedConsumer):
                 expires=None,
             )
             self.collector.add(delivery)
+            self._heard[queue] = delivery.delivered
             self._plan_dispatch()
 
     def _request(self, message: Any, order: Any) -> Any:
@@ -365,6 +368,8 @@ class ListConsumer(ConnectedConsumer):
                     delivery.is_acknowledged = True
                     self._acknowledge(delivery.request.message)
         self._guarded(self._flush_events)
+        if not self._is_leaving:
+            self._guarded(lambda: self.consume_again(now))
         if self._is_leaving and not self._busy and not self._letters:
             state.should_stop = os.EX_OK
         if self.collector.waiting() or self._urgent or self._letters:

@@ -16,6 +16,8 @@ class Waiting(ListConsumer):
     def __init__(self, parent: Parent) -> None:
         self.hub = Hub()
         self._parent = parent
+        self._monotonic = parent.monotonic
+        self._heard = {}
         self._is_dispatch_planned = False
         self.handed_out = 0
 
