@@ -1,5 +1,6 @@
 """`veltrix prove`: does this lose events? It tries."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ _EVENTS = {"smoke": 2_000, "cluster": 20_000, "everything": 200_000}
 _EVENTS_OF_A_FAMILY = 10_000
 _SOURCE = "/veltrix/prove/"
 _LOG_CHARS = 160
+_EVENTS_PER_S_MIN = 20  # so that something flows as long as was asked for
 
 
 _Scenario = Annotated[
@@ -135,6 +137,8 @@ def _plan(
         events = max(1, round(rate * seconds))
     if events is None:
         events = _EVENTS.get(scenario, _EVENTS_OF_A_FAMILY)
+        if seconds is not None:
+            events = max(events, math.ceil(seconds * _EVENTS_PER_S_MIN))
     options = {"--scenario": scenario, "--events": events, "--seed": seed, "--rate": rate}
     options |= {"--seconds": seconds, "--target": target}
     words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
@@ -157,7 +161,7 @@ def _embedded(plan: "Plan", folder: Path | None, page: Path) -> "Proof":
     from app.prove.display import Display
     from app.prove.scenario import prove as run
 
-    is_kept = False
+    is_kept = True  # unless it held: what ends in an error is to be looked at, too
     display = Display(plan.events)
     with own_folder(folder, "veltrix-prove-", lambda: is_kept) as own, ended_by_signals(), display:
         display.say(f"seed {plan.seed}; starting two of everything in {own}")

@@ -18,6 +18,7 @@ class Blow(msgspec.Struct):
     in_hand: int = 0
     detail: str = ""
     not_tried: str = ""  # why; "": it was tried
+    error: str = ""  # what did not come back after the strike
     seq: int = 0
     affected: list[str] = []  # runs that have to be taken up again
     is_of_one: bool = False  # it concerns what one process had in hand, and nothing else
@@ -57,6 +58,8 @@ class Blow(msgspec.Struct):
 
     @property
     def is_recovered(self) -> bool:
-        """In time."""
+        """In time, and everything that was taken away is back."""
+        if self.error:
+            return False
         recovery_s = self.recovery_s
         return recovery_s is not None and recovery_s <= self.target_s

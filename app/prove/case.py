@@ -4,12 +4,12 @@ Nothing here asks the code under test. An answer of 5xx or 429, and no answer, l
 the event was taken: the ledger may have it, and then it has to be right.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from app.prove.blows import Blow
 from app.prove.evidence import Begin, Entry, Evidence, StoredEvent, StoredRun
-from app.prove.record import Asked, Line, Told
+from app.prove.record import Asked, Line, Replayed, Replaying, Told
 from app.prove.witness import Move
 
 
@@ -21,14 +21,14 @@ class Case:
         record: Iterable[Line],
         evidence: Evidence,
         blows: list[Blow],
-        replayed: Mapping[str, int] | None = None,
     ) -> None:
         self.evidence, self.blows = evidence, blows
-        self.replayed = replayed or {}  # run -> the generation that was told
+        self.replayed: dict[str, int] = {}  # run -> the generation that was told
+        self.replaying: set[str] = set()
         self.sent: dict[str, set[str]] = defaultdict(set)
-        self.types: dict[str, set[str]] = defaultdict(set)
         self.flawed: set[str] = set()
         self.accepted: dict[tuple[str, str], set[str]] = defaultdict(set)  # event ids
+        self.firsts: Counter[str] = Counter()  # receipts that call the event new
         self.refused: set[tuple[str, str]] = set()
         self.doubtful: set[tuple[str, str]] = set()
         self.receipts = self.refusals = self.doubts = 0
@@ -56,26 +56,29 @@ class Case:
         for line in record:
             if isinstance(line, Asked):
                 waiting[line.request] = line
-                for id_, digest, type_, flaw in zip(
-                    line.ids, line.digests, line.types, line.flaws, strict=True
-                ):
+                for id_, digest, flaw in zip(line.ids, line.digests, line.flaws, strict=True):
                     if flaw:
                         self.flawed.add(id_)
                     else:
                         self.sent[id_].add(digest)
-                        self.types[id_].add(type_)
             elif isinstance(line, Told):
                 self._answer(waiting.pop(line.request), line)
+            elif isinstance(line, Replaying):
+                self.replaying.add(line.run_id)
+            elif isinstance(line, Replayed) and line.generation is not None:
+                self.replayed[line.run_id] = line.generation
         for asked in waiting.values():
             self.doubts += len(asked.ids)
             self.doubtful.update(zip(asked.ids, asked.digests, strict=True))
 
     def _answer(self, asked: Asked, told: Told) -> None:
-        for id_, digest, status, event_id in zip(
-            asked.ids, asked.digests, told.statuses, told.event_ids, strict=True
+        answers = zip(told.statuses, told.event_ids, told.duplicates, strict=True)
+        for id_, digest, (status, event_id, is_duplicate) in zip(
+            asked.ids, asked.digests, answers, strict=True
         ):
             if status == 202:
                 self.receipts += 1
+                self.firsts[id_] += not is_duplicate
                 self.accepted[id_, digest].add(event_id or "")
             elif status >= 500 or status == 429:
                 self.doubts += 1

@@ -24,6 +24,8 @@ _WORKER = re.compile(r"veltrix worker (\d+)\b")
 _NOTED = {"slow": 3, "blocking": 2, "flaky": 2, "killing": 3, "sleeping": 2, "parallel": 4}
 _NOTED |= {"booking": 2}
 _BOOKED = {"booking": 2}
+# Entries that did not end in an error: the steps, the end of a sleep, the count of a booking.
+_JOURNALLED = _NOTED | {"sleeping": 3, "booking": 5}
 Violations = Iterator[str]
 Check = Callable[[Case], Violations]
 
@@ -62,6 +64,11 @@ def _look(rule: Check, case: Case) -> Property:
 
 def accepted_is_stored(case: Case) -> Violations:
     """Every 202 is in the ledger, once, with the content that was sent and the id that was told."""
+    if not case.accepted:
+        yield "nothing was accepted"
+    for id_, count in case.firsts.items():
+        if count > 1:
+            yield f"event {id_} was told to be new {count} times"
     for (id_, digest), event_ids in case.accepted.items():
         rows = case.by_sender.get(id_, [])
         if not any(row.digest == digest for row in rows):
@@ -73,6 +80,8 @@ def accepted_is_stored(case: Case) -> Violations:
 def nothing_invented(case: Case) -> Violations:
     """Nothing is in the ledger that was not sent, nothing twice, and no run without an event."""
     known = {event.event_id for event in case.evidence.events}
+    if case.evidence.strangers:
+        yield f"{case.evidence.strangers} events have another source than any that was sent"
     for id_, rows in case.by_sender.items():
         if len(rows) > 1:
             yield f"event {id_} is in the ledger {len(rows)} times"
@@ -93,6 +102,14 @@ def refused_is_not_stored(case: Case) -> Violations:
         may_be_there = (id_, digest) in case.accepted or (id_, digest) in case.doubtful
         if not may_be_there and any(row.digest == digest for row in case.by_sender.get(id_, ())):
             yield f"event {id_} was refused and its content is in the ledger"
+
+
+def only_faulty_is_refused(case: Case) -> Violations:
+    """Only what is no CloudEvent is refused, and what is known with other content."""
+    for id_, digest in case.refused:
+        is_conflict = any(row.digest != digest for row in case.by_sender.get(id_, ()))
+        if id_ not in case.flawed and not is_conflict:
+            yield f"event {id_} was refused, or its answer did not fit, without a reason"
 
 
 def events_start_their_runs(case: Case) -> Violations:
@@ -129,11 +146,16 @@ def settled_once(case: Case) -> Violations:
 
 
 def replays_have_their_outcome(case: Case) -> Violations:
-    """Every replay that was answered opened the generation that was told, and it is settled."""
+    """Every replay opened the generation that was told, which is settled; no run replays itself."""
+    if case.replaying and not case.replayed:
+        yield f"{len(case.replaying)} replays were asked for, and none was answered"
+    for run in case.evidence.runs:
+        if run.generation and run.run_id not in case.replaying:
+            yield f"run {run.run_id} is in generation {run.generation}, and nobody replayed it"
     for run_id, generation in case.replayed.items():
-        run = case.run.get(run_id)
-        if run is None or run.generation != generation or run.state not in SETTLED:
-            yield f"run {run_id} was told generation {generation}, and is {run}"
+        found = case.run.get(run_id)
+        if found is None or found.generation != generation or found.state not in SETTLED:
+            yield f"run {run_id} was told generation {generation}, and is {found}"
 
 
 def outcomes_as_expected(case: Case) -> Violations:
@@ -170,15 +192,17 @@ def no_zombie_writes(case: Case) -> Violations:
 
 
 def finished_steps_stay_finished(case: Case) -> Violations:
-    """No step runs again for a worker that took the run after the step was journalled."""
+    """No step runs again after it was journalled: not for who wrote it, nor for who came later."""
     for run_id, begins in case.begins_of.items():
         entries = _entries_at(case.moves_of.get(run_id, ()))
         for begin in begins:
             generation = case.generation_at(run_id, begin.at)
-            written = entries.get((generation, begin.position))
-            if written is None or begin.at <= written + _CLOCKS_S:
+            entry = entries.get((generation, begin.position))
+            if entry is None or begin.at <= entry[1] + _CLOCKS_S:
                 continue
-            if any(written < at <= begin.at for at in _claims(case, run_id, begin.pid)):
+            writer, written = entry
+            is_later = any(written < at <= begin.at for at in _claims(case, run_id, begin.pid))
+            if is_later or writer == begin.pid:
                 yield f"step {begin.position} of run {run_id} ran again"
 
 
@@ -193,11 +217,31 @@ def steps_wait_for_the_journal(case: Case) -> Violations:
             generation = case.generation_at(run_id, begin.at)
             times = [
                 at
-                for (g, position), at in entries.items()
+                for (g, position), (_, at) in entries.items()
                 if g == generation and (position == before or position.startswith(f"{before}."))
             ]
             if not times or max(times) > begin.at + _CLOCKS_S:
                 yield f"step {begin.position} of run {run_id} began before {before} was journalled"
+
+
+def journal_is_whole(case: Case) -> Violations:
+    """The journal has what was written into it, and of a run that succeeded every step."""
+    written = {
+        (move.run_id, move.generation, move.old_state)
+        for move in case.evidence.moves
+        if move.what == "entry"
+    }
+    there = {(e.run_id, e.generation, e.position) for e in case.evidence.entries}
+    for run_id, generation, position in written ^ there:
+        what = "is gone" if (run_id, generation, position) in written else "was not written"
+        yield f"entry {position} of run {run_id}, generation {generation}, {what}"
+    for run in case.evidence.runs:
+        if run.state == "succeeded":
+            wanted = _JOURNALLED.get(_kind(run), 1)
+            entries = case.entries_of.get(run.run_id, ())
+            found = sum(e.is_ok and e.generation == run.generation for e in entries)
+            if found != wanted:
+                yield f"run {run.run_id} of {run.workflow} has {found} entries of {wanted}"
 
 
 def effects_at_least_once(case: Case) -> Violations:
@@ -263,7 +307,9 @@ def books_balance(case: Case) -> Violations:
 def faults_are_recovered_from(case: Case) -> Violations:
     """After each fault, what was open in it is taken up again in time."""
     for blow in case.blows:
-        if blow.is_tried and not blow.is_recovered:
+        if blow.error:
+            yield f"{blow.name}: {blow.error}"
+        elif blow.is_tried and not blow.is_recovered:
             took = "it was not" if blow.recovery_s is None else f"after {blow.recovery_s:.2f} s"
             yield f"{blow.name}: {took}; {blow.target_s:g} s at most"
 
@@ -272,6 +318,7 @@ PROPERTIES: tuple[Check, ...] = (
     accepted_is_stored,
     nothing_invented,
     refused_is_not_stored,
+    only_faulty_is_refused,
     events_start_their_runs,
     nothing_left_open,
     settled_once,
@@ -280,6 +327,7 @@ PROPERTIES: tuple[Check, ...] = (
     no_zombie_writes,
     finished_steps_stay_finished,
     steps_wait_for_the_journal,
+    journal_is_whole,
     effects_at_least_once,
     transactional_effects_once,
     nothing_dropped,
@@ -292,9 +340,14 @@ def _kind(run: StoredRun) -> str:
     return run.workflow.removeprefix("prove_")
 
 
-def _entries_at(moves: "list[Move] | tuple[()]") -> dict[tuple[int, str], float]:
-    """By generation and position: when it was journalled."""
-    return {(m.generation, m.old_state): m.at for m in moves if m.what == "entry"}
+def _entries_at(moves: "list[Move] | tuple[()]") -> dict[tuple[int, str], tuple[int, float]]:
+    """By generation and position: which process journalled it, and when."""
+    found: dict[tuple[int, str], tuple[int, float]] = {}
+    for move in moves:
+        if move.what == "entry":
+            writer = _WORKER.search(move.application)
+            found[move.generation, move.old_state] = (int(writer[1]) if writer else 0), move.at
+    return found
 
 
 def _claims(case: Case, run_id: str, pid: int) -> Iterator[float]:

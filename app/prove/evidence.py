@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 import msgspec
 import psycopg
@@ -51,6 +51,7 @@ from (
     from counter_deltas
 ) both_of_them where account_id in (select id from accounts where source = %(source)s)
 """
+_STRANGERS = "select count(*) from events where source <> %(source)s"
 
 
 class StoredEvent(NamedTuple):
@@ -122,6 +123,7 @@ class Evidence(msgspec.Struct):
     booked: Counter[str]
     letters: Counter[str]
     books: Books
+    strangers: int = 0  # events of other sources, in a database that is the proof's alone
 
 
 class Clock:
@@ -151,7 +153,7 @@ class Clock:
 def read_evidence(
     connection: psycopg.Connection, source: str, effects: Path | None, clock: Clock
 ) -> Evidence:
-    """The evidence of one source. `effects`: the file of the notes, if there is one."""
+    """The evidence of one source, in a database of its own. `effects`: the file of the notes."""
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         books = connection.execute(_BOOKS, {"source": source}).fetchone()
@@ -167,7 +169,14 @@ def read_evidence(
                 for (body,) in connection.execute("select body from dead_letters")
             ),
             books=Books(*map(int, books or ())),
+            strangers=_count(connection, _STRANGERS, source),
         )
+
+
+def _count(connection: psycopg.Connection, sql: LiteralString, source: str) -> int:
+    row = connection.execute(sql, {"source": source}).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _events(connection: psycopg.Connection, source: str) -> Iterator[StoredEvent]:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pika
+import pika.exceptions
 
 from app.broker.names import RUNS
 from app.dev.children import wait_for
@@ -28,6 +29,8 @@ from app.prove.striking import catch, one_of
 
 ALARM_S = 3.0
 FILLER = "filler"
+_ANSWER_S = 10.0
+_ROWS_S = 20.0
 _never = Event()
 
 
@@ -63,9 +66,13 @@ def queues_purged(site: Site, blow: Blow, _chance: Random) -> None:
     """Every message that no consumer has is gone, from every queue."""
     catch(site, blow)
     blow.strike()
+    purged = 0
     for queue in site.queues():
         with suppress(HTTPError):  # 400: a queue that only its own connection may purge
             site.manage("DELETE", f"queues/{{vhost}}/{quote(queue, safe='')}/contents")
+            purged += 1
+    if not purged:
+        blow.not_tried = "RabbitMQ purged no queue"
     blow.heal()
 
 
@@ -95,6 +102,8 @@ def connections_closed(site: Site, blow: Blow, _chance: Random) -> None:
         with suppress(OSError):  # it may have ended meanwhile
             site.manage("DELETE", f"connections/{quote(name, safe='')}")
     blow.detail = f"{len(names)} connections"
+    if not names:
+        blow.not_tried = "RabbitMQ listed no connection"
     blow.heal()
 
 
@@ -142,7 +151,9 @@ def _alarmed(site: Site, blow: Blow, command: str, low: str, usual: str, alarm: 
     blow.strike()
     rabbitmqctl(site.node, command, low)
     wait_for(lambda: _has_alarm(site, alarm), deadline_s=20)
-    blow.detail = alarm if _has_alarm(site, alarm) else "no alarm was seen"
+    blow.detail = alarm
+    if not _has_alarm(site, alarm):
+        blow.not_tried = "no alarm was seen"
     _never.wait(ALARM_S)
     rabbitmqctl(site.node, command, usual)
     wait_for(lambda: not _has_alarm(site, alarm), deadline_s=20)
@@ -173,6 +184,7 @@ def rabbitmqctl(node: RabbitMQ, *words: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     if told.returncode != 0:
         raise OSError(f"rabbitmqctl {' '.join(words)}: {told.stdout}{told.stderr}")
@@ -182,7 +194,19 @@ def malformed_messages(site: Site, blow: Blow, chance: Random) -> None:
     """The nine messages that make Celery lose them, or end (loss modes W09, W10, W11)."""
     catch(site, blow)
     blow.strike()
-    with pika.BlockingConnection(pika.URLParameters(site.platform.broker_url)) as connection:
+    try:
+        _send_malformed(site, blow, chance)
+    except pika.exceptions.AMQPError as error:
+        raise OSError(f"RabbitMQ did not take them: {error!r}") from error
+    # As rows they are safe; until then RabbitMQ alone has them, and the next fault may be its.
+    wait_for(lambda: set(blow.letters) <= site.letters(), deadline_s=_ROWS_S)
+    blow.heal()
+
+
+def _send_malformed(site: Site, blow: Blow, chance: Random) -> None:
+    parameters = pika.URLParameters(site.platform.broker_url)
+    parameters.blocked_connection_timeout = parameters.socket_timeout = _ANSWER_S
+    with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         for make in _MALFORMED:
@@ -193,7 +217,6 @@ def malformed_messages(site: Site, blow: Blow, chance: Random) -> None:
             )
             channel.basic_publish(RUNS, "prove", body, properties, mandatory=True)
             blow.letters.append(sha256(body).hexdigest())
-    blow.heal()
 
 
 _Message = tuple[bytes, dict[str, Any] | None, str]

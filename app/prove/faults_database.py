@@ -17,7 +17,10 @@ def sessions_terminated(site: Site, blow: Blow, _chance: Random) -> None:
     """Every connection of ours is ended by the server."""
     catch(site, blow)
     blow.strike()
-    blow.detail = f"{site.one(_TERMINATE)} sessions"
+    ended = site.one(_TERMINATE)
+    blow.detail = f"{ended} sessions"
+    if not ended:
+        blow.not_tried = "there was no session to terminate"
     blow.heal()
 
 

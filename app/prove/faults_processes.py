@@ -1,6 +1,5 @@
 """Faults of our own processes: killed, told to end, stopped and woken, with a wrong clock."""
 
-import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ def child_killed(site: Site, blow: Blow, _chance: Random) -> None:
     victims: list[str] = []
 
     def holder(worker: str) -> bool:
-        if not victims and worker:
+        if not victims and _is_child(site, worker):
             victims.append(worker)
         return worker in victims
 
@@ -42,10 +41,17 @@ def child_killed(site: Site, blow: Blow, _chance: Random) -> None:
     strike_holder(site, blow, holder, strike)
 
 
+def _is_child(site: Site, worker: str) -> bool:
+    """It runs, and is a child of a worker of ours: not one that died with its runs a moment ago."""
+    name, _, pid = worker.partition("/")
+    member = name.partition("@")[0]
+    return member in site.members and pid.isdigit() and int(pid) in site.children(member)
+
+
 def _worker_struck(site: Site, blow: Blow, name: str) -> None:
     def strike() -> Sequence[int]:
         pids = site.children(name)
-        site.kill(name)
+        site.kill(name, is_orphaning=True)
         site.start(name)
         return pids
 
@@ -158,8 +164,14 @@ def _replace(site: Site, name: str, env: dict[str, str] | None = None) -> None:
     """SIGTERM, wait for the end (SIGKILL after a minute), start again, wait until it is ready."""
     member = site.members[name]
     family = member.child.family()
-    os.kill(member.pid, signal.SIGTERM)
+    if not member.is_running:
+        site.misdeeds.append(f"{name} had ended by itself")
+    member.child.popen.send_signal(signal.SIGTERM)
     if not wait_for(lambda: not member.is_running, deadline_s=_ENDED_S):
+        site.misdeeds.append(f"{name} did not end within {_ENDED_S:g} s of SIGTERM")
         site.kill(name)
+    elif member.child.popen.returncode != 0:
+        code = member.child.popen.returncode
+        site.misdeeds.append(f"{name} ended with exit code {code} after SIGTERM")
     kill_all(family)
     site.start_ready(name, env)

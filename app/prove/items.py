@@ -20,7 +20,6 @@ JSON = "application/json"
 BYTES = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
 LARGE_BYTES = 1_000_000  # with its attributes just below the limit of an event, 1 MiB
-TOO_LARGE_BYTES = 1_100_000
 _LARGE_EVERY = 2_000
 _DEATHS = {"killing": (10_000, 40), "poison": (50_000, 90)}  # one in so many, beginning with
 # In a thousand events; the rest is fast.

@@ -48,7 +48,24 @@ class Unanswered(msgspec.Struct, tag="unanswered", frozen=True):
     why: str
 
 
-Line = Asked | Told | Unanswered
+class Replaying(msgspec.Struct, tag="replaying", frozen=True):
+    """A failed run is about to be replayed."""
+
+    run_id: str
+    at: float
+    mode: str
+
+
+class Replayed(msgspec.Struct, tag="replayed", frozen=True):
+    """The generation that the answer named; None: there was no such answer, and why."""
+
+    run_id: str
+    at: float
+    generation: int | None
+    why: str = ""
+
+
+Line = Asked | Told | Unanswered | Replaying | Replayed
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
 
@@ -60,6 +77,9 @@ class Record:
         self._path = path
         self._waiting: SimpleQueue[tuple[bytes, Future[None]] | None] = SimpleQueue()
         self._thread = Thread(target=self._write, name="record", daemon=True)
+        self.error: OSError | None = (
+            None  # it could not be written, and proves nothing from then on
+        )
 
     def __enter__(self) -> Self:
         self._file = self._path.open("ab")
@@ -95,11 +115,14 @@ class Record:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             except OSError as error:
+                self.error = error
                 for _, done in lines:
-                    done.set_exception(error)
+                    if done.set_running_or_notify_cancel():
+                        done.set_exception(error)
             else:
                 for _, done in lines:
-                    done.set_result(None)
+                    if done.set_running_or_notify_cancel():
+                        done.set_result(None)
 
 
 def read_record(path: Path) -> Iterator[Line]:

@@ -19,7 +19,7 @@ from app.prove.checker import Property, check
 from app.prove.evidence import Clock, read_evidence
 from app.prove.faults import Fault, schedule
 from app.prove.pace import Pace
-from app.prove.record import Record, read_record
+from app.prove.record import Record, Replayed, Replaying, read_record
 from app.prove.report import Proof
 from app.prove.site import Site, Unreachable
 from app.prove.striking import catch_rest
@@ -30,6 +30,8 @@ from app.prove.workload import Workload
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
 _CALM_S_MAX = 30.0
+_LOOK_S_MIN = 5.0
+_QUIET_LOOKS = 3
 REPLAYS = 4  # after each fault
 _FAILED = """
 select r.id::text from runs r join accounts a on a.id = r.account_id
@@ -70,8 +72,8 @@ class Driver:
         self._pause = Event()
         self._blows: list[Blow] = []
         self._notes: list[str] = []
+        self._broken: list[str] = []  # what no process of a deployment may do
         self._clock = Clock()
-        self._replayed: dict[str, int] = {}
 
     def run(self) -> Proof:
         """From the first event to the verdict."""
@@ -94,12 +96,12 @@ class Driver:
             stack.enter_context(watch)
             self._expect(pace, self._faults())
             stack.enter_context(workload)
-            self._strike_all(pace)
+            self._strike_all(pace, workload, record)
             pace.hurry()
-            while not workload.is_done:
-                self._keep_alive()
-                self._pause.wait(_POLL_S)
+            self._finish(workload)
             self._drain()
+            if record.error is not None:
+                raise record.error
         seconds = time.time() - started_at
         self._say("reading what is there")
         return self._conclude(workload, watch.samples, path, started_at, seconds)
@@ -117,21 +119,36 @@ class Driver:
         """The load lasts as long as the faults that are left."""
         pace.must_last(max(2.0, 2.0 + sum(fault.takes_s for fault in left)))
 
-    def _strike_all(self, pace: Pace) -> None:
+    def _strike_all(self, pace: Pace, workload: Workload, record: Record) -> None:
         planned = self._faults()
         began = time.monotonic()
         wait_for(lambda: bool(self._site.open_runs()), deadline_s=20)
         for number, fault in enumerate(planned):
             self._expect(pace, planned[number:])
             self._keep_alive()
+            if workload.is_done:  # or it says what ended it
+                self._notes.append(f"the workload was over before {fault.name}")
             self._strike(fault)
             wait_for(self._is_calm, deadline_s=_CALM_S_MAX)
-            self._replay_some()
+            self._replay_some(record)
             self._pause.wait(self._chance.uniform(0.2, 1.0))
         if self._plan.seconds is not None:
             left_s = self._plan.seconds - (time.monotonic() - began)
             pace.must_last(max(0.5, left_s))
             self._pause.wait(max(0.0, left_s))
+
+    def _finish(self, workload: Workload) -> None:
+        """Until everything was sent and answered, or for too long no answer came."""
+        seen, since = -1, time.monotonic()
+        while not workload.is_done:
+            self._keep_alive()
+            answered = workload.accepted + workload.refused + workload.duplicates
+            if answered != seen:
+                seen, since = answered, time.monotonic()
+            elif time.monotonic() - since > self._plan.stall_s:
+                self._broken.append(f"for {self._plan.stall_s:g} s no event was taken or refused")
+                return
+            self._pause.wait(_POLL_S)
 
     def _strike(self, fault: Fault) -> None:
         blow = Blow(fault.name, fault.target_s * self._plan.slack)
@@ -140,11 +157,16 @@ class Driver:
             fault.strike(self._site, blow, self._chance)
             self._await_recovery(blow)
         except (OSError, Unreachable, CannotStart, AssertionError) as error:
-            blow.not_tried = f"{type(error).__name__}: {error}"[:300]
+            said = f"{type(error).__name__}: {error}"[:300]
+            if blow.at:
+                blow.error = said
+            else:
+                blow.not_tried = said
         after = "not seen to recover" if blow.recovery_s is None else f"{blow.recovery_s:.2f} s"
+        wrong = blow.not_tried or blow.error
         self._say(
-            f"{fault.name}: {blow.not_tried}"
-            if blow.not_tried
+            f"{fault.name}: {wrong}"
+            if wrong
             else f"{fault.name}: {blow.open:,} open, {blow.in_hand:,} in hand; {after}"
         )
 
@@ -163,21 +185,22 @@ class Driver:
                 moved = self._site.first_moves(blow.thawed_seq, blow.affected) | moved
             return len(moved) >= len(blow.affected)
 
-        deadline_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s
+        left_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s
+        deadline_s = max(_LOOK_S_MIN, left_s)
         if wait_for(is_over, deadline_s=deadline_s):
             blow.recovered_at = max(moved.values(), default=blow.healed_at)
             blow.slowest = max(moved, key=lambda run_id: moved[run_id], default="")
         else:
             blow.slowest = next(id_ for id_ in blow.affected if id_ not in moved)
 
-    def _replay_some(self) -> None:
+    def _replay_some(self, record: Record) -> None:
         """An operator replays some runs that failed, from the beginning or from the failed step."""
         keys = {"source": self._plan.source, "count": REPLAYS}
         for number, (run_id,) in enumerate(self._site.rows(_FAILED, keys)):
             mode = ("beginning", "failed_step")[number % 2]
-            generation = self._site.replay(run_id, mode)
-            if generation is not None:
-                self._replayed[run_id] = generation
+            record.write(Replaying(run_id, time.time(), mode)).result()
+            generation, why = self._site.replay(run_id, mode)
+            record.write(Replayed(run_id, time.time(), generation, why)).result()
 
     def _is_calm(self) -> bool:
         """Nothing is left over from the fault before: the next one is seen by itself."""
@@ -188,8 +211,8 @@ class Driver:
         for name, member in list(self._site.members.items()):
             if not member.is_running:
                 code = member.child.popen.returncode
-                self._notes.append(f"{name} ended by itself (exit code {code})")
-                self._say(self._notes[-1])
+                self._broken.append(f"{name} ended by itself (exit code {code})")
+                self._say(self._broken[-1])
                 self._site.start(name)
 
     # Looking
@@ -204,7 +227,10 @@ class Driver:
     def _drain(self) -> None:
         """Until nothing is open, or for too long no more runs come to an end than begin."""
         fewest, since = sys.maxsize, time.monotonic()
-        while open_ := len(self._site.open_runs()):
+        looks = 0
+        while looks < _QUIET_LOOKS:
+            open_ = len(self._site.open_runs())
+            looks = 0 if open_ else looks + 1  # what nobody waits for may still be committed
             self._keep_alive()
             if open_ < fewest:
                 fewest, since = open_, time.monotonic()
@@ -229,7 +255,7 @@ class Driver:
             evidence = read_evidence(
                 connection, self._plan.source, self._site.effects_file, self._clock
             )
-        case = Case(read_record(path), evidence, self._blows, self._replayed)
+        case = Case(read_record(path), evidence, self._blows)
         properties = [*check(case), self._processes_live()]
         return summarise(
             self._plan,
@@ -245,15 +271,15 @@ class Driver:
 
     def _await_letters(self) -> None:
         """What strangers sent is written down a moment after it was taken."""
-        expected = sum(len(blow.letters) for blow in self._blows)
-        wait_for(
-            lambda: self._site.one("select count(*) from dead_letters") >= expected,
-            deadline_s=min(20.0, self._plan.stall_s),
-        )
+        expected = {digest for blow in self._blows for digest in blow.letters}
+        wait_for(lambda: expected <= self._site.letters(), deadline_s=min(20.0, self._plan.stall_s))
 
     def _processes_live(self) -> Property:
-        found = Property("processes_live", "No process ends that was not ended by a fault.")
-        found.samples = [note for note in self._notes if "ended by itself" in note]
+        found = Property(
+            "processes_live",
+            "No process ends that was not ended by a fault, and each ends as it was told to.",
+        )
+        found.samples = self._broken + self._site.misdeeds
         found.broken = len(found.samples)
         return found
 

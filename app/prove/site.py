@@ -10,12 +10,14 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, LiteralString, Self
 from urllib.parse import quote, urlsplit
 
+import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
@@ -40,6 +42,16 @@ from (
     union all select sum(succeeded + failed + cancelled) from counter_deltas
 ) x
 """
+
+
+_ORPHANED_S = 2.0
+
+
+def _is_at_work(one: psutil.Process) -> bool:
+    try:
+        return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 class Unreachable(Exception):
@@ -71,6 +83,7 @@ class Site:
         if self.cluster is not None:
             platform["rabbitmq"] = self.cluster
         self.lines: dict[str, Line] = {}
+        self.misdeeds: list[str] = []  # of processes that were told to end, or whose parent died
         self._env: dict[str, dict[str, str]] = {}
         self._connection: psycopg.Connection | None = None
         self._counting: psycopg.Connection | None = None
@@ -124,21 +137,21 @@ class Site:
         self.wait_registered()
 
     def close(self) -> None:
-        """Nothing of it runs any more."""
-        with suppress(psycopg.Error):
+        """Nothing of it runs any more, whatever of this fails."""
+        with ExitStack() as stack:
+            if self._has_small_disk:
+                stack.callback(self._unmount)
+            if self.cluster is not None:
+                stack.callback(self.cluster.stop)
+                stack.callback(self.cluster.kill)
+            stack.callback(self.platform.close, grace_s=0)
+            if self.balancer is not None:
+                stack.callback(self.balancer.stop)
+            for line in self.lines.values():
+                stack.callback(line.close)
             for connection in (self._connection, self._counting):
                 if connection is not None:
-                    connection.close()
-        for line in self.lines.values():
-            line.close()
-        if self.balancer is not None:
-            self.balancer.stop()
-        self.platform.close(grace_s=0)
-        if self.cluster is not None:
-            self.cluster.kill()
-            self.cluster.stop()
-        if self._has_small_disk:
-            self._unmount()
+                    stack.callback(connection.close)
 
     def _mount(self) -> None:
         """RabbitMQ's folder is a small file system, where we may make one: as root, on Linux."""
@@ -192,10 +205,18 @@ class Site:
         self.start(name, env)
         self.platform.wait_ready(name, deadline_s=60)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL; what it had started ends too, as a container's processes do."""
+    def kill(self, name: str, *, is_orphaning: bool = False) -> None:
+        """SIGKILL; what it had started ends too, as a container's processes do.
+
+        `is_orphaning`: by itself; a child that is still there after a while is a misdeed.
+        """
         family = self.members[name].child.family()
         self.platform.kill(name)
+        others = [one for one in family if one.pid != self.members[name].pid]
+        if is_orphaning and not wait_for(
+            lambda: not any(_is_at_work(one) for one in others), deadline_s=_ORPHANED_S
+        ):
+            self.misdeeds.append(f"children of {name} outlived it by {_ORPHANED_S:g} s")
         kill_all(family)
 
     def children(self, name: str) -> list[int]:
@@ -291,16 +312,20 @@ class Site:
         answer = json.loads(self._get(f"{self.api_urls[0]}/v1/balance"))
         return int(answer["unaccounted"])
 
-    def replay(self, run_id: str, mode: str) -> int | None:
-        """The generation that the api says it opened; None if it did not answer, or refused."""
+    def letters(self) -> set[str]:
+        """The digests of the bodies of all dead letters."""
+        return {sha256(body).hexdigest() for (body,) in self.rows("select body from dead_letters")}
+
+    def replay(self, run_id: str, mode: str) -> tuple[int | None, str]:
+        """The generation that the api says it opened; None, and why, if it said nothing of one."""
         body = json.dumps({"from": mode, "reason": "veltrix prove"}).encode()
         url = f"{self.front_urls[0]}/v1/runs/{run_id}/replay"
         request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310 - on loopback
         try:
             with urllib.request.urlopen(request, timeout=30) as told:  # noqa: S310
-                return int(json.loads(told.read())["generation"])
-        except (OSError, http.client.HTTPException):
-            return None
+                return int(json.loads(told.read())["generation"]), ""
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            return None, f"{type(error).__name__}: {error}"[:200]
 
     def _get(self, url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=30) as told:  # noqa: S310 - on loopback
@@ -341,11 +366,6 @@ class Site:
     def queues(self) -> list[str]:
         """The queues of our virtual host."""
         return [queue["name"] for queue in self.manage("GET", "queues/{vhost}?columns=name")]
-
-    def ready_messages(self) -> int:
-        """Messages that wait in a queue or at a consumer."""
-        queues = self.manage("GET", "queues/{vhost}?columns=messages")
-        return sum(queue.get("messages", 0) for queue in queues)
 
     @property
     def effects_file(self) -> Path:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -37,6 +36,7 @@ class Watch:
     def __init__(self, look: Callable[[], Look], show: Callable[[Sample], None]) -> None:
         self._look, self._show = look, show
         self.samples: list[Sample] = []
+        self.error: Exception | None = None  # the last look that failed
         self._stop = Event()
         self._thread = Thread(target=self._run, name="watch", daemon=True)
 
@@ -56,11 +56,13 @@ class Watch:
     def _run(self) -> None:
         while True:
             began = time.monotonic()
-            with suppress(OSError):
+            try:
                 found = self._look()
                 sample = Sample(time.time(), found.sent, found.accepted, found.settled, found.open)
                 self.samples.append(sample)
                 self._show(sample)
+            except Exception as error:  # noqa: BLE001 - a picture with a hole beats no verdict
+                self.error = error
             # Looking costs the database something: never more than a tenth of the time.
             pause_s = max(LOOK_S, 10 * (time.monotonic() - began))
             if self._stop.wait(pause_s):
