@@ -232,7 +232,7 @@ def journal_is_whole(case: Case) -> Violations:
         if move.what == "entry"
     }
     there = {(e.run_id, e.generation, e.position) for e in case.evidence.entries}
-    for run_id, generation, position in written ^ there:
+    for run_id, generation, position in (written ^ there) if case.evidence.moves else ():
         what = "is gone" if (run_id, generation, position) in written else "was not written"
         yield f"entry {position} of run {run_id}, generation {generation}, {what}"
     for run in case.evidence.runs:

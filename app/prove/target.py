@@ -43,6 +43,7 @@ _MANY = "needs books with fewer sources and types: GET /v1/balance lists 1,000"
 # Why a property cannot be checked from outside.
 UNSEEN = {
     "settled_once": _DATABASE,
+    "replays_have_their_outcome": "no run was replayed: they are the target's operators' to replay",
     "no_zombie_writes": _DATABASE,
     "finished_steps_stay_finished": _NOTES,
     "steps_wait_for_the_journal": _NOTES,
@@ -55,11 +56,13 @@ UNSEEN_OF_STARTS = {
     "nothing_invented": _SHARED,
     "books_balance": _SHARED,
     "outcomes_as_expected": _THEIRS,
+    "journal_is_whole": _THEIRS,
     "effects_at_least_once": _THEIRS,
     "transactional_effects_once": _THEIRS,
 }
 # What is promised of the rest where the evidence is another than at home.
 _PROMISES = {
+    "journal_is_whole": "The journal of a run that succeeded has every step of it.",
     "effects_at_least_once": "Every finished step is journalled with the idempotency key of its run"
     " and position, and a run that succeeded has all of them.",
     "transactional_effects_once": "Every transactional effect of a run that succeeded is there, and"
