@@ -32,8 +32,8 @@ _POLL_S = 0.05
 _CALM_S_MAX = 30.0
 _LOOK_S_MIN = 5.0
 _QUIET_LOOKS = 3
-# Faults are to be seen by themselves: with events to the brim, what is measured is how fast two cores
-# work off a backlog. What is left at the end goes as fast as it can.
+# Faults are to be seen by themselves: with events to the brim, what is measured is how fast two
+# cores work off a backlog. What is left at the end goes as fast as it can.
 _SPARE = 1.6
 REPLAYS = 4  # after each fault
 _FAILED = """
