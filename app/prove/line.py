@@ -32,6 +32,7 @@ class Line:
         self._loop = uvloop.new_event_loop()
         self._is_up = asyncio.Event()
         self._delay_s = 0.0
+        self._is_closed = False
         self._ends: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._thread = Thread(target=self._loop.run_forever, name="line", daemon=True)
@@ -81,17 +82,20 @@ class Line:
 
     async def _close(self) -> None:
         assert self._server is not None
+        self._is_closed = True
         self._server.close()
         await self._break()
+        self._is_up.set()  # who waits for it sees the broken connection, and ends
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:
+            await asyncio.wait(others, timeout=_CALL_S / 2)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._ends.add(writer)
         try:
             await self._is_up.wait()
+            if self._is_closed:
+                return
             there, back = await asyncio.open_connection(*self._target)
             self._ends.add(back)
             try:
