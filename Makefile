@@ -68,7 +68,7 @@ demo: setup
 dev: setup
 	$(BIN)/veltrix dev
 
-# About 20 minutes; stops at the first verdict that is not `held`.
+# Some 7 minutes a seed; stops at the first verdict that is not `held`.
 prove: setup
 	set -e; for seed in $(SEEDS); do \
 	    $(BIN)/veltrix prove --scenario everything --events $(EVENTS) --seed $$seed --json; \
