@@ -232,7 +232,7 @@ class ListConsumer(ConnectedConsumer):
 
         def done(_packed: bytes) -> None:
             for _, message in taken:
-                self._acknowledge(message)
+                self.acknowledge(message)
 
         def failed() -> None:
             self._letters = taken + self._letters
@@ -322,12 +322,9 @@ class ListConsumer(ConnectedConsumer):
                 continue
             if not delivery.is_acknowledged:
                 delivery.is_acknowledged = True
-                self._acknowledge(delivery.request.message)
+                self.acknowledge(delivery.request.message)
             task_ready(delivery.request, successful=True)
             self._tell(delivery)
-
-    def _acknowledge(self, message: Any) -> None:
-        message.ack_log_error(telemetry.logger("worker"), self.connection_errors)
 
     def _tell(self, delivery: Delivery) -> None:
         """A message's end, for Flower: failed if a run failed for good, retried if one is open."""
@@ -366,11 +363,12 @@ class ListConsumer(ConnectedConsumer):
                 age_s = now - delivery.delivered
                 if age_s > _ACKNOWLEDGE_AFTER_S and not delivery.is_acknowledged:
                     delivery.is_acknowledged = True
-                    self._acknowledge(delivery.request.message)
+                    self.acknowledge(delivery.request.message)
         self._guarded(self._flush_events)
         if not self._is_leaving:
             self._guarded(lambda: self.consume_again(now))
         if self._is_leaving and not self._busy and not self._letters:
+            self.say_goodbye_soon()
             state.should_stop = os.EX_OK
         if self.collector.waiting() or self._urgent or self._letters:
             self._dispatch()
@@ -383,8 +381,8 @@ class ListConsumer(ConnectedConsumer):
             _kill(process.pid, signal.SIGUSR2)
         if not self._is_looping:
             state.should_stop = os.EX_OK
-        elif self.task_consumer is not None:
-            self.hub.call_soon(self.task_consumer.cancel)
+        else:
+            self.hub.call_soon(self.take_no_more)
 
 
 def _nothing(_packed: bytes) -> None:

@@ -23,6 +23,7 @@ from app.broker.celery_app import make_celery
 from app.broker.topology import declare
 from app.settings import Settings
 from app.settings_load import SettingsError, require
+from app.worker.celery_events import CeleryEvents
 from app.worker.child import Inheritance, inherit, prepare_signals
 from app.worker.consumer import Parent
 from app.worker.sidecar import start_sidecar
@@ -47,6 +48,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     celery = make_celery(settings, workflows, queues)
     celery.veltrix_parent = Parent(settings, queues, stamps, sources.new_id, sources.monotonic)
     celery.steps["consumer"].add(DeclareTopology)
+    celery.events.dispatcher_cls = CeleryEvents
     inherit(Inheritance(settings, sources, workflows, queues, node, stamps))
     signals.worker_process_init.connect(_on_child, weak=False)
     sidecar = start_sidecar(settings, folder, os.getpid())
@@ -87,7 +89,7 @@ class DeclareTopology(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Declare what this worker consumes from."""
-        with c.app.connection_for_write() as connection:
+        with c.connection_for_write() as connection:
             declare(connection.default_channel, c.app.veltrix_parent.queues)
 
 
