@@ -42,7 +42,11 @@ where a.source = %(source)s and r.workflow = 'prove_failing' and r.state = 'fail
     and r.generation = 0
 order by r.id limit %(count)s
 """
-_LATE = "select count(*) from runs where due_at < now() - interval '1 second'"
+_LATE = """
+select count(*) from runs
+where due_at < now() - interval '1 second'
+    or (state = 'queued' and started_at < now() - interval '2 seconds')
+"""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

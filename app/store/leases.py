@@ -100,19 +100,14 @@ from held where r.id = held.id returning r.id::text
 """
 
 # The hand died with these runs in it. Each travels alone from now on, so that the one that kills
-# workers is found; only a death while alone counts against it. They had been taken up before what
-# is due now, so they do not queue behind it: no older than the oldest, or a relay, which scans from
-# there on, would overlook them.
+# workers is found; only a death while alone counts against it.
 _RELEASE = """
 with held as (
     select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
     order by id for no key update
 )
 update runs r set state = 'queued', lease_token = null, hand_overs = 0,
-    due_at = coalesce((
-        select d.due_at from runs d where d.queue = r.queue and d.due_at <= now()
-        order by d.due_at limit 1
-    ), now()),
+    due_at = now() + %(due_in_s)s * interval '1 second',
     crashes = r.crashes + r.alone::int, alone = true
 from held where r.id = held.id returning r.id::text
 """
@@ -167,9 +162,9 @@ def hand_back(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
     return {row[0] for row in tx.exec_driver_sql(_HAND_BACK, keys)}
 
 
-def release(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
-    """Make the runs of a dead hand due now, each alone; the ones that were still held."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+def release(tx: Connection, token: str, run_ids: Sequence[str], due_in_s: float) -> set[str]:
+    """Free the runs of a dead hand, each alone and due in `due_in_s`; the ones still held."""
+    keys = {"id": TextArray(sorted(run_ids)), "token": token, "due_in_s": due_in_s}
     return {row[0] for row in tx.exec_driver_sql(_RELEASE, keys)}
 
 

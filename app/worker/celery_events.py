@@ -5,6 +5,9 @@ from typing import Any
 from celery.events.dispatcher import EventDispatcher
 
 from app import telemetry
+from app.worker.collector import Delivery
+
+_OPEN = frozenset({"waiting", "queued", "lost"})
 
 
 class CeleryEvents(EventDispatcher):
@@ -40,3 +43,21 @@ class CeleryEvents(EventDispatcher):
             self._outbound_buffer.append((event, routing_key))
         except Exception as error:  # noqa: BLE001 - nothing of a run hangs on what Flower shows
             telemetry.logger("worker").warning("event.dropped", error=repr(error)[:200])
+
+
+def tell_end(delivery: Delivery, now: float) -> None:
+    """A message's end: failed if a run failed for good, retried if one is open again."""
+    outcomes = set(delivery.outcomes.values())
+    request = delivery.request
+    runtime = now - (delivery.started or delivery.delivered)
+    if "failed" in outcomes:
+        failed = [r for r, o in delivery.outcomes.items() if o == "failed"]
+        text = f"RunFailed({', '.join(failed)[:900]})"
+        request.send_event("task-failed", exception=text, traceback="")
+    elif outcomes & _OPEN:
+        open_ = [r for r, o in delivery.outcomes.items() if o in _OPEN]
+        text = f"RunDueAgain({', '.join(open_)[:900]})"
+        request.send_event("task-retried", exception=text, traceback="")
+    else:
+        result = ", ".join(f"{r}: {o}" for r, o in delivery.outcomes.items())[:900]
+        request.send_event("task-succeeded", result=result, runtime=runtime)

@@ -164,7 +164,9 @@ class Child:
         if isinstance(job, ListJob):
             return pack(self._list(job))
         if isinstance(job, ReleaseJob):
-            released = self._link.call(lambda tx: leases.release(tx, job.token, job.run_ids))
+            released = self._link.call(
+                lambda tx: leases.release(tx, job.token, job.run_ids, job.due_in_s)
+            )
             if released:
                 telemetry.logger("worker").warning("runs.released", run_ids=sorted(released)[:20])
         elif isinstance(job, LetterJob):

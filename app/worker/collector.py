@@ -16,9 +16,13 @@ _SMOOTHING = 0.3
 
 
 class Delivery:
-    """A message and the runs it names. Acknowledged when `open_runs` is empty."""
+    """A message and the runs it names. Acknowledged when `open_runs` is empty.
+
+    `again` are those that were in the hand of a child that died: each goes alone, before others.
+    """
 
     __slots__ = (
+        "again",
         "bytes_per_run",
         "delivered",
         "delivery_id",
@@ -49,6 +53,7 @@ class Delivery:
     ) -> None:
         self.delivery_id, self.workflow, self.queue = delivery_id, workflow, queue
         self.waiting = deque(run_ids)
+        self.again: deque[str] = deque()
         self.open_runs = set(run_ids)
         self.bytes_per_run = payload_bytes / max(1, len(run_ids))
         self.is_alone = is_alone
@@ -60,16 +65,15 @@ class Delivery:
 
 
 class InHand:
-    """A list that a child has, or is about to have."""
+    """A list that a child has, or is about to have. `is_alone`: of one run that must be alone."""
 
-    __slots__ = ("deliveries", "job", "pid", "queue", "runs", "submitted")
+    __slots__ = ("deliveries", "is_alone", "job", "queue", "runs")
 
     def __init__(
-        self, job: ListJob, queue: str, runs: list[tuple[Delivery, str]], submitted: float
+        self, job: ListJob, queue: str, runs: list[tuple[Delivery, str]], *, is_alone: bool
     ) -> None:
-        self.job, self.queue, self.runs, self.submitted = job, queue, runs, submitted
+        self.job, self.queue, self.runs, self.is_alone = job, queue, runs, is_alone
         self.deliveries = list(dict.fromkeys(delivery for delivery, _ in runs))
-        self.pid: int | None = None
 
 
 class Bounds:
@@ -85,10 +89,8 @@ class Bounds:
 class Collector:
     """All waiting runs of all queues, and what is in hand."""
 
-    def __init__(
-        self, bounds: Bounds, new_token: Callable[[], str], monotonic: Callable[[], float]
-    ) -> None:
-        self._bounds, self._new_token, self._monotonic = bounds, new_token, monotonic
+    def __init__(self, bounds: Bounds, new_token: Callable[[], str]) -> None:
+        self._bounds, self._new_token = bounds, new_token
         self._lines: dict[str, deque[Delivery]] = {}
         self._turn: deque[str] = deque()
         self._occupied_s: dict[str, float] = {}
@@ -125,14 +127,14 @@ class Collector:
         queue = min(waiting, key=held.__getitem__)
         self._turn.remove(queue)
         self._turn.append(queue)
-        runs = self._take(self._lines[queue])
-        first: dict[str, Delivery] = {}  # two copies of one message: one claim
-        for delivery, run_id in runs:
-            first.setdefault(run_id, delivery)
+        line = self._lines[queue]
+        is_alone = _goes_alone(line[0])
+        runs = self._take(line)
+        first = _first_named(runs)
         letters = {d.delivery_id: d.letter for d in first.values() if d.letter is not None}
         named = [(run_id, delivery.delivery_id) for run_id, delivery in first.items()]
         job = ListJob(self._new_token(), named, letters)
-        in_hand = InHand(job, queue, runs, self._monotonic())
+        in_hand = InHand(job, queue, runs, is_alone=is_alone)
         self.in_hand[job.token] = in_hand
         return in_hand
 
@@ -148,7 +150,8 @@ class Collector:
         taken: set[str] = set()
         while line and len(taken) < bounds.runs_max:
             delivery = line[0]
-            if delivery.is_alone and runs:
+            is_alone = _goes_alone(delivery)
+            if is_alone and runs:
                 break
             cost_s = self._cost_s(delivery.workflow)
             if runs and (
@@ -156,36 +159,65 @@ class Collector:
                 or payload + delivery.bytes_per_run > bounds.bytes_max
             ):
                 break
-            run_id = delivery.waiting.popleft()
+            run_id = (delivery.again or delivery.waiting).popleft()
             runs.append((delivery, run_id))
             if run_id not in taken:
                 taken.add(run_id)
                 work_s += cost_s
                 payload += delivery.bytes_per_run
-            if not delivery.waiting:
+            if not delivery.again and not delivery.waiting:
                 line.popleft()
-            if delivery.is_alone:
+            if is_alone:
                 break
         return runs
 
     def _cost_s(self, workflow: str) -> float:
         return self._occupied_s.get(workflow, self._bounds.work_s / self._bounds.runs_unmeasured)
 
-    def finished(self, token: str, report: ListReport | None) -> InHand | None:
-        """A child is free again; its list, with the runs' outcomes noted on their messages.
-
-        `report` None: the child died or failed; its runs are open and come due by themselves.
-        """
-        in_hand = self.in_hand.pop(token, None)
-        if in_hand is None:
-            return None
-        for workflow in report.workflows if report else ():
+    def finished(self, token: str, report: ListReport) -> None:
+        """A child is free again: the runs' outcomes are noted on their messages."""
+        in_hand = self.in_hand.pop(token)
+        for workflow in report.workflows:
             before = self._occupied_s.get(workflow)
-            now = report.occupied_s if report else 0.0
+            now = report.occupied_s
             self._occupied_s[workflow] = (
                 now if before is None else before + _SMOOTHING * (now - before)
             )
         for delivery, run_id in in_hand.runs:
             delivery.open_runs.discard(run_id)
-            delivery.outcomes[run_id] = report.outcomes.get(run_id, "lost") if report else "lost"
-        return in_hand
+            delivery.outcomes[run_id] = report.outcomes.get(run_id, "lost")
+
+    def lost(self, token: str) -> InHand:
+        """The child died, or failed; what it had, for `take_again` or `give_up`."""
+        return self.in_hand.pop(token)
+
+    def take_again(self, in_hand: InHand) -> None:
+        """The runs of a lost list are next in their line, before what has waited longer."""
+        line = self._lines[in_hand.queue]
+        first = _first_named(in_hand.runs)
+        for delivery, run_id in reversed(in_hand.runs):
+            if first[run_id] is not delivery:  # a copy of its message is done with it
+                delivery.open_runs.discard(run_id)
+                delivery.outcomes[run_id] = "lost"
+                continue
+            delivery.again.appendleft(run_id)
+            if delivery not in line:
+                line.appendleft(delivery)
+
+    def give_up(self, in_hand: InHand) -> None:
+        """The runs of a lost list are somebody else's: their messages are done with them."""
+        for delivery, run_id in in_hand.runs:
+            delivery.open_runs.discard(run_id)
+            delivery.outcomes[run_id] = "lost"
+
+
+def _goes_alone(delivery: Delivery) -> bool:
+    return delivery.is_alone or bool(delivery.again)
+
+
+def _first_named(runs: list[tuple[Delivery, str]]) -> dict[str, Delivery]:
+    """Two copies of one message: one claim."""
+    first: dict[str, Delivery] = {}
+    for delivery, run_id in runs:
+        first.setdefault(run_id, delivery)
+    return first

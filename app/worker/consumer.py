@@ -24,6 +24,7 @@ from celery.worker.state import (
 from app import telemetry
 from app.domain.dead_letters import DeadLetter
 from app.settings import Settings
+from app.worker.celery_events import tell_end
 from app.worker.child import run_job
 from app.worker.collector import Bounds, Collector, Delivery, InHand
 from app.worker.connected import ConnectedConsumer
@@ -73,8 +74,9 @@ class ListConsumer(ConnectedConsumer):
             settings.list_bytes_max,
             settings.list_runs_unmeasured,
         )
-        self.collector = Collector(bounds, parent.new_token, parent.monotonic)
+        self.collector = Collector(bounds, parent.new_token)
         self._urgent: deque[Job] = deque([RegisterJob()])
+        self._lost: dict[str, InHand] = {}  # by the token of a dead child, until it is released
         self._letters: list[tuple[DeadLetter, Any]] = []
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
         self._killed: set[int] = set()
@@ -224,7 +226,13 @@ class ListConsumer(ConnectedConsumer):
             free -= 1
 
     def _submit_urgent(self, job: Job) -> None:
-        self._submit(job, _nothing, lambda: self._urgent.append(job))
+        self._submit(job, lambda _packed: self._done(job), lambda: self._urgent.append(job))
+
+    def _done(self, job: Job) -> None:
+        in_hand = self._lost.pop(job.token, None) if isinstance(job, ReleaseJob) else None
+        if in_hand is not None:
+            self.collector.take_again(in_hand)
+            self._close(in_hand.deliveries)
 
     def _submit_letters(self) -> None:
         taken, self._letters = self._letters[:_LETTERS_MAX], self._letters[_LETTERS_MAX:]
@@ -309,11 +317,23 @@ class ListConsumer(ConnectedConsumer):
         self._close(in_hand.deliveries)
 
     def _lose(self, in_hand: InHand) -> None:
-        """The child died, or failed: its runs travel alone from now on, its messages are done."""
-        self.collector.finished(in_hand.job.token, None)
+        """The child died, or failed: another frees its runs, and then they are the next to go.
+
+        They are first in line here, however many messages wait in the queue; should we die as well,
+        they come due. Due at once, for the relay to see, are those of a worker that leaves, and a
+        run that was alone: it may be what kills children.
+        """
+        token = in_hand.job.token
+        self.collector.lost(token)
+        is_over = self._is_leaving or in_hand.is_alone
+        if is_over:
+            self.collector.give_up(in_hand)
+            self._close(in_hand.deliveries)
+        else:
+            self._lost[token] = in_hand
         run_ids = sorted({run_id for _, run_id in in_hand.runs})
-        self._urgent.append(ReleaseJob(in_hand.job.token, run_ids))
-        self._close(in_hand.deliveries)
+        due_in_s = 0.0 if is_over else self._parent.settings.hold_s
+        self._urgent.append(ReleaseJob(token, run_ids, due_in_s))
         self._plan_dispatch()
 
     def _close(self, deliveries: list[Delivery]) -> None:
@@ -324,24 +344,7 @@ class ListConsumer(ConnectedConsumer):
                 delivery.is_acknowledged = True
                 self.acknowledge(delivery.request.message)
             task_ready(delivery.request, successful=True)
-            self._tell(delivery)
-
-    def _tell(self, delivery: Delivery) -> None:
-        """A message's end, for Flower: failed if a run failed for good, retried if one is open."""
-        outcomes = set(delivery.outcomes.values())
-        request = delivery.request
-        runtime = self._monotonic() - (delivery.started or delivery.delivered)
-        if "failed" in outcomes:
-            failed = [r for r, o in delivery.outcomes.items() if o == "failed"]
-            text = f"RunFailed({', '.join(failed)[:900]})"
-            request.send_event("task-failed", exception=text, traceback="")
-        elif outcomes & {"waiting", "queued", "lost"}:
-            open_ = [r for r, o in delivery.outcomes.items() if o in ("waiting", "queued", "lost")]
-            text = f"RunDueAgain({', '.join(open_)[:900]})"
-            request.send_event("task-retried", exception=text, traceback="")
-        else:
-            result = ", ".join(f"{r}: {o}" for r, o in delivery.outcomes.items())[:900]
-            request.send_event("task-succeeded", result=result, runtime=runtime)
+            tell_end(delivery, self._monotonic())
 
     # ---- children
 
@@ -383,10 +386,6 @@ class ListConsumer(ConnectedConsumer):
             state.should_stop = os.EX_OK
         else:
             self.hub.call_soon(self.take_no_more)
-
-
-def _nothing(_packed: bytes) -> None:
-    return None
 
 
 def _kill(pid: int, signal_: int) -> None:

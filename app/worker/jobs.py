@@ -20,10 +20,14 @@ class ListJob(msgspec.Struct, tag="list"):
 
 
 class ReleaseJob(msgspec.Struct, tag="release"):
-    """The child that held `token` died: make its runs due, each alone from now on."""
+    """The child that held `token` died: free its runs, each alone from now on.
+
+    Due in `due_in_s` at the latest, if nobody has taken them up before.
+    """
 
     token: str
     run_ids: list[str]
+    due_in_s: float
 
 
 class LetterJob(msgspec.Struct, tag="letter"):

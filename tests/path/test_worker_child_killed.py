@@ -43,6 +43,23 @@ def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(scene: 
     assert len(child_pids(seen.platform.processes["worker-1"].pid)) == 3, "two and the sidecar"
 
 
+def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(scene: Start) -> None:
+    seen = scene()
+    waiting = seen.add([["pause", 0.2]], 80)  # 8 s for two children
+    until(lambda: seen.at(1, waiting), what="a step")
+    victim = seen.at(1, waiting)[-1]
+    sigkill(victim.pid)
+    killed = time.monotonic()
+
+    again = until(
+        lambda: [x for x in seen.at(1, [victim.run_id]) if x.pid != victim.pid], 5, "its run again"
+    )
+
+    assert again[0].at - killed < 2.0
+    assert seen.wait_settled(waiting, 30) == Counter(succeeded=80)
+    assert seen.unaccounted() == 0
+
+
 @pytest.mark.slow
 def test_twenty_kills_in_a_row_are_each_noticed_within_a_fifth_of_a_second(scene: Start) -> None:
     seen = scene()

@@ -50,19 +50,19 @@ def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
     until(lambda: asked(engine, DEADLOCKS) == 1, what="the deadlock to be counted")
 
 
-def test_runs_of_a_dead_child_do_not_queue_behind_what_came_later(engine: Engine) -> None:
-    (taken,) = add_runs(engine, 1)
+def test_runs_of_a_dead_child_are_free_and_due_when_they_shall_be(engine: Engine) -> None:
+    now_due, later_due = add_runs(engine, 2)
     token = str(uuid4())
     with open_autocommit(engine) as tx:
-        assert leases.claim(tx, token, "w", [(taken, taken)], 8.0)
-    waiting = add_runs(engine, 3)
+        leases.claim(tx, token, "w", [(now_due, now_due), (later_due, later_due)], 60.0)
 
-    with open_autocommit(engine) as tx:
-        assert leases.release(tx, token, [taken]) == {taken}
+        assert leases.release(tx, token, [now_due], 0.0) == {now_due}
+        assert leases.release(tx, token, [now_due, later_due], 5.0) == {later_due}, "held no more"
 
-    oldest = text(
-        "select (select due_at from runs where id = :id) = min(due_at), min(due_at) < now()"
-        " from runs where id = any(:waiting)"
+    seen = text(
+        "select state, alone, lease_token is null, round(extract(epoch from due_at - now()) / 5)"
+        " from runs where id = any(:ids) order by due_at"
     )
     with transaction(engine) as tx:
-        assert tuple(tx.execute(oldest, {"id": taken, "waiting": waiting}).one()) == (True, True)
+        rows = [tuple(row) for row in tx.execute(seen, {"ids": [now_due, later_due]})]
+    assert rows == [("queued", True, True, 0), ("queued", True, True, 1)]

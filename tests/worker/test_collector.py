@@ -12,7 +12,7 @@ def collector(
 ) -> Collector:
     numbers = count(1)
     bounds = Bounds(runs_max, work_s, bytes_max, runs_unmeasured)
-    return Collector(bounds, lambda: f"token-{next(numbers)}", lambda: 0.0)
+    return Collector(bounds, lambda: f"token-{next(numbers)}")
 
 
 def message(
@@ -152,7 +152,7 @@ def test_queues_are_served_in_turn() -> None:
     lists = []
     while (in_hand := seen.next_list()) is not None:
         lists.append(in_hand.queue)
-        seen.finished(in_hand.job.token, None)
+        seen.lost(in_hand.job.token)
 
     assert sorted(lists[:3]) == ["flood", "mails", "orders"]
     assert lists[3:] == ["flood", "flood"]
@@ -206,18 +206,55 @@ def test_a_copy_of_a_message_in_the_same_list_is_claimed_once_and_done_with_it()
     assert seen.waiting() == 0
 
 
-def test_a_dead_child_leaves_its_messages_done_and_its_runs_lost() -> None:
+def test_runs_of_a_dead_child_go_again_each_alone_before_what_waits() -> None:
+    seen = collector(runs_max=4)
+    measured(seen, 0.0)
+    one, two, split = message("a", "b"), message("c"), message("d", "e", "f")
+    for each in (one, two, split):
+        seen.add(each)
+    in_hand = seen.next_list()
+    assert runs_of(in_hand) == ["a", "b", "c", "d"]
+    assert in_hand is not None
+    seen.add(message("g"))
+
+    assert seen.lost(in_hand.job.token) is in_hand
+    assert not seen.in_hand
+    assert one.open_runs == {"a", "b"}, "nothing is acknowledged before somebody has freed them"
+    seen.take_again(in_hand)
+
+    assert [runs_of(seen.next_list()) for _ in range(5)] == [
+        ["a"], ["b"], ["c"], ["d"], ["e", "f", "g"]
+    ]  # fmt: skip
+    assert seen.waiting() == 0
+
+
+def test_a_run_of_two_copies_goes_again_once_and_the_copy_is_done() -> None:
+    seen = collector()
+    original, copy = message("a"), message("a")
+    seen.add(original)
+    seen.add(copy)
+    in_hand = seen.next_list()
+    assert in_hand is not None
+
+    seen.take_again(seen.lost(in_hand.job.token))
+
+    assert (original.open_runs, copy.open_runs) == ({"a"}, set())
+    assert runs_of(seen.next_list()) == ["a"]
+    assert seen.next_list() is None
+
+
+def test_what_is_given_up_is_done_and_its_runs_are_lost() -> None:
     seen = collector()
     one = message("a", "b")
     seen.add(one)
     in_hand = seen.next_list()
     assert in_hand is not None
 
-    seen.finished(in_hand.job.token, None)
+    seen.give_up(seen.lost(in_hand.job.token))
 
     assert not one.open_runs
     assert one.outcomes == {"a": "lost", "b": "lost"}
-    assert seen.finished(in_hand.job.token, None) is None, "told twice is told once"
+    assert seen.next_list() is None
 
 
 def test_a_lost_connection_forgets_what_waits_and_keeps_what_is_in_hand() -> None:
@@ -232,7 +269,9 @@ def test_a_lost_connection_forgets_what_waits_and_keeps_what_is_in_hand() -> Non
 
     assert seen.next_list() is None
     assert list(seen.in_hand) == [in_hand.job.token]
-    assert seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0)) is in_hand
+
+    seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0))
+    assert split.open_runs == {"c"}
 
 
 def test_a_message_for_an_unknown_task_takes_its_letter_along() -> None:
