@@ -38,7 +38,7 @@ from app.telemetry import logger
 
 log = logger("duties")
 
-BACKOFF_S, BACKOFF_S_MAX = 0.1, 5.0
+BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5

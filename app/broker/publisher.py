@@ -83,6 +83,7 @@ class Publisher:
         self._heartbeat_s = heartbeat_s
         self._monotonic = monotonic
         self._connection: Any = None
+        self._lost: list[Message] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -161,11 +162,18 @@ class Publisher:
         self._connection = connection
 
     def close(self) -> None:
-        """Let go at once; what is not confirmed is left. Never raises."""
+        """Let go at once; what is not confirmed is lost: see `take_lost`. Never raises."""
         connection, self._connection = self._connection, None
         if connection is not None:
             close_connection(connection)
+        self._lost += [message for _, message in self._unconfirmed.values()]
+        self._lost += self._said.nacked + self._said.returned
         self._forget()
+
+    def take_lost(self) -> list[Message]:
+        """Messages of connections that ended: whether they arrived, nobody knows."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def publish(self, messages: Sequence[Message]) -> int:
         """Write as many of the first messages as there is room for; how many. Raises BrokerAway.

@@ -76,7 +76,7 @@ class HintRelay:
         self._paused_until: dict[str, float] = {}
 
         self._connections = 0  # counted by the answers thread
-        self._lost: deque[Message] = deque()  # returned or refused, for the room thread
+        self._lost: deque[Message] = deque()  # or returned, or refused: for the room thread
         self._room = Room(settings)
         self._declared: set[str] = set()  # by the room thread, for this many connections:
         self._declared_for = 0
@@ -185,6 +185,7 @@ class HintRelay:
     def _connect(self) -> None:
         """Connecting takes a while: without the lock, but nothing is published meanwhile."""
         with self._lock:
+            self._lost.extend(self._publisher.take_lost())
             self._runs_unconfirmed = 0
             self._left = {}  # until the room thread has declared the queues and looked
         self._publisher.connect()
@@ -196,7 +197,7 @@ class HintRelay:
 
     def _keep_room(self) -> None:
         connection: Connection | None = None
-        backoff = Backoff(0.1, 5.0)
+        backoff = Backoff(0.1, 1.0)
         while not self._stop.is_set():
             began = self._monotonic()
             try:
@@ -254,10 +255,13 @@ class HintRelay:
         self._declared |= queues
 
     def _return_lost(self, tx: Connection) -> None:
-        """Runs of refused or returned messages are due now; their queues are declared again."""
+        """Runs of messages that were refused, returned or never confirmed are due now.
+
+        Their queues are declared again.
+        """
         lost = [self._lost.popleft() for _ in range(len(self._lost))]
         if lost:
             queues = {message.queue for message in lost}
-            log.warning("hints.refused", queues=sorted(queues), messages=len(lost))
+            log.warning("hints.lost", queues=sorted(queues), messages=len(lost))
             make_runs_due(tx, [run_id for message in lost for run_id in message.run_ids])
             self._declare(tx, queues)

@@ -97,6 +97,7 @@ class Relay:
         self._is_new_connection = False
         self._purge_watch = PurgeWatch(totals)
         self._outgoing: deque[Message] = deque()
+        self._lost: list[str] = []  # runs that nobody may have been told of
 
     @property
     def is_connected(self) -> bool:
@@ -174,8 +175,7 @@ class Relay:
         if connection is not None:
             connection.invalidate()
             connection.close()
-        # What was scanned and not yet published comes due.
-        self._outgoing.clear()
+        self._lose(())
 
     def _look(self, tx: Connection) -> None:
         began = self._monotonic()
@@ -209,10 +209,16 @@ class Relay:
     def _lose_broker(self, error: BrokerAway) -> None:
         self._publisher.close()
         self._declarer.close()
-        self._outgoing.clear()
+        self._lose(self._publisher.take_lost())
         broker_up.set(0)
         pause_s = self._broker_backoff.extend(self._monotonic())
         log.warning("broker.lost", error=str(error), retry_in_s=round(pause_s, 2))
+
+    def _lose(self, messages: Collection[Message]) -> None:
+        """Give these up, and what was to be published: all of it is due once the database hears."""
+        given_up = (*messages, *self._outgoing)
+        self._lost += [run_id for message in given_up for run_id in message.run_ids]
+        self._outgoing.clear()
 
     def _ensure(self, tx: Connection, queues: Collection[str], counts: RelayCounts) -> Ensured:
         """Declare; make due what a missing or, on a new connection, an empty queue had."""
@@ -244,6 +250,10 @@ class Relay:
             self._ensure(tx, new, counts)
             self._is_new_connection = False
             self._broker_backoff.reset()
+        if self._lost:  # or they would wait for the end of their hold
+            with transaction_on(tx):
+                counts.made_due += retry_transient(lambda: make_runs_due(tx, self._lost))
+            self._lost = []
         self._take(tx, self._publisher.poll(), counts)
         if self._monotonic() - self._checked_at >= CHECK_S:
             self._check(tx, counts)

@@ -174,8 +174,12 @@ class Collector:
     def _cost_s(self, workflow: str) -> float:
         return self._occupied_s.get(workflow, self._bounds.work_s / self._bounds.runs_unmeasured)
 
-    def finished(self, token: str, report: ListReport) -> None:
-        """A child is free again: the runs' outcomes are noted on their messages."""
+    def finished(self, token: str, report: ListReport, *, may_try_again: bool = True) -> None:
+        """A child is free again: the runs' outcomes are noted on their messages.
+
+        Runs that were lost to it are next in their line: a database that crashed forgets claims, as
+        their commit is not durable, and nobody has those. What somebody has is not claimed then.
+        """
         in_hand = self.in_hand.pop(token)
         for workflow in report.workflows:
             before = self._occupied_s.get(workflow)
@@ -183,9 +187,20 @@ class Collector:
             self._occupied_s[workflow] = (
                 now if before is None else before + _SMOOTHING * (now - before)
             )
-        for delivery, run_id in in_hand.runs:
-            delivery.open_runs.discard(run_id)
-            delivery.outcomes[run_id] = report.outcomes.get(run_id, "lost")
+        first = _first_named(in_hand.runs)
+        for delivery, run_id in reversed(in_hand.runs):
+            outcome = report.outcomes.get(run_id, "lost")
+            if outcome == "lost" and may_try_again and first[run_id] is delivery:
+                delivery.waiting.appendleft(run_id)
+                self._put_first(delivery)
+            else:
+                delivery.open_runs.discard(run_id)
+                delivery.outcomes[run_id] = outcome
+
+    def _put_first(self, delivery: Delivery) -> None:
+        line = self._lines[delivery.queue]
+        if delivery not in line:
+            line.appendleft(delivery)
 
     def lost(self, token: str) -> InHand:
         """The child died, or failed; what it had, for `take_again` or `give_up`."""
@@ -193,16 +208,14 @@ class Collector:
 
     def take_again(self, in_hand: InHand) -> None:
         """The runs of a lost list are next in their line, before what has waited longer."""
-        line = self._lines[in_hand.queue]
         first = _first_named(in_hand.runs)
         for delivery, run_id in reversed(in_hand.runs):
-            if first[run_id] is not delivery:  # a copy of its message is done with it
+            if first[run_id] is delivery:
+                delivery.again.appendleft(run_id)
+                self._put_first(delivery)
+            else:  # a copy of its message is done with it
                 delivery.open_runs.discard(run_id)
                 delivery.outcomes[run_id] = "lost"
-                continue
-            delivery.again.appendleft(run_id)
-            if delivery not in line:
-                line.appendleft(delivery)
 
     def give_up(self, in_hand: InHand) -> None:
         """The runs of a lost list are somebody else's: their messages are done with them."""

@@ -313,7 +313,7 @@ class ListConsumer(ConnectedConsumer):
                 delivery.request.send_event("task-started")
 
     def _finish(self, in_hand: InHand, report: ListReport) -> None:
-        self.collector.finished(in_hand.job.token, report)
+        self.collector.finished(in_hand.job.token, report, may_try_again=not self._is_leaving)
         self._close(in_hand.deliveries)
 
     def _lose(self, in_hand: InHand) -> None:

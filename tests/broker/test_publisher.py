@@ -253,3 +253,18 @@ def declare_by_pika(channel: Any) -> None:
     channel.exchange_declare("veltrix.runs", "topic", durable=True)
     channel.queue_declare("orders", durable=True, arguments={"x-queue-type": "quorum"})
     channel.queue_bind("orders", "veltrix.runs", "orders")
+
+
+def test_what_a_connection_leaves_unconfirmed_is_told_once(publisher: Publisher) -> None:
+    sent = messages(3)
+    publisher.publish(sent)
+    publisher.close()
+
+    assert publisher.take_lost() == sent
+    assert publisher.take_lost() == []
+
+    publisher.connect()
+    publisher.publish(sent)
+    until(lambda: publisher.poll(0.1).confirmed == sent or not publisher.unconfirmed)
+    publisher.close()
+    assert publisher.take_lost() == []

@@ -14,7 +14,9 @@ from app.domain.due import DueRun
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
 from app.store.transactions import make_engine
+from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, read_runs, subscribe
+from tests.support.services import Broker
 from tests.support.wait import until
 
 
@@ -125,6 +127,20 @@ def test_a_returned_hint_is_due_at_once_and_its_binding_is_made_again(
         until(
             lambda: (hint(hints, engine, 1), fetch(channel))[1], what="the queue to be bound again"
         )
+
+
+def test_hints_that_were_not_confirmed_are_due_when_rabbitmq_is_back(
+    settings_of: Callable[..., Settings], broker: Broker, engine: Engine
+) -> None:
+    subscribe(engine)
+    with line_to(broker.url) as line, hinting(settings_of(broker_url=line.url)) as hints:
+        open_room(hints)
+        line.swallow_answer_to(b"fulfil", stays_down=False)
+        ids = hint(hints, engine, 2)
+        assert line.swallowed.wait(5)
+
+        # Within their hold of 8 s: nobody waits for its end.
+        until(lambda: read_runs(engine, ids, "hand_overs") == [(0,), (0,)], 4, "due at once")
 
 
 def test_hints_go_on_after_the_connection_was_cut(

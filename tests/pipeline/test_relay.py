@@ -14,7 +14,9 @@ from app.pipeline.relay import Relay, make_relay
 from app.settings import Settings
 from app.store import loads
 from app.store.transactions import transaction
+from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
+from tests.support.services import Broker
 from tests.support.wait import until
 
 WAITED = Event()  # never set: its wait is a pause
@@ -310,3 +312,24 @@ def test_a_flood_on_one_queue_does_not_keep_another_waiting(
         settle_down(relay)
 
     assert names_in(fetch(channel, "mails")) == [mail]
+
+
+def test_runs_whose_messages_were_not_confirmed_are_handed_over_again_at_once(
+    settings_of: Callable[..., Settings], broker: Broker, engine: Engine, channel: Any
+) -> None:
+    subscribe(engine)
+    with line_to(broker.url) as line:
+        settings = settings_of(broker_url=line.url)
+        with relaying(settings, engine) as relay:
+            settle_down(relay)
+            ids = add_runs(engine, 2)
+            line.swallow_answer_to(b"fulfil", stays_down=False)
+            until(lambda: (relay.relay_once(), line.swallowed.is_set())[1], what="the cut")
+            assert sorted(names_in(fetch(channel))) == ids, "they had arrived"
+
+            def arrived_again() -> list[str]:
+                settle_down(relay, 1)
+                return names_in(fetch(channel))
+
+            # Their hold is 8 s: this is sooner.
+            assert sorted(until(arrived_again, 4, "them again")) == ids

@@ -228,6 +228,41 @@ def test_runs_of_a_dead_child_go_again_each_alone_before_what_waits() -> None:
     assert seen.waiting() == 0
 
 
+def test_runs_that_were_lost_to_a_child_are_named_again_once_before_what_waits() -> None:
+    seen = collector(runs_max=4)
+    measured(seen, 0.0)
+    one = message("a", "b")
+    seen.add(one)
+    in_hand = seen.next_list()
+    assert in_hand is not None
+    seen.add(message("c"))
+
+    told = ListReport({"a": "lost", "b": "succeeded"}, ["fulfil"], 0.0)
+    seen.finished(in_hand.job.token, told)
+    assert one.open_runs == {"a"}
+    again = seen.next_list()
+    assert runs_of(again) == ["a", "c"]
+    assert again is not None
+
+    seen.finished(again.job.token, ListReport({"a": "absent", "c": "lost"}, ["fulfil"], 0.0))
+    assert one.outcomes == {"a": "absent", "b": "succeeded"}
+    assert runs_of(seen.next_list()) == ["c"]
+
+
+def test_a_worker_that_leaves_names_nothing_again() -> None:
+    seen = collector()
+    one = message("a")
+    seen.add(one)
+    in_hand = seen.next_list()
+    assert in_hand is not None
+
+    told = ListReport({"a": "lost"}, ["fulfil"], 0.0)
+    seen.finished(in_hand.job.token, told, may_try_again=False)
+
+    assert not one.open_runs
+    assert seen.next_list() is None
+
+
 def test_a_run_of_two_copies_goes_again_once_and_the_copy_is_done() -> None:
     seen = collector()
     original, copy = message("a"), message("a")
