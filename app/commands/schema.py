@@ -68,7 +68,7 @@ def current(
 
 def _prepare_proofs() -> None:
     from app.commands.terminal import connected
-    from app.prove.effects import make_table
+    from app.store.prove_effects import make_table
 
     with connected() as (settings, engine):
         if settings.prove:

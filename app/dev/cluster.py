@@ -9,12 +9,12 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
-from app.dev.children import CannotStart, Child, Leash, tail, wait_for
+from app.dev.children import CannotStart, Child, tail, wait_for
 from app.dev.deployed import deployed
+from app.dev.embedded import EmbeddedServer
 from app.dev.haproxy import HAProxy
 from app.dev.ports import LOOPBACK, kept_ports
 from app.dev.rabbitmq import (
@@ -89,7 +89,7 @@ class _Queue:
     online: list[str]
 
 
-class Cluster:
+class Cluster(EmbeddedServer):
     """RabbitMQ nodes in one folder that are one broker, and an haproxy before them.
 
     They run from the configuration and the definitions that docker-compose.yml mounts. Clients have
@@ -98,26 +98,13 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, nodes: int = 3) -> None:
-        self.folder = folder.absolute()
+        super().__init__(folder)
         self.members: dict[str, RabbitMQ] = {}
         self._names = [f"{_MEMBER}{number}" for number in range(1, nodes + 1)]
-        self._leash = Leash(self.folder)
         self._ports: dict[str, int] = {}
         self._password = ""
         self._epmd: Child | None = None
         self._haproxy: HAProxy | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def url(self, vhost: str = "/") -> str:
         """AMQP to a virtual host, through haproxy; the same whoever dies."""

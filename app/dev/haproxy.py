@@ -6,11 +6,10 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from app.dev.children import CannotStart, Child, Leash, tail, wait_for
+from app.dev.children import CannotStart, tail, wait_for
 from app.dev.deployed import deployed
+from app.dev.embedded import EmbeddedServer
 from app.dev.ports import LOOPBACK, kept_ports
 
 _PROGRAMS = ("haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy")
@@ -20,7 +19,7 @@ _HOW_TO_GET_IT = (
 )
 
 
-class HAProxy:
+class HAProxy(EmbeddedServer):
     """One haproxy with one configuration file, listening on loopback ports that stay the same.
 
     `listens` names the environment variables that the file takes its own addresses from, each with
@@ -35,34 +34,15 @@ class HAProxy:
         listens: Mapping[str, int],
         variables: Mapping[str, str],
     ) -> None:
-        self.folder = folder.absolute()
+        super().__init__(folder)
         self._configuration = configuration.absolute()
         self._ports = dict(listens)
         self._variables = dict(variables)
-        self._leash = Leash(self.folder)
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
         """Where its first listener answers; the same after a restart."""
         return f"http://{LOOPBACK}:{next(iter(self._ports.values()))}"
-
-    @property
-    def is_running(self) -> bool:
-        """It has been started and has not ended."""
-        return self._child is not None and self._child.is_running
 
     def start(self) -> None:
         """Accepts connections on all its ports when this returns.

@@ -12,11 +12,11 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 from app.dev.children import CannotStart, Child, Leash, kill_all, tail, wait_for
+from app.dev.embedded import EmbeddedServer
 from app.dev.ports import LOOPBACK, kept_ports
 
 _SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/sbin"), Path("/opt/homebrew/sbin"))
@@ -60,7 +60,7 @@ class Membership:
     lines: str
 
 
-class RabbitMQ:
+class RabbitMQ(EmbeddedServer):
     """One RabbitMQ node in one folder, on loopback ports that it keeps, with an epmd of its own.
 
     Only this folder's password opens it. It ends with the process that started it. With a
@@ -70,26 +70,12 @@ class RabbitMQ:
     def __init__(self, folder: Path, membership: Membership | None = None) -> None:
         self._membership = membership
         self._node = f"{membership.name if membership else _NODE}@localhost"
-        self.folder = folder.absolute()
+        super().__init__(folder)
         self._data = self.folder / "data"
         self._log = self.folder / "log"
-        self._leash = Leash(self.folder)
         self._ports: dict[str, int] = {}
         self._password = ""
         self._epmd: Child | None = None
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def url(self, vhost: str = "/") -> str:
         """AMQP to a virtual host; the same after a restart."""
@@ -99,17 +85,6 @@ class RabbitMQ:
     def management_url(self) -> str:
         """The management API and its pages; the same after a restart."""
         return f"http://{USER}:{self._password}@{LOOPBACK}:{self._ports['management']}"
-
-    @property
-    def pid(self) -> int:
-        """The Erlang machine's process id."""
-        assert self._child is not None, "start() comes first"
-        return self._child.pid
-
-    @property
-    def is_running(self) -> bool:
-        """The node has been started and has not ended."""
-        return self._child is not None and self._child.is_running
 
     def start(self) -> None:
         """Accepts AMQP connections and answers management requests when this returns."""

@@ -18,8 +18,8 @@ from app.dev.ports import Claims
 from app.dev.postgres import Postgres
 from app.dev.processes import Spec, Supervisor
 from app.dev.rabbitmq import RabbitMQ
-from app.prove.effects import make_table
 from app.settings import PREFIX, Settings
+from app.store.prove_effects import make_table
 from app.store.schema import SchemaError, upgrade
 from app.store.transactions import make_engine
 

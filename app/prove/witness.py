@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from app.prove.effects import TABLE
+from app.store.prove_effects import TABLE
 
 # A `move` is a change of state, token or outcome; an `entry` a journalled step. Renewed leases and
 # hand-overs are no moves.

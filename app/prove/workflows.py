@@ -2,8 +2,8 @@
 
 Workers serve these when VELTRIX_PROVE is 1. Each step notes that it began in the folder that
 VELTRIX_PROVE_EFFECTS names, if one is named: the effects that the checker reads, beside the table
-of the transactional ones (`effects`, made by `app.prove.effects`). Where neither can be read, the
-runs tell: an output is the step's idempotency key, and a booking's outcome counts its effects.
+of the transactional ones (`effects`, made by `app.store.prove_effects`). Where neither can be read,
+the runs tell: an output is the step's idempotency key, and a booking's outcome counts its effects.
 """
 
 import asyncio

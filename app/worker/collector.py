@@ -108,6 +108,11 @@ class Collector:
         """Messages with runs that no child has."""
         return sum(len(line) for line in self._lines.values())
 
+    def queues(self) -> set[str]:
+        """The queues of which a run waits or is in hand."""
+        in_hand = {one.queue for one in self.in_hand.values()}
+        return in_hand | {queue for queue, line in self._lines.items() if line}
+
     def forget_waiting(self) -> list[Delivery]:
         """The channel is gone: what waits is delivered again; what children have stays theirs."""
         forgotten = [d for line in self._lines.values() for d in line]

@@ -1,7 +1,7 @@
 """How the worker's parent connects to RabbitMQ."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -10,9 +10,9 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from app import telemetry
+from app.worker.listening import Listening
 
 RECONNECT_S, RECONNECT_S_MAX = 0.2, 1.0
-CONSUME_AGAIN_S = 10.0
 _ANSWER_S = 10.0  # nothing we ask of RabbitMQ, and nothing we tell it, takes longer
 _GOODBYE_S = 0.5  # for each of half a dozen answers
 
@@ -24,38 +24,26 @@ class ConnectedConsumer(Consumer):
     an answer without a limit: a server that lost its power, or stands still, sends none.
     """
 
-    _heard: dict[str, float]  # by queue: its last message, or when it was last consumed anew
+    _listening: Listening | None  # by the connection there is
 
-    def hear(self, queues: Iterable[str], now: float) -> None:
-        """These queues are known to be consumed from, now."""
-        self._heard.update(dict.fromkeys(queues, now))
+    def listen(self, receive: Callable[[Any], None], now: float) -> None:
+        """To all queues, by this new connection, in the place of Celery's consumer."""
+        queues = self.task_consumer.queues
+        for queue in queues:
+            self.task_consumer.cancel_by_queue(queue)
+        self._listening = Listening(
+            self.connection, queues, self.qos.value, receive, self.on_decode_error, now
+        )
 
-    def consume_again(self, now: float) -> None:
-        """Consume anew from every queue that gave nothing for 10 s; waits for no answer.
-
-        RabbitMQ 3.10 may not tell the consumers of a quorum queue that it was deleted (seen under
-        load, when it is declared again at once): they would wait for ever at a queue that is gone.
-        Under the same tag, so that messages on their way are taken as before.
-        """
-        consumer = self.task_consumer
-        for name, heard in self._heard.items():
-            if consumer is None or now - heard < CONSUME_AGAIN_S:
-                continue
-            self._heard[name] = now
-            tag = consumer._active_tags.pop(name, None)  # noqa: SLF001 - kombu only cancels for good
-            if tag is not None:
-                consumer.channel.basic_cancel(tag, nowait=True)
-                consumer._basic_consume(consumer._queues[name], tag)  # noqa: SLF001
+    def listen_anew(self, busy: Collection[str], now: float) -> None:
+        """See `Listening.listen_anew`."""
+        if self._listening is not None:
+            self._listening.listen_anew(busy, now)
 
     def take_no_more(self) -> None:
-        """Cancel every consumer; waits for no answer. What is on its way is still taken."""
-        consumer = self.task_consumer
-        if consumer is None:
-            return
-        with suppress(*self.connection_errors, *self.channel_errors):
-            for tag in consumer._active_tags.values():  # noqa: SLF001 - kombu's waits
-                consumer.channel.basic_cancel(tag, nowait=True)
-        consumer._active_tags.clear()  # noqa: SLF001
+        """What is on its way is still taken."""
+        if self._listening is not None:
+            self._listening.take_no_more()
 
     def say_goodbye_soon(self) -> None:
         """How long the end of our connections may take: RabbitMQ may have nothing to say to it."""

@@ -83,7 +83,7 @@ class ListConsumer(ConnectedConsumer):
         self._is_dispatch_planned = False
         self._is_leaving = False
         self._is_looping = False
-        self._heard = {}
+        self._listening = None
         self._log = telemetry.logger("worker")
         super().__init__(*args, **kwargs)
 
@@ -94,7 +94,7 @@ class ListConsumer(ConnectedConsumer):
         self.strategies.clear()
 
     def create_task_handler(self, promise: Any = None) -> Callable[[Any], None]:
-        """Called for each new connection, before it consumes."""
+        """Called for each new connection: from here on it gives messages."""
         del promise
         self._is_looping = True
         telemetry.broker_up.set(1)
@@ -102,7 +102,8 @@ class ListConsumer(ConnectedConsumer):
         # A connection that ends takes along what the hub was about to call: the plan may be lost.
         self._is_dispatch_planned = False
         self._plan_dispatch()
-        self.hear(self._parent.queues, self._monotonic())
+        if not self._is_leaving:
+            self.listen(self._on_message, self._monotonic())
         return self._on_message
 
     def on_send_event_buffered(self) -> None:
@@ -165,7 +166,6 @@ class ListConsumer(ConnectedConsumer):
                 expires=None,
             )
             self.collector.add(delivery)
-            self._heard[queue] = delivery.delivered
             self._plan_dispatch()
 
     def _request(self, message: Any, order: Any) -> Any:
@@ -369,7 +369,7 @@ class ListConsumer(ConnectedConsumer):
                     self.acknowledge(delivery.request.message)
         self._guarded(self._flush_events)
         if not self._is_leaving:
-            self._guarded(lambda: self.consume_again(now))
+            self._guarded(lambda: self.listen_anew(self.collector.queues(), now))
         if self._is_leaving and not self._busy and not self._letters:
             self.say_goodbye_soon()
             state.should_stop = os.EX_OK

@@ -63,6 +63,22 @@ def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step(
     assert until(lambda: seen.unaccounted() == 0, what="the books to balance")
 
 
+def test_a_claim_that_a_crashed_database_forgot_is_made_again_at_once(scene: Start) -> None:
+    seen = scene(hold_s=60)
+    run_ids = seen.add([["pause", 0.5], ["note"]], 4)
+    until(lambda: seen.at(1, run_ids), what="a step to begin")
+
+    # What a crash leaves of a claim, whose commit is not durable: the row as it was before.
+    seen.ask(
+        "update runs set state = 'queued', lease_token = null, worker_id = null,"
+        " attempt = attempt - 1 where state = 'running' returning 1"
+    )
+
+    assert seen.wait_settled(run_ids, 15) == Counter(succeeded=4), "long before their hold ends"
+    assert seen.began_once(2, run_ids)
+    assert seen.unaccounted() == 0
+
+
 def until_quiet(seen: Scene) -> int:
     """Steps begun, when for three leases none has begun: everybody holds what it has."""
 

@@ -12,9 +12,9 @@ from app.pipeline.books import Balance, balance, fold_once, recount_once
 from app.pipeline.replay import replay
 from app.prove import clean as module
 from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
-from app.prove.effects import make_table
 from app.settings import Settings
 from app.store.balance import lock_books
+from app.store.prove_effects import make_table
 from app.store.transactions import transaction
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.settled import fold_all, run_sql, settle

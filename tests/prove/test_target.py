@@ -18,13 +18,13 @@ from app.pipeline.register import register
 from app.prove import target_reads
 from app.prove.checker import PROPERTIES
 from app.prove.clean import clean
-from app.prove.effects import make_table
 from app.prove.inputs import smallest_input
 from app.prove.report import Proof, Verdict
 from app.prove.scenario import Plan
 from app.prove.target import UNSEEN, UNSEEN_OF_STARTS, prove_target
 from app.prove.target_api import Api
 from app.store import keys
+from app.store.prove_effects import make_table
 from app.store.transactions import transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.wait import until

@@ -17,9 +17,11 @@ class Waiting(ListConsumer):
         self.hub = Hub()
         self._parent = parent
         self._monotonic = parent.monotonic
-        self._heard = {}
-        self._is_dispatch_planned = False
+        self._is_dispatch_planned = self._is_leaving = False
         self.handed_out = 0
+
+    def listen(self, *_: object) -> None:
+        """There is nobody to listen to."""
 
     def _hand_out(self) -> None:
         self.handed_out += 1
