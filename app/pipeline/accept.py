@@ -224,7 +224,7 @@ class Acceptor:
             self._commit(written)
         except Exception as error:  # noqa: BLE001 - nobody may wait for ever
             self._lose_connection(error, len(submissions))
-        if runs := written.fresh_runs():
+        if runs := written.hinted_runs():
             self._hint(runs)
         answers = written.answers()
         self._note(answers, written)

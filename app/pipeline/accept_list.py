@@ -111,6 +111,7 @@ class AcceptList:
             self._undecided = [item for item in self._undecided if item.runs]
         self._is_unrouted_refused = is_unrouted_refused
         self._hint(take_room)
+        self._is_uncertain = False  # a connection died in a write: perhaps it was committed
         self._fresh: set[str] = set()
         self._known: dict[tuple[str, str], KnownEvent] = {}
         self._refused: dict[tuple[str, str], EventRefused] = {}
@@ -158,6 +159,7 @@ class AcceptList:
             )
         except (DBAPIError, UnicodeError, OverflowError) as error:
             if not is_bad_value(error):
+                self._is_uncertain = True
                 raise
             if len(items) > 1:
                 middle = len(items) // 2
@@ -213,12 +215,17 @@ class AcceptList:
         """How many events of this list are in the ledger because of it."""
         return sum(map(self._is_own, self._by_identity.values()))
 
-    def fresh_runs(self) -> list[DueRun]:
-        """The hinted runs of this list that were committed."""
+    def hinted_runs(self) -> list[DueRun]:
+        """The hinted runs of this list that were committed, or may have been.
+
+        A message that names a run that is not there comes to nothing; a run that is there and that
+        no message names waits until its hold ends, for its event is a duplicate from now on.
+        """
+        undecided = {item.event_id for item in self._undecided} if self._is_uncertain else ()
         return [
             DueRun(run.id, run.workflow, run.queue, item.event.payload_bytes)
             for item in self._by_identity.values()
-            if self._is_own(item)
+            if self._is_own(item) or item.event_id in undecided
             for run in item.runs
             if run.is_hinted
         ]

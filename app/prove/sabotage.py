@@ -128,7 +128,7 @@ def answered_before_commit() -> None:
         return written
 
     _replace("app.pipeline.accept_list", "AcceptList.write", late)
-    _replace("app.pipeline.accept_list", "AcceptList.fresh_runs", _nothing([]))
+    _replace("app.pipeline.accept_list", "AcceptList.hinted_runs", _nothing([]))
 
 
 def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
