@@ -44,6 +44,7 @@ ROOM_S, ROOM_IDLE_S = 0.25, 0.5
 ROOM_FULL_S = 0.01
 LOOK_SHARE = 0.05  # of the relay's time may be spent on looking
 CHECK_S = 2.0
+RESCUE_S = 0.25  # between two looks at expired leases
 PAUSE_S, PAUSE_S_MAX = 0.5, 30.0
 
 
@@ -89,7 +90,7 @@ class Relay:
         self._room = Room(settings)
         self._database: Connection | None = None
         self._database_seen_at = self._rescue_from = 0.0
-        self._room_at = self._checked_at = -1e9
+        self._room_at = self._checked_at = self._rescued_at = -1e9
         self._look_s = 0.0
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses: dict[str, Backoff] = {}
@@ -280,19 +281,21 @@ class Relay:
         if self._publisher.room == 0:
             return None
         now = self._monotonic()
+        queues = list(self._open_queues(now))
         wanted, runs_max = [], SCAN_RUNS_MAX
-        for queue in self._open_queues(now):
+        for queue in queues:
             runs = min(self._room.left(queue), runs_max)
             if runs > 0:
                 runs_max -= runs
                 wanted.append(Wanted(queue, runs, self._room.due_floors.get(queue, LONG_AGO)))
-        if not wanted:
+        may_rescue = now >= self._rescue_from and now - self._rescued_at >= RESCUE_S
+        if not wanted and not may_rescue:
             return None
-        may_rescue = now >= self._rescue_from
-        scanned = retry_transient(lambda: self._scan_wanted(tx, wanted, may_rescue))
-        for queue, first in (scanned.first_due_at if scanned else {}).items():
-            if may_rescue:  # else what was passed over lies before it
-                self._room.due_floors[queue] = first
+        rescue = queues if may_rescue else ()
+        scanned = retry_transient(lambda: self._scan_wanted(tx, wanted, rescue))
+        if may_rescue:
+            self._rescued_at = now
+        self._room.due_floors.update(scanned.first_due_at if scanned else {})
         return scanned
 
     def _open_queues(self, now: float) -> Iterable[str]:
@@ -302,7 +305,7 @@ class Relay:
         return sorted(names, key=self._room.left)
 
     def _scan_wanted(
-        self, tx: Connection, wanted: list[Wanted], may_rescue: bool
+        self, tx: Connection, wanted: list[Wanted], rescue: Collection[str]
     ) -> Scanned | None:
         with transaction_on(tx):
             return scan(
@@ -311,7 +314,7 @@ class Relay:
                 hold_s=self._settings.hold_s,
                 hold_s_max=self._settings.hold_s_max,
                 poison_crashes_max=self._settings.poison_crashes_max,
-                may_rescue=may_rescue,
+                rescue=rescue,
             )
 
     def _count(self, scanned: Scanned, counts: RelayCounts) -> None:

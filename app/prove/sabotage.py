@@ -106,7 +106,7 @@ def rescue_off() -> None:
     """Nobody looks for the runs of dead workers."""
 
     def blind(scan: Any) -> Any:
-        return lambda *args, **keywords: scan(*args, **{**keywords, "may_rescue": False})
+        return lambda *args, **keywords: scan(*args, **{**keywords, "rescue": ()})
 
     _replace("app.pipeline.relay", "scan", blind)
 

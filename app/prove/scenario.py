@@ -32,9 +32,7 @@ _POLL_S = 0.05
 _CALM_S_MAX = 30.0
 _LOOK_S_MIN = 5.0
 _QUIET_LOOKS = 3
-# Faults are to be seen by themselves: with events to the brim, what is measured is how fast two
-# cores work off a backlog. What is left at the end goes as fast as it can.
-_SPARE = 2.5
+_SPARE = 2.5  # of the time that faults take: the load must not end before them
 REPLAYS = 4  # after each fault
 _FAILED = """
 select r.id::text from runs r join accounts a on a.id = r.account_id

@@ -15,6 +15,7 @@ from app.domain.states import Reason
 from app.store.arrays import IntArray, TextArray
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+RESCUE_RUNS_MAX = 500
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -56,10 +57,10 @@ class QueueDepth(msgspec.Struct, frozen=True):
 
 
 # One query per queue with room, all in one round trip; the partial index (queue, due_at) serves
-# each from `floor` on (mechanics 15). Only here an expired running run becomes queued: its worker
-# is gone, so it travels alone, and dying while alone is counted. Only here a waiting run becomes
-# queued. The hold doubles each time a run comes due unclaimed. The commit need not be durable: a
-# lost one is a run handed over twice.
+# each from `floor` on (mechanics 15), and one of the leases alone what dead workers had. Only here
+# an expired running run becomes queued: its worker is gone, so it travels alone, and dying while
+# alone is counted. Only here a waiting run becomes queued. The hold doubles each time a run comes
+# due unclaimed. The commit need not be durable: a lost one is a run handed over twice.
 _SCAN = """
 with fast as (select set_config('synchronous_commit', 'off', true)),
 d as (
@@ -68,10 +69,17 @@ d as (
     cross join lateral (
         select id, due_at, state from runs
         where runs.queue = k.queue and runs.due_at >= k.floor and runs.due_at <= now()
-          and (runs.state <> 'running' or %(may_rescue)s)
+          and runs.state <> 'running'
         order by runs.due_at limit k.runs_max
         for no key update skip locked
     ) r
+    union all
+    select e.* from (
+        select id, due_at, state from runs
+        where state = 'running' and due_at <= now() and queue = any(%(rescue)s)
+        order by due_at limit %(rescue_max)s
+        for no key update skip locked
+    ) e
 )
 update runs r set state = 'queued', lease_token = null,
     due_at = now() + least(%(hold_s)s * 2 ^ least(r.hand_overs, 20), %(hold_s_max)s)
@@ -167,13 +175,13 @@ def scan(
     hold_s: float,
     hold_s_max: float,
     poison_crashes_max: int,
-    may_rescue: bool,
+    rescue: Collection[str],
 ) -> Scanned | None:
     """Take the runs that are due, oldest first per queue, and move their `due_at` ahead.
 
-    Commit before publishing. `may_rescue` False leaves running runs alone whose lease expired. Runs
-    that ended `poison_crashes_max` workers alone are failed instead, in the same transaction. None:
-    nothing was due.
+    Runs of the queues `rescue` whose lease expired are taken whatever else is due, and however much
+    their queue has: they had begun. Commit before publishing. Runs that ended `poison_crashes_max`
+    workers alone are failed instead, in the same transaction. None: nothing was due.
     """
     rows = tx.exec_driver_sql(
         _SCAN,
@@ -181,7 +189,8 @@ def scan(
             "queue": TextArray([w.queue for w in wanted]),
             "runs_max": IntArray([w.runs_max for w in wanted]),
             "floor": TextArray([w.floor.isoformat() for w in wanted]),
-            "may_rescue": may_rescue,
+            "rescue": TextArray(list(rescue)),
+            "rescue_max": RESCUE_RUNS_MAX,
             "hold_s": hold_s,
             "hold_s_max": hold_s_max,
         },
@@ -192,7 +201,8 @@ def scan(
     first: dict[str, datetime] = {}
     poisoned = [DueRun(*row[:5]) for row in rows if row[5] >= poison_crashes_max]
     for row in rows:
-        first[row[2]] = min(row[7], first.get(row[2], row[7]))
+        if row[6] != "running":
+            first[row[2]] = min(row[7], first.get(row[2], row[7]))
     if poisoned:
         ids = TextArray(sorted(run.id for run in poisoned))
         tx.exec_driver_sql(_FAIL_POISON, {"id": ids, "reason": Reason.POISON.value})

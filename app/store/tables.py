@@ -141,6 +141,7 @@ runs = Table(
         "(state in ('succeeded','failed','cancelled')) = (settled_at is not null)", name="settled"
     ),
     Index("runs_due_idx", "queue", "due_at", postgresql_where=text("due_at is not null")),
+    Index("runs_leases_idx", "due_at", postgresql_where=text("state = 'running'")),
     Index("runs_failed_idx", "workflow", "id", postgresql_where=text("state = 'failed'")),
     Index("runs_fingerprint_idx", "fingerprint", "id", postgresql_where=text("state = 'failed'")),
     Index(

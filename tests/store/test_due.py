@@ -15,9 +15,10 @@ HELD_BY_A_DEAD_WORKER = (
 
 
 def scan(engine: Engine, *queues: str, runs_max: int = 100, **changes: Any) -> due.Scanned | None:
-    options = {"hold_s": 8.0, "hold_s_max": 300.0, "poison_crashes_max": 3, "may_rescue": True}
+    options: dict[str, Any] = {"hold_s": 8.0, "hold_s_max": 300.0, "poison_crashes_max": 3}
     with transaction(engine) as tx:
         wanted = [due.Wanted(queue, runs_max) for queue in queues or ("orders",)]
+        options["rescue"] = [one.queue for one in wanted]
         return due.scan(tx, wanted, **(options | changes))
 
 
@@ -81,6 +82,19 @@ def test_an_expired_lease_is_rescued_and_the_run_travels_alone(engine: Engine) -
     ]
 
 
+def test_expired_leases_are_rescued_first_though_their_queue_has_no_room(engine: Engine) -> None:
+    older = add_runs(engine, 3)
+    change_runs(engine, older, "due_at = now() - interval '1 hour'")
+    dead, elsewhere = add_runs(engine, 1), add_runs(engine, 1, queue="mails")
+    change_runs(engine, dead + elsewhere, HELD_BY_A_DEAD_WORKER)
+
+    scanned = scan(engine, runs_max=0)
+
+    assert scanned is not None
+    assert scanned.rescued == taken(scanned) == dead
+    assert scanned.first_due_at == {}, "what was passed over lies before it"
+
+
 def test_a_rescued_run_can_be_claimed_again(engine: Engine) -> None:
     (run,) = add_runs(engine, 1)
     change_runs(engine, [run], HELD_BY_A_DEAD_WORKER)
@@ -95,7 +109,7 @@ def test_no_running_run_is_touched_while_rescue_is_forbidden(engine: Engine) -> 
     held, free = add_runs(engine, 2)
     change_runs(engine, [held], HELD_BY_A_DEAD_WORKER)
 
-    assert taken(scan(engine, may_rescue=False)) == [free]
+    assert taken(scan(engine, rescue=())) == [free]
     assert read_runs(engine, [held], "state") == [("running",)]
 
 
@@ -138,7 +152,7 @@ def test_two_relays_never_take_the_same_run(engine: Engine) -> None:
         "hold_s": 8.0,
         "hold_s_max": 300.0,
         "poison_crashes_max": 3,
-        "may_rescue": True,
+        "rescue": (),
     }
     with transaction(engine) as one, transaction(engine) as other:
         first = taken(due.scan(one, [due.Wanted("orders", 10)], **options))
@@ -158,7 +172,7 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
             hold_s=8,
             hold_s_max=300,
             poison_crashes_max=3,
-            may_rescue=True,
+            rescue=(),
         )
 
     assert scanned is not None
