@@ -11,7 +11,7 @@ RATE_MAX = 100_000.0
 _RATE_MIN = 20.0
 # Faults are to be seen by themselves: beyond this, what two cores show after one is how fast they
 # work off a backlog. What is left at the end goes as fast as it can.
-_RATE_MAX_AMONG_FAULTS = 400.0
+_RATE_MAX_AMONG_FAULTS = 500.0
 
 
 class Pace:

@@ -188,6 +188,9 @@ class Driver:
             moved = self._site.first_moves(blow.seq, blow.affected, blow.frozen_names)
             if blow.thawed_seq is not None:  # what nobody could rescue, they go on with themselves
                 moved = self._site.first_moves(blow.thawed_seq, blow.affected) | moved
+            # What was committed while we looked has no move after it: it is over, that is all.
+            missing = [run_id for run_id in blow.affected if run_id not in moved]
+            moved |= dict.fromkeys(self._site.settled(missing), blow.healed_at)
             return len(moved) >= len(blow.affected)
 
         left_s = blow.healed_at - time.time() + blow.target_s + self._plan.stall_s

@@ -336,6 +336,11 @@ class Site:
         """The number of the witness's last line."""
         return self.one("select coalesce(max(seq), 0) from prove_moves")
 
+    def settled(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of these runs that have an outcome."""
+        sql = "select id::text from runs where id = any(%(ids)s::uuid[]) and due_at is null"
+        return [row[0] for row in self.rows(sql, {"ids": list(run_ids)})] if run_ids else []
+
     def first_moves(
         self, after: int, run_ids: Sequence[str], but: Sequence[str] = ()
     ) -> dict[str, float]:
