@@ -15,22 +15,31 @@ _never = Event()
 AFFECTED_MAX = 20_000
 
 
-def catch(site: Site, blow: Blow, holder: Callable[[str], bool] = lambda _worker: True) -> None:
+def catch(
+    site: Site,
+    blow: Blow,
+    holder: Callable[[str], bool] = lambda _worker: True,
+    *,
+    is_long: bool = False,
+) -> None:
     """Wait until some runs are in the hands of a `holder`; note them and the other open ones.
 
-    A system that stays idle is noted too.
+    `is_long`: until one of them was there at the look before as well, so that it is likely to be
+    there a moment later. A system that stays idle is noted too.
     """
     caught: list[tuple[str, str, str]] = []
+    in_hand: list[str] = []
 
     def is_busy() -> bool:
-        nonlocal caught
+        nonlocal caught, in_hand
+        before = set(in_hand)
         blow.seq = site.witness_seq()
         caught = site.open_runs()
-        return any(state == "running" and holder(worker) for _, state, worker in caught)
+        in_hand = [id_ for id_, state, worker in caught if state == "running" and holder(worker)]
+        return bool(before.intersection(in_hand) if is_long else in_hand)
 
     wait_for(is_busy, deadline_s=_BUSY_S)
     blow.open = len(caught)
-    in_hand = [id_ for id_, state, worker in caught if state == "running" and holder(worker)]
     blow.in_hand = len(in_hand)
     blow.affected = in_hand
 
@@ -42,9 +51,11 @@ def catch_rest(site: Site, blow: Blow) -> None:
     blow.affected = [id_ for id_, state, _ in open_ if state != "waiting"][:AFFECTED_MAX]
 
 
-def catch_in_hand(site: Site, blow: Blow, holder: Callable[[str], bool]) -> None:
+def catch_in_hand(
+    site: Site, blow: Blow, holder: Callable[[str], bool], *, is_long: bool = False
+) -> None:
     """As `catch`, but only what the holder has is waited for afterwards."""
-    catch(site, blow, holder)
+    catch(site, blow, holder, is_long=is_long)
     blow.is_of_one = True
 
 
@@ -60,8 +71,8 @@ def strike_holder(
 
     `strike` ends processes and returns their ids; or it stops them, and `undo` wakes them again.
     """
-    for _ in range(_TRIES):
-        catch_in_hand(site, blow, holder)
+    for number in range(_TRIES):
+        catch_in_hand(site, blow, holder, is_long=number > 0)
         blow.strike()
         pids = strike()
         blow.heal()

@@ -19,7 +19,7 @@ from app.domain.states import Reason
 from app.prove.case import Case
 from app.prove.checker import PROPERTIES, SAMPLES_MAX, Property, check
 from app.prove.evidence import Books
-from app.prove.items import kinds, workflows_of
+from app.prove.items import kind_of, kinds, workflows_of
 from app.prove.pace import Pace
 from app.prove.record import Asked, Record, read_record
 from app.prove.report import Proof
@@ -237,15 +237,29 @@ class Visit:
         return self._plan.source if self.starts is None else self.starts.source_of(id_)
 
     def _await_open(self, reading: Reading) -> None:
-        """Until no run that was read is open, or none comes to an end for too long."""
+        """Until no run that was read is open, or none comes to an end for too long.
+
+        Nor yet to begin: of an event whose api did not know a new subscription yet.
+        """
         fewest, since = sys.maxsize, time.monotonic()
-        while (open_ := reading.read_open(_OPEN_READ_MAX)) > 0:
-            if open_ < fewest:
-                fewest, since = open_, time.monotonic()
+        while True:
+            unrouted = reading.read_unrouted(self._is_late, _OPEN_READ_MAX)
+            open_ = reading.read_open(_OPEN_READ_MAX)
+            left = unrouted + open_
+            if left == 0:
+                return
+            if left < fewest:
+                fewest, since = left, time.monotonic()
             elif time.monotonic() - since > self._plan.stall_s:
-                self.note(f"{open_:,} runs are open, and for {self._plan.stall_s:g} s none ended")
+                late = f"{unrouted:,} events have no run and " if unrouted else ""
+                stood = f"for {self._plan.stall_s:g} s none ended"
+                self.note(f"{late}{open_:,} runs are open, and {stood}")
                 return
             self._pause.wait(_LOOK_S)
+
+    def _is_late(self, type_: str) -> bool:
+        """An event of this type starts runs, sooner or later."""
+        return self.starts is not None or bool(workflows_of(kind_of(type_)))
 
     def _properties(self, case: Case) -> list[Property]:
         told = [self._told(one, case) for one in check(case)]

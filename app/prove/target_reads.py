@@ -160,6 +160,20 @@ class Reading:
         self._run(lambda client: self._read_runs(client, open_))
         return sum(run.is_open for run in self.runs.values())
 
+    def read_unrouted(self, is_late: Callable[[str], bool], events_max: int) -> int:
+        """Read events again, and their runs, that have started none; how many still have not.
+
+        Of those whose type `is_late` says should have. Raises Unread.
+        """
+
+        def late() -> list[str]:
+            found = self.events.items()
+            return sorted(id_ for id_, one in found if one.unrouted and is_late(one.type))
+
+        if left := late()[:events_max]:
+            self._run(lambda client: self._read(client, left, ()))
+        return len(late())
+
     def evidence(self, books: Books) -> Evidence:
         """What was read, for the checker. What cannot be read from outside is empty."""
         runs = self.runs.values()
@@ -199,8 +213,9 @@ class Reading:
                 self.events[id_] = msgspec.json.decode(body, type=EventDocument)
 
         await _each(sender_ids, event)
-        known = {run.id for document in self.events.values() for run in document.runs}
-        self._say(f"read {len(self.events):,} events; their {len(known):,} runs are next")
+        read = [self.events[id_] for id_ in sender_ids if id_ in self.events]
+        known = {run.id for document in read for run in document.runs}
+        self._say(f"read {len(read):,} events; their {len(known):,} runs are next")
         await self._read_runs(client, known)
         strange: set[str] = set()
         if listed and self.events:

@@ -128,6 +128,27 @@ def test_all_that_can_be_seen_holds_and_can_be_removed(
     assert balance(engine).unaccounted == 0
 
 
+def test_runs_that_start_late_are_waited_for(
+    platform: Callable[..., Platform], visit: Visit, said: Telling, engine: Engine
+) -> None:
+    make_table(engine)
+    env = {"VELTRIX_PROVE": "1", "VELTRIX_SUBSCRIPTIONS_CACHE_S": "4"}
+    started = platform(env=env)
+    until(lambda: ask(engine, "select 1 from subscriptions where workflow = 'prove_fast'"), 20)
+    late: list[int] = []
+
+    def count_late() -> None:
+        late.extend(one for (one,) in ask(engine, "select count(*) from events where unrouted"))
+
+    said.when = "reading what", count_late
+
+    proof = visit(started.api_url)
+
+    assert late[0] > 20, "the api did not know the workflows yet"
+    assert broken(proof) == {}
+    assert proof.accepted > 100
+
+
 _TWICE = """
 create function twice() returns trigger language plpgsql as $$
 begin
