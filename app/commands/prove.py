@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _EVENTS = {"smoke": 2_000, "cluster": 20_000, "everything": 200_000}
 _EVENTS_OF_A_FAMILY = 10_000
-_SOURCE = "/veltrix/prove/"
 _LOG_CHARS = 160
 _EVENTS_PER_S_MIN = 20  # so that something flows as long as was asked for
 
@@ -121,6 +120,7 @@ def _plan(
     workflows: list[str] | None,
 ) -> "Plan":
     from app.bootstrap import real_sources
+    from app.prove.clean import PREFIX
     from app.prove.faults import FAMILIES, FAULTS
     from app.prove.scenario import Plan
 
@@ -151,7 +151,7 @@ def _plan(
         rate=rate,
         seconds=seconds,
         seed=seed,
-        source=f"{_SOURCE}{seed}-{sources.unix_ms():x}",
+        source=f"{PREFIX}{seed}-{sources.unix_ms():x}",
         command=shlex.join(["veltrix", "prove", *words]),
     )
 
@@ -218,12 +218,12 @@ def _tell(proof: "Proof", page: Path, kept: Path | None) -> None:
 
 def _clean(*, as_json: bool, is_sure: bool) -> None:
     from app.commands.terminal import connected, print_json
-    from app.prove.clean import clean
+    from app.prove.clean import PREFIX, clean
 
     if not is_sure:
-        typer.confirm("Remove every event, run and outcome below /veltrix/prove/?", abort=True)
+        typer.confirm(f"Remove every event, run and outcome below {PREFIX}?", abort=True)
     with connected() as (_, engine):
-        removed = clean(engine, _SOURCE)
+        removed = clean(engine)
     if as_json:
         print_json(removed)
     else:

@@ -33,9 +33,11 @@ class Engine:
         transactions: list[PendingStep] = []
         for execution in hand.executions.values():
             if execution.settlement is None:
-                hand.advancing = execution, monotonic()
+                began = monotonic()
+                hand.advancing = execution, began
                 execution.begin()
                 hand.advancing = None
+                execution.busy_s += monotonic() - began
             self._start(hand, execution, transactions, dirty)
         written = monotonic()
         while True:
@@ -55,9 +57,7 @@ class Engine:
                 for execution in ready:
                     self._start(hand, execution, transactions, dirty)
             elif hand.flying:
-                waited = monotonic()
                 self._collect(hand, dirty, 0.1)
-                hand.awaited_s += monotonic() - waited
             elif not hand.todo and not transactions:
                 return
 
@@ -114,9 +114,12 @@ class Engine:
             execution = step.execution
             if hand.executions.get(execution.claim.run_id) is not execution or execution.is_over:
                 continue  # of a list before this one, or taken away meanwhile
-            hand.advancing = execution, self._limits.monotonic()
+            now = self._limits.monotonic()
+            hand.advancing = execution, now
             finish(step, value, error)
             hand.advancing = None
+            began = now if step.call.step.is_async else step.started
+            execution.busy_s += self._limits.monotonic() - began
             dirty[execution] = None
 
     def _leave(

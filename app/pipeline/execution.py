@@ -31,6 +31,7 @@ class Execution:
     """A claimed run in this child's hand."""
 
     __slots__ = (
+        "busy_s",
         "claim",
         "claimed",
         "code_version",
@@ -74,6 +75,7 @@ class Execution:
         self.has_begun = False
         self.is_cancel_requested = claim.is_cancel_requested
         self.key = claim.key
+        self.busy_s = 0.0  # that its own code and steps kept the child from anything else
         self.frames: list[Frame] = []
         self.claimed = limits.monotonic()
         self.deadline: float | None = None

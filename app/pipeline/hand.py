@@ -20,7 +20,6 @@ class Hand:
         self.current: PendingStep | None = None
         self.advancing: tuple[Execution, float] | None = None
         self.is_leaving = False
-        self.awaited_s = 0.0  # time in which the child only waited for async steps
         self.lost: set[str] = set()
 
     def next_step(self) -> PendingStep | None:

@@ -198,6 +198,7 @@ class Transactor:
             return step, None, "", _as_timeout(error, step)
         finally:
             hand.current = None
+            step.execution.busy_s += self._monotonic() - step.started
             step_context.reset(context)
         return step, step.call.step.codec.output(value, encoded), encoded, None
 

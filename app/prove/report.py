@@ -62,11 +62,11 @@ class Proof(msgspec.Struct):
     unknown: int
     duplicates: int
     settled: int
-    open: int
-    lost: int
-    invented: int
-    duplicate_effects: int
-    unaccounted: int
+    open: int | None  # as the next four: None when it could not be checked
+    lost: int | None
+    invented: int | None
+    duplicate_effects: int | None
+    unaccounted: int | None
     repeated_steps: int
     replayed: int
     faults: list[Struck]
@@ -80,8 +80,8 @@ class Proof(msgspec.Struct):
         """Everything was tried, checked and found as promised."""
         return self.verdict is Verdict.HELD
 
-    def counts(self) -> list[tuple[str, int]]:
-        """The numbers, by name."""
+    def counts(self) -> list[tuple[str, int | None]]:
+        """The numbers, by name; None of what was not checked."""
         names = ["sent", "accepted", "duplicates", "refused", "unknown", "settled", "open"]
         names += [
             "lost",
@@ -131,6 +131,11 @@ def state_of(found: Property) -> str:
     return "held" if found.is_held else "broken"
 
 
+def shown(count: int | None) -> str:
+    """A number of the report."""
+    return "not checked" if count is None else f"{count:,}"
+
+
 def is_tried(fault: Struck) -> bool:
     """It struck a system at work."""
     return not fault.not_tried and fault.open > 0 and fault.in_hand > 0
@@ -167,7 +172,7 @@ def print_proof(proof: Proof, console: Console) -> None:
     """The verdict and its tables, for a person."""
     counts = _table(f"{proof.scenario}, seed {proof.seed}", "", ">")
     for name, value in proof.counts():
-        counts.add_row(name.replace("_", " "), f"{value:,}")
+        counts.add_row(name.replace("_", " "), shown(value))
     console.print(counts, "")
     if proof.faults:
         console.print(_faults_table(proof.faults), "")

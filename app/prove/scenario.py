@@ -127,7 +127,7 @@ class Driver:
     def _strike_all(self, pace: Pace, workload: Workload, record: Record) -> None:
         planned = self._faults()
         began = time.monotonic()
-        wait_for(lambda: bool(self._site.open_runs()), deadline_s=20)
+        wait_for(lambda: self._site.open_count() > 0, deadline_s=20)
         for number, fault in enumerate(planned):
             self._expect(pace, planned[number:])
             self._keep_alive()
@@ -237,7 +237,7 @@ class Driver:
         fewest, since = sys.maxsize, time.monotonic()
         looks = 0
         while looks < _QUIET_LOOKS:
-            open_ = len(self._site.open_runs())
+            open_ = self._site.open_count()
             looks = 0 if open_ else looks + 1  # what nobody waits for may still be committed
             self._keep_alive()
             if open_ < fewest:

@@ -35,6 +35,7 @@ SMALL_DISK_BYTES = 1024 * 1024 * 1024
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
 _SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
 _OPEN = "select id::text, state, coalesce(worker_id, '') from runs where due_at is not null"
+_OPEN_COUNT = "select count(*) from runs where due_at is not null"
 _COUNTS = """
 select coalesce(sum(s), 0)::bigint, (select count(*) from runs where due_at is not null)
 from (
@@ -289,6 +290,10 @@ class Site:
     def open_runs(self) -> list[tuple[str, str, str]]:
         """(id, state, worker) of every run without an outcome."""
         return self.rows(_OPEN)
+
+    def open_count(self) -> int:
+        """How many runs have no outcome."""
+        return self.one(_OPEN_COUNT)
 
     def counts(self) -> tuple[int, int] | None:
         """Runs with an outcome by the books, and open ones; None when nobody answers.

@@ -19,19 +19,22 @@ def summarise(
     *,
     acknowledged: Sequence[Acknowledged],
     samples: list[Sample],
-    unaccounted: int,
+    unaccounted: int | None,
     notes: list[str],
     started_at: float,
     seconds: float,
 ) -> Proof:
     """The result of a run of `plan` (a `scenario.Plan`)."""
-    broken = {found.name: found.broken for found in properties}
+    by_name = {found.name: found for found in properties}
     strikes = [struck(blow, started_at) for blow in case.blows]
-    lost = broken["accepted_is_stored"] + broken["events_start_their_runs"]
-    open_ = broken["nothing_left_open"]
-    losses = lost + open_ + unaccounted
+
+    def against(*names: str) -> int | None:
+        founds = [by_name[name] for name in names]
+        is_seen = not any(found.not_checked for found in founds)
+        return sum(found.broken for found in founds) if is_seen else None
+
     return Proof(
-        verdict=verdict_of(properties, strikes, losses),
+        verdict=verdict_of(properties, strikes, unaccounted or 0),
         scenario=plan.scenario,
         seed=plan.seed,
         command=plan.command,
@@ -44,10 +47,10 @@ def summarise(
         unknown=case.doubts,
         duplicates=case.receipts - len(case.accepted),
         settled=sum(not run.is_open for run in case.evidence.runs),
-        open=open_,
-        lost=lost,
-        invented=broken["nothing_invented"],
-        duplicate_effects=broken["transactional_effects_once"],
+        open=against("nothing_left_open"),
+        lost=against("accepted_is_stored", "events_start_their_runs"),
+        invented=against("nothing_invented"),
+        duplicate_effects=against("transactional_effects_once"),
         unaccounted=unaccounted,
         repeated_steps=_repeated(case),
         replayed=len(case.replayed),

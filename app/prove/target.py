@@ -208,8 +208,8 @@ class Visit:
 
     # Concluding
 
-    def _read(self, path: Path) -> tuple[Case, int]:
-        """The case, and what is unaccounted for. What could not be read is unseen."""
+    def _read(self, path: Path) -> tuple[Case, int | None]:
+        """The case, and what is unaccounted for. What could not be read is unseen: None."""
         asked = (line for line in read_record(path) if isinstance(line, Asked))
         ids = dict.fromkeys(id_ for line in asked for id_ in line.ids)
         self._say(f"reading what the target has of {len(ids):,} events")
@@ -223,7 +223,7 @@ class Visit:
             self.note(f"the target could not be read, so nothing is known of it: {error}")
             self._unseen = dict.fromkeys(_names(), "needs a target that answers")
             reading = Reading(self._api, self._source_of, self._say)
-            return Case(read_record(path), reading.evidence(Books()), []), 0
+            return Case(read_record(path), reading.evidence(Books()), []), None
         if not balance.is_whole:
             self._unseen.setdefault("books_balance", _MANY)
         ours = set(map(self._source_of, ids))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from app.prove.report import Proof, Struck, is_tried, state_of
+from app.prove.report import Proof, Struck, is_tried, shown, state_of
 
 _WIDTH, _LEFT, _RIGHT = 1_000, 70, 20
 _PANELS = (
@@ -49,7 +49,7 @@ def page_of(proof: Proof) -> str:
         "<h2>What happened when</h2>",
         _picture(proof),
         "<h2>Counts</h2>",
-        _table(["", ""], ([n.replace("_", " "), f"{v:,}"] for n, v in proof.counts()), {1}),
+        _table(["", ""], ([n.replace("_", " "), shown(v)] for n, v in proof.counts()), {1}),
         "<h2>Faults</h2>",
         _faults(proof.faults),
         "<h2>Properties</h2>",

@@ -22,8 +22,6 @@ create table prove_moves (
     what text not null,
     old_state text,
     new_state text,
-    old_token uuid,
-    new_token uuid,
     worker_id text,
     application text not null default current_setting('application_name'),
     xid text not null default pg_current_xact_id()::text,
@@ -31,9 +29,8 @@ create table prove_moves (
 );
 create function prove_move() returns trigger language plpgsql as $$
 begin
-    insert into prove_moves (run_id, generation, what, old_state, new_state, old_token, new_token,
-        worker_id)
-    select n.id, n.generation, 'move', o.state, n.state, o.lease_token, n.lease_token, n.worker_id
+    insert into prove_moves (run_id, generation, what, old_state, new_state, worker_id)
+    select n.id, n.generation, 'move', o.state, n.state, n.worker_id
     from was o join is_now n on n.id = o.id
     where o.state <> n.state or o.lease_token is distinct from n.lease_token
         or o.generation <> n.generation or o.settled_at is distinct from n.settled_at;

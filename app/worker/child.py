@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import Error as PsycopgError
@@ -184,8 +184,8 @@ class Child:
             self._link, job.token, self.worker_id, job.deliveries, self._settings.hold_s
         )
         outcomes = {run_id: "absent" for run_id, _ in job.deliveries}
+        occupied: dict[str, tuple[float, int]] = {}
         executions = claims.executions(claimed, past, self._workflows, self._limits)
-        awaited_s = 0.0
         if executions:
             hand = self._hand = Hand(job.token, executions)
             hand.is_leaving = self._is_leaving
@@ -193,8 +193,8 @@ class Child:
             self._engine.execute(
                 hand, lambda ready: settle(self._link, job.token, self.worker_id, ready)
             )
-            awaited_s = hand.awaited_s
             self._hand = None
+            occupied = _occupied(hand.executions.values())
             outcomes.update((id_, e.outcome) for id_, e in hand.executions.items())
             outcomes.update(dict.fromkeys(hand.lost, "lost"))
             if hand.lost:
@@ -204,13 +204,9 @@ class Child:
         if job.letters:
             self._write_unknown(job, {c.run_id for c in claimed})
         took_s = self._monotonic() - started
-        occupied_s = max(took_s - awaited_s, 0.0) / max(1, len(executions))
-        names = sorted({e.claim.workflow for e in executions})
-        self._watch.end(
-            Counter(e.claim.queue for e in executions), dict.fromkeys(names, occupied_s)
-        )
+        self._watch.end(Counter(e.claim.queue for e in executions), occupied)
         self._count(executions, took_s)
-        return ListReport(outcomes, names, occupied_s)
+        return ListReport(outcomes, occupied)
 
     def _count(self, executions: list[Execution], took_s: float) -> None:
         telemetry.list_runs.observe(len(executions))
@@ -259,3 +255,13 @@ class Child:
         letters = [letter for d, letter in job.letters.items() if d not in ours]
         if letters:
             self._write_letters(LetterJob(letters))
+
+
+def _occupied(executions: Iterable[Execution]) -> dict[str, tuple[float, int]]:
+    """By workflow: how long its runs kept the child busy, and how many they were."""
+    found: dict[str, tuple[float, int]] = {}
+    for execution in executions:
+        if execution.busy_s > 0:  # of the others nothing was run
+            seconds, runs = found.get(execution.claim.workflow, (0.0, 0))
+            found[execution.claim.workflow] = (seconds + execution.busy_s, runs + 1)
+    return found

@@ -11,8 +11,7 @@ from typing import Any
 
 from app.domain.dead_letters import DeadLetter
 from app.worker.jobs import ListJob, ListReport
-
-_SMOOTHING = 0.3
+from app.worker.occupied import Occupied
 
 
 class Delivery:
@@ -93,7 +92,7 @@ class Collector:
         self._bounds, self._new_token = bounds, new_token
         self._lines: dict[str, deque[Delivery]] = {}
         self._turn: deque[str] = deque()
-        self._occupied_s: dict[str, float] = {}
+        self._occupied = Occupied()
         self.in_hand: dict[str, InHand] = {}
 
     def add(self, delivery: Delivery) -> None:
@@ -177,7 +176,8 @@ class Collector:
         return runs
 
     def _cost_s(self, workflow: str) -> float:
-        return self._occupied_s.get(workflow, self._bounds.work_s / self._bounds.runs_unmeasured)
+        measured = self._occupied.of(workflow)
+        return self._bounds.work_s / self._bounds.runs_unmeasured if measured is None else measured
 
     def finished(self, token: str, report: ListReport, *, may_try_again: bool = True) -> None:
         """A child is free again: the runs' outcomes are noted on their messages.
@@ -186,12 +186,7 @@ class Collector:
         their commit is not durable, and nobody has those. What somebody has is not claimed then.
         """
         in_hand = self.in_hand.pop(token)
-        for workflow in report.workflows:
-            before = self._occupied_s.get(workflow)
-            now = report.occupied_s
-            self._occupied_s[workflow] = (
-                now if before is None else before + _SMOOTHING * (now - before)
-            )
+        self._occupied.note(report.occupied)
         first = _first_named(in_hand.runs)
         for delivery, run_id in reversed(in_hand.runs):
             outcome = report.outcomes.get(run_id, "lost")

@@ -44,11 +44,10 @@ Job = ListJob | ReleaseJob | LetterJob | RegisterJob
 
 
 class ListReport(msgspec.Struct):
-    """What became of each run of a list, and how long one run of it occupied the child."""
+    """What became of each run of a list, and how long its runs occupied the child."""
 
     outcomes: dict[str, str]  # run id -> state, or "lost", or "absent" (not claimed)
-    workflows: list[str]
-    occupied_s: float  # per run
+    occupied: dict[str, tuple[float, int]]  # workflow -> (seconds, runs)
 
 
 _job_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)

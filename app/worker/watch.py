@@ -27,6 +27,7 @@ from app.pipeline.steps import AsyncSteps
 from app.settings import Settings
 from app.store import leases, loads
 from app.store.transactions import Link
+from app.worker.occupied import Occupied
 
 TICK_S = 0.05
 _IDLE_REPORT_S = 5.0
@@ -66,7 +67,7 @@ class Watch:
         self._reported = 0.0
         self._leave_by: float | None = None
         self._claimed: deque[tuple[float, str, int]] = deque()
-        self._occupied: dict[str, float] = {}
+        self._occupied = Occupied()
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -78,14 +79,12 @@ class Watch:
         self._renewed = self._monotonic()
         self._hand = hand
 
-    def end(self, queue_runs: dict[str, int], occupied: dict[str, float]) -> None:
-        """The list is done: so many runs per queue, so long per run of a workflow."""
+    def end(self, queue_runs: dict[str, int], occupied: dict[str, tuple[float, int]]) -> None:
+        """The list is done: so many runs per queue; by workflow (seconds, runs)."""
         self._hand = None
         now = self._monotonic()
         self._claimed.extend((now, queue, runs) for queue, runs in queue_runs.items())
-        for workflow, seconds in occupied.items():
-            before = self._occupied.get(workflow)
-            self._occupied[workflow] = seconds if before is None else before * 0.8 + seconds * 0.2
+        self._occupied.note(occupied)
 
     def leave(self, grace_s: float) -> None:
         """The worker shuts down: shortly before the grace time ends hand back what is left."""
@@ -179,7 +178,7 @@ class Watch:
             claimed[queue] = claimed.get(queue, 0) + runs
         load: dict[str, Any] = {
             "queues": {queue: {"claimed_2s": runs} for queue, runs in claimed.items()},
-            "workflows": {w: {"occupied_s": s} for w, s in self._occupied.items()},
+            "workflows": {w: {"occupied_s": s} for w, s in self._occupied.means().items()},
             "children": 1,
         }
         self._link.call(lambda tx: loads.report(tx, self._worker_id, self._node, load))

@@ -1,5 +1,6 @@
 """Proofs on a deployment that is only reached over HTTP: what they see, and what they say."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -258,6 +259,7 @@ def test_workflows_of_others_are_started_by_name(
     unseen = {one.name for one in proof.properties if one.not_checked}
     assert unseen == set(UNSEEN) | set(UNSEEN_OF_STARTS)
     assert (proof.accepted, proof.settled, proof.verdict) == (40, 40, Verdict.INCONCLUSIVE)
+    assert (proof.invented, proof.duplicate_effects) == (None, None), "not seen is not none"
     assert ask(engine, "select workflow, count(*) from runs group by 1 order by 1") == [
         ("take_fast", 20),
         ("take_slow", 20),
@@ -322,6 +324,8 @@ def test_what_stays_open_is_broken_and_what_cannot_be_read_is_in_doubt(
     assert broken(unread) == {}
     assert all(one.not_checked for one in unread.properties)
     assert unread.verdict is Verdict.INCONCLUSIVE
+    told = json.loads(unread.line())
+    assert {told[n] for n in ("lost", "invented", "open", "unaccounted")} == {None}
     assert any("could not be read, so nothing is known" in note for note in unread.notes)
 
 

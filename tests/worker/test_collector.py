@@ -45,7 +45,7 @@ def runs_of(in_hand: InHand | None) -> list[str]:
 
 
 def report(in_hand: InHand, *, occupied_s: float, workflow: str = "fulfil") -> ListReport:
-    return ListReport(dict.fromkeys(runs_of(in_hand), "succeeded"), [workflow], occupied_s)
+    return ListReport(dict.fromkeys(runs_of(in_hand), "succeeded"), {workflow: (occupied_s, 1)})
 
 
 def measured(seen: Collector, occupied_s: float, workflow: str = "fulfil") -> None:
@@ -237,14 +237,14 @@ def test_runs_that_were_lost_to_a_child_are_named_again_once_before_what_waits()
     assert in_hand is not None
     seen.add(message("c"))
 
-    told = ListReport({"a": "lost", "b": "succeeded"}, ["fulfil"], 0.0)
+    told = ListReport({"a": "lost", "b": "succeeded"}, {"fulfil": (0.0, 1)})
     seen.finished(in_hand.job.token, told)
     assert one.open_runs == {"a"}
     again = seen.next_list()
     assert runs_of(again) == ["a", "c"]
     assert again is not None
 
-    seen.finished(again.job.token, ListReport({"a": "absent", "c": "lost"}, ["fulfil"], 0.0))
+    seen.finished(again.job.token, ListReport({"a": "absent", "c": "lost"}, {"fulfil": (0.0, 1)}))
     assert one.outcomes == {"a": "absent", "b": "succeeded"}
     assert runs_of(seen.next_list()) == ["c"]
 
@@ -256,7 +256,7 @@ def test_a_worker_that_leaves_names_nothing_again() -> None:
     in_hand = seen.next_list()
     assert in_hand is not None
 
-    told = ListReport({"a": "lost"}, ["fulfil"], 0.0)
+    told = ListReport({"a": "lost"}, {"fulfil": (0.0, 1)})
     seen.finished(in_hand.job.token, told, may_try_again=False)
 
     assert not one.open_runs
