@@ -236,9 +236,9 @@ class Relay:
 
     def _make_due(self, tx: Connection, queue: str, counts: RelayCounts, why: str) -> None:
         with transaction_on(tx):
-            runs = retry_transient(lambda: make_due(tx, queue))
+            runs = retry_transient(lambda: make_due(tx, queue, is_first=True))
         self._purge_watch.forget(queue)
-        self._room_at = -1e9
+        self._look_from_the_beginning([queue])
         counts.made_due += runs
         if runs:
             log.warning("queue.lost", queue=queue, why=why, runs_made_due=runs)
@@ -252,8 +252,7 @@ class Relay:
             self._is_new_connection = False
             self._broker_backoff.reset()
         if self._lost:  # or they would wait for the end of their hold
-            with transaction_on(tx):
-                counts.made_due += retry_transient(lambda: make_runs_due(tx, self._lost))
+            counts.made_due += self._make_runs_due(tx, self._lost, self._room.queues)
             self._lost = []
         self._take(tx, self._publisher.poll(), counts)
         if self._monotonic() - self._checked_at >= CHECK_S:
@@ -342,12 +341,12 @@ class Relay:
         if said.nacked:
             publish_nacks.inc(len(said.nacked))
             self._pause(said.nacked, "queue.full")
-            self._make_runs_due(tx, said.nacked)
+            self._return(tx, said.nacked)
         if said.returned:
             publish_returns.inc(len(said.returned))
             self._pause(said.returned, "queue.unroutable")
             self._ensure(tx, {message.queue for message in said.returned}, counts)
-            self._make_runs_due(tx, said.returned)
+            self._return(tx, said.returned)
 
     def _pause(self, messages: list[Message], finding: str) -> None:
         """The queues of these messages get nothing for a while, longer each time it happens."""
@@ -360,10 +359,21 @@ class Relay:
                 pause_s = backoff.extend(now)
                 log.warning(finding, queue=queue, paused_s=pause_s)
 
-    def _make_runs_due(self, tx: Connection, messages: list[Message]) -> None:
+    def _return(self, tx: Connection, messages: list[Message]) -> None:
         run_ids = [run_id for message in messages for run_id in message.run_ids]
+        self._make_runs_due(tx, run_ids, {message.queue for message in messages})
+
+    def _make_runs_due(self, tx: Connection, run_ids: list[str], queues: Collection[str]) -> int:
+        """They are the next to go: they were under way before all that is due now."""
         with transaction_on(tx):
-            retry_transient(lambda: make_runs_due(tx, run_ids))
+            runs = retry_transient(lambda: make_runs_due(tx, run_ids, is_first=True))
+        self._look_from_the_beginning(queues)
+        return runs
+
+    def _look_from_the_beginning(self, queues: Collection[str]) -> None:
+        for queue in queues:
+            self._room.due_floors.pop(queue, None)
+        self._room_at = -1e9
 
     def _check(self, tx: Connection, counts: RelayCounts) -> None:
         """Find queues that were deleted or purged while runs of theirs wait, and make those due."""

@@ -7,6 +7,7 @@ have a load balancer before its apis, and a cluster of RabbitMQ nodes.
 import http.client
 import json
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ SMALL_DISK_BYTES = 1024 * 1024 * 1024
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
 _SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
 _OPEN = "select id::text, state, coalesce(worker_id, '') from runs where due_at is not null"
+_SWITCH_S = 0.0005
 _OPEN_COUNT = "select count(*) from runs where due_at is not null"
 _COUNTS = """
 select coalesce(sum(s), 0)::bigint, (select count(*) from runs where due_at is not null)
@@ -123,6 +125,8 @@ class Site:
         with self.connect() as connection:
             witness.install(connection)
         if self.has_lines:
+            # They share this process with the workload; a piece shall not wait 5 ms for its turn.
+            sys.setswitchinterval(_SWITCH_S)
             urls = {"database": self.platform.database_url, "broker": self.platform.broker_url}
             self.lines = {name: Line(url) for name, url in urls.items()}
             through = {f"{PREFIX}{name.upper()}_URL": line.url for name, line in self.lines.items()}

@@ -152,7 +152,9 @@ with m as (
     select id from runs where queue = %(queue)s and due_at > now() and state = 'queued'
     order by id for no key update skip locked
 )
-update runs r set due_at = now(), hand_overs = 0 from m where r.id = m.id
+update runs r set hand_overs = 0,
+    due_at = case when %(is_first)s then least(r.started_at, now()) else now() end
+from m where r.id = m.id
 """
 
 _MAKE_RUNS_DUE = """
@@ -161,7 +163,8 @@ with m as (
     order by id for no key update skip locked
 )
 update runs r set
-    due_at = least(r.due_at, now() + interval '1 second'
+    due_at = least(r.due_at, case when %(is_first)s then r.started_at else now() end
+        + interval '1 second'
         * case when %(is_backing_off)s then least(r.hand_overs, 60) else 0 end),
     hand_overs = case when %(is_backing_off)s then r.hand_overs else 0 end
 from m where r.id = m.id
@@ -256,16 +259,32 @@ def queues_with_open_runs(tx: Connection) -> list[str]:
     return [row[0] for row in tx.exec_driver_sql(_QUEUES_WITH_OPEN_RUNS)]
 
 
-def make_due(tx: Connection, queue: str) -> int:
-    """The queue lost its messages: every queued run of it is due now; how many."""
-    return tx.exec_driver_sql(_MAKE_QUEUE_DUE, {"queue": queue}).rowcount
+def make_due(tx: Connection, queue: str, *, is_first: bool = False) -> int:
+    """The queue lost its messages: every queued run of it is due now; how many.
+
+    `is_first`: due since it began, so that it goes before what came later. A look that starts at a
+    floor may be past that already: it is for who reads the index from its beginning next.
+    """
+    return tx.exec_driver_sql(_MAKE_QUEUE_DUE, {"queue": queue, "is_first": is_first}).rowcount
 
 
-def make_runs_due(tx: Connection, run_ids: Collection[str], *, is_backing_off: bool = False) -> int:
+def make_runs_due(
+    tx: Connection,
+    run_ids: Collection[str],
+    *,
+    is_first: bool = False,
+    is_backing_off: bool = False,
+) -> int:
     """These runs' messages came to nothing: those still queued are due now; how many.
+
+    `is_first`: as for `make_due`.
 
     `is_backing_off`: due later the more often they were handed over (a second each), so that a
     message that is dead-lettered at once does not go round and round.
     """
-    keys = {"id": TextArray(sorted(set(run_ids))), "is_backing_off": is_backing_off}
+    keys = {
+        "id": TextArray(sorted(set(run_ids))),
+        "is_first": is_first,
+        "is_backing_off": is_backing_off,
+    }
     return tx.exec_driver_sql(_MAKE_RUNS_DUE, keys).rowcount

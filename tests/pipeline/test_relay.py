@@ -323,6 +323,7 @@ def test_runs_whose_messages_were_not_confirmed_are_handed_over_again_at_once(
         with relaying(settings, engine) as relay:
             settle_down(relay)
             ids = add_runs(engine, 2)
+            change_runs(engine, ids, "started_at = now() - interval '1 hour'")
             line.swallow_answer_to(b"fulfil", stays_down=False)
             until(lambda: (relay.relay_once(), line.swallowed.is_set())[1], what="the cut")
             assert sorted(names_in(fetch(channel))) == ids, "they had arrived"

@@ -243,6 +243,17 @@ def test_a_lost_queue_makes_its_queued_runs_due_at_once_and_no_other(engine: Eng
     assert {row[0] for row in read_runs(engine, lost, "hand_overs")} == {1}
 
 
+def test_runs_of_lost_messages_go_before_what_came_later(engine: Engine) -> None:
+    first, *lost = add_runs(engine, 3, is_hinted=True)
+    later = add_runs(engine, 2)
+    with transaction(engine) as tx:
+        assert due.make_runs_due(tx, [first], is_first=True) == 1
+        assert due.make_due(tx, "orders", is_first=True) == 2
+
+    assert taken(scan(engine, runs_max=3)) == [first, *lost]
+    assert taken(scan(engine)) == later
+
+
 @pytest.mark.parametrize("state", ["waiting", "running"])
 def test_a_lost_message_makes_only_queued_runs_due(engine: Engine, state: str) -> None:
     queued, other = add_runs(engine, 2, is_hinted=True)
