@@ -28,3 +28,26 @@ class Backoff:
         """It worked: no pause, and the next one is short again."""
         self._next_s = self._first_s
         self._until = float("-inf")
+
+
+class Pauses:
+    """A back-off for each name. A name that was well for long enough begins anew."""
+
+    def __init__(self, first_s: float, max_s: float) -> None:
+        self._first_s, self._max_s = first_s, max_s
+        self._of: dict[str, Backoff] = {}
+
+    def is_over(self, name: str, now: float) -> bool:
+        """It may be tried."""
+        return name not in self._of or self._of[name].is_over(now)
+
+    def extend(self, name: str, now: float) -> float | None:
+        """Pause it; how long, or None if it pauses already."""
+        backoff = self._of.setdefault(name, Backoff(self._first_s, self._max_s))
+        if backoff.is_calm(now):
+            backoff.reset()
+        return backoff.extend(now) if backoff.is_over(now) else None
+
+    def clear(self) -> None:
+        """None of them pauses."""
+        self._of.clear()

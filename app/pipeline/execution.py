@@ -350,18 +350,11 @@ class Execution:
 
     def journal(self, step: PendingStep, text: str | None, error: str | None) -> None:
         """Record how a step ended: its output, or the error that is final."""
-        self.unwritten.append(
-            JournalEntry(
-                self.claim.run_id,
-                step.position,
-                "step",
-                step.call.step.name,
-                step.digest,
-                text,
-                error,
-                step.attempt,
-            )
+        run_id, name = self.claim.run_id, step.call.step.name
+        entry = JournalEntry(
+            run_id, step.position, "step", name, step.digest, text, error, step.attempt
         )
+        self.unwritten.append(entry)
 
     def _rest(self) -> None:
         """If nothing of the run can go on here, decide how it waits or ends."""

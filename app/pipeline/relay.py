@@ -17,12 +17,12 @@ from app.broker.declarer import Declarer, Ensured
 from app.broker.message import Message, messages_for
 from app.broker.publisher import Polled, Publisher
 from app.broker.topology import is_queue_name
-from app.pipeline.backoff import Backoff
+from app.pipeline.backoff import Backoff, Pauses
 from app.pipeline.broker_links import make_declarer, make_publisher
 from app.pipeline.purged import PurgeWatch, QueueTotals
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
-from app.store.due import LONG_AGO, Scanned, Wanted, make_due, make_runs_due, scan
+from app.store.due import Scanned, Wanted, make_due, make_runs_due, scan
 from app.store.transactions import retry_transient, transaction_on
 from app.telemetry import (
     broker_up,
@@ -93,7 +93,7 @@ class Relay:
         self._room_at = self._checked_at = self._rescued_at = -1e9
         self._look_s = 0.0
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
-        self._pauses: dict[str, Backoff] = {}
+        self._pauses = Pauses(PAUSE_S, PAUSE_S_MAX)
         self._declared: set[str] = set()
         self._is_new_connection = False
         self._purge_watch = PurgeWatch(totals)
@@ -281,12 +281,7 @@ class Relay:
             return None
         now = self._monotonic()
         queues = list(self._open_queues(now))
-        wanted, runs_max = [], SCAN_RUNS_MAX
-        for queue in queues:
-            runs = min(self._room.left(queue), runs_max)
-            if runs > 0:
-                runs_max -= runs
-                wanted.append(Wanted(queue, runs, self._room.due_floors.get(queue, LONG_AGO)))
+        wanted = self._room.wanted(queues, SCAN_RUNS_MAX)
         may_rescue = now >= self._rescue_from and now - self._rescued_at >= RESCUE_S
         if not wanted and not may_rescue:
             return None
@@ -300,8 +295,7 @@ class Relay:
     def _open_queues(self, now: float) -> Iterable[str]:
         """Queues that are declared and not paused, those with the most room last."""
         names = [q for q in self._room.queues if q in self._declared]
-        names = [q for q in names if q not in self._pauses or self._pauses[q].is_over(now)]
-        return sorted(names, key=self._room.left)
+        return sorted((q for q in names if self._pauses.is_over(q, now)), key=self._room.left)
 
     def _scan_wanted(
         self, tx: Connection, wanted: list[Wanted], rescue: Collection[str]
@@ -352,11 +346,8 @@ class Relay:
         """The queues of these messages get nothing for a while, longer each time it happens."""
         now = self._monotonic()
         for queue in {message.queue for message in messages}:
-            backoff = self._pauses.setdefault(queue, Backoff(PAUSE_S, PAUSE_S_MAX))
-            if backoff.is_calm(now):
-                backoff.reset()
-            if backoff.is_over(now):
-                pause_s = backoff.extend(now)
+            pause_s = self._pauses.extend(queue, now)
+            if pause_s is not None:
                 log.warning(finding, queue=queue, paused_s=pause_s)
 
     def _return(self, tx: Connection, messages: list[Message]) -> None:

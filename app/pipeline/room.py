@@ -6,14 +6,21 @@ child, counted as runs in the database. The backlog waits in PostgreSQL, not in 
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from app.broker.message import ListLimits
 from app.settings import Settings
-from app.store.due import QueueDepth, depths, queues_subscribed, queues_with_open_runs
+from app.store.due import (
+    LONG_AGO,
+    QueueDepth,
+    Wanted,
+    depths,
+    queues_subscribed,
+    queues_with_open_runs,
+)
 from app.store.loads import Load, current
 
 LOAD_S = 0.5
@@ -109,6 +116,16 @@ class Room:
         depth = self.depths.get(queue)
         handed = (depth.handed if depth else 0) + self._given.get(queue, 0)
         return max(0, self.bound(queue) - handed)
+
+    def wanted(self, queues: Iterable[str], runs_max: int) -> list[Wanted]:
+        """What to look for in these queues, in this order: what each may be given."""
+        found = []
+        for queue in queues:
+            runs = min(self.left(queue), runs_max)
+            if runs > 0:
+                runs_max -= runs
+                found.append(Wanted(queue, runs, self.due_floors.get(queue, LONG_AGO)))
+        return found
 
     def left_beside_due(self, queue: str) -> int:
         """Runs the queue may be given that are not due: what is due has the room first."""

@@ -12,6 +12,8 @@ from app.store.schema import upgrade
 from tests.path.seen import Scene, Start
 from tests.support.wait import until
 
+# PostgreSQL promises three times its wal_writer_delay of 200 ms; the rest is for us to kill it.
+FORGETS_S = 1.0
 DEEDS: list[list[Any]] = [["note"], ["pause", 0.02], ["book"], ["note"]]
 
 
@@ -36,7 +38,7 @@ def post(seen: Scene, first: int, count: int) -> int:
         connection.close()
 
 
-def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step(
+def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step_it_wrote(
     scene: Start, own_postgres: Postgres
 ) -> None:
     upgrade(own_postgres.create_database("veltrix"))
@@ -44,6 +46,7 @@ def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step(
     assert post(seen, 0, 300) == 202
     until(lambda: len(seen.lines()) > 100, what="the workers to be at work")
 
+    killed_at = time.monotonic()
     own_postgres.kill()
     refused = [until(lambda: post(seen, 1_000, 10), what="an answer") for _ in range(2)]
     before = until_quiet(seen)
@@ -56,7 +59,13 @@ def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step(
     assert len(run_ids) == 400
     assert seen.wait_settled(run_ids, 30) == Counter(succeeded=400)
     assert before > 100
-    assert all(seen.began_once(position, run_ids) for position in (1, 2, 4))
+    assert all(seen.began_once(position, run_ids) for position in (2, 4))
+    # A claim's commit is not durable: a first step of which nothing was written may run again.
+    first = sorted(seen.at(1, run_ids), key=lambda line: line.at)
+    begun = {line.run_id: line.at for line in reversed(first)}
+    again = {run_id for run_id, times in Counter(x.run_id for x in first).items() if times > 1}
+    assert begun.keys() == set(run_ids)
+    assert not {run_id for run_id in again if begun[run_id] < killed_at - FORGETS_S}
     assert seen.bookings(run_ids) == Counter({1: 400})
     assert not seen.failed_attempts()
     assert all(one.is_running for one in seen.platform.processes.values())

@@ -1,6 +1,7 @@
 """Execute: steps are recorded, resumed and settled; what is finished is never run again."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -344,7 +345,7 @@ def test_a_run_is_busy_with_its_own_steps_and_not_with_those_of_its_neighbours(
 ) -> None:
     @step
     def hold(seconds: float) -> None:
-        time.sleep(seconds)
+        threading.Event().wait(seconds)
 
     @workflow(name="fulfil")
     async def holding(event: Event[Any]) -> None:
