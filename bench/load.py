@@ -1,156 +1,182 @@
-"""Load over raw keep-alive connections: an HTTP library would measure itself."""
+"""The load: `python -m bench.load`, a process of its own, over raw keep-alive connections.
 
+An HTTP library would measure itself. Prints one JSON line, a `Flooded` or a list of `Sent`.
+"""
+
+import argparse
 import asyncio
 import json
 import selectors
+import sys
 import time
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from bench.http import Connection, connect
 
 _WATCH_S = 0.2
+_BALANCE = b"GET /v1/balance HTTP/1.1\r\nhost: bench\r\n\r\n"
+_ONE, _MANY = "application/cloudevents+json", "application/cloudevents-batch+json"
 
 
-class Connection(asyncio.Protocol):
-    """One keep-alive connection with one request on its way at a time."""
+class Flooded(NamedTuple):
+    """What a flood did: events accepted and refused, in how many seconds."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = bytes(self._buffer[:end]).lower()
-        at = head.index(b"content-length:") + 15
-        length = int(head[at : at + 12].split(b"\r\n")[0])
-        if len(self._buffer) >= end + 4 + length and self._answer is not None:
-            status, body = int(head[9:12]), bytes(self._buffer[end + 4 :])
-            self._buffer.clear()
-            answer, self._answer = self._answer, None
-            answer.set_result((status, body))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Called by asyncio."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error or ConnectionError("the api closed the connection"))
-
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer. Raises ConnectionError when the api closed it."""
-        assert self.transport is not None
-        if self.transport.is_closing():
-            raise ConnectionError("the api closed the connection")
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return await self._answer
+    accepted: int
+    refused: int
+    seconds: float
 
 
-def request_of(body: bytes, content_type: str) -> bytes:
-    """A POST of /v1/events."""
-    return (
-        f"POST /v1/events HTTP/1.1\r\nhost: bench\r\ncontent-type: {content_type}\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    ).encode() + body
+class Sent(NamedTuple):
+    """A request of an open loop: its first event, how many, when it was to go, and was answered.
+
+    Unix seconds; `answered` 0: it was refused, or its answer never came.
+    """
+
+    number: int
+    events: int
+    due: float
+    answered: float
 
 
-def event_json(number: int) -> str:
+def event_json(number: int, type_: str = "bench.event") -> str:
     """An event of about 200 bytes."""
     return (
-        f'{{"specversion":"1.0","id":"{number}","source":"/bench","type":"bench.event",'
+        f'{{"specversion":"1.0","id":"{number}","source":"/bench","type":"{type_}",'
         f'"time":"2026-01-01T00:00:00Z","subject":"bench-{number % 1000}",'
         f'"data":{{"n":{number},"text":"some words of an ordinary length"}}}}'
     )
 
 
-async def _connect(host: str, port: int, count: int) -> list[Connection]:
-    loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(Connection, host, port) for _ in range(count)]
-    return [protocol for _, protocol in made]
+def request_of(first: int, count: int, type_: str = "bench.event") -> bytes:
+    """A POST of these events to /v1/events: one as itself, more as a batch."""
+    events = [event_json(number, type_) for number in range(first, first + count)]
+    body = (events[0] if count == 1 else f"[{','.join(events)}]").encode()
+    head = (
+        f"POST /v1/events HTTP/1.1\r\nhost: bench\r\n"
+        f"content-type: {_ONE if count == 1 else _MANY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 async def flood(
-    host: str, port: int, seconds: float, size: int, connections: int, open_max: int
-) -> int:
-    """Events accepted in `seconds`, as batches of `size`, as fast as the answers come.
+    targets: Sequence[str],
+    *,
+    seconds: float,
+    size: int,
+    first: int,
+    type_: str = "bench.event",
+    connections: int = 8,
+    open_max: int = 0,
+    count_max: int = sys.maxsize,
+) -> Flooded:
+    """Batches of `size` as fast as the answers come, for `seconds` or `count_max` events.
 
     No batch begins while `GET /v1/balance` shows more than `open_max` open runs: what is measured
     is what the whole platform sustains, not how fast a backlog can be made. 0: without that.
     """
-    sent = accepted = 0
-    end = time.monotonic() + seconds
+    sent = accepted = refused = 0
+    began = time.monotonic()
     has_room = asyncio.Event()
     has_room.set()
 
     async def watch(connection: Connection) -> None:
         while open_max:
-            _, body = await connection.ask(b"GET /v1/balance HTTP/1.1\r\nhost: bench\r\n\r\n")
+            _, body = await connection.ask(_BALANCE)
             (has_room.clear if json.loads(body)["runs"]["open"] > open_max else has_room.set)()
             await asyncio.sleep(_WATCH_S)
 
     async def one(connection: Connection) -> None:
-        nonlocal sent, accepted
-        while time.monotonic() < end:
+        nonlocal sent, accepted, refused
+        while time.monotonic() - began < seconds and sent < count_max:
             await has_room.wait()
-            first, sent = sent, sent + size
-            body = "[" + ",".join(map(event_json, range(first, first + size))) + "]"
-            request = request_of(body.encode(), "application/cloudevents-batch+json")
-            status, _ = await connection.ask(request)
+            number, count = first + sent, min(size, count_max - sent)
+            if count <= 0:
+                return
+            sent += count
+            status, _ = await connection.ask(request_of(number, count, type_))
             if status == 202:
-                accepted += size
+                accepted += count
             else:
+                refused += count
                 await asyncio.sleep(0.05)
 
-    watching, *posting = await _connect(host, port, 1 + connections)
+    watching, *posting = await connect(targets, 1 + connections)
     watcher = asyncio.create_task(watch(watching))
     await asyncio.gather(*map(one, posting))
     watcher.cancel()
-    return accepted
+    return Flooded(accepted, refused, time.monotonic() - began)
 
 
-def precise_loop() -> asyncio.AbstractEventLoop:
-    """An event loop whose timers are exact: epoll's round up to the next millisecond."""
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+def due_times(schedule: Sequence[tuple[float, float]], size: int = 1) -> list[float]:
+    """When each request of `size` events is to go, from 0, by (events per second, seconds)."""
+    begins = accumulate((seconds for _, seconds in schedule), initial=0.0)
+    return [
+        begin + index * size / rate
+        for begin, (rate, seconds) in zip(begins, schedule, strict=False)
+        for index in range(round(rate * seconds / size))
+    ]
 
 
 async def open_loop(
-    host: str, port: int, rate: float, seconds: float, connections: int, first: int = 0
-) -> list[tuple[int, float, float]]:
-    """(number, intended send time, answer time) of single events sent on schedule.
+    targets: Sequence[str],
+    *,
+    schedule: Sequence[tuple[float, float]],
+    first: int,
+    size: int = 1,
+    type_: str = "bench.event",
+    connections: int = 64,
+) -> list[Sent]:
+    """Requests of `size` events, sent on schedule.
 
-    The schedule does not wait for answers: an event whose turn comes and finds no free connection
-    is sent late and measured from its turn (no coordinated omission). Times are Unix seconds.
+    The schedule does not wait for answers: a request whose turn comes and finds no free connection
+    is sent late and measured from its turn (no coordinated omission).
     """
     loop = asyncio.get_running_loop()
     free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
-    for connection in await _connect(host, port, connections):
+    for connection in await connect(targets, connections):
         free.put_nowait(connection)
-    found: list[tuple[int, float, float]] = []
+    found: list[Sent] = []
     offset = time.time() - loop.time()
     start = loop.time() + 0.2
 
     async def one(number: int, due: float) -> None:
-        body = event_json(number).encode()
-        request = request_of(body, "application/cloudevents+json")
+        request = request_of(number, size, type_)
         connection = await free.get()
         status, _ = await connection.ask(request)
         free.put_nowait(connection)
-        if status == 202:
-            found.append((number, due + offset, loop.time() + offset))
+        answered = loop.time() + offset if status == 202 else 0.0
+        found.append(Sent(number, size, due + offset, answered))
 
     tasks = set()
-    for index in range(int(rate * seconds)):
-        due = start + index / rate
+    for index, at in enumerate(due_times(schedule, size)):
+        due = start + at
         pause = due - loop.time()
         if pause > 0:
             await asyncio.sleep(pause)
-        task = asyncio.create_task(one(first + index, due))
+        task = asyncio.create_task(one(first + index * size, due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
     return found
+
+
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose timers are exact: epoll's round up to the next millisecond."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+def main() -> None:
+    """`--schedule` makes an open loop; without it, a flood."""
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    parser.add_argument("--targets", type=json.loads, required=True, help="api URLs, as JSON")
+    parser.add_argument("--options", type=json.loads, required=True, help="arguments, as JSON")
+    options = parser.parse_args()
+    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+        ask = open_loop if "schedule" in options.options else flood
+        print(json.dumps(runner.run(ask(options.targets, **options.options))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What each process of a platform uses: CPU seconds, memory of its own, open files."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import psutil
+
+from app.dev.platform import Platform
+from app.dev.rabbitmq import RabbitMQ
+
+_LOAD = "load generator"
+
+
+class Held(NamedTuple):
+    """What a process holds: bytes that are its alone, and open files, sockets and pipes."""
+
+    uss: int
+    files: int
+
+
+def _members(platform: Platform) -> Iterator[tuple[str, psutil.Process]]:
+    """(kind, process); a process that ends meanwhile is left out."""
+    for member in platform.processes.values():
+        if not member.is_running:
+            continue
+        own = psutil.Process(member.pid)
+        yield ("worker parent" if member.kind == "worker" else member.kind), own
+        for child in own.children(recursive=True):
+            with suppress(psutil.Error):
+                is_sidecar = "app.worker.sidecar" in child.cmdline()
+                yield ("sidecar" if is_sidecar else "worker children"), child
+    assert isinstance(platform.rabbitmq, RabbitMQ)
+    for kind, pid in (("PostgreSQL", platform.postgres.pid), ("RabbitMQ", platform.rabbitmq.pid)):
+        if pid is not None:
+            own = psutil.Process(pid)
+            for process in (own, *own.children(recursive=True)):
+                yield kind, process
+
+
+def cpu_seconds(platform: Platform) -> dict[str, float]:
+    """CPU seconds until now by kind of process, of those that live; of load processes that ended.
+
+    Kinds: api, relay, worker parent, worker children, sidecar, PostgreSQL, RabbitMQ, load.
+    """
+    found: dict[str, float] = {}
+    for kind, process in _members(platform):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            found[kind] = found.get(kind, 0.0) + times.user + times.system
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found | {_LOAD: ended.ru_utime + ended.ru_stime}
+
+
+def cpu_between(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """CPU seconds used by kind."""
+    return {kind: after[kind] - before.get(kind, 0.0) for kind in after}
+
+
+def held(platform: Platform) -> dict[str, Held]:
+    """By "kind pid": what each process holds now. PostgreSQL's backends count as one process."""
+    found: dict[str, Held] = {}
+    for kind, process in _members(platform):
+        with suppress(psutil.Error):
+            name = kind if kind == "PostgreSQL" else f"{kind} {process.pid}"
+            now = Held(process.memory_full_info().uss, process.num_fds())
+            before = found.get(name, Held(0, 0))
+            found[name] = Held(before.uss + now.uss, before.files + now.files)
+    return found
