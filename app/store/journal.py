@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from app.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
 from app.store.leases import Claim
+from app.store.transactions import fetch
 
 _Fields = dict[str, tuple[type[PgArray], Callable[[Any], Any]]]
 
@@ -238,9 +239,7 @@ def write(
     ):
         for name, (array, value_of) in fields.items():
             columns[prefix + name] = array([None if x is None else value_of(x) for x in items])
-    cursor = tx.exec_driver_sql(_WRITE, columns).cursor
-    assert cursor is not None
-    return dict(cursor.fetchall())
+    return dict(fetch(tx, _WRITE, columns))
 
 
 def _rows(
