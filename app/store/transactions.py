@@ -7,7 +7,7 @@ Hot statements are single statements on an AUTOCOMMIT connection: one round trip
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -108,9 +108,7 @@ def transaction_on(connection: Connection) -> Iterator[Connection]:
         yield connection
 
 
-def fetch(
-    tx: Connection, statement: LiteralString, values: Mapping[str, object]
-) -> list[tuple[Any, ...]]:
+def fetch(tx: Connection, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
     """The rows of a statement of every event; `statement` is a constant, errors are SQLAlchemy's.
 
     psycopg executes it without SQLAlchemy, whose account of a statement, its columns and its rows
@@ -127,9 +125,7 @@ def fetch(
         raise _as_of_sqlalchemy(tx, statement, error) from error
 
 
-def _cursor(
-    tx: Connection, statement: LiteralString
-) -> tuple[psycopg.Cursor[tuple[Any, ...]], bytes]:
+def _cursor(tx: Connection, statement: str) -> tuple[psycopg.Cursor[tuple[Any, ...]], bytes]:
     connection = tx.connection.driver_connection
     assert connection is not None
     kept = tx.info[statement] = connection.cursor(), statement.encode()
