@@ -26,6 +26,7 @@ from app.broker.topology import definitions
 from app.dev.children import Child, tail
 from app.dev.ports import LOOPBACK, free_port
 from app.dev.processes import Spec, Supervisor
+from app.dev.rabbitmq import NO_BUSY_WAIT
 from app.duties import limits_of
 from app.settings import PREFIX, Settings
 from app.settings_load import load_settings
@@ -183,6 +184,12 @@ def test_rabbitmq_boots_with_the_topology_of_the_workflows() -> None:
     assert folder is not None
     assert f"{folder[1]}/20-topology.json" in targets
     assert all_services()["rabbitmq"]["secrets"][0]["target"] == f"{folder[1]}/10-users.json"
+
+
+def test_rabbitmq_leaves_the_cores_it_shares_to_the_others_while_it_waits() -> None:
+    environment = all_services()["rabbitmq"]["environment"]
+
+    assert environment == {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": NO_BUSY_WAIT}
 
 
 def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may() -> None:

@@ -20,7 +20,7 @@ from app.api import balance, events, health, problems, runs, starts
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
-from app.api.events import EventsEndpoint
+from app.api.events import EventsEndpoint, EventsFirst
 from app.api.openapi import document_of
 from app.api.services import Services
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
@@ -72,7 +72,7 @@ def make_app(services: Services) -> FastAPI:
 
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
-    app.router.routes.insert(0, Route("/v1/events", EventsEndpoint(), methods=["POST"]))
+    app.router.routes.insert(0, Route(events.PATH, EventsEndpoint(), methods=["POST"]))
     for part in (events, starts, runs, balance, health):
         app.include_router(part.router)
     problems.install(app)
@@ -208,7 +208,7 @@ class _Server(uvicorn.Server):
 def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     config = uvicorn.Config(
-        app,
+        EventsFirst(app),
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -215,15 +215,12 @@ def conflicts_overwrite() -> None:
 
 def settle_without_token() -> None:
     """Whoever comes to an end writes it, whether the run is still his or not."""
-    _swap(
-        "app.store.journal",
-        "_WRITE",
-        ("where u.s_state is null and r.lease_token = %(token)s", "where u.s_state is null"),
-        (
-            "where r.id = u.id and r.lease_token = %(token)s and",
-            "where r.id = u.id and (r.lease_token = %(token)s or true) and",
-        ),
-    )
+    for piece in ("_LOCKED", "_MOVED"):
+        _swap(
+            "app.store.write_statement",
+            piece,
+            ("r.lease_token = %(token)s", "(r.lease_token = %(token)s or true)"),
+        )
 
 
 def journal_after_next_step() -> None:
@@ -333,8 +330,8 @@ def dead_letters_dropped() -> None:
 def failures_not_counted() -> None:
     """The books know of successes only."""
     _swap(
-        "app.store.journal",
-        "_WRITE",
+        "app.store.write_statement",
+        "_COUNTED",
         ("count(*) filter (where state = 'failed')", "count(*) filter (where false)"),
     )
 

@@ -6,7 +6,7 @@ one join (format: PostgreSQL `array_send`). A column that is NULL in every row b
 array: `unnest` of several arrays pads it with NULLs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, ClassVar
 
@@ -31,13 +31,13 @@ class PgArray:
     array_oid: ClassVar[int]
 
     def __init__(self, values: Sequence[Any]) -> None:
-        parts = list(self._encode(values))
-        if not parts or all(part is _NULL for part in parts):
+        if values.count(None) == len(values):
             self.data = _EMPTY(0, 0, self.element_oid)
         else:
+            parts = self._encode(values)
             self.data = _HEADER(1, 1, self.element_oid, len(parts), 1) + b"".join(parts)
 
-    def _encode(self, values: Sequence[Any]) -> Iterable[bytes]:
+    def _encode(self, values: Sequence[Any]) -> list[bytes]:
         raise TypeError(f"use one of the array classes below for {len(values)} values")
 
 
@@ -46,13 +46,11 @@ class TextArray(PgArray):
 
     element_oid, array_oid = 25, 1009
 
-    def _encode(self, values: Sequence[str | None]) -> Iterable[bytes]:
-        for value in values:
-            if value is None:
-                yield _NULL
-            else:
-                encoded = value.encode()
-                yield _LEN(len(encoded)) + encoded
+    def _encode(self, values: Sequence[str | None]) -> list[bytes]:
+        return [
+            _NULL if value is None else _LEN(len(encoded := value.encode())) + encoded
+            for value in values
+        ]
 
 
 class BytesArray(PgArray):
@@ -60,9 +58,8 @@ class BytesArray(PgArray):
 
     element_oid, array_oid = 17, 1001
 
-    def _encode(self, values: Sequence[bytes | None]) -> Iterable[bytes]:
-        for value in values:
-            yield _NULL if value is None else _LEN(len(value)) + value
+    def _encode(self, values: Sequence[bytes | None]) -> list[bytes]:
+        return [_NULL if value is None else _LEN(len(value)) + value for value in values]
 
 
 class IntArray(PgArray):
@@ -70,9 +67,8 @@ class IntArray(PgArray):
 
     element_oid, array_oid = 20, 1016
 
-    def _encode(self, values: Sequence[int | None]) -> Iterable[bytes]:
-        for value in values:
-            yield _NULL if value is None else _INT8(8, value)
+    def _encode(self, values: Sequence[int | None]) -> list[bytes]:
+        return [_NULL if value is None else _INT8(8, value) for value in values]
 
 
 class FloatArray(PgArray):
@@ -80,9 +76,8 @@ class FloatArray(PgArray):
 
     element_oid, array_oid = 701, 1022
 
-    def _encode(self, values: Sequence[float | None]) -> Iterable[bytes]:
-        for value in values:
-            yield _NULL if value is None else _FLOAT8(8, value)
+    def _encode(self, values: Sequence[float | None]) -> list[bytes]:
+        return [_NULL if value is None else _FLOAT8(8, value) for value in values]
 
 
 class BoolArray(PgArray):
@@ -90,9 +85,8 @@ class BoolArray(PgArray):
 
     element_oid, array_oid = 16, 1000
 
-    def _encode(self, values: Sequence[bool]) -> Iterable[bytes]:
-        for value in values:
-            yield _TRUE if value else _FALSE
+    def _encode(self, values: Sequence[bool]) -> list[bytes]:
+        return [_TRUE if value else _FALSE for value in values]
 
 
 class _ArrayDumper(Dumper):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app.domain.due import DueRun
 from app.domain.states import Reason
 from app.store.arrays import IntArray, TextArray
+from app.store.transactions import fetch
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 RESCUE_RUNS_MAX = 500
@@ -186,7 +187,8 @@ def scan(
     their queue has: they had begun. Commit before publishing. Runs that ended `poison_crashes_max`
     workers alone are failed instead, in the same transaction. None: nothing was due.
     """
-    rows = tx.exec_driver_sql(
+    rows = fetch(
+        tx,
         _SCAN,
         {
             "queue": TextArray([w.queue for w in wanted]),
@@ -197,7 +199,7 @@ def scan(
             "hold_s": hold_s,
             "hold_s_max": hold_s_max,
         },
-    ).all()
+    )
     if not rows:
         return None
     rows = sorted(rows, key=lambda row: (row[7], row[0]))
@@ -232,7 +234,8 @@ def depths(
 
     `floors` and `due_floors`: nothing before them is of interest; both optional per queue.
     """
-    rows = tx.exec_driver_sql(
+    rows = fetch(
+        tx,
         _DEPTHS,
         {
             "queue": TextArray(list(queues)),

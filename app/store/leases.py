@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.store.arrays import TextArray
+from app.store.transactions import fetch
 
 
 class Claim(msgspec.Struct, gc=False):
@@ -125,7 +126,8 @@ def claim(
     A run that is not queued, is locked by another claim, or must travel alone and does not, is not
     in the answer: acknowledging its message is safe, for the run comes due again.
     """
-    cursor = tx.exec_driver_sql(
+    rows = fetch(
+        tx,
         _CLAIM,
         {
             "id": TextArray([run_id for run_id, _ in deliveries]),
@@ -135,9 +137,8 @@ def claim(
             "worker_id": worker_id,
             "hold_s": hold_s,
         },
-    ).cursor
-    assert cursor is not None
-    return [Claim(*row) for row in cursor.fetchall()]
+    )
+    return [Claim(*row) for row in rows]
 
 
 def lock_held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:

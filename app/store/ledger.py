@@ -13,6 +13,7 @@ from app.domain.events import NewEvent
 from app.domain.ids import minute_of, runs_range
 from app.domain.receipts import StartedRun
 from app.store.arrays import BoolArray, BytesArray, IntArray, TextArray
+from app.store.transactions import fetch
 
 
 class RunStart(msgspec.Struct, gc=False):
@@ -146,7 +147,8 @@ def insert(tx: Connection, items: Sequence[EventInsert], unix_ms: int, hold_s: f
     item whose identity is known is left out of the answer and changes nothing.
     """
     rows = [(item, run) for item in items for run in item.runs]
-    fresh = tx.exec_driver_sql(
+    fresh = fetch(
+        tx,
         _INSERT,
         {
             "unix_ms": unix_ms,
@@ -181,9 +183,8 @@ def insert(tx: Connection, items: Sequence[EventInsert], unix_ms: int, hold_s: f
             "key": TextArray([r.key for _, r in rows]),
             "created_by": TextArray([r.created_by for _, r in rows]),
         },
-    ).cursor
-    assert fresh is not None
-    return {row[0] for row in fresh.fetchall()}
+    )
+    return {row[0] for row in fresh}
 
 
 def known(

@@ -4,7 +4,7 @@ Hot statements are single statements on an AUTOCOMMIT connection: one round trip
 `transaction` is for the few stages that need several.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -106,6 +106,46 @@ def transaction_on(connection: Connection) -> Iterator[Connection]:
     """One transaction on an open (not AUTOCOMMIT) connection."""
     with connection.begin():
         yield connection
+
+
+def fetch(tx: Connection, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    """The rows of a statement of every event; `statement` is a constant, errors are SQLAlchemy's.
+
+    psycopg executes it without SQLAlchemy, whose account of a statement, its columns and its rows
+    takes longer than PostgreSQL does for a list of one. Each statement keeps its cursor as long as
+    the connection lives, with what psycopg found out about the types of values and columns (and
+    the last rows, until the next).
+    """
+    if not tx.in_transaction():
+        tx.begin()  # as SQLAlchemy does: without it, a lost connection would be replaced unnoticed
+    cursor, query = tx.info.get(statement) or _cursor(tx, statement)
+    try:
+        return cursor.execute(query, values, binary=True).fetchall()
+    except psycopg.Error as error:
+        raise _as_of_sqlalchemy(tx, statement, error) from error
+
+
+def _cursor(tx: Connection, statement: str) -> tuple[psycopg.Cursor[tuple[Any, ...]], bytes]:
+    connection = tx.connection.driver_connection
+    assert connection is not None
+    kept = tx.info[statement] = connection.cursor(), statement.encode()
+    return kept
+
+
+def _as_of_sqlalchemy(tx: Connection, statement: str, error: psycopg.Error) -> Exception:
+    """The DBAPIError that SQLAlchemy would raise; a lost connection is given up as it would be."""
+    connection = tx.connection.driver_connection
+    is_lost = connection is None or connection.closed
+    if is_lost:
+        tx.invalidate(error)
+    return DBAPIError.instance(
+        statement,
+        None,
+        error,
+        psycopg.Error,
+        connection_invalidated=is_lost,
+        dialect=tx.dialect,
+    )
 
 
 class Link:

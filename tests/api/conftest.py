@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from app.api.auth import KeyRing, are_keys_required
 from app.api.catalog import Catalog
+from app.api.events import EventsFirst
 from app.api.server import make_app
 from app.api.services import Services
 from app.domain.ids import EventIds
@@ -120,7 +121,7 @@ def serving(settings: Settings) -> Iterator[Api]:
     )
     app = make_app(services)
     config = uvicorn.Config(
-        app, port=0, loop="none", log_config=None, log_level="error", lifespan="on"
+        EventsFirst(app), port=0, loop="none", log_config=None, log_level="error", lifespan="on"
     )
     server = uvicorn.Server(config)
     thread = Thread(target=lambda: asyncio.run(server.serve()))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from amqp.serialization import decode_properties_basic
 
 from app.broker.message import ListLimits, messages_for, run_ids_in
 from app.domain.due import DueRun
@@ -63,6 +64,39 @@ def test_the_body_names_its_runs() -> None:
 
     assert run_ids_in(message.body) == message.run_ids
     assert json.loads(message.body)[0] == [message.run_ids]
+
+
+def test_its_properties_are_those_of_celerys_protocol() -> None:
+    due = runs(2, payload_bytes=7)
+    (message,) = messages_for(due, "relay@test", LIMITS, {})
+
+    properties, end = decode_properties_basic(message.properties, 0)
+
+    assert end == len(message.properties)
+    assert properties == {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "delivery_mode": 2,
+        "message_id": due[0].id,
+        "application_headers": {
+            "lang": "py",
+            "task": "fulfil",
+            "id": due[0].id,
+            "root_id": due[0].id,
+            "parent_id": None,
+            "group": None,
+            "argsrepr": f"{due[0].id},{due[1].id}",
+            "kwargsrepr": "{}",
+            "origin": "relay@test",
+            "retries": 0,
+            "timelimit": [None, None],
+            "eta": None,
+            "expires": None,
+            "ignore_result": True,
+            "veltrix_bytes": 14,
+            "veltrix_alone": False,
+        },
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,12 @@ def test_everything_listens_on_loopback_only(broker: Broker) -> None:
     assert len([1 for one in family if one.name() == "beam.smp" for _ in listening(one.pid)]) == 3
 
 
+def test_its_schedulers_sleep_while_nothing_is_to_be_done(broker: Broker) -> None:
+    (node,) = [one for one in psutil.Process().children() if one.name() == "beam.smp"]
+
+    assert module.NO_BUSY_WAIT in " ".join(node.cmdline()).replace("-sbwt", "+sbwt")
+
+
 def test_a_broker_of_a_test_is_empty_and_its_own(broker: Broker, services: Services) -> None:
     other = services.make_broker()
     with connect(broker.url) as connection:

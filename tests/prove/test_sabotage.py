@@ -1,12 +1,20 @@
 """Each known way to lose, double or forget work is seen, by the property that it breaks."""
 
+from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import Engine, text
 
 from app.prove.report import Verdict
 from app.prove.sabotage import SABOTAGES, sabotaged
+from app.store import journal, write_statement
+from app.store.journal import JournalEntry, Settlement
+from app.store.transactions import open_autocommit
 from tests.prove.conftest import Prove
+from tests.support.due_runs import add_runs, read_runs
+from tests.support.settled import hold
 
 # What each breaks, and what has to happen for it to do harm.
 BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
@@ -38,6 +46,50 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
 def test_each_sabotage_has_its_test() -> None:
     assert BREAKS.keys() == SABOTAGES.keys()
     assert len(BREAKS) >= 12
+
+
+@pytest.fixture
+def mended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a sabotage of writes replaced is as it was, afterwards."""
+    for piece in ("_LOCKED", "_MOVED", "_COUNTED"):
+        monkeypatch.setattr(write_statement, piece, getattr(write_statement, piece))
+    write_statement.statement_of.cache_clear()
+    yield
+    write_statement.statement_of.cache_clear()
+
+
+def test_without_the_token_whoever_comes_writes_whatever_his_list_holds(
+    engine: Engine, mended: None
+) -> None:
+    ending, going_on, alone = add_runs(engine, 3)
+    hold(engine, [ending, going_on, alone])
+    end = Settlement(run_id=ending, state="succeeded", outcome="1")
+    entry = JournalEntry(going_on, "1", "step", "charge")
+
+    SABOTAGES["settle_without_token"]()
+
+    with open_autocommit(engine) as tx:
+        assert journal.write(tx, str(uuid4()), "w", [entry], [], [end]).keys() == {ending, going_on}
+        last = Settlement(run_id=alone, state="succeeded", outcome="1")
+        assert journal.write(tx, str(uuid4()), "w", [], [], [last]).keys() == {alone}
+    states = [row.state for row in read_runs(engine, [ending, going_on, alone], "state")]
+    assert states == ["succeeded", "running", "succeeded"]
+
+
+def test_failures_are_not_counted_and_successes_are(engine: Engine, mended: None) -> None:
+    good, bad = add_runs(engine, 2)
+    token = hold(engine, [good, bad])
+    ends = [
+        Settlement(run_id=good, state="succeeded"),
+        Settlement(run_id=bad, state="failed", reason="step_failed"),
+    ]
+
+    SABOTAGES["failures_not_counted"]()
+
+    with open_autocommit(engine) as tx:
+        journal.write(tx, token, "w", [], [], ends)
+        counts = "select sum(succeeded), sum(failed) from counter_deltas"
+        assert tuple(tx.execute(text(counts)).one()) == (1, 0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from app.api.auth import KeyRing, are_keys_required
 from app.api.catalog import Catalog
+from app.api.events import EventsFirst
 from app.api.server import make_app
 from app.api.services import Services
 from app.bootstrap import event_ids, real_sources
@@ -76,7 +77,7 @@ def served(engine: Engine, database_url: str, **settings: Any) -> Iterator[Clien
         keys.refresh_once()
     catalog = Catalog(engine, given.subscriptions_cache_s)
     services = Services(given, engine, acceptor, keys, catalog, sources.new_id, lambda: False)
-    config = uvicorn.Config(make_app(services), port=0, log_config=None, lifespan="on")
+    config = uvicorn.Config(EventsFirst(make_app(services)), port=0, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)
     thread.start()
