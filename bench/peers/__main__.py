@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from bench.peers.roster import NoSuchPeer, chosen
-from bench.peers.run import PYTHON, Ground, Unsettled, run
-from bench.peers.summary import summarise, table
+from bench.peers.run import PYTHON, Ground, run
+from bench.peers.summary import Unsettled, summarise, table
 
 
 def main() -> int:
@@ -18,14 +18,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--only", default="", help="names with commas between; default: all")
-    parser.add_argument("--set", action="append", default=[], metavar="PEER.SETTING=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="PEER.NAME=VALUE,...")
+    parser.add_argument(
+        "--try",
+        action="store_true",
+        dest="is_trying",
+        help="each peer with the other settings of roster.py too",
+    )
     parser.add_argument(
         "--results", type=Path, help="a file of earlier runs, JSON lines, to add to and sum up with"
     )
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args()
     try:
-        programs = chosen(options.only, options.set)
+        programs = chosen(options.only, options.set, is_trying=options.is_trying)
     except NoSuchPeer as error:
         parser.error(str(error))
     if not PYTHON.exists():
@@ -34,9 +40,12 @@ def main() -> int:
     if options.results and options.results.exists():
         results = [json.loads(line) for line in options.results.read_text().splitlines()]
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="veltrix-peers-") as folder, Ground(Path(folder)) as ground:
+    with (
+        tempfile.TemporaryDirectory(prefix="veltrix-peers-") as folder,
+        Ground(Path(folder)) as ground,
+    ):
         for _ in range(options.rounds):
-            for peer in programs.values():
+            for peer in programs:
                 try:
                     found = run(ground, peer, options.seconds, options.batch)
                 except Unsettled as error:

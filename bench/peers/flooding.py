@@ -19,9 +19,7 @@ _WARM_FIRST = 10**12  # none of the batches has such an id
 _SETTLED_S = 60.0
 
 
-def main(
-    host: str, port: int, seconds: float, batch: int, senders: int, open_max: int
-) -> None:
+def main(host: str, port: int, seconds: float, batch: int, senders: int, open_max: int) -> None:
     """Prints a number, or fails when the first few events are not settled within a minute."""
     asyncio.run(open_loop(host, port, _WARM_RATE, _WARM_S, senders, _WARM_FIRST))
     end = time.monotonic() + _SETTLED_S

@@ -24,7 +24,8 @@ create table outbox (number bigint generated always as identity primary key, eve
 """
 ACCEPT = text("""
 with new as (
-    insert into events (id, body) select * from unnest(cast(:ids as text[]), cast(:bodies as text[]))
+    insert into events (id, body)
+    select * from unnest(cast(:ids as text[]), cast(:bodies as text[]))
     on conflict do nothing returning id)
 insert into outbox (event_id) select id from new
 """)

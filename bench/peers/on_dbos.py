@@ -31,7 +31,7 @@ def double(number: int) -> int:
 @DBOS.workflow()
 def run(body: str) -> int:
     """One event."""
-    return double(json.loads(body)["n"])
+    return int(double(json.loads(body)["n"]))
 
 
 @cache

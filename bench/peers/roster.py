@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 VELTRIX = "veltrix"
+_COUNTS = ("workers", "senders", "open_max")
 _QUORUM = "quorum queue, persistent messages, publisher confirms, late acknowledgement"
 _CLASSIC = "durable classic queue, persistent messages, publisher confirms, late acknowledgement"
 _NO_BROKER = "no broker: its queue is a table"
@@ -39,8 +40,9 @@ class Peer:
     Commands are arguments of the Python in .venv-peers. Settings are `PEER_<NAME>` for its
     processes and `{name}` in its commands; `{number}` counts those of `workers`. `tally` gives
     accepted, settled, settled with the right output, first acceptance and last settlement in Unix
-    seconds. `senders` connections each send a batch at a time, none while more than `open_max` events
-    are open.
+    seconds. `senders` connections each send a batch at a time, none while more than `open_max`
+    events are open. `tries` are other settings, `name=value` with commas between; `label` is the
+    one of them that this is.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Peer:
     senders: int = 4
     open_max: int = 2_000
     tally: str = _TALLY
+    tries: tuple[str, ...] = ()
+    label: str = ""
 
     def commands(self, port: int) -> dict[str, list[str]]:
         """Of all its processes, by name: a front, a relay if it has an outbox, and workers."""
@@ -72,14 +76,19 @@ class Peer:
         """Its settings, for its processes."""
         return {f"PEER_{name.upper()}": value for name, value in self.settings.items()}
 
-    def having(self, changes: Mapping[str, str]) -> "Peer":
-        """The same with other settings; the numbers of workers, senders and open events are some too."""
-        counts = ("workers", "senders", "open_max")
-        numbers = {name: int(changes[name]) for name in counts if name in changes}
-        others = {name: value for name, value in changes.items() if name not in numbers}
-        if unknown := set(others) - set(self.settings):
-            raise NoSuchPeer(f"{self.name} has no {unknown.pop()}; it has {sorted(self.settings)}")
-        return replace(self, settings={**self.settings, **others}, **numbers)  # type: ignore[arg-type]
+    def having(self, changes: str) -> "Peer":
+        """The same with other settings; the numbers of workers, senders and open events are some.
+
+        `NoSuchPeer` when it has no such setting.
+        """
+        found = dict(change.split("=", 1) for change in changes.split(",") if "=" in change)
+        counts = {name: int(found.pop(name)) for name in _COUNTS if name in found}
+        unknown = set(found) - set(self.settings)
+        if unknown or not (found or counts):
+            known = [*self.settings, *_COUNTS]
+            raise NoSuchPeer(f"{changes!r} is no setting of {self.name}; it has {known}")
+        changed = replace(self, settings={**self.settings, **found}, label=changes)
+        return replace(changed, **counts)  # type: ignore[arg-type]
 
 
 _LEDGER = "-m bench.peers.ledger"
@@ -102,6 +111,15 @@ PEERS = {
                 "outbox_batch": "100",
             },
             workers=2,
+            tries=(
+                "pool=prefork,concurrency=2,workers=1",
+                "pool=threads,concurrency=4",
+                "chunk=10",
+                "chunk=50",
+                "publishers=1",
+                "publishers=4",
+                "prefetch=32",
+            ),
         ),
         Peer(
             "on_dramatiq",
@@ -110,6 +128,12 @@ PEERS = {
             _LEDGER,
             "-m dramatiq bench.peers.on_dramatiq --processes 2 --threads {concurrency}",
             {"concurrency": "4", "publishers": "2", "outbox_batch": "100"},
+            tries=(
+                "concurrency=1",
+                "concurrency=8",
+                "publishers=1",
+                "publishers=4",
+            ),
         ),
         Peer(
             "on_taskiq",
@@ -125,17 +149,31 @@ PEERS = {
                 "publishers": "1",
                 "outbox_batch": "250",
             },
+            tries=(
+                "concurrency=4,connections=4",
+                "concurrency=8,connections=8",
+                "concurrency=32,connections=32",
+                "prefetch=250",
+                "publishers=2",
+            ),
         ),
         Peer(
             "on_procrastinate",
             ("procrastinate", "psycopg", "psycopg-pool"),
             _NO_BROKER,
             "-m bench.peers.on_procrastinate",
-            "-m procrastinate --app bench.peers.on_procrastinate.app worker -n worker-{number}"
-            " -c {concurrency}",
-            {"concurrency": "8", "connections": "10"},
+            "-m procrastinate --app bench.peers.on_procrastinate.app --log-level warning worker"
+            " -n worker-{number} -c {concurrency} --{listen} -p {poll_s}",
+            {"concurrency": "8", "connections": "10", "listen": "listen-notify", "poll_s": "0.1"},
             workers=2,
             open_max=1_000,
+            tries=(
+                "concurrency=2",
+                "concurrency=4",
+                "concurrency=20,connections=22",
+                "listen=no-listen-notify",
+                "open_max=2000",
+            ),
         ),
         Peer(
             "on_dbos",
@@ -147,6 +185,14 @@ PEERS = {
             workers=2,
             open_max=1_000,
             tally=_TALLY_DBOS,
+            tries=(
+                "concurrency=4",
+                "concurrency=8",
+                "concurrency=32,connections=40",
+                "poll_ms=25",
+                "poll_ms=1000,concurrency=100",
+                "open_max=250",
+            ),
         ),
         Peer(
             "limit",
@@ -158,15 +204,21 @@ PEERS = {
             workers=2,
             senders=8,
             open_max=5_000,
+            tries=(
+                "list_messages=1",
+                "list_messages=8",
+                "workers=1",
+            ),
         ),
     )
 }
 
 
-def chosen(only: str, settings: Iterable[str]) -> dict[str, Peer | None]:
-    """The programs of a run in turn, by name; None is Veltrix. `NoSuchPeer` names what is wrong.
+def chosen(only: str, settings: Iterable[str], *, is_trying: bool = False) -> list[Peer | None]:
+    """The programs of a round, in turn; None is Veltrix. `NoSuchPeer` names what is wrong.
 
-    `only` is a list with commas, or empty for all; `settings` are `peer.name=value`.
+    `only` is a list with commas, or empty for all; `settings` are `peer.name=value`. When trying,
+    each peer is followed by itself with each of its other settings.
     """
     found: dict[str, Peer | None] = {VELTRIX: None, **PEERS}
     if only:
@@ -176,9 +228,13 @@ def chosen(only: str, settings: Iterable[str]) -> dict[str, Peer | None]:
         found = {name: found[name] for name in names}
     for setting in settings:
         name, _, change = setting.partition(".")
-        key, equals, value = change.partition("=")
         peer = found.get(name)
-        if peer is None or not equals:
+        if peer is None:
             raise NoSuchPeer(f"{setting!r} is not peer.setting=value of a peer that is run")
-        found[name] = peer.having({key: value})
-    return found
+        found[name] = peer.having(change)
+    programs: list[Peer | None] = []
+    for peer in found.values():
+        programs.append(peer)
+        if is_trying and peer is not None:
+            programs += map(peer.having, peer.tries)
+    return programs

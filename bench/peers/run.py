@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import text
 
-from app.dev.children import tail, wait_for
+from app.dev.children import Child, tail, wait_for
 from app.dev.platform import Platform
 from app.dev.ports import LOOPBACK, free_port
 from app.dev.postgres import Postgres
@@ -25,6 +25,7 @@ from app.store.schema import upgrade
 from app.store.transactions import make_engine, open_autocommit, transaction
 from bench.peers.flooding import open_runs
 from bench.peers.roster import TALLY_VELTRIX, VELTRIX, Peer
+from bench.peers.summary import Tally, Unsettled, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -37,10 +38,6 @@ _QUORUM = "quorum queue, persistent messages, publisher confirms, late acknowled
 _VERSIONS = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
 
 
-class Unsettled(Exception):
-    """A run that lost, repeated or falsified an event: its rate means nothing."""
-
-
 class Ground:
     """One PostgreSQL and one RabbitMQ, private and durable, for all runs; each begins empty."""
 
@@ -50,7 +47,7 @@ class Ground:
         self.rabbitmq = RabbitMQ(folder / "rabbitmq")
         self._runs = 0
 
-    def __enter__(self) -> "Ground":
+    def __enter__(self) -> Self:
         self.rabbitmq.begin()
         self.postgres.start()
         self.rabbitmq.wait_ready()
@@ -101,11 +98,7 @@ def _run_peer(
         for name, arguments in peer.commands(port).items():
             command = (str(PYTHON), *arguments)
             supervisor.start(Spec(name, command, env, folder / f"{name}.log"))
-        front = supervisor.child("front")
-        if not wait_for(
-            lambda: _answers(port), deadline_s=_READY_S, alive=lambda: front.is_running
-        ):
-            raise Unsettled("the front does not answer")
+        _wait_front(supervisor.child("front"), port)
         accepted = _flood(port, seconds, batch, peer.senders, peer.open_max)
         _drain(port)
         figures = tally(ground.postgres.url_of(place), peer.tally, accepted)
@@ -116,9 +109,13 @@ def _run_peer(
         supervisor.close(grace_s=3.0)
     versions = _python(["-c", _VERSIONS, *peer.packages], env).split()
     return {
-        "program": peer.name,
+        "program": f"{peer.name} {peer.label}".strip(),
         **figures,
-        "settings": {**peer.settings, "workers": peer.workers, **_load(batch, peer.senders, peer.open_max)},
+        "settings": {
+            **peer.settings,
+            "workers": peer.workers,
+            **_load(batch, peer.senders, peer.open_max),
+        },
         "durability": f"{_DURABILITY}; {peer.broker}",
         "versions": dict(zip(peer.packages, versions, strict=True)),
     }
@@ -158,25 +155,12 @@ def _run_veltrix(
 
 
 def tally(database_url: str, statement: str, accepted: int) -> dict[str, Any]:
-    """Counts and rate. `Unsettled` unless what was answered 202 is there, settled and right.
-
-    An event whose 202 the load generator did not wait for may be there too, and counts.
-    """
+    """Counts and rate, from the database alone; `Unsettled` as in `judge`."""
     engine = make_engine(database_url, application="bench")
     with transaction(engine) as tx:
-        found, settled, right, first, last = tx.execute(text(statement)).one()
+        found = tx.execute(text(statement)).one()
     engine.dispose()
-    if not accepted <= found == settled == right:
-        raise Unsettled(
-            f"{accepted} answered 202; {found} accepted, {settled} settled, {right} right"
-        )
-    return {
-        "rate": round(settled / (float(last) - float(first)), 1),
-        "accepted": accepted,
-        "settled": settled,
-        "seconds": round(float(last) - float(first), 2),
-        "payload": "CloudEvents of about 200 bytes",
-    }
+    return judge(accepted, Tally(*found))
 
 
 def _environment(ground: Ground, place: str, peer: Peer) -> dict[str, str]:
@@ -193,17 +177,23 @@ def _environment(ground: Ground, place: str, peer: Peer) -> dict[str, str]:
 
 def _python(arguments: Sequence[str], env: Mapping[str, str]) -> str:
     command = [str(PYTHON), *arguments]
-    ended = subprocess.run(command, env=dict(env), cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, env=dict(env), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if ended.returncode != 0:
         raise Unsettled(f"{' '.join(arguments)} failed:\n{ended.stderr}")
     return ended.stdout
 
 
-def _answers(port: int) -> bool:
-    try:
-        return open_runs(LOOPBACK, port) >= 0
-    except (OSError, ValueError, KeyError):
-        return False
+def _wait_front(front: Child, port: int) -> None:
+    def answers() -> bool:
+        try:
+            return open_runs(LOOPBACK, port) >= 0
+        except (OSError, ValueError, KeyError):
+            return False
+
+    if not wait_for(answers, deadline_s=_READY_S, alive=lambda: front.is_running):
+        raise Unsettled("the front does not answer")
 
 
 def _load(batch: int, senders: int, open_max: int) -> dict[str, int]:

@@ -1,10 +1,46 @@
-"""What many runs say together: medians and ratios."""
+"""What a run says, if every event is accounted for, and what many say together."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.peers.roster import VELTRIX
+
+
+class Unsettled(Exception):
+    """A run that lost, repeated or falsified an event: its rate means nothing."""
+
+
+class Tally(NamedTuple):
+    """What a database says after a run; times are Unix seconds."""
+
+    accepted: int
+    settled: int
+    right: int
+    first: float | None
+    last: float | None
+
+
+def judge(answered: int, found: Tally) -> dict[str, Any]:
+    """Counts and rate. `Unsettled` unless all that was answered 202 is there, settled and right.
+
+    More may be there than was answered, and counts: the load generator does not wait for the
+    answers to its last batches.
+    """
+    is_whole = answered <= found.accepted == found.settled == found.right
+    if not is_whole or found.first is None or found.last is None:
+        raise Unsettled(
+            f"{answered} answered 202; {found.accepted} accepted, {found.settled} settled,"
+            f" {found.right} right"
+        )
+    seconds = found.last - found.first
+    return {
+        "rate": round(found.settled / seconds, 1),
+        "accepted": found.accepted,
+        "settled": found.settled,
+        "seconds": round(seconds, 2),
+        "payload": "CloudEvents of about 200 bytes",
+    }
 
 
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
