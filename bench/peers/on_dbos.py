@@ -34,6 +34,18 @@ def run(body: str) -> int:
     return int(double(json.loads(body)["n"]))
 
 
+@DBOS.step()
+async def double_async(number: int) -> int:
+    """The same, for `PEER_WORKFLOW=run_async`."""
+    return number * 2
+
+
+@DBOS.workflow()
+async def run_async(body: str) -> int:
+    """The same, for `PEER_WORKFLOW=run_async`."""
+    return int(await double_async(json.loads(body)["n"]))
+
+
 @cache
 def engine() -> Engine:
     """One per process."""
@@ -53,7 +65,7 @@ async def accept(events: Sequence[Event]) -> None:
         with engine().begin() as tx:
             for event in sorted(events, key=lambda one: one.id):
                 options: EnqueueOptions = {
-                    "workflow_name": run.__qualname__,
+                    "workflow_name": os.environ["PEER_WORKFLOW"],
                     "queue_name": "peer",
                     "workflow_id": event.id,
                     "app_version": "1",

@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
-from threading import local
 
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -24,7 +23,6 @@ broker = AioPikaBroker(
     qos=ledger.setting("prefetch"),
     task_queues=[Queue(name="peer")],
 )
-_publisher = local()
 
 
 @cache
@@ -46,15 +44,20 @@ async def run(event_id: str) -> None:
 
 
 def publish(event_ids: Sequence[str]) -> None:
-    """All are sent, then all confirms are awaited; on an event loop of the relay's thread."""
+    """All are sent, then all confirms are awaited."""
 
     async def send() -> None:
         await asyncio.gather(*(run.kiq(event_id) for event_id in event_ids))
 
-    if not hasattr(_publisher, "runner"):
-        _publisher.runner = asyncio.Runner()
-        _publisher.runner.run(broker.startup())
-    _publisher.runner.run(send())
+    _runner().run(send())
+
+
+@cache
+def _runner() -> asyncio.Runner:
+    """The event loop of the relay, which has one thread."""
+    runner = asyncio.Runner()
+    runner.run(broker.startup())
+    return runner
 
 
 async def accept(events: Sequence[Event]) -> None:
