@@ -171,6 +171,7 @@ PEERS = {
                 "concurrency=4",
                 "concurrency=20,connections=22",
                 "listen=no-listen-notify",
+                "poll_s=5",
                 "open_max=2000",
             ),
         ),
