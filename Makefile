@@ -9,7 +9,10 @@ SECONDS := 30
 SEEDS := 1 2 3
 EVENTS := 200000
 
-.PHONY: setup rabbitmq demo dev prove test test-slow check bench lock clean
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
+
+.PHONY: setup rabbitmq demo dev prove test test-slow check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -91,6 +94,24 @@ bench: setup
 	$(BIN)/python -m bench throughput --seconds $(SECONDS)
 	$(BIN)/python -m bench latency --rate 333 --seconds $(SECONDS)
 
+# What Veltrix is measured against, in an environment of its own: docs/peers.md.
+setup-peers: setup $(PEERS_STAMP)
+
+bench-peers: setup-peers
+	$(BIN)/python -m bench.peers --seconds $(SECONDS)
+
+$(PEERS_STAMP): bench/peers/requirements.txt
+	@[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+	    -r bench/peers/requirements.txt
+	@rm -f $(PEERS)/.setup-*
+	@touch $@
+
+lock-peers: setup
+	CUSTOM_COMPILE_COMMAND="make lock-peers" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras \
+	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+	    --output-file=bench/peers/requirements.txt bench/peers/requirements.in
+
 # Names no index, host or path of the machine it ran on: tests/test_project.py looks.
 lock: setup
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes \
@@ -100,5 +121,5 @@ lock: setup
 
 # What can be made again. The data of `veltrix dev` in .veltrix/ is not: delete it yourself.
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find app workflows tests bench alembic -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

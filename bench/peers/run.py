@@ -1,0 +1,217 @@
+"""One run of one program: start it on an empty database and virtual host, flood it, count."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import text
+
+from app.dev.children import Child, tail, wait_for
+from app.dev.platform import Platform
+from app.dev.ports import LOOPBACK, free_port
+from app.dev.postgres import Postgres
+from app.dev.processes import Spec, Supervisor
+from app.dev.rabbitmq import RabbitMQ
+from app.pipeline.books import balance
+from app.store.schema import upgrade
+from app.store.transactions import make_engine, open_autocommit, transaction
+from bench.peers.flooding import open_runs
+from bench.peers.roster import TALLY_VELTRIX, VELTRIX, Peer
+from bench.peers.summary import Tally, Unsettled, judge
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+_READY_S = 60.0
+_DRAIN_S = 120.0
+_SENDERS = 8  # as in `python -m bench throughput`
+_OPEN_MAX = 5_000
+_DURABILITY = "PostgreSQL fsync=on synchronous_commit=on full_page_writes=on"
+_QUORUM = "quorum queue, persistent messages, publisher confirms, late acknowledgement"
+_VERSIONS = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
+
+
+class Ground:
+    """One PostgreSQL and one RabbitMQ, private and durable, for all runs; each begins empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.postgres = Postgres(folder / "postgres")
+        self.rabbitmq = RabbitMQ(folder / "rabbitmq")
+        self._runs = 0
+
+    def __enter__(self) -> Self:
+        self.rabbitmq.begin()
+        self.postgres.start()
+        self.rabbitmq.wait_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rabbitmq.stop()
+        self.postgres.stop()
+
+    @contextmanager
+    def empty(self) -> Iterator[str]:
+        """The name of a new database and virtual host, gone afterwards."""
+        self._runs += 1
+        name = f"run{self._runs}"
+        self.postgres.create_database(name)
+        self.rabbitmq.create_vhost(name)
+        try:
+            yield name
+        finally:
+            self.rabbitmq.delete_vhost(name)
+            engine = make_engine(self.postgres.url, application="bench")
+            with open_autocommit(engine) as connection:
+                connection.execute(text(f"drop database {name} with (force)"))
+                connection.execute(text("checkpoint"))
+            engine.dispose()
+
+
+def run(ground: Ground, peer: Peer | None, seconds: float, batch: int) -> dict[str, Any]:
+    """The figures of one run. `Unsettled` when not every accepted event was settled, once."""
+    with (
+        ground.empty() as place,
+        tempfile.TemporaryDirectory(prefix="peers-", dir=ground.folder) as work,
+    ):
+        if peer is None:
+            return _run_veltrix(ground, place, Path(work), seconds, batch)
+        return _run_peer(ground, place, Path(work), peer, seconds, batch)
+
+
+def _run_peer(
+    ground: Ground, place: str, folder: Path, peer: Peer, seconds: float, batch: int
+) -> dict[str, Any]:
+    env = _environment(ground, place, peer)
+    _python(peer.set_up.split(), env)
+    port = free_port()
+    supervisor = Supervisor(folder, cwd=ROOT)
+    supervisor.open()
+    try:
+        for name, arguments in peer.commands(port).items():
+            command = (str(PYTHON), *arguments)
+            supervisor.start(Spec(name, command, env, folder / f"{name}.log"))
+        _wait_front(supervisor.child("front"), port)
+        accepted = _flood(port, seconds, batch, peer.senders, peer.open_max)
+        _drain(port)
+        figures = tally(ground.postgres.url_of(place), peer.tally, accepted)
+    except Unsettled as error:
+        logs = "\n".join(f"--- {log.stem}\n{tail(log)}" for log in sorted(folder.glob("*.log")))
+        raise Unsettled(f"{peer.name}: {error}\n{logs}") from None
+    finally:
+        supervisor.close(grace_s=3.0)
+    versions = _python(["-c", _VERSIONS, *peer.packages], env).split()
+    return {
+        "program": f"{peer.name} {peer.label}".strip(),
+        **figures,
+        "settings": {
+            **peer.settings,
+            "workers": peer.workers,
+            **_load(batch, peer.senders, peer.open_max),
+        },
+        "durability": f"{_DURABILITY}; {peer.broker}",
+        "versions": dict(zip(peer.packages, versions, strict=True)),
+    }
+
+
+def _run_veltrix(
+    ground: Ground, place: str, folder: Path, seconds: float, batch: int
+) -> dict[str, Any]:
+    database_url = ground.postgres.url_of(place)
+    upgrade(database_url)
+    with Platform(
+        folder,
+        workflows="bench.flows",
+        children=2,
+        postgres=ground.postgres,
+        rabbitmq=ground.rabbitmq,
+        database=place,
+        vhost=place,
+    ) as platform:
+        port = next(one.port for one in platform.processes.values() if one.kind == "api")
+        accepted = _flood(port, seconds, batch, _SENDERS, _OPEN_MAX)
+        _drain(port)
+        figures = tally(database_url, TALLY_VELTRIX, accepted)
+        engine = make_engine(database_url, application="bench")
+        books = balance(engine)
+        engine.dispose()
+    if books.unaccounted or books.runs.open:
+        raise Unsettled(f"{books.unaccounted} unaccounted, {books.runs.open} open")
+    packages = ("celery", "sqlalchemy", "psycopg")
+    return {
+        "program": VELTRIX,
+        **figures,
+        "settings": {"children": 2, **_load(batch, _SENDERS, _OPEN_MAX)},
+        "durability": f"{_DURABILITY}; {_QUORUM}",
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def tally(database_url: str, statement: str, accepted: int) -> dict[str, Any]:
+    """Counts and rate, from the database alone; `Unsettled` as in `judge`."""
+    engine = make_engine(database_url, application="bench")
+    with transaction(engine) as tx:
+        found = tx.execute(text(statement)).one()
+    engine.dispose()
+    return judge(accepted, Tally(*found))
+
+
+def _environment(ground: Ground, place: str, peer: Peer) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "PEER_DATABASE_URL": ground.postgres.url_of(place),
+        "PEER_BROKER_URL": ground.rabbitmq.url(place),
+        **peer.environment(),
+    }
+
+
+def _python(arguments: Sequence[str], env: Mapping[str, str]) -> str:
+    command = [str(PYTHON), *arguments]
+    ended = subprocess.run(
+        command, env=dict(env), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if ended.returncode != 0:
+        raise Unsettled(f"{' '.join(arguments)} failed:\n{ended.stderr}")
+    return ended.stdout
+
+
+def _wait_front(front: Child, port: int) -> None:
+    def answers() -> bool:
+        try:
+            return open_runs(LOOPBACK, port) >= 0
+        except (OSError, ValueError, KeyError):
+            return False
+
+    if not wait_for(answers, deadline_s=_READY_S, alive=lambda: front.is_running):
+        raise Unsettled("the front does not answer")
+
+
+def _load(batch: int, senders: int, open_max: int) -> dict[str, int]:
+    return {"batch": batch, "senders": senders, "open_max": open_max}
+
+
+def _flood(port: int, seconds: float, batch: int, senders: int, open_max: int) -> int:
+    arguments = [LOOPBACK, *map(str, (port, seconds, batch, senders, open_max))]
+    command = [sys.executable, "-m", "bench.peers.flooding", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        raise Unsettled(f"the load ended with:\n{ended.stderr}")
+    return int(json.loads(ended.stdout))
+
+
+def _drain(port: int) -> None:
+    end = time.monotonic() + _DRAIN_S
+    while open_runs(LOOPBACK, port) > 0:
+        if time.monotonic() > end:
+            return  # the tally says what is missing
+        time.sleep(0.2)
