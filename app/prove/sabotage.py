@@ -74,7 +74,7 @@ def early_ack() -> None:
         return taken
 
     _replace("app.worker.consumer", "ListConsumer._on_message", early)
-    _replace("app.worker.consumer", "ListConsumer._acknowledge", _nothing())
+    _replace("app.worker.consumer", "ListConsumer.acknowledge", _nothing())
 
 
 def no_confirms() -> None:

@@ -188,7 +188,7 @@ def _python(arguments: Sequence[str], env: Mapping[str, str]) -> str:
 def _wait_front(front: Child, port: int) -> None:
     def answers() -> bool:
         try:
-            return open_runs(LOOPBACK, port) >= 0
+            return open_runs(_url(port)) >= 0
         except (OSError, ValueError, KeyError):
             return False
 
@@ -200,8 +200,12 @@ def _load(batch: int, senders: int, open_max: int) -> dict[str, int]:
     return {"batch": batch, "senders": senders, "open_max": open_max}
 
 
+def _url(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
 def _flood(port: int, seconds: float, batch: int, senders: int, open_max: int) -> int:
-    arguments = [LOOPBACK, *map(str, (port, seconds, batch, senders, open_max))]
+    arguments = [_url(port), *map(str, (seconds, batch, senders, open_max))]
     command = [sys.executable, "-m", "bench.peers.flooding", *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
@@ -211,7 +215,7 @@ def _flood(port: int, seconds: float, batch: int, senders: int, open_max: int) -
 
 def _drain(port: int) -> None:
     end = time.monotonic() + _DRAIN_S
-    while open_runs(LOOPBACK, port) > 0:
+    while open_runs(_url(port)) > 0:
         if time.monotonic() > end:
             return  # the tally says what is missing
         time.sleep(0.2)

@@ -1,5 +1,7 @@
 """Each known way to lose, double or forget work is seen, by the property that it breaks."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -27,7 +29,11 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "content_normalised": ("accepted_is_stored", (), {}),
     "unrouted_dropped": ("accepted_is_stored", (), {}),
     "conflicts_overwrite": ("refused_is_not_stored", (), {}),
-    "settle_without_token": ("no_zombie_writes", ("worker_frozen",), {}),
+    "settle_without_token": (
+        "no_zombie_writes",
+        ("worker_frozen",),
+        {"rate": 1_000, "events": 2_000},
+    ),
     "journal_after_next_step": ("steps_wait_for_the_journal", (), {}),
     "journal_forgotten": ("finished_steps_stay_finished", ("child_killed",), {}),
     "lease_shorter_than_work": ("outcomes_as_expected", (), {}),
@@ -46,6 +52,21 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
 def test_each_sabotage_has_its_test() -> None:
     assert BREAKS.keys() == SABOTAGES.keys()
     assert len(BREAKS) >= 12
+
+
+def test_each_sabotage_finds_what_it_replaces() -> None:
+    switch = (
+        "import os, sys; from app.prove.sabotage import SABOTAGES\n"
+        "import app.cli, app.duties, app.api.server, app.worker.run\n"
+        "for name, switch_on in SABOTAGES.items():\n"
+        "    child = os.fork()\n"
+        "    if not child: switch_on(); os._exit(0)\n"
+        "    if os.waitpid(child, 0)[1]: print(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", switch], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "", done.stderr
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ LIES: list[tuple[str, set[str]]] = [
     ),
     (
         "update runs set workflow = 'prove_slow' where id = ({run})",
-        {"events_start_their_runs", "effects_at_least_once"},
+        {"events_start_their_runs", "effects_at_least_once", "journal_is_whole"},
     ),
     (
         "delete from runs where id = ({run})",
