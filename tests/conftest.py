@@ -1,6 +1,7 @@
 """Fixtures: a database, a virtual host and real processes for each test that asks for them."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,11 @@ _SERVICES = pytest.StashKey[Services]()
 
 
 def pytest_configure() -> None:
-    """No setting of this shell reaches a test, nor the processes it starts."""
+    """Nothing of this shell reaches a test, nor the processes it starts.
+
+    Neither settings nor, if it started the tests in its background, that SIGINT is ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
 

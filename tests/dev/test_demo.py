@@ -89,8 +89,6 @@ def test_it_needs_an_event() -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
     code = (
-        # A shell that starts the tests in its background ignores SIGINT for all of them.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, pathlib; from app.dev.demo import run_demo;"
         " run_demo(folder=pathlib.Path(sys.argv[1]))"
     )

@@ -101,6 +101,16 @@ def run(engine: Engine, sql: str) -> None:
         tx.execute(text(sql))
 
 
+def change(engine: Engine, sql: str) -> None:
+    """Once there is a row for it: events taken before the api knew who wants them start late."""
+
+    def changed() -> int:
+        with transaction(engine) as tx:
+            return tx.execute(text(sql)).rowcount
+
+    until(changed, what="the row of a lie")
+
+
 def broken(proof: Proof) -> dict[str, list[str]]:
     return {one.name: one.samples for one in proof.properties if one.broken}
 
@@ -208,8 +218,10 @@ def check_found_out(
     for number, (lie, expected) in enumerate(lies):
         source = f"/veltrix/prove/lie-{number}"
         fast = {"event": _FAST.format("event_id", source), "run": _FAST.format("id", source)}
-        told = lie if lie is _TWICE else lie.format(**fast)
-        said.when = "one event first" if lie is _TWICE else "reading", partial(run, engine, told)
+        if lie is _TWICE:
+            said.when = "one event first", partial(run, engine, lie)
+        else:
+            said.when = "reading", partial(change, engine, lie.format(**fast))
 
         proof = visit(url, events=30, source=source)
         run(engine, _ONCE)
@@ -231,7 +243,11 @@ def test_every_lie_is_found_out(
 ) -> None:
     check_found_out(visit, said, engine, provable.api_url, LIES)
     seen = set().union(*(names for _, names in LIES))
-    seen |= {"refused_is_not_stored", "nothing_left_open"}  # as the checker's own test shows
+    seen |= {
+        "refused_is_not_stored",
+        "only_faulty_is_refused",
+        "nothing_left_open",
+    }  # as the checker's own test shows
 
     assert seen == {rule.__name__ for rule in PROPERTIES} - UNSEEN.keys()
 
