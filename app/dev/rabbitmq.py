@@ -36,9 +36,8 @@ _ACCOUNT = """\
 default_user = {user}
 default_pass = {password}
 """
-# Erlang's schedulers would turn in a loop for a while before they sleep, in case work comes: on
-# cores shared with everything else that takes the time of what they wait for. docker-compose.yml
-# says the same.
+# Erlang's schedulers would turn in a loop for a moment before they sleep, in case work comes: on
+# cores shared with what they wait for that is no help. docker-compose.yml says the same.
 NO_BUSY_WAIT = "+sbwt none +sbwtdcpu none +sbwtdio none"
 _ERL_ARGS = f"-kernel inet_dist_use_interface {{127,0,0,1}} -start_epmd false +S 2:2 {NO_BUSY_WAIT}"
 # 3.10's management agent waits 5 s for nothing at the end of a stop; the queues are on disk then.
