@@ -32,7 +32,7 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "settle_without_token": (
         "no_zombie_writes",
         ("worker_frozen",),
-        {"rate": 1_000, "events": 2_000},
+        {"rate": 3_000, "events": 4_000},
     ),
     "journal_after_next_step": ("steps_wait_for_the_journal", (), {}),
     "journal_forgotten": ("finished_steps_stay_finished", ("child_killed",), {}),
