@@ -143,7 +143,7 @@ def test_runs_that_start_late_are_waited_for(
     platform: Callable[..., Platform], visit: Visit, said: Telling, engine: Engine
 ) -> None:
     make_table(engine)
-    env = {"VELTRIX_PROVE": "1", "VELTRIX_SUBSCRIPTIONS_CACHE_S": "4"}
+    env = {"VELTRIX_PROVE": "1", "VELTRIX_SUBSCRIPTIONS_CACHE_S": "20"}
     started = platform(env=env)
     until(lambda: ask(engine, "select 1 from subscriptions where workflow = 'prove_fast'"), 20)
     late: list[int] = []
