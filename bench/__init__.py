@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m bench throughput|latency`. Each checks the books afterwards."""
+"""Benchmarks: `python -m bench NAME`. Each checks the books afterwards."""

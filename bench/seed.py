@@ -17,7 +17,7 @@ from app.pipeline.books import fold_once, recount_once
 from app.store import ledger
 from app.store.transactions import transaction
 
-BYTES_PER_EVENT = 2_400  # with indexes and PostgreSQL's log, measured and rounded up
+BYTES_PER_EVENT = 2_400  # with indexes and PostgreSQL's log: an estimate on the safe side
 CHUNK = 50_000
 _AGO_MS = 15 * 60_000
 _SEAL_S = 1_800.0

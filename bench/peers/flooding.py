@@ -9,9 +9,9 @@ import asyncio
 import http.client
 import json
 import sys
-import time
 from urllib.parse import urlsplit
 
+from app.dev.children import wait_for
 from bench.load import flood, open_loop
 
 _WARM = [(50.0, 3.0)]
@@ -22,11 +22,8 @@ _SETTLED_S = 60.0
 def main(url: str, seconds: float, batch: int, senders: int, open_max: int) -> None:
     """Prints a number, or fails when the first few events are not settled within a minute."""
     asyncio.run(open_loop([url], schedule=_WARM, first=_WARM_FIRST, connections=senders))
-    end = time.monotonic() + _SETTLED_S
-    while open_runs(url) > 0:
-        if time.monotonic() > end:
-            sys.exit(f"{open_runs(url)} of the first events are not settled")
-        time.sleep(0.1)
+    if not wait_for(lambda: open_runs(url) == 0, deadline_s=_SETTLED_S):
+        sys.exit(f"{open_runs(url)} of the first events are not settled")
     sent = flood(
         [url], seconds=seconds, size=batch, first=0, connections=senders, open_max=open_max
     )

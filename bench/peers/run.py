@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -214,8 +213,5 @@ def _flood(port: int, seconds: float, batch: int, senders: int, open_max: int) -
 
 
 def _drain(port: int) -> None:
-    end = time.monotonic() + _DRAIN_S
-    while open_runs(_url(port)) > 0:
-        if time.monotonic() > end:
-            return  # the tally says what is missing
-        time.sleep(0.2)
+    # Whatever is missing after that, the tally says.
+    wait_for(lambda: open_runs(_url(port)) == 0, deadline_s=_DRAIN_S)
