@@ -177,7 +177,8 @@ def no_zombie_writes(case: Case) -> Violations:
             holder = before[id_][0]
             if holder == _REPLAY:  # what the replay keeps of the generation before
                 continue
-        if move.what == "entry" or (move.old_state == "running" and move.new_state != "queued"):
+        is_outcome = move.old_state in ("running", *SETTLED) and move.new_state != "queued"
+        if move.what == "entry" or is_outcome:
             writer = _WORKER.search(move.application)
             if writer is None or not holder.endswith(f"/{writer[1]}"):
                 what = "an entry" if move.what == "entry" else f"{move.new_state}"

@@ -13,9 +13,11 @@ from app.dev.children import kill_all, wait_for
 from app.prove.blows import Blow
 from app.prove.site import Site
 from app.prove.striking import catch, catch_in_hand, of_kind, one_of, strike_holder
+from app.prove.workflows import DEADLY_WORKFLOWS, TRANSACTIONAL_WORKFLOWS
 
 _FAKETIME = "*/faketime/libfaketime.so.1"
 _ENDED_S = 60.0
+_FREEZES_MAX = 4
 _ZOMBIE_S = 1.5  # to do its harm: longer than any step it may have been in
 _never = Event()
 
@@ -94,18 +96,32 @@ def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
                 one.resume()
 
     blow.victims = [name]
-    try:
-        own = f"{name}@"
-        strike_holder(site, blow, lambda w: w.startswith(own), strike, undo=wake)
-        # Woken after a lease and a half, when others have finished what was rescued: a parent that
-        # finds its children silent for two leases ends them, and an ended zombie does no harm. What
-        # stands in a transaction is locked, and goes on with its lease.
-        wait_for(lambda: _is_taken_up(site, blow), deadline_s=1.5 * site.hold_s)
-        blow.thawed_seq = site.witness_seq()
-    finally:
-        wake()
+    own = f"{name}@"
+    # A zombie that has a run in hand which ends its process ends, and does no harm.
+    without = DEADLY_WORKFLOWS
+    for _ in range(_FREEZES_MAX):
+        try:
+            strike_holder(
+                site, blow, lambda w: w.startswith(own), strike, undo=wake, without=without
+            )
+            # Woken after a lease and a half, when others have finished what was rescued: a parent
+            # that finds its children silent for two leases ends them, and they do no harm either.
+            is_zombie = wait_for(lambda: _is_taken_up(site, blow), deadline_s=1.5 * site.hold_s)
+            blow.thawed_seq = site.witness_seq()
+        finally:
+            wake()
+        if is_zombie or not blow.affected:
+            break
+        # What stands in a transaction is locked, and goes on with its lease. Once more, when it has
+        # shown that it is awake: with others in hand.
+        wait_for(lambda: _have_moved(site, blow), deadline_s=site.hold_s)
+        without = DEADLY_WORKFLOWS + TRANSACTIONAL_WORKFLOWS
     wait_for(lambda: site.members[name].is_ready, deadline_s=30)
     _never.wait(_ZOMBIE_S)
+
+
+def _have_moved(site: Site, blow: Blow) -> bool:
+    return len(site.first_moves(blow.seq, blow.affected)) >= len(blow.affected)
 
 
 def _is_taken_up(site: Site, blow: Blow) -> bool:

@@ -221,6 +221,11 @@ def settle_without_token() -> None:
             piece,
             ("r.lease_token = %(token)s", "(r.lease_token = %(token)s or true)"),
         )
+    _swap(
+        "app.store.leases",
+        "_LOCK_HELD",
+        ("lease_token = %(token)s", "(lease_token = %(token)s or true)"),
+    )
 
 
 def journal_after_next_step() -> None:

@@ -35,7 +35,9 @@ from app.settings import PREFIX, Settings
 SMALL_DISK_BYTES = 1024 * 1024 * 1024
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
 _SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
-_OPEN = "select id::text, state, coalesce(worker_id, '') from runs where due_at is not null"
+_OPEN = """
+select id::text, state, coalesce(worker_id, ''), workflow from runs where due_at is not null
+"""
 _SWITCH_S = 0.0005
 _OPEN_COUNT = "select count(*) from runs where due_at is not null"
 _COUNTS = """
@@ -291,8 +293,8 @@ class Site:
         """The number that a query gives."""
         return int(self.rows(sql, None, deadline_s)[0][0])
 
-    def open_runs(self) -> list[tuple[str, str, str]]:
-        """(id, state, worker) of every run without an outcome."""
+    def open_runs(self) -> list[tuple[str, str, str, str]]:
+        """(id, state, worker, workflow) of every run without an outcome."""
         return self.rows(_OPEN)
 
     def open_count(self) -> int:

@@ -1,6 +1,6 @@
 """What faults share: waiting for a busy system, and seeing what they caught."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from random import Random
 from threading import Event
 
@@ -21,13 +21,15 @@ def catch(
     holder: Callable[[str], bool] = lambda _worker: True,
     *,
     is_long: bool = False,
+    without: Container[str] = (),
 ) -> None:
     """Wait until some runs are in the hands of a `holder`; note them and the other open ones.
 
     `is_long`: until one of them was there at the look before as well, so that it is likely to be
-    there a moment later. A system that stays idle is noted too.
+    there a moment later. Who has a run of a workflow in `without` does not count. A system that
+    stays idle is noted too.
     """
-    caught: list[tuple[str, str, str]] = []
+    caught: list[tuple[str, str, str, str]] = []
     in_hand: list[str] = []
 
     def is_busy() -> bool:
@@ -35,7 +37,9 @@ def catch(
         before = set(in_hand)
         blow.seq = site.witness_seq()
         caught = site.open_runs()
-        in_hand = [id_ for id_, state, worker in caught if state == "running" and holder(worker)]
+        held = [(id_, worker, name) for id_, state, worker, name in caught if state == "running"]
+        unfit = {worker for _, worker, name in held if name in without}
+        in_hand = [id_ for id_, worker, _ in held if worker not in unfit and holder(worker)]
         return bool(before.intersection(in_hand) if is_long else in_hand)
 
     wait_for(is_busy, deadline_s=_BUSY_S)
@@ -48,14 +52,19 @@ def catch_rest(site: Site, blow: Blow) -> None:
     """What is open now, at the end of the fault, has to be taken up again: it and nothing else."""
     blow.seq = site.witness_seq()
     open_ = site.open_runs()
-    blow.affected = [id_ for id_, state, _ in open_ if state != "waiting"][:AFFECTED_MAX]
+    blow.affected = [id_ for id_, state, _, _ in open_ if state != "waiting"][:AFFECTED_MAX]
 
 
 def catch_in_hand(
-    site: Site, blow: Blow, holder: Callable[[str], bool], *, is_long: bool = False
+    site: Site,
+    blow: Blow,
+    holder: Callable[[str], bool],
+    *,
+    is_long: bool = False,
+    without: Container[str] = (),
 ) -> None:
     """As `catch`, but only what the holder has is waited for afterwards."""
-    catch(site, blow, holder, is_long=is_long)
+    catch(site, blow, holder, is_long=is_long, without=without)
     blow.is_of_one = True
 
 
@@ -66,13 +75,16 @@ def strike_holder(
     strike: Callable[[], Sequence[int]],
     *,
     undo: Callable[[], None] | None = None,
+    without: Container[str] = (),
 ) -> None:
     """Catch a holder at work and strike; again if everything in its hands was settled before.
 
     `strike` ends processes and returns their ids; or it stops them, and `undo` wakes them again.
     """
     for number in range(_TRIES):
-        catch_in_hand(site, blow, holder, is_long=number > 0)
+        catch_in_hand(site, blow, holder, is_long=number > 0, without=without)
+        if not blow.affected:  # nobody came to hold anything
+            return
         blow.strike()
         pids = strike()
         blow.heal()

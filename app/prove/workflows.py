@@ -28,6 +28,8 @@ from app.settings_load import load_settings
 EFFECTS_FILE = "effects"
 QUEUE, SLOW_QUEUE = "prove", "prove-slow"
 PREFIX = "veltrix.prove."
+DEADLY_WORKFLOWS = ("prove_killing", "prove_poison")  # they end the process that runs them
+TRANSACTIONAL_WORKFLOWS = ("prove_booking",)  # their runs are locked while it goes on
 
 effects = Table("prove_effects", MetaData(), Column("key", Text(collation="C"), nullable=False))
 

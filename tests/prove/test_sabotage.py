@@ -31,8 +31,8 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "conflicts_overwrite": ("refused_is_not_stored", (), {}),
     "settle_without_token": (
         "no_zombie_writes",
-        ("worker_frozen",),
-        {"rate": 3_000, "events": 4_000},
+        ("worker_frozen",) * 3,  # by chance what one had in hand had nothing to write
+        {"events": 3_000},
     ),
     "journal_after_next_step": ("steps_wait_for_the_journal", (), {}),
     "journal_forgotten": ("finished_steps_stay_finished", ("child_killed",), {}),
