@@ -30,6 +30,14 @@ from events e join runs r on r.event_id = e.id
 where e.id >= cast(:since as uuid) and r.id >= cast(:since as uuid) and e.source = '/bench'
     and e.sender_id::bigint between :first and :last and r.state = 'succeeded'
 """
+_MOVED = """
+select coalesce(sum(started - succeeded - failed - cancelled), 0),
+    coalesce(sum(succeeded + failed + cancelled), 0)
+from (
+    select started, succeeded, failed, cancelled from counters
+    union all select started, succeeded, failed, cancelled from counter_deltas
+) x
+"""
 
 
 class Outcome(NamedTuple):
@@ -123,17 +131,19 @@ class Rig:
 
     def drain(self) -> Books:
         """The books when nothing is open, or when nothing more is settled."""
-        settled = -1
-        while (books := self.books()).open or books.missing:
-            if books.settled == settled:
-                return books
-            settled = books.settled
-            wait_for(partial(self._is_further, settled), deadline_s=_PATIENCE_S)
-        return books
+        open_, settled = self._moved()
+        while open_ and wait_for(partial(self._is_further, settled), deadline_s=_PATIENCE_S):
+            open_, settled = self._moved()
+        return self.books()
 
     def _is_further(self, settled: int) -> bool:
-        books = self.books()
-        return books.settled > settled or not (books.open or books.missing)
+        return self._moved()[1] > settled
+
+    def _moved(self) -> tuple[int, int]:
+        """Open and settled runs by the counters: what is open is not read to be counted."""
+        with open_autocommit(self.engine) as tx:
+            open_, settled = tx.execute(text(_MOVED)).one()
+        return int(open_), int(settled)
 
     def books(self) -> Books:
         """The books now."""
