@@ -86,7 +86,7 @@ class Engine:
         if flying:
             hand.flying.update(dict.fromkeys(flying))
             self._async_steps.start(flying)
-        if execution.settlement or execution.unwritten or execution.failed_attempts:
+        if execution.has_news:
             dirty[execution] = None
 
     def _run_sync(self, hand: Hand, dirty: dict[Execution, None], written: float) -> None:

@@ -83,6 +83,11 @@ class Execution:
             age_s = (claim.now - claim.first_claimed_at).total_seconds()
             self.deadline = self.claimed + workflow.timeout_s - age_s
 
+    @property
+    def has_news(self) -> bool:
+        """There is something to write."""
+        return bool(self.settlement or self.unwritten or self.failed_attempts)
+
     # ---- the life of an execution, called by the engine
 
     def begin(self) -> None:

@@ -46,8 +46,13 @@ def settle(link: Link, token: str, worker_id: str, executions: Sequence[Executio
 def write(
     tx: Connection, token: str, worker_id: str, executions: Sequence[Execution]
 ) -> dict[str, bool]:
-    """One statement for all of them; {run id still held: is its cancel requested}."""
-    return journal.write(
+    """One statement for all of them; {run id still held: is its cancel requested}.
+
+    One with nothing to write counts as held: all of its steps were written before an answer was
+    lost. Whether its lease is, its next write finds out.
+    """
+    idle = {e.claim.run_id: False for e in executions if not e.has_news}
+    return idle | journal.write(
         tx,
         token,
         worker_id,
