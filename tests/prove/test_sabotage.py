@@ -20,8 +20,12 @@ from tests.support.settled import hold
 
 # What each breaks, and what has to happen for it to do harm.
 BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
-    "due_cleared_at_publish": ("nothing_left_open", ("queue_deleted",), {"rate": 2_000}),
-    "early_ack": ("nothing_left_open", ("parent_killed",), {"rate": 3_000, "events": 2_000}),
+    "due_cleared_at_publish": (
+        "nothing_left_open",
+        ("queue_deleted",),
+        {"rate": 2_000, "events": 4_000},
+    ),
+    "early_ack": ("nothing_left_open", ("parent_killed",), {"rate": 3_000, "events": 6_000}),
     "no_confirms": ("nothing_left_open", (), {}),
     "rescue_off": ("nothing_left_open", ("parent_killed",), {}),
     "answered_before_commit": ("accepted_is_stored", ("api_killed",), {}),
