@@ -160,7 +160,7 @@ from unnest(%(id)s::text[], %(count)s::bigint[], %(archived)s::bigint[], %(queue
     as k(id, count, archived, queue, reason, source, event_type)
 left join failure_groups g on g.id = k.id
 order by k.id
-"""
+"""  # noqa: S608 - as LEAVE_GROUPS
 
 _MOVE = """
 update failure_groups set state = %(state)s, resolved_version = %(version)s,
