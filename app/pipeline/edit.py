@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.edits import EditRefused, Origin, Patch, diff, edited, edited_event
+from app.domain.edits import EditRefused, Origin, Patch, diff, edited, edited_event, text_of
 from app.domain.ids import EventIds, run_id, unix_ms_of, workflow_suffix
 from app.domain.input_schema import InputSchema
 from app.store import edits, ledger
@@ -112,7 +112,7 @@ def _insert_all(tx: Connection, made: Sequence[Payload], of: EditOf) -> list[Mov
             item.runs[0].id,
             one.origin.run_id,
             one.origin.generation,
-            msgspec.json.encode(one.patch, decimal_format="number").decode(),
+            text_of(one.patch),
         )
         for item, one in items
     ]

@@ -57,6 +57,8 @@ select r.id::text, r.generation, r.state,
 from runs r where r.id = %(id)s
 """
 
+_LOCK_ONE = "select id from runs where id = %(id)s for no key update"
+
 _KEEP = """
 insert into edits (run_id, origin_run_id, origin_generation, replay_id, patch, author, reason)
 select run_id, origin, generation, %(replay_id)s, patch, %(author)s, %(reason)s
@@ -99,8 +101,15 @@ def origins(
     return [Origin(*row) for row in tx.exec_driver_sql(_READ, keys)]
 
 
-def tag_of(tx: Connection, run_id: str) -> tuple[int, str, int] | None:
-    """What changes whenever somebody acts on the run: generation, state, edits. None: no run."""
+def tag_of(
+    tx: Connection, run_id: str, *, is_locked: bool = False
+) -> tuple[int, str, int] | None:
+    """What changes whenever somebody acts on the run: generation, state, edits. None: no run.
+
+    `is_locked`: and nobody else acts on it until this transaction ends.
+    """
+    if is_locked:
+        tx.exec_driver_sql(_LOCK_ONE, {"id": run_id})
     row = tx.exec_driver_sql(_TAGS, {"id": run_id}).one_or_none()
     return None if row is None else (row[1], row[2], row[3])
 

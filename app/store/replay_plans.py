@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from app.domain.edits import text_of
 from app.domain.replays import RATE_MAX, Mode, Options
 from app.store.actions import MovedRun
 from app.store.arrays import IntArray, TextArray
@@ -184,7 +185,7 @@ def insert(
 ) -> str:
     """The id of a new replay without runs: `planned`."""
     values = msgspec.structs.asdict(options) | {"author": author, "reason": reason}
-    values |= {"asked": _json(asked), "patch": options.patch and _json(options.patch)}
+    values |= {"asked": _json(asked), "patch": options.patch and text_of(options.patch)}
     return str(tx.exec_driver_sql(_INSERT, values).scalar_one())
 
 
