@@ -293,7 +293,9 @@ def _check_attributes(wire: _Wire) -> None:
             for name in ("source", "id", "type"):
                 _check_text(wire, name, getattr(wire, name), KEY_BYTES_MAX)
     if source and source.startswith(OWN_SOURCE_PREFIXES):
-        raise _bad(wire, "source", f"sources below {' and '.join(OWN_SOURCE_PREFIXES)} are reserved")
+        raise _bad(
+            wire, "source", f"sources below {' and '.join(OWN_SOURCE_PREFIXES)} are reserved"
+        )
     for name in ("subject", "datacontenttype", "dataschema", "traceparent"):
         value = getattr(wire, name)
         if value is not None:

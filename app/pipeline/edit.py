@@ -62,9 +62,10 @@ def payloads(
     refused: list[Refused] = []
     for origin in origins:
         schema = of.get(origin.workflow) or InputSchema(None)
+        if origin.is_binary:
+            refused.append(Refused(origin.run_id, "its payload is not JSON: no patch applies"))
+            continue
         try:
-            if origin.is_binary:
-                raise EditRefused("its payload is not JSON, so no patch applies")
             after = edited(origin.data, patch, schema, bytes_max)
         except EditRefused as error:
             refused.append(Refused(origin.run_id, str(error), error.errors))

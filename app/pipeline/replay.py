@@ -82,7 +82,10 @@ def replay_now(
         answers = {r.run_id: Replayed(r.run_id, r.generation, r.steps_kept) for r in moved}
         return ReplayedNow(
             replay_id,
-            [answers.get(id_) or NotReplayed(id_, states.get(id_)) for id_ in sorted(ids + strange)],
+            [
+                answers.get(id_) or NotReplayed(id_, states.get(id_))
+                for id_ in sorted(ids + strange)
+            ],
         )
 
     return retry_transient(once)
@@ -137,7 +140,11 @@ def _audit(
         target_id=asked[0] if len(asked) == 1 else replay_id,
         request={"from": mode, "ids": list(asked)},
         run_ids=[run.run_id for run in moved],
-        result={"replay": replay_id, "replayed": len(moved), "not_replayed": len(asked) - len(moved)},
+        result={
+            "replay": replay_id,
+            "replayed": len(moved),
+            "not_replayed": len(asked) - len(moved),
+        },
         is_refused=not moved,
     )
     audit.append(tx, [row])

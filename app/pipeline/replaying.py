@@ -166,16 +166,10 @@ class Replaying:
             audit.append(tx, [row])
 
 
-def _again(
-    tx: Connection, held: Held, planned: list[Planned]
-) -> tuple[list[Moved], list[Skipped]]:
+def _again(tx: Connection, held: Held, planned: list[Planned]) -> tuple[list[Moved], list[Skipped]]:
     """Replay those that still are failed in the generation in which they were planned."""
     wanted = {run.run_id: run.generation for run in planned}
-    failed = [
-        run
-        for run in failed_runs(tx, list(wanted))
-        if run.generation == wanted[run.run_id]
-    ]
+    failed = [run for run in failed_runs(tx, list(wanted)) if run.generation == wanted[run.run_id]]
     moved = move(
         tx,
         failed,

@@ -11,7 +11,6 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from app.domain.edits import Origin, Patch, text_of
-from app.domain.ids import EventIds
 from app.domain.replays import (
     ALLOWED,
     Options,
@@ -189,7 +188,8 @@ def edit_now(
             )
         if now[1] != "failed":
             raise ReplayRefused(
-                "not-failed", f"run {run_id} is {now[1]}: only a failed run can be edited",
+                "not-failed",
+                f"run {run_id} is {now[1]}: only a failed run can be edited",
                 state=now[1],
             )
         options = Options(mode="beginning", rate=1.0, stop_share=None, patch=patch)
@@ -230,13 +230,6 @@ def edit_refused(refused: Sequence[Refused], others: int = 0) -> ReplayRefused:
         f"run {first.run}: {first.message}" + (f"; and {more:,} others" if more else ""),
         runs=[msgspec.to_builtins(one) for one in refused[:NAMED_MAX]],
     )
-
-
-def edit_of(
-    author: str, reason: str, bytes_max: int, new_ids: EventIds, replay_id: str = ""
-) -> EditOf:
-    """How edits are made."""
-    return EditOf(replay_id, author, reason, bytes_max, new_ids)
 
 
 def _begin_and_note(

@@ -101,9 +101,7 @@ def origins(
     return [Origin(*row) for row in tx.exec_driver_sql(_READ, keys)]
 
 
-def tag_of(
-    tx: Connection, run_id: str, *, is_locked: bool = False
-) -> tuple[int, str, int] | None:
+def tag_of(tx: Connection, run_id: str, *, is_locked: bool = False) -> tuple[int, str, int] | None:
     """What changes whenever somebody acts on the run: generation, state, edits. None: no run.
 
     `is_locked`: and nobody else acts on it until this transaction ends.

@@ -131,11 +131,13 @@ class ReplayedRunsPage(msgspec.Struct):
     next: str | None
 
 
-_ROW = """id::text, state, why, mode, rate, canary, stop_share, patch is not null, planned, replayed,
-    succeeded, failed_again, cancelled, skipped, author, reason, planned_at, started_by, started_at,
-    changed_by, changed_at, ended_at"""
+_ROW = """id::text, state, why, mode, rate, canary, stop_share, patch is not null, planned,
+    replayed, succeeded, failed_again, cancelled, skipped, author, reason, planned_at, started_by,
+    started_at, changed_by, changed_at, ended_at"""
 
-_ONE = f"select {_ROW}, summary::text, asked::text, patch::text from replays where id = %(id)s"  # noqa: S608 - of constants
+_ONE = f"""
+select {_ROW}, summary::text, asked::text, patch::text from replays where id = %(id)s
+"""  # noqa: S608 - put together from constants
 
 _PAGE = f"""
 select {_ROW} from replays

@@ -22,9 +22,7 @@ COUNTS = ("planned", "replayed", "succeeded", "failed_again", "cancelled", "skip
 _ID = Uuid(as_uuid=False)
 _TIME = DateTime(timezone=True)
 _NOW = text("now()")
-_AT_WORK = (
-    "state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled"
-)
+_AT_WORK = "state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled"
 
 
 def _count(name: str) -> Column[int]:
@@ -91,11 +89,11 @@ replay_runs = Table(
         "state in ('planned','replayed','succeeded','failed_again','cancelled','skipped')",
         name="state",
     ),
-    CheckConstraint(
-        "(state in ('planned','skipped')) = (moved_generation is null)", name="moved"
-    ),
+    CheckConstraint("(state in ('planned','skipped')) = (moved_generation is null)", name="moved"),
     CheckConstraint("(state = 'skipped') = (skip_reason is not null)", name="skipped"),
-    Index("replay_runs_left_idx", "replay_id", "run_id", postgresql_where=text("state = 'planned'")),
+    Index(
+        "replay_runs_left_idx", "replay_id", "run_id", postgresql_where=text("state = 'planned'")
+    ),
     Index(
         "replay_runs_open_idx", "replay_id", "run_id", postgresql_where=text("state = 'replayed'")
     ),

@@ -282,7 +282,9 @@ def test_failures_stop_a_running_replay_when_enough_have_an_outcome(engine: Engi
 
     def some_moved() -> bool:
         one.once()
-        open_ = [row.id for row in read_runs(engine, ids, "id::text, state") if row.state == "queued"]
+        open_ = [
+            row.id for row in read_runs(engine, ids, "id::text, state") if row.state == "queued"
+        ]
         if open_:
             settle(engine, open_, "failed")
         return told(engine, id_).state == "stopped"
