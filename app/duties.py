@@ -26,6 +26,7 @@ from app.pipeline.backoff import Backoff
 from app.pipeline.books import fold_once, recount_once
 from app.pipeline.broker_links import make_declarer
 from app.pipeline.bury import bury
+from app.pipeline.groups import check_groups, fold_groups_once
 from app.pipeline.relay import Relay, make_relay
 from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
@@ -33,6 +34,7 @@ from app.settings import Settings
 from app.settings_load import require
 from app.store import answers
 from app.store.due import queues_subscribed
+from app.store.groups import forget_hours
 from app.store.loads import forget_stale
 from app.store.transactions import transaction
 from app.telemetry import logger
@@ -42,6 +44,8 @@ log = logger("duties")
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
+HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
+GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
 REPLAYS_S = 0.2
 STOP_S = 1.5
@@ -130,6 +134,8 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("recount", lambda: _recount(engine), settings.recount_s)
     replaying = Replaying(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, REPLAYS_S)
+    yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
+    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     management = _management(settings)
     if management is not None:
@@ -147,9 +153,15 @@ def _recount(engine: Engine) -> int:
     return 0  # what is left has time
 
 
+def _check_groups(engine: Engine) -> int:
+    check_groups(engine, is_corrected=True)
+    return 0
+
+
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S)
+        hours = forget_hours(tx, HOURS_KEPT_DAYS)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours
 
 
 class Policies:
