@@ -16,7 +16,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.bootstrap import collect_rarely, engine_for, real_sources
+from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
 from app.broker.connect import BrokerAway, vhost_of
 from app.broker.drain import Drain
 from app.broker.management import Management, ManagementRefused
@@ -28,6 +28,7 @@ from app.pipeline.broker_links import make_declarer
 from app.pipeline.bury import bury
 from app.pipeline.groups import check_groups, fold_groups_once
 from app.pipeline.relay import Relay, make_relay
+from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
@@ -46,6 +47,7 @@ ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempot
 HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
 GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
+REPLAYS_S = 0.2
 STOP_S = 1.5
 CONNECTIONS_MAX = 5
 _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
@@ -130,6 +132,8 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("sweep", Sweep(engine, settings).once, settings.sweep_unrouted_s)
     yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
     yield Duty("recount", lambda: _recount(engine), settings.recount_s)
+    replaying = Replaying(engine, settings, event_ids(real_sources()))
+    yield Duty("replays", replaying.once, REPLAYS_S)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
     yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)

@@ -14,6 +14,7 @@ from sqlalchemy.sql.selectable import Subquery
 from app.domain.ids import runs_range
 from app.domain.states import OPEN, RunState
 from app.store.arrays import TextArray
+from app.store.edits import new_runs
 from app.store.tables import runs
 
 ROWS_MAX = 100_000
@@ -107,13 +108,17 @@ class Action(msgspec.Struct):
 
 
 class RunStory(RunRow, kw_only=True):
-    """A run with all that is known of it: of every generation, the first 1,000 of each list."""
+    """A run with all that is known of it: of every generation, the first 1,000 of each list.
+
+    `edited_as`: the runs that edits of this one made.
+    """
 
     cloudevent: EventIdentity
     outcome: msgspec.Raw | None
     steps: list[Entry]
     failed_attempts: list[Attempt]
     actions: list[Action]
+    edited_as: list[str]
     redacted: bool = False
 
 
@@ -196,6 +201,7 @@ def story(tx: Connection, run_id: str) -> RunStory | None:
         steps=[_entry(*entry) for entry in tx.exec_driver_sql(_ENTRIES, keys)],
         failed_attempts=[Attempt(*attempt) for attempt in tx.exec_driver_sql(_ATTEMPTS, keys)],
         actions=[Action(*action) for action in tx.exec_driver_sql(_ACTIONS, keys)],
+        edited_as=new_runs(tx, run_id),
     )
 
 
