@@ -144,7 +144,8 @@ from (
     select group_id, seen,
         (extract(epoch from date_trunc('hour', now()) - hour) / 3600)::int as hours_ago
     from failure_hours
-    where group_id = any(%(id)s) and hour > date_trunc('hour', now()) - %(hours)s * interval '1 hour'
+    where group_id = any(%(id)s)
+        and hour > date_trunc('hour', now()) - %(hours)s * interval '1 hour'
 ) as hours group by group_id, hours_ago
 """
 

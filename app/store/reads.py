@@ -244,6 +244,11 @@ def page(
     return RunPage([_run_row(row) for row in rows], tx.execute(last).scalar_one_or_none())
 
 
+def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    """What `wanted` describes, as conditions on the table of runs."""
+    return [*_bounds(wanted, None), *_conditions(runs, wanted)]
+
+
 def _newest(
     table: Table | Subquery, conditions: Sequence[ColumnElement[bool]], limit: int
 ) -> Select[tuple[object, ...]]:
