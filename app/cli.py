@@ -17,6 +17,7 @@ from app.commands import (
     keys,
     processes,
     prove,
+    replays,
     runs,
     schema,
     send,
@@ -60,7 +61,7 @@ events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 for group, name in (
-    (acting.replay, "replay"),
+    (replays.replay, "replay"),
     (workflows.group, "workflows"),
     (events.group, "events"),
     (topology.group, "topology"),

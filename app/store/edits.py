@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from app.domain.edits import Origin
 from app.store.arrays import IntArray, TextArray
+from app.store.groups import ARCHIVE_IN_GROUPS
 
 
 class NewEdit(msgspec.Struct, gc=False):
@@ -67,6 +68,19 @@ from unnest(%(run_id)s::uuid[], %(origin)s::uuid[], %(generation)s, %(patch)s::j
 order by run_id
 """
 
+# What was edited is dealt with: out of the failures that people look at, and still counted as
+# failed in the books.
+_ARCHIVE = f"""
+with held as materialized (
+    select id, workflow, fingerprint, reason from runs
+    where id = any(%(id)s::uuid[]) and state = 'failed' and archived_at is null
+    order by id for no key update
+), archived as (
+    update runs r set archived_at = now() from held where r.id = held.id
+)
+{ARCHIVE_IN_GROUPS.format(rows="held")}
+"""  # noqa: S608 - put together from constants
+
 _NOTE = """
 insert into actions (run_id, action, generation, author, reason)
 select id, 'edit', generation, %(author)s, %(reason)s
@@ -115,7 +129,7 @@ def tag_of(tx: Connection, run_id: str, *, is_locked: bool = False) -> tuple[int
 def keep(
     tx: Connection, edits: Sequence[NewEdit], replay_id: str, *, author: str, reason: str
 ) -> None:
-    """Link the new runs to their origins, with the diff, the author and the reason."""
+    """Link the new runs to their origins, with the diff, author and reason; archive the origins."""
     words = {"author": author, "reason": reason}
     made = {
         "replay_id": replay_id,
@@ -125,6 +139,7 @@ def keep(
         "patch": TextArray([edit.patch for edit in edits]),
     }
     tx.exec_driver_sql(_KEEP, made | words)
+    tx.exec_driver_sql(_ARCHIVE, {"id": made["origin"]})
     tx.exec_driver_sql(_NOTE, {"id": made["origin"], "generation": made["generation"]} | words)
 
 

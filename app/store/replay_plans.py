@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.edits import text_of
+from app.domain.groups import UNGROUPED
 from app.domain.replays import RATE_MAX, Mode, Options
 from app.store.actions import MovedRun
 from app.store.arrays import IntArray, TextArray
@@ -116,8 +117,9 @@ _CONDITIONS = {
     "since": "r.id >= %(first_id)s::uuid",
     "until": "r.id < %(last_id)s::uuid",
 }
-# What was edited runs as another run: its origin is replayed only when it is named.
-_NOT_EDITED = "not exists (select from edits e where e.origin_run_id = r.id)"
+# What was archived, or edited and so runs as another run, is replayed only when it is named.
+_NOT_DEALT_WITH = """r.archived_at is null
+    and not exists (select from edits e where e.origin_run_id = r.id)"""
 
 _FREEZE = """
 insert into replay_runs (replay_id, run_id, generation)
@@ -212,8 +214,10 @@ def freeze(tx: Connection, replay_id: str, wanted: Selection) -> int:
     """Give the replay the failed runs that are selected now; how many. At most RUNS_MAX + 1."""
     names = [name for name in _CONDITIONS if getattr(wanted, name) is not None]
     conditions = [_CONDITIONS[name] for name in names]
+    if wanted.fingerprint == UNGROUPED:
+        conditions[names.index("fingerprint")] = "r.fingerprint is null"
     if wanted.ids is None:
-        conditions.append(_NOT_EDITED)
+        conditions.append(_NOT_DEALT_WITH)
     values = msgspec.structs.asdict(wanted) | {
         "ids": TextArray(list(wanted.ids or ())),
         "first_id": wanted.since and _first_id_at(wanted.since),
