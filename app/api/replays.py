@@ -157,7 +157,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
 )
 async def preview_edit(
     request: Request,
-    author: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
+    _editor: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
     _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
 ) -> Response:
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""

@@ -32,7 +32,7 @@ LEAVE_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, 
 
 # Failed runs that are archived from now on; the same columns.
 ARCHIVE_IN_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, archived)
-    select {_RUN_GROUP}, {_RUN_KIND}, workflow, -count(*), count(*)
+    select {RUN_GROUP}, {RUN_KIND}, workflow, -count(*), count(*)
     from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
 
 # A failure of the version that was to have no more of them, or of one that came after it; without a
