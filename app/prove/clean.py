@@ -63,7 +63,7 @@ _EFFECTS = """
 delete from prove_effects e using unnest(%(runs)s) as r(id)
 where e.key >= r.id || ':' and e.key < r.id || ';'
 """
-_RUNS = """
+_RUNS = f"""
 with gone as (
     delete from runs where id = any(%(runs)s::uuid[])
     returning account_id, minute, state, workflow, fingerprint, reason, archived_at
@@ -76,7 +76,7 @@ with gone as (
     from gone group by account_id, minute
 )
 select count(*) from gone
-"""
+"""  # noqa: S608 - put together from constants
 _EVENTS = """
 with gone as (
     delete from events where id = any(%(events)s::uuid[])
