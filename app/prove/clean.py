@@ -16,7 +16,7 @@ from app.dev.children import CannotStart, wait_for
 from app.domain.ids import first_id_of_minute
 from app.store.arrays import IntArray, TextArray
 from app.store.balance import lock_books
-from app.store.groups import UNROUTED_GROUP, lock_groups
+from app.store.groups import LEAVE_GROUPS, UNROUTED_GROUP, lock_groups
 from app.store.startable import FIRST_ID
 from app.store.transactions import retry_transient, transaction
 
