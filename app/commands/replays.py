@@ -1,4 +1,4 @@
-"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again under control."""
+"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,8 +138,8 @@ def start(
 def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
     """Show how far a replay is, until it ends, stops or is paused.
 
-    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again; 1: stopped,
-    aborted, paused, or some failed again.
+    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again;
+    1: stopped, aborted, paused, or some failed again.
 
     Example: veltrix replay watch 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b
     """
@@ -264,14 +264,19 @@ def _watch(engine: "Engine", replay_id: str) -> "ReplayStory":
     from threading import Event
 
     from app.commands.progress import Progress
+    from app.commands.terminal import print_error
 
     pause_, story = Event(), _story(engine, replay_id)
-    with Progress("have an outcome", story.planned) as progress:
-        while _is_going_on(story):
+    try:
+        with Progress("have an outcome", story.planned) as progress:
+            while _is_going_on(story):
+                progress.show(_settled(story), _settled(story) + story.skipped)
+                pause_.wait(_LOOK_S)
+                story = _story(engine, replay_id)
             progress.show(_settled(story), _settled(story) + story.skipped)
-            pause_.wait(_LOOK_S)
-            story = _story(engine, replay_id)
-        progress.show(_settled(story), _settled(story) + story.skipped)
+    except KeyboardInterrupt:
+        print_error(f"the replay goes on: veltrix replay watch {replay_id}")
+        raise typer.Exit(1) from None
     return story
 
 
