@@ -61,7 +61,7 @@ events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 for group, name in (
-    (replays.replay, "replay"),
+    (replays.group, "replay"),
     (workflows.group, "workflows"),
     (events.group, "events"),
     (topology.group, "topology"),

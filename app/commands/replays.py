@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.domain.edits import Patch
     from app.store.replay_reads import ReplayStory
 
+group = replay  # with `run`, which needs no plan
 _LOOK_S = 0.3
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]

@@ -146,7 +146,10 @@ def keep(
 def find(tx: Connection, run_id: str) -> EditStory | None:
     """How this run was made; None: not by an edit."""
     row = tx.exec_driver_sql(_STORY, {"id": run_id}).one_or_none()
-    return None if row is None else EditStory(*row[:-1], msgspec.Raw(row[-1].encode()))
+    if row is None:
+        return None
+    *columns, patch = row
+    return EditStory(*columns, patch=msgspec.Raw(patch.encode()))
 
 
 def new_runs(tx: Connection, run_id: str) -> list[str]:

@@ -151,7 +151,7 @@ def test_an_edit_that_does_not_fit_changes_nothing_and_says_why(
 ) -> None:
     (origin,) = failed(engine, 1)
 
-    with pytest.raises(ReplayRefused, match="edit-refused|run ") as one:
+    with pytest.raises(ReplayRefused, match="run ") as one:
         edit(engine, origin, patch)
     with pytest.raises(ReplayRefused) as many:
         plan_edit(engine, patch)
