@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import UNSET, UnsetType
 
 from app.commands.acting import From, replay
 from app.commands.options import After, AsJson, Author, Limit, Reason, Since, Until, Yes, time_of
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from app.domain.edits import Patch
+    from app.store.replay_plans import Selection
     from app.store.replay_reads import ReplayStory
 
 group = replay  # with `run`, which needs no plan
@@ -57,56 +59,40 @@ def plan_replay(
 
     Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
     """
-    from app.commands.terminal import author_of, connected, ids_of, now, print_json
+    from app.commands.terminal import author_of, connected, now
     from app.domain.replays import Options
     from app.pipeline.replays import Asked, plan
-    from app.store.replay_plans import Selection
 
     edit = None if patch is None else _patch_in(patch)
-    at = now()
-    wanted = Selection(
-        ids=tuple(sorted(set(ids_of(run_ids)))) if run_ids else None,
+    wanted = _selected(
+        run_ids,
+        everything,
         fingerprint=group,
         workflow=workflow,
         queue=queue,
         key=key,
-        since=time_of(since, at),
-        until=time_of(until, at, "--until"),
+        since=time_of(since, now()),
+        until=time_of(until, now(), "--until"),
     )
-    if run_ids and wanted != Selection(ids=wanted.ids):
-        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
-    if wanted.is_everything and not everything:
-        raise typer.BadParameter(
-            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
-        )
-    if never_stop and stop_share is not None:
-        raise typer.BadParameter(
-            "--stop-share or --never-stop, not both", param_hint="--stop-share"
-        )
+    stops = _stops(stop_share, never_stop)
     with connected() as (settings, engine):
-        default = None if never_stop else settings.replay_stop_share
         options = Options(
             mode=begin.value if begin else "failed_step" if edit is None else "beginning",
             rate=settings.replay_rate if rate is None else rate,
             canary=canary,
-            stop_share=default if stop_share is None else stop_share,
+            stop_share=settings.replay_stop_share if stops is UNSET else stops,
             patch=edit,
         )
-        request = {"command": "veltrix replay plan", "selected": _told(wanted)}
         asked = Asked(
             wanted=wanted,
             is_all=everything,
             options=options,
             author=author_of(author),
             reason=reason,
-            request=request,
+            request={"command": "veltrix replay plan", "selected": _told(wanted)},
         )
         story = _refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
-    if as_json:
-        print_json(story)
-    else:
-        for line in _plan_lines(story):
-            typer.echo(line)
+    _show_plan(story, as_json)
 
 
 @replay.command("start")
@@ -224,6 +210,41 @@ def list_(
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")
+
+
+def _stops(share: float | None, never: bool) -> float | UnsetType | None:
+    """The bound that was given, None for never, UNSET for the usual one."""
+    if never and share is not None:
+        raise typer.BadParameter(
+            "--stop-share or --never-stop, not both", param_hint="--stop-share"
+        )
+    return None if never else UNSET if share is None else share
+
+
+def _show_plan(story: "ReplayStory", as_json: bool) -> None:
+    from app.commands.terminal import print_json
+
+    if as_json:
+        print_json(story)
+        return
+    for line in _plan_lines(story):
+        typer.echo(line)
+
+
+def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
+    """The runs that were named or described. Raises a usage error for both, or neither."""
+    from app.commands.terminal import ids_of
+    from app.store.replay_plans import Selection
+
+    ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
+    wanted = Selection(ids=ids, **described)
+    if ids is not None and wanted != Selection(ids=ids):
+        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
+    if wanted.is_everything and not everything:
+        raise typer.BadParameter(
+            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
+        )
+    return wanted
 
 
 def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:

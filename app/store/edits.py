@@ -148,8 +148,8 @@ def find(tx: Connection, run_id: str) -> EditStory | None:
     row = tx.exec_driver_sql(_STORY, {"id": run_id}).one_or_none()
     if row is None:
         return None
-    *columns, patch = row
-    return EditStory(*columns, patch=msgspec.Raw(patch.encode()))
+    fields = dict(zip(EditStory.__struct_fields__, row, strict=True))
+    return EditStory(**fields | {"patch": msgspec.Raw(fields["patch"].encode())})
 
 
 def new_runs(tx: Connection, run_id: str) -> list[str]:

@@ -1,6 +1,7 @@
 """A relay that dies in a replay: each run is replayed once, and the replay goes on by itself."""
 
 import time
+from functools import partial
 
 import pytest
 
@@ -38,6 +39,10 @@ def told(seen: Scene, replay_id: str) -> ReplayStory:
     return story
 
 
+def has_moved(seen: Scene, replay_id: str, had: int) -> bool:
+    return told(seen, replay_id).replayed > had
+
+
 def replayed_once(seen: Scene) -> bool:
     """Every run was moved by one action, into its next generation."""
     counts = seen.ask(
@@ -58,7 +63,7 @@ def test_a_replay_survives_relays_that_die_in_it_and_each_run_is_replayed_once(
     for name in ("relay-1", "relay-2"):
         had = told(seen, id_).replayed
         seen.platform.start(name, "relay")
-        until(lambda had=had: told(seen, id_).replayed > had, 20, "some runs to be replayed")
+        until(partial(has_moved, seen, id_, had), 20, "some runs to be replayed")
         seen.platform.kill(name)
     left = 300 - told(seen, id_).replayed
     assert left > 0, "they died with runs to be replayed"
