@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded
-from app.api.auth import Author, check_scope, require
+from app.api.auth import Author, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
@@ -133,10 +133,12 @@ async def edit_run(
     ),
 )
 def read_edit(
-    request: Request, run_id: str, author: Annotated[Author, Depends(require(Scope.RUNS_READ))]
+    request: Request,
+    run_id: str,
+    _reader: Annotated[Author, Depends(require(Scope.RUNS_READ))],
+    _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ, is_audited=True))],
 ) -> Response:
     """Needs the scopes `runs:read` and `payloads:read`. 404 for a run that no edit made."""
-    check_scope(author, Scope.PAYLOADS_READ)
     services: Services = request.app.state.services
     id_ = canonical(run_id)
     with open_autocommit(services.engine) as tx:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of
-from app.api.auth import Author, check_scope, require
+from app.api.auth import Author, check_audited, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
@@ -94,7 +94,9 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     asked = decoded(body, PlanAsked)
     patch = patch_of(asked.patch)
     if patch is not None:
-        check_scope(author, Scope.RUNS_EDIT)
+        await check_audited(
+            services.engine, author, Scope.RUNS_EDIT, request.method, request.url.path
+        )
     wanted = selection_of(asked)
     settings = services.settings
     is_unset = asked.stop_share is msgspec.UNSET
@@ -154,10 +156,11 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     },
 )
 async def preview_edit(
-    request: Request, author: Annotated[Author, Depends(require(Scope.RUNS_EDIT))]
+    request: Request,
+    _editor: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
+    _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
 ) -> Response:
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
-    check_scope(author, Scope.PAYLOADS_READ)
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
     asked = decoded(await body_of(request, bytes_max + _EXTRA_BYTES), PreviewAsked)

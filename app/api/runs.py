@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of, storable, utc
-from app.api.auth import Author, require
+from app.api.auth import Author, may_see_payloads, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.outcomes import OutcomeWatch
@@ -23,7 +23,7 @@ from app.pipeline.cancel import Cancelled, CancelRequested, cancel
 from app.pipeline.replay import Replayed, replay_now
 from app.pipeline.replays import tag_text
 from app.store.actions import canonical
-from app.store.reads import RunFilter, RunPage, RunStory, page, settled, story
+from app.store.reads import RunFilter, RunPage, RunStory, page, redact, settled, story
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ _RUN: dict[str, Any] = {
     "crashes": 0,
     "priority": 0,
     "payload_bytes": 31,
+    "archived_at": None,
 }
 _STORY: dict[str, Any] = {
     **_RUN,
@@ -120,9 +121,11 @@ _STORY: dict[str, Any] = {
     "failed_attempts": [],
     "actions": [],
     "edited_as": [],
+    "redacted": False,
 }
 _Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
 _Reader = Depends(require("runs:read"))
+_StoryReader = Annotated[Author, Depends(require("runs:read", is_audited=True))]
 _Operator = Annotated[Author, Depends(require("runs:replay"))]
 
 
@@ -142,12 +145,14 @@ def list_runs(
     fingerprint: _Text = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    archived: bool = False,
     cursor: _Text = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """`next` is the `cursor` of the following page; null when there is none. A page may be short.
 
-    `since` <= time of acceptance < `until`; `event` is the ledger's id of an event.
+    Archived runs are listed with `archived=true`, and only those are. `since` <= time of acceptance
+    < `until`; `event` is the ledger's id of an event.
     """
     wanted = RunFilter(
         state=state,
@@ -158,6 +163,7 @@ def list_runs(
         event=id_of("event", event),
         since=utc(since),
         until=utc(until),
+        archived=archived,
     )
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
@@ -168,17 +174,21 @@ def list_runs(
 @router.get(
     "/v1/runs/{run_id}",
     summary="A run: its state, steps, failed attempts and outcome",
-    dependencies=[_Reader],
     responses=answers("The run as it is now", RunStory, _STORY, 400, 404, 429, 503),
 )
 async def read_run(
     request: Request,
     run_id: str,
+    author: _StoryReader,
     wait_s: Annotated[
         float, Query(ge=0, description="Wait so long for the outcome; then the run as it is")
     ] = 0,
 ) -> Response:
-    """With `wait_s` the answer comes when the run is settled, or when the time is over."""
+    """With `wait_s` the answer comes when the run is settled, or when the time is over.
+
+    To a key without the scope `payloads:read` it comes `redacted`: outcome, outputs and errors of
+    steps, messages and tracebacks are null.
+    """
     services: Services = request.app.state.services
     if wait_s > services.settings.wait_s_max:
         raise Problem(
@@ -192,6 +202,8 @@ async def read_run(
     if wait_s > 0 and run.state in OPEN:
         await _outcomes(request).wait(run.id, wait_s)
         run = await run_in_threadpool(read)
+    if not may_see_payloads(author):
+        redact(run)
     tag = tag_text((run.generation, run.state, len(run.edited_as)))
     return Response(msgspec.json.encode(run), media_type=_JSON, headers={"ETag": tag})
 

@@ -16,7 +16,19 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from starlette.routing import Route
 
-from app.api import balance, edits, events, health, problems, replays, runs, starts
+from app.api import (
+    audit,
+    balance,
+    edits,
+    events,
+    failures,
+    health,
+    many,
+    problems,
+    replays,
+    runs,
+    starts,
+)
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
@@ -73,7 +85,7 @@ def make_app(services: Services) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(events.PATH, EventsEndpoint(), methods=["POST"]))
-    for part in (events, starts, runs, edits, replays, balance, health):
+    for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
         app.include_router(part.router)
     problems.install(app)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from app.domain.workflows import RetryPolicy
 _VARIABLE_PARTS = re.compile(
     r"(?<!\w)'[^']*'|\"[^\"]*\"|\S+@\S+|\w+://\S+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\w*\d[\w.:+-]*"
 )
-# Where the code of others lies: ours, and what is installed. An author's failure is told by his own.
+# Code of others: ours, and what is installed. An author's failure is told by his own.
 _OURS = __file__.rpartition("domain")[0]
 _INSTALLED = re.compile(r"/(?:site|dist)-packages/|/lib/python\d|^<frozen ")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")

@@ -21,18 +21,18 @@ LETTER_GROUP = "left(md5('letter' || chr(31) || queue || chr(31) || reason), 16)
 LETTER_KIND = "case when reason = 'unroutable' then 'unroutable' else 'dead_letter' end"
 UNROUTED_GROUP = "left(md5('unrouted' || chr(31) || source || chr(31) || type), 16)"
 POISON_GROUP = "left(md5('poison' || chr(31) || workflow), 16)"
-_RUN_GROUP = f"coalesce(fingerprint, '{UNGROUPED}')"
-_RUN_KIND = f"case when reason = '{Reason.POISON}' then 'poison' else 'run' end"
+RUN_GROUP = f"coalesce(fingerprint, '{UNGROUPED}')"
+RUN_KIND = f"case when reason = '{Reason.POISON}' then 'poison' else 'run' end"
 
 # Runs that are no longer failed; the columns are those they had. For `.format(rows=...)`.
 LEAVE_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, archived)
-    select {_RUN_GROUP}, {_RUN_KIND}, workflow, -count(*) filter (where archived_at is null),
+    select {RUN_GROUP}, {RUN_KIND}, workflow, -count(*) filter (where archived_at is null),
         -count(*) filter (where archived_at is not null)
     from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
 
 # Failed runs that are archived from now on; the same columns.
 ARCHIVE_IN_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, archived)
-    select {_RUN_GROUP}, {_RUN_KIND}, workflow, -count(*), count(*)
+    select {RUN_GROUP}, {RUN_KIND}, workflow, -count(*), count(*)
     from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
 
 # A failure of the version that was to have no more of them, or of one that came after it; without a
@@ -103,7 +103,7 @@ select (select count(*) from taken), array(select id from put where is_new order
 """
 
 _FOUND = f"""
-    select {_RUN_GROUP} as id, count(*) filter (where archived_at is null) as count,
+    select {RUN_GROUP} as id, count(*) filter (where archived_at is null) as count,
         count(*) filter (where archived_at is not null) as archived, null as queue, null as reason,
         null as source, null as event_type, true as is_run
     from runs where state = 'failed' group by fingerprint
@@ -145,10 +145,10 @@ order by id
 _ADOPT = f"""
 insert into failure_deltas (group_id, kind, workflow, step, code_version, run_id, count, archived,
     seen, seen_at)
-select {_RUN_GROUP}, {_RUN_KIND}, workflow, failed_step, code_version, max(id::text)::uuid,
+select {RUN_GROUP}, {RUN_KIND}, workflow, failed_step, code_version, max(id::text)::uuid,
     count(*) filter (where archived_at is null), count(*) filter (where archived_at is not null),
     count(*), max(settled_at)
-from runs r where state = 'failed' and {_RUN_GROUP} = any(%(id)s)
+from runs r where state = 'failed' and {RUN_GROUP} = any(%(id)s)
 group by 1, 2, workflow, failed_step, code_version, date_trunc('hour', settled_at)
 """  # noqa: S608 - as LEAVE_GROUPS
 
@@ -165,7 +165,7 @@ from unnest(%(id)s::text[], %(count)s::bigint[], %(archived)s::bigint[], %(queue
     as k(id, count, archived, queue, reason, source, event_type)
 left join failure_groups g on g.id = k.id
 order by k.id
-"""
+"""  # noqa: S608 - as LEAVE_GROUPS
 
 _MOVE = """
 update failure_groups set state = %(state)s, resolved_version = %(version)s,

@@ -207,7 +207,8 @@ def statement_of(parts: Parts) -> str:
         move=_END_OR_WAIT if parts.has_details else _END,
         why=_WHY if parts.has_failed else "",
     )
-    return f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    statement = f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    return " ".join(statement.split())  # the longest one fits what psycopg remembers
 
 
 def _pieces(parts: Parts, *, is_mixed: bool) -> Iterator[str]:

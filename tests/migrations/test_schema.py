@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+import app.store.failure_tables
 import app.store.replay_tables  # noqa: F401 - its tables join the metadata
 from app.store import schema
 from app.store.tables import metadata

@@ -64,6 +64,9 @@ KINDS: dict[str, Said] = {
     "fails for nothing": [failed("", None), settled("succeeded")],
     "makes up for it": [entry("1", error=ERROR), failed("1", None), settled("succeeded")],
     "fails": [entry("1", error=ERROR), failed("1", None), settled("failed", **WHY)],
+    "fails at once": [settled("failed", reason="unknown_workflow")],
+    "fails after a step": [entry("1"), settled("failed", **WHY)],
+    "fails by itself": [failed("", None), settled("failed", **WHY)],
     "keyed": [entry("1"), settled("succeeded", key="customer")],
     "handed back": [settled("queued", wait_s=0.0)],
     "cancelled": [settled("cancelled", reason="requested")],
@@ -122,8 +125,8 @@ def seen(engine: Engine, ids: list[str]) -> Iterator[list[tuple[Any, ...]]]:
             yield sorted(((ids.index(row[0]), *row[1:]) for row in rows), key=repr)
         for counts in (
             "select sum(succeeded), sum(failed), sum(cancelled) from counter_deltas",
-            "select group_id, workflow, step, code_version, sum(count), sum(seen)"
-            " from failure_deltas group by 1, 2, 3, 4 order by 1",
+            """select group_id, workflow, step, code_version, sum(count), sum(seen)
+            from failure_deltas group by 1, 2, 3, 4 order by 1, 2, 3, 4""",
         ):
             yield [tuple(row) for row in tx.execute(text(counts))]
 
