@@ -7,8 +7,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.edits import Origin
+from app.store import archive
 from app.store.arrays import IntArray, TextArray
-from app.store.groups import ARCHIVE_IN_GROUPS
 
 
 class NewEdit(msgspec.Struct, gc=False):
@@ -68,19 +68,6 @@ from unnest(%(run_id)s::uuid[], %(origin)s::uuid[], %(generation)s, %(patch)s::j
 order by run_id
 """
 
-# What was edited is dealt with: out of the failures that people look at, and still counted as
-# failed in the books.
-_ARCHIVE = f"""
-with held as materialized (
-    select id, workflow, fingerprint, reason from runs
-    where id = any(%(id)s::uuid[]) and state = 'failed' and archived_at is null
-    order by id for no key update
-), archived as (
-    update runs r set archived_at = now() from held where r.id = held.id
-)
-{ARCHIVE_IN_GROUPS.format(rows="held")}
-"""  # noqa: S608 - put together from constants
-
 _NOTE = """
 insert into actions (run_id, action, generation, author, reason)
 select id, 'edit', generation, %(author)s, %(reason)s
@@ -139,7 +126,9 @@ def keep(
         "patch": TextArray([edit.patch for edit in edits]),
     }
     tx.exec_driver_sql(_KEEP, made | words)
-    tx.exec_driver_sql(_ARCHIVE, {"id": made["origin"]})
+    # What was edited is dealt with: out of the failures that people look at, and still counted as
+    # failed in the books.
+    archive.archive(tx, [edit.origin_run_id for edit in edits], reason=reason, author=author)
     tx.exec_driver_sql(_NOTE, {"id": made["origin"], "generation": made["generation"]} | words)
 
 
