@@ -22,6 +22,14 @@ group = replay  # with `run`, which needs no plan
 _LOOK_S = 0.3
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
+_Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
+_StopShare = Annotated[
+    float | None, typer.Option(help="Stop when more than this share fails again.")
+]
+_NeverStop = Annotated[bool, typer.Option("--never-stop", help="Go on however many fail again.")]
+_PatchFile = Annotated[
+    Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
+]
 
 
 @replay.command("plan")
@@ -35,20 +43,12 @@ def plan_replay(
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="Every failed run there is.")] = False,
-    begin: Annotated[
-        From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")
-    ] = None,
+    begin: _Begin = None,
     rate: Annotated[float | None, typer.Option(help="Runs per second.")] = None,
     canary: Annotated[int, typer.Option(help="First so many, and wait for them.", min=0)] = 0,
-    stop_share: Annotated[
-        float | None, typer.Option(help="Stop when more than this share fails again.")
-    ] = None,
-    never_stop: Annotated[
-        bool, typer.Option("--never-stop", help="Go on however many fail again.")
-    ] = False,
-    patch: Annotated[
-        Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
-    ] = None,
+    stop_share: _StopShare = None,
+    never_stop: _NeverStop = False,
+    patch: _PatchFile = None,
     author: Author = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +63,7 @@ def plan_replay(
     from app.domain.replays import Options
     from app.pipeline.replays import Asked, plan
 
-    edit = None if patch is None else _patch_in(patch)
+    edit, at = None if patch is None else _patch_in(patch), now()
     wanted = _selected(
         run_ids,
         everything,
@@ -71,8 +71,8 @@ def plan_replay(
         workflow=workflow,
         queue=queue,
         key=key,
-        since=time_of(since, now()),
-        until=time_of(until, now(), "--until"),
+        since=time_of(since, at),
+        until=time_of(until, at, "--until"),
     )
     stops = _stops(stop_share, never_stop)
     with connected() as (settings, engine):

@@ -80,8 +80,6 @@ select run_id::text, origin_run_id::text, origin_generation, replay_id::text, au
 from edits where run_id = %(id)s
 """
 
-_NEW_RUNS = "select run_id::text from edits where origin_run_id = %(id)s order by edited_at, run_id"
-
 _NOW_MS = "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint"
 
 
@@ -139,11 +137,6 @@ def find(tx: Connection, run_id: str) -> EditStory | None:
         return None
     fields = dict(zip(EditStory.__struct_fields__, row, strict=True))
     return EditStory(**fields | {"patch": msgspec.Raw(fields["patch"].encode())})
-
-
-def new_runs(tx: Connection, run_id: str) -> list[str]:
-    """The runs that edits of this one made, oldest first."""
-    return [row[0] for row in tx.exec_driver_sql(_NEW_RUNS, {"id": run_id})]
 
 
 def unix_ms(tx: Connection) -> int:

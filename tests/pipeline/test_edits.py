@@ -19,7 +19,7 @@ from app.pipeline.groups import check_groups
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, preview, tag_text
 from app.settings import Settings
-from app.store import edits, replay_reads
+from app.store import edits, reads, replay_reads
 from app.store.replay_plans import Selection
 from app.store.transactions import transaction
 from tests.support.accepting import PLACED, subscribe, subscription
@@ -79,7 +79,9 @@ def test_an_edited_run_is_a_new_run_linked_to_an_origin_that_stays_failed(engine
     assert tuple(new) == ("queued", "fulfil", origin, "ann", 0)
     with transaction(engine) as tx:
         story = edits.find(tx, made.id)
-        assert edits.new_runs(tx, origin) == [made.id]
+        told = reads.story(tx, origin)
+    assert told is not None
+    assert told.edited_as == [made.id]
     assert story is not None
     assert (story.origin, story.author, story.replay) == (origin, "ann", made.replay)
     assert json.loads(bytes(story.patch)) == [{"op": "replace", "path": "/cents", "value": 100}]
