@@ -65,7 +65,7 @@ events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 for group, name in (
     (failures.group, "failures"),
-    (replays.replay, "replay"),
+    (replays.group, "replay"),
     (workflows.group, "workflows"),
     (events.group, "events"),
     (topology.group, "topology"),

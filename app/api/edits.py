@@ -43,7 +43,7 @@ class EditAsked(msgspec.Struct, forbid_unknown_fields=True):
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    patch: msgspec.Raw | None = None
+    patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 @router.post(

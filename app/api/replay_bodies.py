@@ -34,7 +34,7 @@ class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     group: _Word | None = None
     filter: Filter | None = None
     all: bool = False
-    patch: msgspec.Raw | None = None
+    patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown_fields=True):
@@ -120,9 +120,9 @@ STORY: dict[str, Any] = {
 }
 
 
-def patch_of(raw: msgspec.Raw | None) -> Patch | None:
+def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
     """The JSON Patch that was sent, if one was."""
-    if raw is None:
+    if isinstance(raw, msgspec.UnsetType) or bytes(raw) == b"null":
         return None
     try:
         return parse_patch(exact(bytes(raw)))

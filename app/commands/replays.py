@@ -1,10 +1,11 @@
-"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again under control."""
+"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import UNSET, UnsetType
 
 from app.commands.acting import From, replay
 from app.commands.options import After, AsJson, Author, Limit, Reason, Since, Until, Yes, time_of
@@ -14,11 +15,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from app.domain.edits import Patch
+    from app.store.replay_plans import Selection
     from app.store.replay_reads import ReplayStory
 
+group = replay  # with `run`, which needs no plan
 _LOOK_S = 0.3
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
+_Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
+_StopShare = Annotated[
+    float | None, typer.Option(help="Stop when more than this share fails again.")
+]
+_NeverStop = Annotated[bool, typer.Option("--never-stop", help="Go on however many fail again.")]
+_PatchFile = Annotated[
+    Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
+]
 
 
 @replay.command("plan")
@@ -32,20 +43,12 @@ def plan_replay(
     since: Since = None,
     until: Until = None,
     everything: Annotated[bool, typer.Option("--all", help="Every failed run there is.")] = False,
-    begin: Annotated[
-        From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")
-    ] = None,
+    begin: _Begin = None,
     rate: Annotated[float | None, typer.Option(help="Runs per second.")] = None,
     canary: Annotated[int, typer.Option(help="First so many, and wait for them.", min=0)] = 0,
-    stop_share: Annotated[
-        float | None, typer.Option(help="Stop when more than this share fails again.")
-    ] = None,
-    never_stop: Annotated[
-        bool, typer.Option("--never-stop", help="Go on however many fail again.")
-    ] = False,
-    patch: Annotated[
-        Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
-    ] = None,
+    stop_share: _StopShare = None,
+    never_stop: _NeverStop = False,
+    patch: _PatchFile = None,
     author: Author = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,15 +59,14 @@ def plan_replay(
 
     Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
     """
-    from app.commands.terminal import author_of, connected, ids_of, now, print_json
+    from app.commands.terminal import author_of, connected, now
     from app.domain.replays import Options
     from app.pipeline.replays import Asked, plan
-    from app.store.replay_plans import Selection
 
-    edit = None if patch is None else _patch_in(patch)
-    at = now()
-    wanted = Selection(
-        ids=tuple(sorted(set(ids_of(run_ids)))) if run_ids else None,
+    edit, at = None if patch is None else _patch_in(patch), now()
+    wanted = _selected(
+        run_ids,
+        everything,
         fingerprint=group,
         workflow=workflow,
         queue=queue,
@@ -72,40 +74,25 @@ def plan_replay(
         since=time_of(since, at),
         until=time_of(until, at, "--until"),
     )
-    if run_ids and wanted != Selection(ids=wanted.ids):
-        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
-    if wanted.is_everything and not everything:
-        raise typer.BadParameter(
-            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
-        )
-    if never_stop and stop_share is not None:
-        raise typer.BadParameter(
-            "--stop-share or --never-stop, not both", param_hint="--stop-share"
-        )
+    stops = _stops(stop_share, never_stop)
     with connected() as (settings, engine):
-        default = None if never_stop else settings.replay_stop_share
         options = Options(
             mode=begin.value if begin else "failed_step" if edit is None else "beginning",
             rate=settings.replay_rate if rate is None else rate,
             canary=canary,
-            stop_share=default if stop_share is None else stop_share,
+            stop_share=settings.replay_stop_share if stops is UNSET else stops,
             patch=edit,
         )
-        request = {"command": "veltrix replay plan", "selected": _told(wanted)}
         asked = Asked(
             wanted=wanted,
             is_all=everything,
             options=options,
             author=author_of(author),
             reason=reason,
-            request=request,
+            request={"command": "veltrix replay plan", "selected": _told(wanted)},
         )
         story = _refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
-    if as_json:
-        print_json(story)
-    else:
-        for line in _plan_lines(story):
-            typer.echo(line)
+    _show_plan(story, as_json)
 
 
 @replay.command("start")
@@ -138,8 +125,8 @@ def start(
 def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
     """Show how far a replay is, until it ends, stops or is paused.
 
-    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again; 1: stopped,
-    aborted, paused, or some failed again.
+    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again;
+    1: stopped, aborted, paused, or some failed again.
 
     Example: veltrix replay watch 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b
     """
@@ -225,6 +212,41 @@ def list_(
         print_error(f"more: --after {found.next}")
 
 
+def _stops(share: float | None, never: bool) -> float | UnsetType | None:
+    """The bound that was given, None for never, UNSET for the usual one."""
+    if never and share is not None:
+        raise typer.BadParameter(
+            "--stop-share or --never-stop, not both", param_hint="--stop-share"
+        )
+    return None if never else UNSET if share is None else share
+
+
+def _show_plan(story: "ReplayStory", as_json: bool) -> None:
+    from app.commands.terminal import print_json
+
+    if as_json:
+        print_json(story)
+        return
+    for line in _plan_lines(story):
+        typer.echo(line)
+
+
+def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
+    """The runs that were named or described. Raises a usage error for both, or neither."""
+    from app.commands.terminal import ids_of
+    from app.store.replay_plans import Selection
+
+    ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
+    wanted = Selection(ids=ids, **described)
+    if ids is not None and wanted != Selection(ids=ids):
+        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
+    if wanted.is_everything and not everything:
+        raise typer.BadParameter(
+            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
+        )
+    return wanted
+
+
 def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:
     from app.commands.terminal import connected, ids_of
 
@@ -264,14 +286,19 @@ def _watch(engine: "Engine", replay_id: str) -> "ReplayStory":
     from threading import Event
 
     from app.commands.progress import Progress
+    from app.commands.terminal import print_error
 
     pause_, story = Event(), _story(engine, replay_id)
-    with Progress("have an outcome", story.planned) as progress:
-        while _is_going_on(story):
+    try:
+        with Progress("have an outcome", story.planned) as progress:
+            while _is_going_on(story):
+                progress.show(_settled(story), _settled(story) + story.skipped)
+                pause_.wait(_LOOK_S)
+                story = _story(engine, replay_id)
             progress.show(_settled(story), _settled(story) + story.skipped)
-            pause_.wait(_LOOK_S)
-            story = _story(engine, replay_id)
-        progress.show(_settled(story), _settled(story) + story.skipped)
+    except KeyboardInterrupt:
+        print_error(f"the replay goes on: veltrix replay watch {replay_id}")
+        raise typer.Exit(1) from None
     return story
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonpatch
 import msgspec
-from jsonpointer import JsonPointerException
+from jsonpointer import JsonPointer, JsonPointerException
 
 from app.domain.events import (
     EDITS_SOURCE_PREFIX,
@@ -80,9 +80,21 @@ def parse_patch(value: Any) -> Patch:
             raise PatchInvalid(f"operation {number} is no object")
         try:
             jsonpatch.JsonPatch([operation])
+            _check_members(operation)
         except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as error:
             raise PatchInvalid(f"operation {number}: {error}") from None
     return value
+
+
+def _check_members(operation: dict[str, Any]) -> None:
+    """What the library looks at only when it applies an operation."""
+    name = operation["op"]
+    if name in {"add", "replace", "test"} and "value" not in operation:
+        raise TypeError(f"{name} needs a value")
+    if name in {"move", "copy"}:
+        if not isinstance(operation.get("from"), str):
+            raise TypeError(f"{name} needs a `from`")
+        JsonPointer(operation["from"])
 
 
 def replacing(text: str) -> Patch:

@@ -121,7 +121,7 @@ def _move(
         if groups.move(tx, group_id, to, version=version, author=author, reason=reason):
             return Moved(group_id, to)
         now = groups.standing(tx, group_id)
-        return NotMoved(group_id, now and now.state, now and now.by)
+        return NotMoved(group_id, None) if now is None else NotMoved(group_id, now.state, now.by)
 
     request = {} if version is None else {"version": version}
     return _audited(engine, group_id, action, reason, author, request, _moved)

@@ -7,8 +7,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.edits import Origin
+from app.store import archive
 from app.store.arrays import IntArray, TextArray
-from app.store.groups import ARCHIVE_IN_GROUPS
 
 
 class NewEdit(msgspec.Struct, gc=False):
@@ -68,19 +68,6 @@ from unnest(%(run_id)s::uuid[], %(origin)s::uuid[], %(generation)s, %(patch)s::j
 order by run_id
 """
 
-# What was edited is dealt with: out of the failures that people look at, and still counted as
-# failed in the books.
-_ARCHIVE = f"""
-with held as materialized (
-    select id, workflow, fingerprint, reason from runs
-    where id = any(%(id)s::uuid[]) and state = 'failed' and archived_at is null
-    order by id for no key update
-), archived as (
-    update runs r set archived_at = now() from held where r.id = held.id
-)
-{ARCHIVE_IN_GROUPS.format(rows="held")}
-"""  # noqa: S608 - put together from constants
-
 _NOTE = """
 insert into actions (run_id, action, generation, author, reason)
 select id, 'edit', generation, %(author)s, %(reason)s
@@ -92,8 +79,6 @@ select run_id::text, origin_run_id::text, origin_generation, replay_id::text, au
     edited_at, patch::text
 from edits where run_id = %(id)s
 """
-
-_NEW_RUNS = "select run_id::text from edits where origin_run_id = %(id)s order by edited_at, run_id"
 
 _NOW_MS = "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint"
 
@@ -139,19 +124,19 @@ def keep(
         "patch": TextArray([edit.patch for edit in edits]),
     }
     tx.exec_driver_sql(_KEEP, made | words)
-    tx.exec_driver_sql(_ARCHIVE, {"id": made["origin"]})
+    # What was edited is dealt with: out of the failures that people look at, and still counted as
+    # failed in the books.
+    archive.archive(tx, [edit.origin_run_id for edit in edits], reason=reason, author=author)
     tx.exec_driver_sql(_NOTE, {"id": made["origin"], "generation": made["generation"]} | words)
 
 
 def find(tx: Connection, run_id: str) -> EditStory | None:
     """How this run was made; None: not by an edit."""
     row = tx.exec_driver_sql(_STORY, {"id": run_id}).one_or_none()
-    return None if row is None else EditStory(*row[:-1], msgspec.Raw(row[-1].encode()))
-
-
-def new_runs(tx: Connection, run_id: str) -> list[str]:
-    """The runs that edits of this one made, oldest first."""
-    return [row[0] for row in tx.exec_driver_sql(_NEW_RUNS, {"id": run_id})]
+    if row is None:
+        return None
+    fields = dict(zip(EditStory.__struct_fields__, row, strict=True))
+    return EditStory(**fields | {"patch": msgspec.Raw(fields["patch"].encode())})
 
 
 def unix_ms(tx: Connection) -> int:

@@ -30,11 +30,6 @@ LEAVE_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, 
         -count(*) filter (where archived_at is not null)
     from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
 
-# Failed runs that are archived from now on; the same columns.
-ARCHIVE_IN_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, archived)
-    select {RUN_GROUP}, {RUN_KIND}, workflow, -count(*), count(*)
-    from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
-
 # A failure of the version that was to have no more of them, or of one that came after it; without a
 # version any failure since. Of code that nobody registered it cannot be said that it is older.
 _REGRESS = """

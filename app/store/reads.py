@@ -14,7 +14,6 @@ from sqlalchemy.sql.selectable import Subquery
 from app.domain.ids import runs_range
 from app.domain.states import OPEN, RunState
 from app.store.arrays import TextArray
-from app.store.edits import new_runs
 from app.store.tables import runs
 
 ROWS_MAX = 100_000
@@ -182,6 +181,11 @@ select action, generation, author, reason, acted_at
 from actions where run_id = %(id)s order by id limit %(max)s
 """
 
+_EDITED_AS = """
+select run_id::text from edits where origin_run_id = %(id)s order by edited_at, run_id
+limit %(max)s
+"""
+
 _SETTLED = """
 select id::text from runs where id = any(%(id)s::uuid[]) and settled_at is not null
 """
@@ -201,7 +205,7 @@ def story(tx: Connection, run_id: str) -> RunStory | None:
         steps=[_entry(*entry) for entry in tx.exec_driver_sql(_ENTRIES, keys)],
         failed_attempts=[Attempt(*attempt) for attempt in tx.exec_driver_sql(_ATTEMPTS, keys)],
         actions=[Action(*action) for action in tx.exec_driver_sql(_ACTIONS, keys)],
-        edited_as=new_runs(tx, run_id),
+        edited_as=[row[0] for row in tx.exec_driver_sql(_EDITED_AS, keys)],
     )
 
 

@@ -46,8 +46,16 @@ def fail(
 def fail_again(
     engine: Engine, ids: list[str], fingerprint: str = GROUP, code_version: str = "1"
 ) -> None:
-    why = {"reason": "error", "fingerprint": fingerprint, "failed_step": "charge"}
-    settle(engine, ids, "failed", outcome=ERROR, code_version=code_version, **why)
+    settle(
+        engine,
+        ids,
+        "failed",
+        reason="error",
+        outcome=ERROR,
+        fingerprint=fingerprint,
+        failed_step="charge",
+        code_version=code_version,
+    )
 
 
 def groups(engine: Engine, wanted: GroupFilter = ALL) -> dict[str, GroupRow]:

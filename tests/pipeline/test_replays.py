@@ -91,7 +91,7 @@ def work(one: Replaying, until_state: str, engine: Engine, replay_id: str) -> Re
 def actions(engine: Engine) -> list[tuple[str, str, bool, int]]:
     with transaction(engine) as tx:
         rows = tx.execute(text("select action, author, is_refused, runs from audit order by id"))
-        return [tuple(row) for row in rows]  # type: ignore[misc]
+        return [tuple(row) for row in rows]
 
 
 def test_a_plan_freezes_the_set_and_moves_nothing(engine: Engine) -> None:
