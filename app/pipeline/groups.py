@@ -60,14 +60,14 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
 def check_groups(engine: Engine, *, is_corrected: bool = False) -> list[Miscount]:
     """The groups whose counts are not those of the rows, in one snapshot; empty: all agree.
 
-    `is_corrected` writes what makes them agree, unless another process folds: then nothing is said.
+    `is_corrected` writes what makes them agree; of several processes one after the other does.
     Failures from before there were groups are found, and taken in, the same way.
     """
 
     def _check() -> list[Miscount]:
         with transaction(engine, snapshot=True) as tx:
-            if is_corrected and not groups.lock_groups(tx):
-                return []
+            if is_corrected:
+                groups.take_turn(tx)
             found = groups.miscounts(tx)
             if is_corrected and found:
                 groups.correct(tx, found)
