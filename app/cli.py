@@ -10,10 +10,12 @@ import typer
 
 from app.commands import (
     acting,
+    audit,
     balance,
     config,
     dead_letters,
     events,
+    failures,
     keys,
     processes,
     prove,
@@ -51,6 +53,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.runs,
     runs.run,
     acting.cancel,
+    audit.audit,
     balance.balance,
     prove.prove,
     config.config,
@@ -61,6 +64,7 @@ events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 for group, name in (
+    (failures.group, "failures"),
     (replays.group, "replay"),
     (workflows.group, "workflows"),
     (events.group, "events"),

@@ -16,7 +16,7 @@ from app.dev.children import CannotStart, wait_for
 from app.domain.ids import first_id_of_minute
 from app.store.arrays import IntArray, TextArray
 from app.store.balance import lock_books
-from app.store.groups import UNROUTED_GROUP, lock_groups
+from app.store.groups import LEAVE_GROUPS, UNROUTED_GROUP, lock_groups
 from app.store.startable import FIRST_ID
 from app.store.transactions import retry_transient, transaction
 
@@ -63,7 +63,7 @@ _EFFECTS = """
 delete from prove_effects e using unnest(%(runs)s) as r(id)
 where e.key >= r.id || ':' and e.key < r.id || ';'
 """
-_RUNS = """
+_RUNS = f"""
 with gone as (
     delete from runs where id = any(%(runs)s::uuid[])
     returning account_id, minute, state, workflow, fingerprint, reason, archived_at
@@ -76,7 +76,7 @@ with gone as (
     from gone group by account_id, minute
 )
 select count(*) from gone
-"""
+"""  # noqa: S608 - put together from constants
 _EVENTS = """
 with gone as (
     delete from events where id = any(%(events)s::uuid[])
