@@ -30,8 +30,8 @@ with n as materialized (
     insert into runs (id, event_id, account_id, minute, payload_bytes, attempt, started_at,
         claimed_at, settled_at, state, workflow, queue, code_version, reason, fingerprint,
         failed_step)
-    select run_id, event_id, :account, ms / 60000, octet_length(cast(cast(:data as json) as text)), 1, at,
-        at, at, 'failed',
+    select run_id, event_id, :account, ms / 60000,
+        octet_length(cast(cast(:data as json) as text)), 1, at, at, at, 'failed',
         :workflow, :queue, 'old', 'error', 'seeded', 'note'
     from n order by run_id
 )
