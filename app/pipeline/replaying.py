@@ -33,7 +33,7 @@ from app.store.transactions import (
 from app.telemetry import logger
 
 LIST_RUNS_MAX = 1_000
-FOLLOWED_MAX = 2_000
+FOLLOWED_MAX = 1_000
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 log = logger("replay")
