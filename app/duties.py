@@ -154,7 +154,9 @@ def _recount(engine: Engine) -> int:
 
 
 def _check_groups(engine: Engine) -> int:
-    check_groups(engine, is_corrected=True)
+    wrong = [one.id for one in check_groups(engine, is_corrected=True) if not one.is_new]
+    if wrong:
+        log.error("groups.miscounted", groups=len(wrong), first=wrong[0])
     return 0
 
 

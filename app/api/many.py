@@ -147,7 +147,9 @@ def _filter_of(fits: Filter) -> RunFilter:
 def _act(request: Request, asked: Asked) -> Response:
     answer = act(request.app.state.services.engine, asked)
     if isinstance(answer, NotDone):
-        members = {"runs": [{"id": run.id, "state": run.state} for run in answer.runs]}
+        members: dict[str, Any] = {
+            "runs": [{"id": run.id, "state": run.state} for run in answer.runs]
+        }
         raise Problem(_STATUS.get(answer.slug, 409), answer.slug, answer.detail, **members)
     told = ManyAnswer(answer.runs, answer.requested)
     return Response(msgspec.json.encode(told), media_type="application/json")

@@ -1,8 +1,8 @@
 """Failure groups in the database: deltas folded into groups, groups recounted from rows.
 
 Every delta commits with the rows that it counts, and only a failure or an action on one writes any,
-so in one snapshot groups + deltas equal the rows; a difference is never a race. Fold and recount
-are the only writers of a group's counts; an advisory lock lets one of them work at a time.
+so in one snapshot groups + deltas equal the rows; a difference is never a race. A fold only
+moves deltas, which changes no sum; a correction is a delta like any other.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from app.domain.groups import MOVES, UNGROUPED, GroupState
 from app.domain.states import Reason
 
 GROUPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: the books lock 1
+# Conflicts with nothing but itself; unlike a select it leaves the snapshot to what comes after.
+_TAKE_TURN = "lock table failure_hours in share update exclusive mode"
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
 
 # A group's id and kind, over the columns of dead letters, accounts and runs.
@@ -212,7 +214,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 def lock_groups(tx: Connection) -> bool:
-    """Keep other folds and recounts of groups away until the transaction ends; False: one works."""
+    """Keep other folds of groups away until the transaction ends; False: one is at it."""
     return bool(tx.exec_driver_sql(_LOCK, {"lock": GROUPS_LOCK}).scalar_one())
 
 
@@ -226,6 +228,14 @@ def fold(tx: Connection, list_max: int) -> Folded:
     return Folded(deltas, opened, regressed)
 
 
+def take_turn(tx: Connection) -> None:
+    """Let no other correct until this transaction ends.
+
+    It must be its first statement, so that its snapshot shows what the one before corrected.
+    """
+    tx.exec_driver_sql(_TAKE_TURN)
+
+
 def miscounts(tx: Connection) -> list[Miscount]:
     """The groups whose counts, with the deltas, are not those of the rows. Needs a snapshot."""
     return [Miscount(*row) for row in tx.exec_driver_sql(_DIFFERENT)]
@@ -234,7 +244,8 @@ def miscounts(tx: Connection) -> list[Miscount]:
 def correct(tx: Connection, found: Sequence[Miscount]) -> None:
     """Write the deltas that make these groups agree with their rows.
 
-    Needs `lock_groups`, and the snapshot in which `miscounts` found them.
+    Needs `take_turn`, and the snapshot in which `miscounts` found them. A fold beside it changes
+    no sum.
     """
     if new := [one.id for one in found if one.is_new]:
         tx.exec_driver_sql(_ADOPT, {"id": new})

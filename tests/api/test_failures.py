@@ -28,8 +28,16 @@ def api(engine: Engine, database_url: str) -> Iterator[Client]:
 def fail(engine: Engine, runs: int = 1, **changes: Any) -> list[str]:
     ids = add_runs(engine, runs, **changes)
     outcome = f'{{"type": "Declined", "message": "{HOSTILE}"}}'
-    why = {"reason": "error", "fingerprint": GROUP, "failed_step": "charge", "code_version": "1"}
-    settle(engine, ids, "failed", outcome=outcome, **why)
+    settle(
+        engine,
+        ids,
+        "failed",
+        reason="error",
+        outcome=outcome,
+        fingerprint=GROUP,
+        failed_step="charge",
+        code_version="1",
+    )
     fold_groups_once(engine)
     return ids
 

@@ -46,8 +46,16 @@ def fail(
 def fail_again(
     engine: Engine, ids: list[str], fingerprint: str = GROUP, code_version: str = "1"
 ) -> None:
-    why = {"reason": "error", "fingerprint": fingerprint, "failed_step": "charge"}
-    settle(engine, ids, "failed", outcome=ERROR, code_version=code_version, **why)
+    settle(
+        engine,
+        ids,
+        "failed",
+        reason="error",
+        outcome=ERROR,
+        fingerprint=fingerprint,
+        failed_step="charge",
+        code_version=code_version,
+    )
 
 
 def groups(engine: Engine, wanted: GroupFilter = ALL) -> dict[str, GroupRow]:
@@ -173,6 +181,19 @@ def test_what_failed_before_there_were_groups_is_taken_in_with_its_hours(engine:
     assert [(one.id, one.count, one.is_new) for one in found] == [(GROUP, 3, True)]
     row = groups(engine)[GROUP]
     assert (row.count, row.total, row.by_hour[-1], row.by_hour[-6]) == (3, 3, 2, 1)
+
+
+def test_what_several_relays_take_in_at_once_is_counted_once(engine: Engine) -> None:
+    fail(engine, 200)
+    run_sql(engine, "delete from failure_deltas")
+    relays = [Thread(target=lambda: check_groups(engine, is_corrected=True)) for _ in range(4)]
+    for relay in relays:
+        relay.start()
+    for relay in relays:
+        relay.join()
+
+    row = groups(engine)[GROUP]
+    assert (row.count, row.total) == (200, 200)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ with n as materialized (
         claimed_at, settled_at, state, workflow, queue, code_version, reason, fingerprint,
         failed_step)
     select run_id, event_id, :account, ms / 60000,
-        octet_length(cast(cast(:data as json) as text)), 1, at, at, at, 'failed',
-        :workflow, :queue, 'old', 'error', 'seeded', 'note'
+        octet_length(cast(cast(:data as json) as text)), 1, at, at, at, 'failed', :workflow,
+        :queue, 'old', 'error', 'seeded', 'note'
     from n order by run_id
 )
 insert into counter_deltas (account_id, minute, accepted, routed, started, failed)
