@@ -158,7 +158,7 @@ update replays set state = %(state)s, resumes_as = %(resumes_as)s, why = %(why)s
     paced_at = case when %(is_begun)s then now() - 1 / rate * interval '1 second'
         else greatest(paced_at, now() - greatest(%(burst_s)s, 1 / rate) * interval '1 second')
             + %(moved)s / rate * interval '1 second' end,
-    ended_at = case when %(state)s in ('aborted', 'done') then now() end,
+    ended_at = case when %(state)s in ('aborted', 'done') then coalesce(ended_at, now()) end,
     changed_at = now(), changed_by = coalesce(%(changed_by)s, changed_by)
 where id = %(id)s
 """
