@@ -33,7 +33,7 @@ from app.store.transactions import (
 from app.telemetry import logger
 
 LIST_RUNS_MAX = 1_000
-FOLLOWED_MAX = 2_000
+FOLLOWED_MAX = 1_000
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 log = logger("replay")
@@ -116,12 +116,13 @@ class Replaying:
             most = min(most, held.canary_to - held.replayed)
         if most <= 0 or not (planned := replays.next_runs(tx, held.id, most)):
             return 0, 0
-        moved, skipped = self._edit(tx, held, planned) if held.patch else _again(tx, held, planned)
-        done = {run.run_id for run in moved} | {run.run_id for run in skipped}
-        left = [run for run in planned if run.run_id not in done]
-        if left:
-            now = replays.as_they_are(tx, [run.run_id for run in left])
-            skipped += [Skipped(run.run_id, _why(run, now.get(run.run_id))) for run in left]
+        now = replays.as_they_are(tx, [run.run_id for run in planned], held.planned_at)
+        reasons = {run.run_id: _why_not(run, now.get(run.run_id)) for run in planned}
+        ready = [(run.run_id, run.generation) for run in planned if not reasons[run.run_id]]
+        moved, skipped = (
+            self._edit(tx, held, ready) if held.patch else (_again(tx, held, ready), [])
+        )
+        skipped += [Skipped(run_id, reason) for run_id, reason in reasons.items() if reason]
         replays.mark_moved(tx, held.id, moved)
         replays.mark_skipped(tx, held.id, skipped)
         held.replayed += len(moved)
@@ -129,7 +130,7 @@ class Replaying:
         return len(moved), len(skipped)
 
     def _edit(
-        self, tx: Connection, held: Held, planned: list[Planned]
+        self, tx: Connection, held: Held, ready: list[tuple[str, int]]
     ) -> tuple[list[Moved], list[Skipped]]:
         assert held.patch is not None
         of = EditOf(
@@ -139,9 +140,7 @@ class Replaying:
             self._settings.event_bytes_max,
             self._new_ids,
         )
-        before = replays.as_they_are(tx, [run.run_id for run in planned])
-        fresh = [run for run in planned if not _is_edited(before.get(run.run_id))]
-        return edit.make(tx, [(r.run_id, r.generation) for r in fresh], exact(held.patch), of)
+        return edit.make(tx, ready, exact(held.patch), of)
 
     def _list_runs(self, held: Held) -> int:
         return edit.LIST_RUNS_MAX if held.patch else LIST_RUNS_MAX
@@ -166,10 +165,9 @@ class Replaying:
             audit.append(tx, [row])
 
 
-def _again(tx: Connection, held: Held, planned: list[Planned]) -> tuple[list[Moved], list[Skipped]]:
-    """Replay those that still are failed in the generation in which they were planned."""
-    wanted = {run.run_id: run.generation for run in planned}
-    failed = [run for run in failed_runs(tx, list(wanted)) if run.generation == wanted[run.run_id]]
+def _again(tx: Connection, held: Held, ready: list[tuple[str, int]]) -> list[Moved]:
+    """Replay these, which are failed and locked."""
+    failed = failed_runs(tx, [run_id for run_id, _ in ready])
     moved = move(
         tx,
         failed,
@@ -177,21 +175,19 @@ def _again(tx: Connection, held: Held, planned: list[Planned]) -> tuple[list[Mov
         reason=held.start_reason or held.reason,
         author=held.started_by or held.author,
     )
-    return [Moved(run.run_id, run.generation) for run in moved], []
+    return [Moved(run.run_id, run.generation) for run in moved]
 
 
-def _is_edited(now: Now | None) -> bool:
-    return now is not None and now.is_edited
-
-
-def _why(planned: Planned, now: Now | None) -> str:
-    """Why this run was not replayed."""
+def _why_not(planned: Planned, now: Now | None) -> str | None:
+    """Why this run is not replayed; None: it is as it was when it was planned."""
     if now is None:
         return "the run is gone"
     by = f"; {now.author} did {now.action}" if now.author and now.action else ""
-    if now.state == "failed" and now.generation == planned.generation:
-        return f"it was edited meanwhile and ran as another run{by}"
-    return (
-        f"it has changed since the plan: it is {now.state} in generation {now.generation}, not"
-        f" failed in {planned.generation}{by}"
-    )
+    if now.state != "failed" or now.generation != planned.generation:
+        return (
+            f"it has changed since the plan: it is {now.state} in generation {now.generation}, not"
+            f" failed in {planned.generation}{by}"
+        )
+    if now.is_edited:
+        return f"it was edited since the plan and ran as another run{by}"
+    return f"it was archived since the plan{by}" if now.is_archived else None

@@ -256,12 +256,12 @@ def _freeze(tx: Connection, asked: Asked) -> tuple[Options, str, int]:
     replay_id = replay_plans.insert(
         tx, asked.options, asked.request, author=asked.author, reason=asked.reason
     )
-    count = replay_plans.freeze(tx, replay_id, wanted)
+    most = RUNS_MAX if asked.options.patch is None else EDITED_RUNS_MAX
+    count = replay_plans.freeze(tx, replay_id, wanted, most)
     if wanted.ids is not None and count < len(set(wanted.ids)):
         raise _not_failed(tx, wanted.ids, set(replay_plans.run_ids(tx, replay_id)))
     if count == 0:
         raise ReplayRefused("empty-set", "no failed run fits; `GET /v1/runs?state=failed` has all")
-    most = RUNS_MAX if asked.options.patch is None else EDITED_RUNS_MAX
     if count > most:
         raise ReplayRefused(
             "too-many-runs", f"more than {most:,} runs fit, the most of one replay; select fewer"

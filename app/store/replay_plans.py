@@ -210,8 +210,8 @@ def insert_begun(
     return str(tx.exec_driver_sql(_INSERT_BEGUN, values).scalar_one())
 
 
-def freeze(tx: Connection, replay_id: str, wanted: Selection) -> int:
-    """Give the replay the failed runs that are selected now; how many. At most RUNS_MAX + 1."""
+def freeze(tx: Connection, replay_id: str, wanted: Selection, runs_max: int = RUNS_MAX) -> int:
+    """Give the replay the failed runs that are selected now; how many. At most runs_max + 1."""
     names = [name for name in _CONDITIONS if getattr(wanted, name) is not None]
     conditions = [_CONDITIONS[name] for name in names]
     if wanted.fingerprint == UNGROUPED:
@@ -223,7 +223,7 @@ def freeze(tx: Connection, replay_id: str, wanted: Selection) -> int:
         "first_id": wanted.since and _first_id_at(wanted.since),
         "last_id": wanted.until and _first_id_at(wanted.until),
         "replay_id": replay_id,
-        "limit": RUNS_MAX + 1,
+        "limit": runs_max + 1,
     }
     tx.exec_driver_sql(_FREEZE.format(conditions=" and ".join(conditions)), values)
     return int(tx.exec_driver_sql(_COUNT, {"id": replay_id}).scalar_one())

@@ -4,6 +4,7 @@ Locks are taken in this order: the replay, its runs in id order, the runs themse
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ class Held(Counts, kw_only=True):
     judged_failed_again: int
     author: str
     reason: str
+    planned_at: datetime
     started_by: str | None
     start_reason: str | None
     why: str | None
@@ -72,12 +74,13 @@ class Followed(msgspec.Struct, gc=False):
 
 
 class Now(msgspec.Struct, gc=False):
-    """A run as it is now, and who did something to it last."""
+    """A run as it is now, what was done about it since some time, and who did something last."""
 
     run_id: str
     state: str
     generation: int
     is_edited: bool
+    is_archived: bool
     action: str | None
     author: str | None
 
@@ -134,9 +137,12 @@ from unnest(%(run_id)s::uuid[], %(state)s) as u(run_id, state)
 where k.replay_id = %(id)s and k.run_id = u.run_id and k.state = 'replayed'
 """
 
+_LOCK_RUNS = "select id from runs where id = any(%(id)s::uuid[]) order by id for no key update"
+
 _NOW = """
 select r.id::text, r.state, r.generation,
-    exists (select from edits e where e.origin_run_id = r.id), a.action, a.author
+    exists (select from edits e where e.origin_run_id = r.id and e.edited_at > %(since)s),
+    coalesce(r.archived_at > %(since)s, false), a.action, a.author
 from runs r left join lateral (
     select action, author from actions where run_id = r.id order by id desc limit 1
 ) a on true
@@ -152,7 +158,7 @@ update replays set state = %(state)s, resumes_as = %(resumes_as)s, why = %(why)s
     paced_at = case when %(is_begun)s then now() - 1 / rate * interval '1 second'
         else greatest(paced_at, now() - greatest(%(burst_s)s, 1 / rate) * interval '1 second')
             + %(moved)s / rate * interval '1 second' end,
-    ended_at = case when %(state)s in ('aborted', 'done') then now() end,
+    ended_at = case when %(state)s in ('aborted', 'done') then coalesce(ended_at, now()) end,
     changed_at = now(), changed_by = coalesce(%(changed_by)s, changed_by)
 where id = %(id)s
 """
@@ -197,9 +203,14 @@ def follow(tx: Connection, replay_id: str, after: str, limit: int) -> list[Follo
     return [Followed(*row) for row in tx.exec_driver_sql(_OPEN, keys)]
 
 
-def as_they_are(tx: Connection, run_ids: Sequence[str]) -> dict[str, Now]:
-    """Those of these runs that there are."""
-    found = tx.exec_driver_sql(_NOW, {"id": TextArray(list(run_ids))})
+def as_they_are(tx: Connection, run_ids: Sequence[str], since: datetime) -> dict[str, Now]:
+    """Those of these runs that there are, locked: they stay like this until the transaction ends.
+
+    Edited or archived means: since then.
+    """
+    ids = TextArray(list(run_ids))
+    tx.exec_driver_sql(_LOCK_RUNS, {"id": ids})
+    found = tx.exec_driver_sql(_NOW, {"id": ids, "since": since})
     return {row[0]: Now(*row) for row in found}
 
 

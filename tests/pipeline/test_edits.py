@@ -19,7 +19,7 @@ from app.pipeline.groups import check_groups
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, preview, tag_text
 from app.settings import Settings
-from app.store import edits, reads, replay_reads
+from app.store import archive, edits, reads, replay_reads
 from app.store.replay_plans import Selection
 from app.store.transactions import transaction
 from tests.support.accepting import PLACED, subscribe, subscription
@@ -203,6 +203,35 @@ def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engi
     assert rows(engine, "select succeeded from replays") == [(250,)]
     with pytest.raises(ReplayRefused, match="no failed run fits"):
         plan_edit(engine, TO_NUMBER)
+
+
+def test_a_run_that_was_edited_or_archived_since_the_plan_is_skipped(engine: Engine) -> None:
+    ids = failed(engine, 3)
+    plans = [plan_edit(engine, TO_NUMBER)]
+    asked = Asked(
+        wanted=Selection(fingerprint="f"),
+        options=Options(rate=100_000.0, stop_share=None),
+        author="ann",
+        reason="again",
+        request={},
+    )
+    plans.append(plan(engine, asked, MIB).id)
+    new = edit(engine, ids[0], TO_NUMBER).id
+    with transaction(engine) as tx:
+        archive.archive(tx, ids[1:2], reason="of no use", author="bob")
+
+    for id_ in plans[::-1]:
+        act(engine, id_, Verb.START, reason="go", author="ann")
+        Replaying(engine, Settings(), _IDS).once()
+        with transaction(engine) as tx:
+            told = replay_reads.runs(tx, id_).items
+        reasons = [run.skip_reason or "" for run in told]
+        assert "edited since the plan and ran as another run; ann did edit" in reasons[0]
+        assert "archived since the plan; bob did archive" in reasons[1]
+        assert ("generation 1" in reasons[2]) == (id_ == plans[0])
+    states = [row.state for row in read_runs(engine, [*ids, new], "state")]
+    assert sorted(states) == ["failed", "failed", "queued", "queued"]
+    assert balance(engine).unaccounted == 0
 
 
 def test_a_preview_shows_before_and_after_and_keeps_nothing(engine: Engine) -> None:

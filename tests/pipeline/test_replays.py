@@ -333,6 +333,7 @@ def test_paused_nothing_moves_resumed_it_goes_on_and_aborted_it_never_does(engin
     settle(engine, ids[:1], "succeeded")
     one.once()
     assert told(engine, id_).succeeded == 1, "what it moved is still followed"
+    assert told(engine, id_).ended_at == ended.ended_at
 
 
 def test_a_verb_in_the_wrong_state_is_refused_and_says_the_state(engine: Engine) -> None:
