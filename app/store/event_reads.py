@@ -63,6 +63,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str | None = None
     type: str | None = None
+    subject: str | None = None
+    id: str | None = None
     unrouted: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -164,8 +166,8 @@ def _bounds(wanted: EventFilter, cursor: str | None) -> list[ColumnElement[bool]
 
 def _conditions(table: Table | Subquery, wanted: EventFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
-        table.c[name] == value
-        for name in ("source", "type")
+        table.c["sender_id" if name == "id" else name] == value
+        for name in ("source", "type", "subject", "id")
         if (value := getattr(wanted, name)) is not None
     ]
     if wanted.unrouted is not None:
