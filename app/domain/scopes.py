@@ -9,7 +9,9 @@ class Scope(StrEnum):
 
     EVENTS_WRITE = "events:write"  # post events, start workflows
     RUNS_READ = "runs:read"  # read events, runs, workflows and the books
-    RUNS_REPLAY = "runs:replay"  # replay and cancel runs
+    RUNS_REPLAY = "runs:replay"  # replay, cancel and archive runs, judge failure groups
+    RUNS_EDIT = "runs:edit"  # run a payload again that was edited
+    PAYLOADS_READ = "payloads:read"  # see payloads, outputs and messages of what may be read
     ADMIN = "admin"
 
 

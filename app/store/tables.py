@@ -336,6 +336,26 @@ answers = Table(
     Column("asked_at", _TIME, nullable=False, server_default=_NOW),
 )
 
+# Who did or asked what, why, to which runs, and what came of it. A trigger keeps rows from being
+# changed or deleted.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("author", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("target_id", Text),
+    Column("reason", Text, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("run_ids", ARRAY(_ID), nullable=False),
+    Column("runs", Integer, nullable=False),
+    Column("runs_digest", LargeBinary),
+    Column("result", JSON, nullable=False),
+    Column("is_refused", Boolean, nullable=False),
+    Index("audit_at_id_idx", "at", "id"),
+
 # Who is signed in to the console: what the browser has is kept as its hash.
 sessions = Table(
     "sessions",

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 # Serialization failures, deadlocks and lock time-outs: the same statement again is right.
 _TRANSIENT = frozenset({"40001", "40P01", "55P03"})
+_AFTER_COMMIT = "veltrix.after_commit"
 _DATA_CLASSES = frozenset({"22", "23", "54"})
 
 
@@ -97,15 +98,29 @@ def transaction(engine: Engine, *, snapshot: bool = False) -> Iterator[Connectio
     `snapshot=True` reads everything as of one moment (REPEATABLE READ).
     """
     options = {"isolation_level": "REPEATABLE READ"} if snapshot else {}
-    with engine.connect().execution_options(**options) as connection, connection.begin():
+    with engine.connect().execution_options(**options) as connection, transaction_on(connection):
         yield connection
 
 
 @contextmanager
 def transaction_on(connection: Connection) -> Iterator[Connection]:
     """One transaction on an open (not AUTOCOMMIT) connection."""
+    connection.info.pop(_AFTER_COMMIT, None)
     with connection.begin():
         yield connection
+    for call in connection.info.pop(_AFTER_COMMIT, ()):
+        call()
+
+
+def after_commit(tx: Connection, call: Callable[[], object]) -> None:
+    """Make this call when the transaction is committed, never if it is not.
+
+    On an AUTOCOMMIT connection, where what was done is committed already, at once.
+    """
+    if tx.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        call()
+    else:
+        tx.info.setdefault(_AFTER_COMMIT, []).append(call)
 
 
 def fetch(tx: Connection, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
