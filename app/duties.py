@@ -30,7 +30,7 @@ from app.pipeline.relay import Relay, make_relay
 from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
-from app.store import answers
+from app.store import answers, sessions
 from app.store.due import queues_subscribed
 from app.store.loads import forget_stale
 from app.store.transactions import transaction
@@ -145,7 +145,7 @@ def _recount(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
 
 
 class Policies:

@@ -114,6 +114,11 @@ def find(tx: Connection, event_id: str) -> EventStory | None:
     )
 
 
+def row_of(event: EventRow) -> EventRow:
+    """The line of a list that the event is."""
+    return EventRow(**{name: getattr(event, name) for name in EventRow.__struct_fields__})
+
+
 def page(
     tx: Connection,
     wanted: EventFilter,

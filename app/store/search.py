@@ -4,14 +4,18 @@ Ids are looked up. A word is compared with the newest events and runs, a bounded
 nothing else has an index, because the path of an event would pay for it.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection
 
 from app.store.actions import canonical
-from app.store.event_reads import EventRow
-from app.store.reads import RunRow
+from app.store.arrays import TextArray
+from app.store.event_reads import EventFilter, EventRow, page
+from app.store.reads import RunFilter, RunPage, RunRow
 
 NEWEST_MAX = 100_000
 FOUND_MAX = 20
@@ -63,6 +67,22 @@ from (select 1) as one left join (
 ) as found on true
 """  # noqa: S608 - as above
 
+# Runs have ids right behind that of their event.
+_RUNS_OF_EVENTS = f"""
+select {_RUN_COLUMNS}
+from unnest(%(event)s::uuid[]) as e(id)
+cross join lateral (
+    select * from runs
+    where runs.id > e.id and runs.id <= (left(e.id::text, 30) || 'ffffff')::uuid
+) as r
+where (%(state)s::text is null or state = %(state)s)
+    and (%(workflow)s::text is null or workflow = %(workflow)s)
+    and (%(queue)s::text is null or queue = %(queue)s)
+    and (%(key)s::text is null or key = %(key)s)
+    and (%(fingerprint)s::text is null or fingerprint = %(fingerprint)s)
+order by r.id desc
+"""  # noqa: S608 - as above
+
 _ACCOUNTS = """
 (select source, type from accounts where source = %(word)s order by type limit %(max)s)
 union all
@@ -89,6 +109,26 @@ def look_up(tx: Connection, word: str) -> Hits:
     )
 
 
+def runs_of_events(
+    tx: Connection,
+    events: EventFilter,
+    wanted: RunFilter,
+    *,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> RunPage:
+    """The runs that `wanted` describes of the newest `limit` events that `events` does.
+
+    A page may be short, and may be a little longer where an event has several runs.
+    """
+    found = page(tx, events, cursor=cursor, limit=limit)
+    values: dict[str, object] = {"event": TextArray([event.event for event in found.items])}
+    for name in ("state", "workflow", "queue", "key", "fingerprint"):
+        values[name] = getattr(wanted, name)
+    rows = tx.exec_driver_sql(_RUNS_OF_EVENTS, values) if found.items else ()
+    return RunPage([_run(row) for row in rows], found.next)
+
+
 def _by_id(tx: Connection, id_: str) -> Hits:
     """Runs of an event have ids right behind the event's own."""
     last = id_[:-6] + "ffffff" if id_.endswith("000000") else id_
@@ -97,9 +137,17 @@ def _by_id(tx: Connection, id_: str) -> Hits:
     return Hits([_run(row) for row in runs], [_event(row) for row in events], [])
 
 
-def _run(row: object) -> RunRow:
-    return msgspec.convert(dict(zip(RunRow.__struct_fields__, row, strict=True)), RunRow)  # type: ignore[call-overload]
+def _run(row: Sequence[Any]) -> RunRow:
+    return msgspec.convert(_texts(RunRow.__struct_fields__, row), RunRow)
 
 
-def _event(row: object) -> EventRow:
-    return msgspec.convert(dict(zip(EventRow.__struct_fields__, row, strict=True)), EventRow)  # type: ignore[call-overload]
+def _event(row: Sequence[Any]) -> EventRow:
+    return msgspec.convert(_texts(EventRow.__struct_fields__, row), EventRow)
+
+
+def _texts(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """By name, with ids as texts."""
+    return {
+        name: str(value) if isinstance(value, UUID) else value
+        for name, value in zip(names, row, strict=True)
+    }

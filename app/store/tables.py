@@ -355,6 +355,7 @@ audit = Table(
     Column("result", JSON, nullable=False),
     Column("is_refused", Boolean, nullable=False),
     Index("audit_at_id_idx", "at", "id"),
+)
 
 # Who is signed in to the console: what the browser has is kept as its hash.
 sessions = Table(
