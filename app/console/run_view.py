@@ -1,5 +1,6 @@
 """A run with its whole story, and the first page with its live figures: read only."""
 
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -84,7 +85,13 @@ def replay_asked(request: Request, visitor: Visitor) -> Response:
     if found.state != RunState.FAILED:
         raise Problem(409, "not-failed", f"the run is {found.state}: only a failed run is replayed")
     return rendered(
-        request, visitor, "replay.html", place="Runs", run=found, kept=list(_kept(found))
+        request,
+        visitor,
+        "replay.html",
+        place="Runs",
+        run=found,
+        kept=list(_kept(found)),
+        once=_once(),
     )
 
 
@@ -93,7 +100,12 @@ def cancel_asked(request: Request, visitor: Visitor) -> Response:
     found, _ = _found(request)
     if found.state not in OPEN:
         raise Problem(409, "already-settled", f"the run is {found.state}: only an open run is cancelled")
-    return rendered(request, visitor, "cancel.html", place="Runs", run=found)
+    return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=_once())
+
+
+def _once() -> str:
+    """The key of one form: sent twice, it acts once."""
+    return secrets.token_urlsafe(16)
 
 
 def _kept(found: RunStory) -> Iterator[str]:
