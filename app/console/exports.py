@@ -18,7 +18,7 @@ from app.domain.states import RunState
 ROWS_MAX = 10_000
 _LOOKS_MAX = 60  # pages of a search for something rare may be short
 _PAGE_ROWS = 200
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "＝", "＋", "－", "＠")
+_FORMULA = (*"=+-@|%\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width forms
 
 
 class Page(Protocol):

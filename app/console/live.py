@@ -26,7 +26,7 @@ _ACCOUNTS = 8
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What the first page shows, as of one moment or nearly so. Rates are None until two are read."""
+    """What the first page shows, as of nearly one moment; rates are None until two are read."""
 
     books: Balance
     accepted_per_s: float | None

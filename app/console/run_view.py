@@ -37,9 +37,7 @@ DONE = {
 def overview(request: Request, visitor: Visitor) -> Response:
     """The books, and what moves."""
     live: Live = request.app.state.live
-    return rendered(
-        request, visitor, "overview.html", place="Overview", figures=live.figures()
-    )
+    return rendered(request, visitor, "overview.html", place="Overview", figures=live.figures())
 
 
 async def live_figures(request: Request) -> Response:
@@ -56,9 +54,7 @@ async def live_figures(request: Request) -> Response:
         return not state.is_leaving and visitor_of(request) is not None
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        live.watch(may_go_on), media_type="text/event-stream", headers=headers
-    )
+    return StreamingResponse(live.watch(may_go_on), media_type="text/event-stream", headers=headers)
 
 
 def run(request: Request, visitor: Visitor) -> Response:
@@ -99,7 +95,9 @@ def cancel_asked(request: Request, visitor: Visitor) -> Response:
     """What a cancel of this run would do, before it is done."""
     found, _ = _found(request)
     if found.state not in OPEN:
-        raise Problem(409, "already-settled", f"the run is {found.state}: only an open run is cancelled")
+        raise Problem(
+            409, "already-settled", f"the run is {found.state}: only an open run is cancelled"
+        )
     return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=_once())
 
 

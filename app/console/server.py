@@ -71,7 +71,10 @@ def make_console(state: State) -> ASGIApp:
     }
     routes: list[Any] = [Route(path, view(page)) for path, page in views_.items()]
     for name, page in files.items():
-        routes += [Route(f"/{name}.{suffix}", view(partial(page, suffix=suffix))) for suffix in ("csv", "json")]
+        routes += [
+            Route(f"/{name}.{suffix}", view(partial(page, suffix=suffix)))
+            for suffix in ("csv", "json")
+        ]
     for path, (page, call) in asks.items():
         act = told(actions.action(KeyScope.RUNS_REPLAY, call))
         routes.append(Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]))

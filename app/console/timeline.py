@@ -96,9 +96,7 @@ def _beginning(story: RunStory, generation: int) -> datetime | None:
     return min(replays or failed or recorded, default=None)
 
 
-def _marks(
-    story: RunStory, generation: int, begins: datetime, now: datetime
-) -> Iterator[_Mark]:
+def _marks(story: RunStory, generation: int, begins: datetime, now: datetime) -> Iterator[_Mark]:
     is_current = generation == story.generation
     if is_current and story.claimed_at is not None and story.claimed_at >= begins:
         label = "claimed" if story.attempt <= 1 else f"claimed, attempt {story.attempt}"

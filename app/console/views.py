@@ -104,9 +104,7 @@ def event(request: Request, visitor: Visitor) -> Response:
         if found is None or id_ is None:
             raise Problem(404, "not-found", f"there is no event {request.path_params['event_id']}")
         started = reads.page(tx, RunFilter(event=id_), limit=200)
-    return rendered(
-        request, visitor, "event.html", place="Events", event=found, runs=started.items
-    )
+    return rendered(request, visitor, "event.html", place="Events", event=found, runs=started.items)
 
 
 def workflows(request: Request, visitor: Visitor) -> Response:

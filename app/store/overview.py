@@ -108,7 +108,7 @@ def queues(tx: Connection) -> list[QueueRuns]:
 def workers(tx: Connection) -> list[WorkerChild]:
     """Worker children heard of in the last minutes, by node; 500 at most."""
     rows = tx.exec_driver_sql(_WORKERS, {"present_s": PRESENT_S, "max": _WORKERS_MAX})
-    return [WorkerChild(*row, *_served(load)) for *row, load in rows]
+    return [_child(*row) for row in rows]
 
 
 def latency(tx: Connection, newest: int = NEWEST_RUNS) -> Latency:
@@ -126,6 +126,9 @@ def unseen_letters(tx: Connection, at_most: int = LETTERS_MAX) -> int:
     return int(tx.exec_driver_sql(_LETTERS, {"max": at_most}).scalar_one())
 
 
-def _served(load: str) -> tuple[tuple[str, ...], int]:
-    queues_: dict[str, dict[str, int]] = msgspec.json.decode(load).get("queues", {})
-    return tuple(sorted(queues_)), sum(q.get("claimed_2s", 0) for q in queues_.values())
+def _child(
+    id_: str, node: str, started_at: datetime, seen_at: datetime, is_present: bool, load: str
+) -> WorkerChild:
+    served: dict[str, dict[str, int]] = msgspec.json.decode(load).get("queues", {})
+    claimed = sum(queue.get("claimed_2s", 0) for queue in served.values())
+    return WorkerChild(id_, node, started_at, seen_at, is_present, tuple(sorted(served)), claimed)
