@@ -12,7 +12,7 @@ EVENTS := 200000
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq demo dev prove test test-slow check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq demo dev prove test test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -84,6 +84,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -q -m slow
+
+# docs/console/: every page, light and dark, on a wide screen and a phone's.
+console-pictures: setup
+	$(BIN)/pytest -q tests/console/test_pages.py -k barrier --pictures
 
 check: setup
 	$(BIN)/ruff check

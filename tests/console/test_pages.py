@@ -60,8 +60,8 @@ def barriers(tab: Tab) -> list[str]:
     # A page may load no script but its own: axe comes past that, as a debugger does.
     tab.page.evaluate(AXE.read_text(encoding="utf-8"))
     found = tab.page.evaluate(
-        "async () => (await axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa',"
-        " 'wcag22aa', 'best-practice']})).violations.map(v => v.id + ': ' +"
+        "async () => (await axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'"
+        ", 'wcag22aa', 'best-practice']})).violations.map(v => v.id + ': ' +"
         " v.nodes.map(n => n.target + ' ' + (n.any[0] || {}).message).join('; '))"
     )
     width = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
