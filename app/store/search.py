@@ -70,10 +70,10 @@ from (select 1) as one left join (
 # Runs have ids right behind that of their event.
 _RUNS_OF_EVENTS = f"""
 select {_RUN_COLUMNS}
-from unnest(%(event)s::uuid[]) as e(id)
+from unnest(%(event)s::uuid[]) as e(event)
 cross join lateral (
     select * from runs
-    where runs.id > e.id and runs.id <= (left(e.id::text, 30) || 'ffffff')::uuid
+    where runs.id > e.event and runs.id <= (left(e.event::text, 30) || 'ffffff')::uuid
 ) as r
 where (%(state)s::text is null or state = %(state)s)
     and (%(workflow)s::text is null or workflow = %(workflow)s)
