@@ -10,13 +10,16 @@ import typer
 
 from app.commands import (
     acting,
+    audit,
     balance,
     config,
     dead_letters,
     events,
+    failures,
     keys,
     processes,
     prove,
+    replays,
     runs,
     schema,
     send,
@@ -50,6 +53,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.runs,
     runs.run,
     acting.cancel,
+    audit.audit,
     balance.balance,
     prove.prove,
     config.config,
@@ -60,7 +64,8 @@ events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 for group, name in (
-    (acting.replay, "replay"),
+    (failures.group, "failures"),
+    (replays.group, "replay"),
     (workflows.group, "workflows"),
     (events.group, "events"),
     (topology.group, "topology"),

@@ -16,7 +16,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.bootstrap import collect_rarely, engine_for, real_sources
+from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
 from app.broker.connect import BrokerAway, vhost_of
 from app.broker.drain import Drain
 from app.broker.management import Management, ManagementRefused
@@ -26,12 +26,15 @@ from app.pipeline.backoff import Backoff
 from app.pipeline.books import fold_once, recount_once
 from app.pipeline.broker_links import make_declarer
 from app.pipeline.bury import bury
+from app.pipeline.groups import check_groups, fold_groups_once
 from app.pipeline.relay import Relay, make_relay
+from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
 from app.store import answers, sessions
 from app.store.due import queues_subscribed
+from app.store.groups import forget_hours
 from app.store.loads import forget_stale
 from app.store.transactions import transaction
 from app.telemetry import logger
@@ -41,9 +44,12 @@ log = logger("duties")
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
+HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
+GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
+REPLAYS_S = 0.2
 STOP_S = 1.5
-CONNECTIONS_MAX = 4
+CONNECTIONS_MAX = 5
 _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
 
 
@@ -126,6 +132,10 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("sweep", Sweep(engine, settings).once, settings.sweep_unrouted_s)
     yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
     yield Duty("recount", lambda: _recount(engine), settings.recount_s)
+    replaying = Replaying(engine, settings, event_ids(real_sources()))
+    yield Duty("replays", replaying.once, REPLAYS_S)
+    yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
+    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     management = _management(settings)
     if management is not None:
@@ -143,9 +153,17 @@ def _recount(engine: Engine) -> int:
     return 0  # what is left has time
 
 
+def _check_groups(engine: Engine) -> int:
+    wrong = [one.id for one in check_groups(engine, is_corrected=True) if not one.is_new]
+    if wrong:
+        log.error("groups.miscounted", groups=len(wrong), first=wrong[0])
+    return 0
+
+
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
+        hours, over = forget_hours(tx, HOURS_KEPT_DAYS), sessions.forget(tx)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours + over
 
 
 class Policies:

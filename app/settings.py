@@ -449,6 +449,23 @@ class Settings(BaseModel):
         le=86_400,
     )
 
+    # Replays
+    replay_rate: float = _setting(
+        100.0,
+        "Rate of a replay that names none",
+        unit="runs per second",
+        full="the rest waits for its turn",
+        gt=0,
+        le=100_000,
+    )
+    replay_stop_share: float = _setting(
+        0.2,
+        "Share of failed-again at which a replay that names none stops by itself",
+        full="the replay is stopped, and says why",
+        ge=0,
+        le=1,
+    )
+
     # Logs
     log_format: Literal["auto", "json", "console"] = _setting(
         "auto", "auto: readable in a terminal, JSON otherwise"

@@ -68,6 +68,9 @@ unaccounted = Gauge(
 )
 open_runs = Gauge("veltrix_open_runs", "Runs without an outcome", ["state"])
 oldest_open_seconds = Gauge("veltrix_oldest_open_seconds", "Age of the oldest open run")
+groups_miscounted = Gauge(
+    "veltrix_groups_miscounted", "Failure groups whose counts were not those of the rows"
+)
 
 
 def configure_logs(log_format: str, log_level: str) -> None:

@@ -13,15 +13,18 @@ from threading import Event, Thread
 import msgspec
 from fastapi import Request
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from app.api.problems import Problem
-from app.domain.scopes import ALL_SCOPES, allows
+from app.domain.scopes import ALL_SCOPES, Scope, allows
 from app.settings import Settings
 from app.store import keys as key_rows
-from app.store.transactions import open_autocommit
+from app.store.audit import Audited, append, storable
+from app.store.transactions import open_autocommit, transaction
 from app.telemetry import logger
 
 REFRESH_S = 1.0
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _log = logger("api")
 
@@ -109,14 +112,52 @@ def check_scope(author: Author, scope: str) -> Author:
     return author
 
 
-def require(scope: str) -> Callable[[Request], Awaitable[Author]]:
-    """A FastAPI dependency: the Author of the request, who may do what `scope` names."""
+def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awaitable[Author]]:
+    """A FastAPI dependency: the Author of the request, who may do what `scope` names.
+
+    A refusal of a call that changes something leaves an audit row; `is_audited`: of any other too.
+    """
 
     async def author(request: Request) -> Author:
         keys: KeyRing = request.app.state.services.keys
-        return check_scope(keys.author_of(request.headers.get("authorization")), scope)
+        author = keys.author_of(request.headers.get("authorization"))
+        if request.method not in _SAFE or is_audited:
+            engine = request.app.state.services.engine
+            return await check_audited(engine, author, scope, request.method, request.url.path)
+        return check_scope(author, scope)
 
     return author
+
+
+async def check_audited(
+    engine: Engine, author: Author, scope: str, method: str, path: str
+) -> Author:
+    """As `check_scope`; the refusal is in the audit before it is answered."""
+    try:
+        return check_scope(author, scope)
+    except Problem as refused:
+        row = Audited(
+            author=author.name,
+            action="api.call",
+            reason="",
+            target="api",
+            target_id=f"{method} {path}",
+            request={"method": method, "path": storable(path)},
+            result={"status": refused.status, "scope": scope},
+            is_refused=True,
+        )
+        await run_in_threadpool(_append, engine, row)
+        raise
+
+
+def may_see_payloads(author: Author) -> bool:
+    """Whether payloads, outputs and the messages of errors are shown to this author."""
+    return allows(author.scopes, Scope.PAYLOADS_READ)
+
+
+def _append(engine: Engine, row: Audited) -> None:
+    with transaction(engine) as tx:
+        append(tx, [row])
 
 
 def _unauthorized(detail: str) -> Problem:

@@ -2,32 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
-from functools import cached_property
-from itertools import islice
 from time import monotonic
 from typing import Any
 
-import msgspec
-from jsonschema.exceptions import SchemaError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.input_schema import InputSchema, Violation
 from app.store import subscriptions
 from app.store.subscriptions import Subscription
 from app.store.transactions import open_autocommit
-
-_VIOLATIONS_MAX = 20
-
-
-class Violation(msgspec.Struct, frozen=True):
-    """One way in which an input does not fit its schema; `at` is a JSON pointer into the input."""
-
-    at: str
-    message: str
 
 
 class StartableWorkflow:
@@ -35,34 +19,11 @@ class StartableWorkflow:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-
-    @cached_property
-    def _validator(self) -> Validator | None:
-        schema = self.subscription.input_schema
-        if schema is None:
-            return None
-        kind = validator_for(schema)
-        try:
-            kind.check_schema(schema)
-        except SchemaError:
-            return None
-        return kind(schema, registry=Registry())  # nothing is fetched from anywhere
+        self._schema = InputSchema(subscription.input_schema)
 
     def violations(self, value: Any) -> list[Violation]:
-        """What is wrong with this input; empty: nothing, or the workflow declares no type.
-
-        A schema that cannot be followed finds nothing: the worker's own check decides.
-        """
-        if self._validator is None:
-            return []
-        try:
-            first = list(islice(self._validator.iter_errors(value), _VIOLATIONS_MAX))
-        except (Unresolvable, RecursionError):
-            return []
-        return [
-            Violation("".join(f"/{part}" for part in error.absolute_path), error.message[:500])
-            for error in first
-        ]
+        """What is wrong with this input; empty: nothing, or the workflow declares no type."""
+        return self._schema.violations(value)
 
 
 class Catalog:

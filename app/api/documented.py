@@ -10,8 +10,10 @@ _PROBLEMS = {
     400: "A parameter or the body cannot be understood",
     404: "There is no such thing",
     409: "Its state does not allow this",
+    412: "The run is not as its ETag says",
     413: "The body is too large",
     422: "The Idempotency-Key was used for another request",
+    428: "If-Match is missing",
     429: "Too many requests wait for outcomes",
     503: "The database cannot be reached now",
 }
@@ -34,19 +36,21 @@ def content(type_: Any, example: Any) -> dict[str, Any]:
     return {"application/json": shown}
 
 
-def answers(description: str, type_: Any, example: Any, *problems: int) -> dict[int | str, Any]:
-    """The `responses` of a route that answers 200 with `type_`, or one of these problems."""
+def answers(
+    description: str, type_: Any, example: Any, *problems: int, status: int = 200
+) -> dict[int | str, Any]:
+    """The `responses` of a route that answers `type_`, or one of these problems."""
     told: dict[int | str, Any] = {
-        200: {"description": description, "content": content(type_, example)}
+        status: {"description": description, "content": content(type_, example)}
     }
-    for status in problems:
+    for problem in problems:
         headers = (
             {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
-            if status in {429, 503}
+            if problem in {429, 503}
             else {}
         )
-        told[status] = {
-            "description": _PROBLEMS[status],
+        told[problem] = {
+            "description": _PROBLEMS[problem],
             "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
             "headers": headers,
         }

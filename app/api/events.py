@@ -14,7 +14,7 @@ from sqlalchemy import Text, cast, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.auth import Author, check_scope, require
+from app.api.auth import Author, check_audited, may_see_payloads, require
 from app.api.bodies import BodyReader, Disconnected, too_large
 from app.api.problems import MEDIA_TYPE, Problem, problem_of
 from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
@@ -97,7 +97,8 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
             content_type = value.decode("latin-1")
         elif name == b"authorization":
             authorization = value.decode("latin-1")
-    author = check_scope(services.keys.author_of(authorization), KeyScope.EVENTS_WRITE)
+    author = services.keys.author_of(authorization)
+    await check_audited(services.engine, author, KeyScope.EVENTS_WRITE, "POST", PATH)
     mode = mode_of(content_type, (name for name, _ in headers))
     bodies: BodyReader = scope["app"].state.bodies
     if mode is Mode.BATCH:
@@ -150,7 +151,8 @@ def _count_refused(services: Services, reason: str, count: int) -> None:
 class EventDocument(msgspec.Struct, omit_defaults=True):
     """An accepted event as it was sent, with the runs it started.
 
-    `data` is the JSON value; content that is not JSON is in `data_base64`.
+    `data` is the JSON value; content that is not JSON is in `data_base64`. `redacted`: the key may
+    not see payloads, so `data` and `extensions` are left out.
     """
 
     event: str
@@ -168,6 +170,7 @@ class EventDocument(msgspec.Struct, omit_defaults=True):
     extensions: msgspec.Raw | None = None
     data: msgspec.Raw | None = None
     data_base64: str | None = None
+    redacted: bool = False
 
 
 @router.get(PATH, summary="Read an event by its identity", tags=["events"])
@@ -175,7 +178,7 @@ def read_event(
     request: Request,
     source: Annotated[str, Query(description="The event's source", min_length=1)],
     id: Annotated[str, Query(description="The event's id, as sent", min_length=1)],  # noqa: A002
-    _author: Annotated[Author, Depends(require(KeyScope.RUNS_READ))],
+    author: Annotated[Author, Depends(require(KeyScope.RUNS_READ, is_audited=True))],
 ) -> Response:
     """The event with this source and id, as it was sent, and the runs it started."""
     services: Services = request.app.state.services
@@ -184,6 +187,9 @@ def read_event(
     document = _find_event(services, source, id)
     if document is None:
         raise Problem(404, "no-such-event", f"no event {id!r} from {source!r} was accepted")
+    if not may_see_payloads(author):
+        document.data = document.data_base64 = document.extensions = None
+        document.redacted = True
     return Response(_encode(document), media_type="application/json")
 
 

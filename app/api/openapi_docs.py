@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -11,11 +12,16 @@ from app.api.server import add_routes
 PATH = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 
 
-def render() -> str:
-    """The document as the file holds it."""
+def document() -> dict[str, Any]:
+    """The document of all routes."""
     app = FastAPI()
     add_routes(app)
-    return json.dumps(app.openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return app.openapi()
+
+
+def render() -> str:
+    """The document as the file holds it."""
+    return json.dumps(document(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """`/v1/runs`: what became of runs, and what operators and callers may do to them."""
 
-from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,17 +11,19 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.auth import Author, require
-from app.api.bodies import BodyReader, Disconnected
+from app.api.asked import body_of, decoded, id_of, storable, utc
+from app.api.auth import Author, may_see_payloads, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.outcomes import OutcomeWatch
 from app.api.problems import Problem
+from app.domain.replays import Mode
 from app.domain.states import OPEN, RunState
 from app.pipeline.cancel import Cancelled, CancelRequested, cancel
-from app.pipeline.replay import Mode, Replayed, replay
+from app.pipeline.replay import Replayed, replay_now
+from app.pipeline.replays import tag_text
 from app.store.actions import canonical
-from app.store.reads import RunFilter, RunPage, RunStory, page, settled, story
+from app.store.reads import RunFilter, RunPage, RunStory, page, redact, settled, story
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["runs"])
 
-BODY_BYTES_MAX = 16_384
 _TEXT_CHARS_MAX = 1_000
 _JSON = "application/json"
 
@@ -48,12 +49,13 @@ class CancelAsked(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ReplayAnswer(msgspec.Struct):
-    """The run is queued again, with `steps_kept` entries of its journal."""
+    """The run is queued again, with `steps_kept` entries of its journal, by this replay."""
 
     id: str
     state: RunState
     generation: int
     steps_kept: int
+    replay: str | None
 
 
 class CancelAnswer(msgspec.Struct):
@@ -91,6 +93,7 @@ _RUN: dict[str, Any] = {
     "crashes": 0,
     "priority": 0,
     "payload_bytes": 31,
+    "archived_at": None,
 }
 _STORY: dict[str, Any] = {
     **_RUN,
@@ -117,9 +120,12 @@ _STORY: dict[str, Any] = {
     ],
     "failed_attempts": [],
     "actions": [],
+    "edited_as": [],
+    "redacted": False,
 }
 _Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
 _Reader = Depends(require("runs:read"))
+_StoryReader = Annotated[Author, Depends(require("runs:read", is_audited=True))]
 _Operator = Annotated[Author, Depends(require("runs:replay"))]
 
 
@@ -139,43 +145,50 @@ def list_runs(
     fingerprint: _Text = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    archived: bool = False,
     cursor: _Text = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """`next` is the `cursor` of the following page; null when there is none. A page may be short.
 
-    `since` <= time of acceptance < `until`; `event` is the ledger's id of an event.
+    Archived runs are listed with `archived=true`, and only those are. `since` <= time of acceptance
+    < `until`; `event` is the ledger's id of an event.
     """
     wanted = RunFilter(
         state=state,
-        workflow=_storable("workflow", workflow),
-        queue=_storable("queue", queue),
-        key=_storable("key", key),
-        fingerprint=_storable("fingerprint", fingerprint),
-        event=_id("event", event),
-        since=_utc(since),
-        until=_utc(until),
+        workflow=storable("workflow", workflow),
+        queue=storable("queue", queue),
+        key=storable("key", key),
+        fingerprint=storable("fingerprint", fingerprint),
+        event=id_of("event", event),
+        since=utc(since),
+        until=utc(until),
+        archived=archived,
     )
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
-        found = page(tx, wanted, cursor=_id("cursor", cursor), limit=limit)
+        found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
     return Response(msgspec.json.encode(found), media_type=_JSON)
 
 
 @router.get(
     "/v1/runs/{run_id}",
     summary="A run: its state, steps, failed attempts and outcome",
-    dependencies=[_Reader],
     responses=answers("The run as it is now", RunStory, _STORY, 400, 404, 429, 503),
 )
 async def read_run(
     request: Request,
     run_id: str,
+    author: _StoryReader,
     wait_s: Annotated[
         float, Query(ge=0, description="Wait so long for the outcome; then the run as it is")
     ] = 0,
 ) -> Response:
-    """With `wait_s` the answer comes when the run is settled, or when the time is over."""
+    """With `wait_s` the answer comes when the run is settled, or when the time is over.
+
+    To a key without the scope `payloads:read` it comes `redacted`: outcome, outputs and errors of
+    steps, messages and tracebacks are null.
+    """
     services: Services = request.app.state.services
     if wait_s > services.settings.wait_s_max:
         raise Problem(
@@ -189,7 +202,10 @@ async def read_run(
     if wait_s > 0 and run.state in OPEN:
         await _outcomes(request).wait(run.id, wait_s)
         run = await run_in_threadpool(read)
-    return Response(msgspec.json.encode(run), media_type=_JSON)
+    if not may_see_payloads(author):
+        redact(run)
+    tag = tag_text((run.generation, run.state, len(run.edited_as)))
+    return Response(msgspec.json.encode(run), media_type=_JSON, headers={"ETag": tag})
 
 
 @router.post(
@@ -198,7 +214,13 @@ async def read_run(
     responses=answers(
         "The run is queued again",
         ReplayAnswer,
-        {"id": _RUN_ID, "state": "queued", "generation": 1, "steps_kept": 2},
+        {
+            "id": _RUN_ID,
+            "state": "queued",
+            "generation": 1,
+            "steps_kept": 2,
+            "replay": "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b",
+        },
         *(400, 404, 409, 413, 422, 503),
     ),
     openapi_extra={
@@ -213,8 +235,8 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
 
     Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
     """
-    body = await _body_of(request)
-    asked = _decoded(body, ReplayAsked)
+    body = await body_of(request)
+    asked = decoded(body, ReplayAsked)
     engine = request.app.state.services.engine
     call = partial(_replay, engine, run_id, asked.mode, asked.reason, author.name)
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
@@ -238,8 +260,8 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
 )
 async def cancel_run(request: Request, run_id: str, author: _Operator) -> Response:
     """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
-    body = await _body_of(request)
-    asked = _decoded(body, CancelAsked)
+    body = await body_of(request)
+    asked = decoded(body, CancelAsked)
     call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
@@ -255,10 +277,13 @@ def _read_story(engine: Engine, run_id: str) -> RunStory:
 
 
 def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -> Response:
-    (answer,) = replay(engine, [run_id], mode, reason, author)
+    now = replay_now(engine, [run_id], mode, reason, author)
+    (answer,) = now.answers
     if not isinstance(answer, Replayed):
         raise _not_now(run_id, answer.state, "not-failed", "only a failed run can be replayed")
-    again = ReplayAnswer(answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept)
+    again = ReplayAnswer(
+        answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept, now.replay_id
+    )
     return Response(msgspec.json.encode(again), media_type=_JSON)
 
 
@@ -285,44 +310,6 @@ def _outcomes(request: Request) -> OutcomeWatch:
 def _settled(engine: Engine, run_ids: Sequence[str]) -> Collection[str]:
     with open_autocommit(engine) as tx:
         return settled(tx, run_ids)
-
-
-async def _body_of(request: Request) -> bytes:
-    bodies: BodyReader = request.app.state.bodies
-    try:
-        return await bodies.read(request.scope, request.receive, BODY_BYTES_MAX)
-    except Disconnected:
-        raise Problem(400, "disconnected", "the request ended early") from None
-
-
-def _decoded(body: bytes, type_: Callable[..., Any]) -> Any:
-    try:
-        asked = msgspec.json.decode(body, type=type_)
-    except ValueError as error:
-        raise Problem(400, "invalid-body", f"the body does not fit: {error}") from error
-    _storable("reason", asked.reason)
-    return asked
-
-
-def _storable(name: str, text: str | None) -> str | None:
-    if text is not None and ("\x00" in text or not _is_unicode(text)):
-        raise Problem(400, "invalid-request", f"{name} has characters that no text can have")
-    return text
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _id(name: str, text: str | None) -> str | None:
-    id_ = None if text is None else canonical(text)
-    if text is not None and id_ is None:
-        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text!r}")
-    return id_
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _not_found(run_id: str) -> Problem:

@@ -18,7 +18,19 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from starlette.routing import Route
 
-from app.api import balance, events, health, problems, runs, starts
+from app.api import (
+    audit,
+    balance,
+    edits,
+    events,
+    failures,
+    health,
+    many,
+    problems,
+    replays,
+    runs,
+    starts,
+)
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
@@ -32,6 +44,7 @@ from app.pipeline.hints import HintRelay
 from app.settings import Settings
 from app.settings_load import require
 from app.store import keys
+from app.store.audit import Audited, append
 from app.store.keys import KeyRefused
 from app.store.transactions import is_away, transaction
 from app.telemetry import configure_logs, logger
@@ -45,6 +58,15 @@ GRACE_S = 10  # for requests in hand after that
 # requests should be the one that closes, or a request and the closing pass each other.
 KEEP_ALIVE_S = 75
 SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
+
+_ADMIN_KEY = Audited(
+    author="VELTRIX_ADMIN_KEY_FILE",
+    action="key.create",
+    reason="",
+    target="key",
+    target_id=keys.ADMIN_NAME,
+    request={"scopes": ["admin"]},
+)
 
 _log = logger("api")
 
@@ -76,7 +98,7 @@ def make_app(services: Services) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(events.PATH, EventsEndpoint(), methods=["POST"]))
-    for part in (events, starts, runs, balance, health):
+    for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
         app.include_router(part.router)
     app.mount(BASE, make_console(app.state))
     problems.install(app)
@@ -128,7 +150,8 @@ def make_ring(settings: Settings, engine: Engine) -> KeyRing:
     try:
         if file is not None:
             with transaction(engine) as tx:
-                keys.put_admin(tx, _content_of(file))
+                if keys.put_admin(tx, _content_of(file)):
+                    append(tx, [_ADMIN_KEY])
         count = ring.refresh_once()
     except KeyRefused as error:
         raise StartRefused(f"VELTRIX_ADMIN_KEY_FILE ({file}): {error}") from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.commands.many import act_on
 from app.commands.options import AsJson, Author, Reason, Yes
 
 if TYPE_CHECKING:
@@ -61,21 +62,38 @@ def replay_run(
 
 
 def cancel(
-    run_ids: Annotated[list[str], typer.Argument(help="The runs.", show_default=False)],
     reason: Reason,
+    run_ids: RunIds = None,
+    workflow: Annotated[str | None, typer.Option(help="All open runs of this workflow.")] = None,
+    queue: Annotated[str | None, typer.Option(help="All open runs on this queue.")] = None,
+    key: Annotated[str | None, typer.Option(help="All open runs with this key.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every open run there is.")] = False,
     author: Author = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Cancel open runs.
 
-    At once, or before its next step where a worker has one in hand. Exit code 1 when one of
-    them is settled already.
+    At once, or before its next step where a worker has one in hand. Of runs that are named, those
+    that are settled already are left alone, with exit code 1; of the others all are cancelled, or
+    none.
 
     Example: veltrix cancel 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "order withdrawn"
     """
     from app.commands.terminal import author_of, connected, ids_of
     from app.pipeline.cancel import Cancelled, CancelRequested, cancel
 
+    named = {"workflow": workflow, "queue": queue, "key": key}
+    if not run_ids or everything or any(named.values()):
+        act_on(
+            *("cancel", run_ids, named),
+            is_all=everything,
+            reason=reason,
+            author=author,
+            yes=yes,
+            as_json=as_json,
+        )
+        return
     ids, by = ids_of(run_ids), author_of(author)
     with connected() as (_, engine):
         answers = _in_lists(ids, lambda some: cancel(engine, some, reason, by))

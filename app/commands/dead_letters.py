@@ -13,6 +13,7 @@ from app.commands.options import AsJson, Author, Limit
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from app.store.audit import Audited
     from app.store.dead_letters import StoredLetter
 
 PAGE_LETTERS = 500
@@ -96,6 +97,7 @@ def seen(
     Example: veltrix events seen --up-to 42
     """
     from app.commands.terminal import author_of, connected, print_json
+    from app.store.audit import append
     from app.store.dead_letters import mark_seen
     from app.store.transactions import transaction
 
@@ -106,13 +108,30 @@ def seen(
         lists = iter([ids]) if ids else _ids_up_to(engine, up_to or 0)
         for some in lists:
             with transaction(engine) as tx:
-                marked += mark_seen(tx, some, by)
+                new = mark_seen(tx, some, by)
+                append(tx, [_audited(some, new, by)])
+            marked += new
     if as_json:
         print_json({"marked": marked})
     else:
         typer.echo(f"{marked:,} marked as seen by {by}")
     if not marked:
         raise typer.Exit(1)
+
+
+def _audited(ids: list[int], marked: int, by: str) -> "Audited":
+    from app.store.audit import Audited
+
+    return Audited(
+        author=by,
+        action="dead_letter.see",
+        reason="",
+        target="dead_letter",
+        target_id=str(ids[0]) if len(ids) == 1 else None,
+        request={"ids": ids},
+        result={"marked": marked},
+        is_refused=not marked,
+    )
 
 
 def _page(engine: "Engine", after: int, limit: int, unseen: bool) -> "list[StoredLetter]":

@@ -1,16 +1,20 @@
 """`veltrix keys`: API keys, shown once and kept as hashes."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.commands.options import AsJson, Author
 from app.domain.scopes import Scope
 
+if TYPE_CHECKING:
+    from app.store.audit import Audited
+
 group = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 
 KEY_BYTES = 32
 KEY_PREFIX = "vx_"  # so that scanners for leaked secrets can find one
+Why = Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")]
 Scopes = Annotated[
     list[Scope],
     typer.Option("--scope", help="What it may do; repeat for more.", show_default=False),
@@ -22,6 +26,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Who will call; the author on what it does.")],
     scope: Scopes,
     author: Author = None,
+    reason: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept.
@@ -33,12 +38,16 @@ def create(
     import secrets
 
     from app.commands.terminal import author_of, connected, print_error, print_json
+    from app.store.audit import append
     from app.store.keys import create
     from app.store.transactions import transaction
 
+    by = author_of(author)
     token = KEY_PREFIX + secrets.token_hex(KEY_BYTES)
     with connected() as (_, engine), transaction(engine) as tx:
-        create(tx, name, [one.value for one in scope], author_of(author), token)
+        create(tx, name, [one.value for one in scope], by, token)
+        scopes = {"scopes": sorted({one.value for one in scope})}
+        append(tx, [_audited("key.create", name, by, reason, scopes)])
     if as_json:
         print_json({"name": name, "scopes": sorted({one.value for one in scope}), "key": token})
     else:
@@ -71,7 +80,10 @@ def list_(as_json: AsJson = False) -> None:
 
 @group.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="The key's name.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    author: Author = None,
+    reason: Why = "",
+    as_json: AsJson = False,
 ) -> None:
     """End a key; its name is not used again. Running apis refuse it within seconds.
 
@@ -79,12 +91,15 @@ def revoke(
 
     Example: veltrix keys revoke shop
     """
-    from app.commands.terminal import connected, print_error, print_json
+    from app.commands.terminal import author_of, connected, print_error, print_json
+    from app.store.audit import append
     from app.store.keys import revoke
     from app.store.transactions import transaction
 
     with connected() as (_, engine), transaction(engine) as tx:
         is_revoked = revoke(tx, name)
+        row = _audited("key.revoke", name, author_of(author), reason, {}, is_refused=not is_revoked)
+        append(tx, [row])
     if as_json:
         print_json({"name": name, "revoked": is_revoked})
     elif is_revoked:
@@ -93,3 +108,25 @@ def revoke(
         print_error(f"veltrix: no key {name!r} may call; see `veltrix keys list`")
     if not is_revoked:
         raise typer.Exit(1)
+
+
+def _audited(
+    action: str,
+    name: str,
+    author: str,
+    reason: str,
+    request: dict[str, Any],
+    *,
+    is_refused: bool = False,
+) -> "Audited":
+    from app.store.audit import Audited
+
+    return Audited(
+        author=author,
+        action=action,
+        reason=reason,
+        target="key",
+        target_id=name,
+        request=request,
+        is_refused=is_refused,
+    )

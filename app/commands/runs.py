@@ -26,6 +26,7 @@ def runs(
     fingerprint: Annotated[str | None, typer.Option(help="Only failed with this error.")] = None,
     since: Since = None,
     until: Until = None,
+    archived: Annotated[bool, typer.Option("--archived", help="Only archived runs.")] = False,
     limit: Limit = 50,
     after: After = None,
     as_json: AsJson = False,
@@ -48,6 +49,7 @@ def runs(
         fingerprint=fingerprint,
         since=time_of(since, at),
         until=time_of(until, at, "--until"),
+        archived=archived,
     )
     cursor = ids_of([after])[0] if after else None
     with connected() as (_, engine), open_autocommit(engine) as tx:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import AsJson, Yes
+from app.commands.options import AsJson, Author, Yes
 
 group = typer.Typer(no_args_is_help=True, help="Workflows: which there are, register, retire.")
 
@@ -67,6 +67,7 @@ def register(as_json: AsJson = False) -> None:
 @group.command()
 def retire(
     names: Annotated[list[str], typer.Argument(help="The workflows.", show_default=False)],
+    author: Author = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +78,8 @@ def retire(
 
     Example: veltrix workflows retire fulfil_order_v1
     """
-    from app.commands.terminal import connected, print_error, print_json
+    from app.commands.terminal import author_of, connected, print_error, print_json
+    from app.store.audit import Audited, append
     from app.store.subscriptions import retire
     from app.store.transactions import transaction
 
@@ -89,6 +91,17 @@ def retire(
         )
     with connected() as (_, engine), transaction(engine) as tx:
         retired = retire(tx, names)
+        row = Audited(
+            author=author_of(author),
+            action="workflow.retire",
+            reason="",
+            target="workflow",
+            target_id=names[0] if len(names) == 1 else None,
+            request={"names": names},
+            result={"retired": retired},
+            is_refused=not retired,
+        )
+        append(tx, [row])
     unknown = sorted(set(names) - set(retired))
     if as_json:
         print_json({"retired": retired, "unknown": unknown})

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app.domain.events import STARTS_SOURCE_PREFIX, NewEvent, content_digest
+from app.domain.events import OWN_SOURCE_PREFIXES, NewEvent, content_digest
 from app.domain.json_text import bad_json, has_repeated_names, json_problem, split_array
 
 KEY_BYTES_MAX = 1_024  # source, id, type: two of them fit into an index row (at most 2,704 bytes)
@@ -292,8 +292,10 @@ def _check_attributes(wire: _Wire) -> None:
         if len(key) > KEY_BYTES_MAX or not key.isascii() or not key.isprintable():
             for name in ("source", "id", "type"):
                 _check_text(wire, name, getattr(wire, name), KEY_BYTES_MAX)
-    if source and source.startswith(STARTS_SOURCE_PREFIX):
-        raise _bad(wire, "source", f"sources below {STARTS_SOURCE_PREFIX} are reserved")
+    if source and source.startswith(OWN_SOURCE_PREFIXES):
+        raise _bad(
+            wire, "source", f"sources below {' and '.join(OWN_SOURCE_PREFIXES)} are reserved"
+        )
     for name in ("subject", "datacontenttype", "dataschema", "traceparent"):
         value = getattr(wire, name)
         if value is not None:

@@ -2,16 +2,22 @@
 
 import re
 from hashlib import blake2b
-from traceback import FrameSummary, extract_tb
+from traceback import extract_tb
 from types import TracebackType
 
 from app.domain.workflows import RetryPolicy
 
+# What tells one failure from another of the same kind: quoted values, addresses of people, machines
+# and memory, ids, and every word with a digit in it.
 _VARIABLE_PARTS = re.compile(
-    r"0x[0-9a-fA-F]+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+|'[^']*'|\"[^\"]*\""
+    r"(?<!\w)'[^']*'|\"[^\"]*\"|\S+@\S+|\w+://\S+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\w*\d[\w.:+-]*"
 )
+# Code of others: ours, and what is installed. An author's failure is told by his own.
+_OURS = __file__.rpartition("domain")[0]
+_INSTALLED = re.compile(r"/(?:site|dist)-packages/|/lib/python\d|^<frozen ")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
-_FRAMES_MAX = 30
+_FRAMES_MAX = 8
+_MESSAGE_CHARS_MAX = 500
 
 
 def retry_delay_s(
@@ -49,9 +55,28 @@ def message_of(error: BaseException, chars_max: int) -> str:
     return storable_text(text, chars_max)
 
 
-def fingerprint(step: str, type_: str, message: str, traceback: TracebackType | None) -> str:
-    """16 hex digits that equal failures share: step, type, message without variables, place."""
-    last: FrameSummary | None = next(reversed(extract_tb(traceback)), None) if traceback else None
-    place = f"{last.filename.rpartition('/')[2]}:{last.name}" if last else ""
-    text = "\x1f".join((step, type_, _VARIABLE_PARTS.sub("#", message[:500]), place))
-    return blake2b(text.encode(errors="replace"), digest_size=8).hexdigest()
+def fingerprint(
+    workflow: str, step: str, type_: str, message: str, traceback: TracebackType | None
+) -> str:
+    """16 hex digits that equal failures share, whichever run, machine or version they happened in.
+
+    Made of workflow, step, exception type, the first line of the message without its variable
+    parts, and the innermost functions of the author's code, without line numbers.
+    """
+    first_line = message[:_MESSAGE_CHARS_MAX].partition("\n")[0]
+    text = _VARIABLE_PARTS.sub("#", first_line)
+    parts = (workflow, step, type_, " ".join(text.split()), *_places(traceback))
+    return blake2b("\x1f".join(parts).encode(errors="replace"), digest_size=8).hexdigest()
+
+
+def _places(traceback: TracebackType | None) -> list[str]:
+    """`file:function` of the innermost frames of the author; of any, if there is none of his.
+
+    A function that calls itself counts once, however deep it was.
+    """
+    frames = list(extract_tb(traceback)) if traceback is not None else []
+    own = [
+        f for f in frames if not f.filename.startswith(_OURS) and not _INSTALLED.search(f.filename)
+    ]
+    places = [f"{f.filename.rpartition('/')[2]}:{f.name}" for f in own or frames[-1:]]
+    return list(dict.fromkeys(reversed(places)))[:_FRAMES_MAX]

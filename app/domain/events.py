@@ -12,6 +12,11 @@ T = TypeVar("T")
 
 STARTS_SOURCE_PREFIX = "/veltrix/starts/"
 STARTS_TYPE = "veltrix.start"
+EDITS_SOURCE_PREFIX = "/veltrix/edits/"
+EDITS_TYPE = "veltrix.edit"
+OWN_SOURCE_PREFIXES = (STARTS_SOURCE_PREFIX, EDITS_SOURCE_PREFIX)  # no producer may use them
+# Where an edited event keeps what its origin was: CloudEvents names are a to z and digits.
+ORIGIN_SOURCE, ORIGIN_ID, ORIGIN_TYPE = "originsource", "originid", "origintype"
 
 
 class NewEvent(msgspec.Struct, kw_only=True, gc=False):
@@ -82,3 +87,16 @@ class Event(Generic[T]):
     traceparent: str | None = None
     event_id: str = ""
     accepted_at: datetime | None = None
+
+
+def identity_shown(
+    source: str, id_: str, type_: str, extensions: Mapping[str, Any]
+) -> tuple[str, str, str]:
+    """Source, id and type of the event as a workflow sees it: of an edited one, its origin's."""
+    if type_ != EDITS_TYPE:
+        return source, id_, type_
+    return (
+        str(extensions.get(ORIGIN_SOURCE, source)),
+        str(extensions.get(ORIGIN_ID, id_)),
+        str(extensions.get(ORIGIN_TYPE, type_)),
+    )

@@ -1,7 +1,7 @@
 """Workflows and steps as their authors declare them."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
 from hashlib import blake2b
@@ -198,6 +198,11 @@ class Workflow(Generic[Data, Outcome]):
         """`release`, or a digest of the source of the workflow and of the steps it names."""
         return release or _code_digest(self.function)
 
+    def transactional_steps(self) -> list[str]:
+        """The names of those of the steps it names whose effect is exactly once."""
+        steps = (found for found in _referred(self.function) if isinstance(found, Step))
+        return sorted({found.name for found in steps if found.is_transactional})
+
 
 class WorkflowDecorator(Protocol):
     """`workflow` with its options."""
@@ -266,23 +271,33 @@ def _check_definition(
 
 def _code_digest(function: Callable[..., Any]) -> str:
     sources: dict[str, str] = {}
-    waiting: list[Any] = [function]
-    while waiting:
-        current = waiting.pop()
-        label = f"{current.__module__}.{current.__qualname__}"
-        if label in sources:
-            continue
+    for found in _referred(function):
+        code = found.function if isinstance(found, Step) else found
+        label = f"{code.__module__}.{code.__qualname__}"
         try:
-            sources[label] = inspect.getsource(current)
+            sources[label] = inspect.getsource(code)
         except (OSError, TypeError):
-            sources[label] = current.__code__.co_code.hex()
-        for referred in current.__code__.co_names:
-            found = current.__globals__.get(referred)
-            if isinstance(found, Step):
-                waiting.append(found.function)
-            elif inspect.isfunction(found) and found.__module__ == function.__module__:
-                waiting.append(found)
+            sources[label] = code.__code__.co_code.hex()
     digest = blake2b(digest_size=8)
     for label in sorted(sources):
         digest.update(f"{label}\n{sources[label]}\n".encode())
     return digest.hexdigest()
+
+
+def _referred(function: Callable[..., Any]) -> Iterator[Any]:
+    """The function, and what it names and so on: steps, and functions of its own module."""
+    seen: set[str] = set()
+    waiting: list[Any] = [function]
+    while waiting:
+        found = waiting.pop()
+        code = found.function if isinstance(found, Step) else found
+        label = f"{code.__module__}.{code.__qualname__}"
+        if label in seen:
+            continue
+        seen.add(label)
+        yield found
+        for referred in code.__code__.co_names:
+            named = code.__globals__.get(referred)
+            is_own = inspect.isfunction(named) and named.__module__ == function.__module__
+            if isinstance(named, Step) or is_own:
+                waiting.append(named)

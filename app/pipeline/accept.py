@@ -81,7 +81,7 @@ class Acceptor:
         hint: Callable[[list[DueRun]], None],
     ) -> None:
         self._engine, self._settings = engine, settings
-        self._new_ids, self._unix_ms = new_ids, unix_ms
+        self.new_ids, self._unix_ms = new_ids, unix_ms
         self._take_room, self._hint = take_room, hint
         self._waiting: SimpleQueue[_Request | None] = SimpleQueue()
         self._lock = Lock()
@@ -212,7 +212,7 @@ class Acceptor:
             written = AcceptList(
                 submissions,
                 self._routing,
-                self._new_ids,
+                self.new_ids,
                 self._unix_ms(),
                 self._take_room,
                 is_unrouted_refused=self._settings.refuse_unrouted,

@@ -1,14 +1,15 @@
 """Cancel: an operator's or caller's request to end runs without an outcome."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from app.domain.states import RunState
+from app.store.actions import MovedRun, sorted_ids, states_of
 from app.store.actions import cancel as cancel_rows
-from app.store.actions import sorted_ids, states_of
-from app.store.transactions import open_autocommit, retry_transient
+from app.store.audit import Audited, append
+from app.store.transactions import after_commit, retry_transient, transaction
 from app.telemetry import logger
 
 log = logger("cancel")
@@ -41,18 +42,55 @@ def cancel(
     Up to 1,000 runs; ValueError beyond.
     """
     ids, strange = sorted_ids(run_ids)
-    with open_autocommit(engine) as tx:
-        moved = retry_transient(lambda: cancel_rows(tx, ids, reason=reason, author=author))
-        states = states_of(tx, ids) if len(moved) < len(ids) else {}
-    answers: dict[str, Cancelled | CancelRequested] = {}
+
+    def once() -> list[Cancelled | CancelRequested | NotCancelled]:
+        with transaction(engine) as tx:
+            moved = cancel_rows(tx, ids, reason=reason, author=author)
+            states = states_of(tx, ids) if len(moved) < len(ids) else {}
+            _audit(tx, [*ids, *strange], moved, reason, author)
+            after_commit(tx, lambda: tell(moved, author))
+        done = {run.run_id: _answer(run) for run in moved}
+        return [
+            done.get(id_) or NotCancelled(id_, states.get(id_)) for id_ in sorted(ids + strange)
+        ]
+
+    return retry_transient(once)
+
+
+def tell(moved: Sequence[MovedRun], author: str) -> None:
+    """A log line for each run that a cancel moved."""
     for run in moved:
-        is_settled = run.state == RunState.CANCELLED
-        answers[run.run_id] = (Cancelled if is_settled else CancelRequested)(run.run_id)
         log.info(
-            "run.cancelled" if is_settled else "run.cancel_requested",
+            "run.cancelled" if run.state == RunState.CANCELLED else "run.cancel_requested",
             run_id=run.run_id,
             event_id=run.event_id,
             workflow=run.workflow,
             author=author,
         )
-    return [answers.get(id_) or NotCancelled(id_, states.get(id_)) for id_ in sorted(ids + strange)]
+
+
+def _answer(run: MovedRun) -> Cancelled | CancelRequested:
+    is_settled = run.state == RunState.CANCELLED
+    return Cancelled(run.run_id) if is_settled else CancelRequested(run.run_id)
+
+
+def _audit(
+    tx: Connection, asked: Sequence[str], moved: Sequence[MovedRun], reason: str, author: str
+) -> None:
+    requested = sum(run.state != RunState.CANCELLED for run in moved)
+    row = Audited(
+        author=author,
+        action="run.cancel",
+        reason=reason,
+        target="run",
+        target_id=asked[0] if len(asked) == 1 else None,
+        request={"ids": list(asked)},
+        run_ids=[run.run_id for run in moved],
+        result={
+            "runs": len(moved) - requested,
+            "requested": requested,
+            "not_cancelled": len(asked) - len(moved),
+        },
+        is_refused=not moved,
+    )
+    append(tx, [row])

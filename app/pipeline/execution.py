@@ -13,7 +13,7 @@ import msgspec
 from app import telemetry
 from app.domain.decide import retry_delay_s, storable_text
 from app.domain.encoding import InvalidInput, Unstorable, digest, encode
-from app.domain.events import Event
+from app.domain.events import Event, identity_shown
 from app.domain.flow import Gather, Sleep, StepCall, here
 from app.domain.states import Reason, RunState
 from app.domain.workflows import Workflow
@@ -378,16 +378,18 @@ def event_of(claim: Claim, workflow: Workflow) -> Event[Any]:
         data = workflow.codec.input(claim.data)
     elif workflow.codec.input_type is not Any:
         raise InvalidInput("the event has no JSON data")
+    extensions = _decode(claim.extensions) if claim.extensions else {}
+    source, id_, type_ = identity_shown(claim.source, claim.sender_id, claim.type, extensions)
     return Event(
-        source=claim.source,
-        id=claim.sender_id,
-        type=claim.type,
+        source=source,
+        id=id_,
+        type=type_,
         data=data,
         subject=claim.subject,
         time=claim.time,
         datacontenttype=claim.datacontenttype,
         dataschema=claim.dataschema,
-        extensions=_decode(claim.extensions) if claim.extensions else {},
+        extensions=extensions,
         traceparent=claim.traceparent,
         event_id=claim.event_id,
         accepted_at=claim.accepted_at,

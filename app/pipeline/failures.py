@@ -45,7 +45,7 @@ def note_attempt(
         type_,
         message,
         storable_text(trace, chars_max),
-        fingerprint(step, type_, message, error.__traceback__),
+        fingerprint(execution.claim.workflow, step, type_, message, error.__traceback__),
         delay_s,
     )
     execution.failed_attempts.append(failed)
@@ -60,7 +60,8 @@ def fail_workflow(execution: "Execution", error: BaseException) -> None:
             RunState.FAILED,
             reason=Reason.TIMEOUT if is_timeout else Reason.ERROR,
             outcome=error_text(error.type, error.message),
-            fingerprint=getattr(error, "fingerprint", None),
+            fingerprint=getattr(error, "fingerprint", None)
+            or fingerprint(execution.claim.workflow, error.step, error.type, error.message, None),
             failed_step=error.step,
         )
         return

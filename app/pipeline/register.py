@@ -27,6 +27,7 @@ def subscription_of(workflow: Workflow, code_version: str) -> Subscription:
         "timeout_s": workflow.timeout_s,
         "has_when": workflow.when is not None,
         "has_key": workflow.key is not None,
+        "transactional_steps": workflow.transactional_steps(),
         "description": (workflow.function.__doc__ or "").strip().split("\n")[0],
     }
     return Subscription(

@@ -1,18 +1,29 @@
-"""Replay: an operator's decision to run failed runs again, in their next generation."""
+"""Replay at once: failed runs of a list run again, in their next generation.
+
+`move` is how every replay moves runs; `replay_now` is a whole one that needs no plan.
+"""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import msgspec
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from app.domain.replays import Mode
 from app.domain.states import Reason
-from app.store.actions import FailedRun, Recorded, failed_runs, recorded, sorted_ids, states_of
+from app.store import audit, replay_plans
+from app.store.actions import (
+    FailedRun,
+    MovedRun,
+    Recorded,
+    failed_runs,
+    recorded,
+    sorted_ids,
+    states_of,
+)
 from app.store.actions import replay as replay_rows
-from app.store.transactions import open_autocommit, retry_transient
+from app.store.audit import Audited
+from app.store.transactions import after_commit, retry_transient, transaction
 from app.telemetry import logger
-
-Mode = Literal["failed_step", "beginning"]
 
 log = logger("replay")
 
@@ -32,35 +43,73 @@ class NotReplayed(msgspec.Struct, frozen=True):
     state: str | None
 
 
+class ReplayedNow(msgspec.Struct, frozen=True):
+    """Each run's answer, by id, and the replay that they are; None: none of them was replayed."""
+
+    replay_id: str | None
+    answers: list[Replayed | NotReplayed]
+
+
 def replay(
     engine: Engine, run_ids: Iterable[str], mode: Mode, reason: str, author: str
 ) -> list[Replayed | NotReplayed]:
+    """As `replay_now`: each run's answer, by id."""
+    return replay_now(engine, run_ids, mode, reason, author).answers
+
+
+def replay_now(
+    engine: Engine, run_ids: Iterable[str], mode: Mode, reason: str, author: str
+) -> ReplayedNow:
     """Every failed run of the list runs again from now; each run's answer, by id.
 
     `failed_step` keeps the journal up to the step that failed, so that finished steps give their
     recorded output; `beginning` keeps nothing. The journal so far stays as evidence under its
-    generation either way. Up to 1,000 runs; ValueError beyond.
+    generation either way. They are a replay of their own, which began at once. Up to 1,000 runs;
+    ValueError beyond.
     """
     ids, strange = sorted_ids(run_ids)
-    with open_autocommit(engine) as tx:
-        failed = failed_runs(tx, ids)
-        journals = recorded(tx, failed) if mode == "failed_step" else {}
+
+    def once() -> ReplayedNow:
+        with transaction(engine) as tx:
+            moved = move(tx, failed_runs(tx, ids), mode, reason=reason, author=author)
+            replay_id = (
+                replay_plans.insert_begun(tx, mode, moved, author=author, reason=reason)
+                if moved
+                else None
+            )
+            states = states_of(tx, ids) if len(moved) < len(ids) else {}
+            _audit(tx, [*ids, *strange], moved, mode, replay_id, reason=reason, author=author)
+        answers = {r.run_id: Replayed(r.run_id, r.generation, r.steps_kept) for r in moved}
+        return ReplayedNow(
+            replay_id,
+            [
+                answers.get(id_) or NotReplayed(id_, states.get(id_))
+                for id_ in sorted(ids + strange)
+            ],
+        )
+
+    return retry_transient(once)
+
+
+def move(
+    tx: Connection, runs: Sequence[FailedRun], mode: Mode, *, reason: str, author: str
+) -> list[MovedRun]:
+    """Those of these runs that still were failed in this generation are queued in the next one."""
+    dropped: dict[str, list[str]] | None = None
+    if mode == "failed_step":
+        journals = recorded(tx, runs)
         dropped = {
             run.run_id: repeated(journals[run.run_id], run)
-            for run in failed
+            for run in runs
             if run.run_id in journals
         }
-        moved = retry_transient(
-            lambda: replay_rows(
-                tx,
-                failed,
-                dropped if mode == "failed_step" else None,
-                action=f"replay.{mode}",
-                reason=reason,
-                author=author,
-            )
-        )
-        states = states_of(tx, ids) if len(moved) < len(ids) else {}
+    action = f"replay.{mode}"
+    moved = replay_rows(tx, runs, dropped, action=action, reason=reason, author=author)
+    after_commit(tx, lambda: _tell(moved, mode, author))
+    return moved
+
+
+def _tell(moved: Sequence[MovedRun], mode: Mode, author: str) -> None:
     for run in moved:
         log.info(
             "run.replayed",
@@ -71,8 +120,34 @@ def replay(
             mode=mode,
             author=author,
         )
-    answers = {run.run_id: Replayed(run.run_id, run.generation, run.steps_kept) for run in moved}
-    return [answers.get(id_) or NotReplayed(id_, states.get(id_)) for id_ in sorted(ids + strange)]
+
+
+def _audit(
+    tx: Connection,
+    asked: Sequence[str],
+    moved: Sequence[MovedRun],
+    mode: Mode,
+    replay_id: str | None,
+    *,
+    reason: str,
+    author: str,
+) -> None:
+    row = Audited(
+        author=author,
+        action="run.replay",
+        reason=reason,
+        target="run" if len(asked) == 1 else "replay",
+        target_id=asked[0] if len(asked) == 1 else replay_id,
+        request={"from": mode, "ids": list(asked)},
+        run_ids=[run.run_id for run in moved],
+        result={
+            "replay": replay_id,
+            "replayed": len(moved),
+            "not_replayed": len(asked) - len(moved),
+        },
+        is_refused=not moved,
+    )
+    audit.append(tx, [row])
 
 
 def repeated(journal: Sequence[Recorded], run: FailedRun) -> list[str]:

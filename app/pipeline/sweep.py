@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from app.domain.ids import workflow_suffix
+from app.domain.ids import run_id, workflow_suffix
 from app.domain.routing import is_match
 from app.settings import Settings
+from app.store.audit import Audited, append
 from app.store.startable import (
     LAST_ID,
     Stretch,
@@ -148,9 +149,33 @@ def start_events(
             subscription = _named(tx, workflow)
             begin = after or first_id_at(since)
             stretch = _stretch(tx, subscription, [pattern], since, begin, limit=events_max)
-            return _start(tx, subscription, stretch.event_ids, author), stretch.last_id
+            started = _start(tx, subscription, stretch.event_ids, author)
+            if started:
+                append(tx, [_audited(subscription, pattern, since, stretch, started, author)])
+            return started, stretch.last_id
 
     return retry_transient(_once)
+
+
+def _audited(
+    subscription: Subscription,
+    pattern: str,
+    since: datetime,
+    stretch: Stretch,
+    started: int,
+    author: str | None,
+) -> Audited:
+    suffix = workflow_suffix(subscription.workflow)
+    return Audited(
+        author=author or "",
+        action="event.start",
+        reason="",
+        target="workflow",
+        target_id=subscription.workflow,
+        request={"type": pattern, "since": since.isoformat()},
+        run_ids=[run_id(event_id, suffix) for event_id in stretch.event_ids],
+        result={"started": started},
+    )
 
 
 def _named(tx: Connection, workflow: str) -> Subscription:

@@ -16,6 +16,7 @@ from app.dev.children import CannotStart, wait_for
 from app.domain.ids import first_id_of_minute
 from app.store.arrays import IntArray, TextArray
 from app.store.balance import lock_books
+from app.store.groups import LEAVE_GROUPS, UNROUTED_GROUP, lock_groups
 from app.store.startable import FIRST_ID
 from app.store.transactions import retry_transient, transaction
 
@@ -62,9 +63,12 @@ _EFFECTS = """
 delete from prove_effects e using unnest(%(runs)s) as r(id)
 where e.key >= r.id || ':' and e.key < r.id || ';'
 """
-_RUNS = """
+_RUNS = f"""
 with gone as (
-    delete from runs where id = any(%(runs)s::uuid[]) returning account_id, minute, state
+    delete from runs where id = any(%(runs)s::uuid[])
+    returning account_id, minute, state, workflow, fingerprint, reason, archived_at
+), ungrouped as (
+    {LEAVE_GROUPS.format(rows="gone where state = 'failed'")}
 ), counted as (
     insert into counter_deltas (account_id, minute, started, succeeded, failed, cancelled)
     select account_id, minute, -count(*), -count(*) filter (where state = 'succeeded'),
@@ -72,7 +76,7 @@ with gone as (
     from gone group by account_id, minute
 )
 select count(*) from gone
-"""
+"""  # noqa: S608 - put together from constants
 _EVENTS = """
 with gone as (
     delete from events where id = any(%(events)s::uuid[])
@@ -98,6 +102,17 @@ delete from identities where (source, sender_id) in (
     order by source, sender_id limit %(max)s
 )
 """
+# Of events without a run, whose counts go with the books.
+_UNROUTED_GROUPS = f"""
+with ours as (
+    select {UNROUTED_GROUP} as id from accounts where id = any(%(accounts)s)
+), deltas as (
+    delete from failure_deltas where group_id in (select id from ours)
+), hours as (
+    delete from failure_hours where group_id in (select id from ours)
+)
+delete from failure_groups where id in (select id from ours)
+"""  # noqa: S608 - as _RUNS
 _BOOKS = {
     "counters": "delete from counters where account_id = any(%(accounts)s)",
     "counter_deltas": "delete from counter_deltas where account_id = any(%(accounts)s)",
@@ -239,9 +254,10 @@ class Cleaning:
 
     def _close_books(self, tx: Connection, removed: Removed) -> bool:
         """The accounts and all their counts are gone together; False: someone is at the books."""
-        if not lock_books(tx):
+        if not (lock_books(tx) and lock_groups(tx)):
             return False
         self._refuse_open(tx)
+        tx.exec_driver_sql(_UNROUTED_GROUPS, {"accounts": self._accounts})
         for table, statement in _BOOKS.items():
             rows = tx.exec_driver_sql(statement, {"accounts": self._accounts}).rowcount
             removed.add(table, rows)

@@ -98,7 +98,7 @@ def worker_frozen(site: Site, blow: Blow, chance: Random) -> None:
     blow.victims = [name]
     own = f"{name}@"
     # A zombie that has a run in hand which ends its process ends, and does no harm.
-    without = DEADLY_WORKFLOWS
+    without: tuple[str, ...] = DEADLY_WORKFLOWS
     for _ in range(_FREEZES_MAX):
         try:
             strike_holder(

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.store.arrays import IntArray, TextArray
+from app.store.groups import LEAVE_GROUPS
 
 LIST_RUNS_MAX = 1_000
 
@@ -66,9 +67,9 @@ _STATES = "select id::text, state from runs where id = any(%(id)s::uuid[])"
 
 # The old journal stays as evidence under its generation. What is kept of it is copied, times and
 # all: a sleep that began stays begun.
-_REPLAY = """
+_REPLAY = f"""
 with held as materialized (
-    select r.id, r.generation
+    select r.id, r.generation, r.fingerprint, r.reason, r.archived_at
     from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
     join runs r on r.id = k.id and r.generation = k.generation
     where r.state = 'failed'
@@ -77,12 +78,15 @@ with held as materialized (
     update runs r set state = 'queued', generation = r.generation + 1, due_at = now(),
         attempt = 0, hand_overs = 0, crashes = 0, alone = false, cancel_requested_at = null,
         claimed_at = null, settled_at = null, outcome = null, reason = null, fingerprint = null,
-        failed_step = null
+        failed_step = null, archived_at = null
     from held where r.id = held.id
-    returning r.id, r.event_id, r.workflow, r.state, r.generation, r.account_id, r.minute
+    returning r.id, r.event_id, r.workflow, r.state, r.generation, r.account_id, r.minute,
+        held.fingerprint, held.reason, held.archived_at
 ), counted as (
     insert into counter_deltas (account_id, minute, failed)
     select account_id, minute, -count(*) from moved group by account_id, minute
+), ungrouped as (
+    {LEAVE_GROUPS.format(rows="moved")}
 ), kept as (
     insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
         attempts, recorded_at)
@@ -101,7 +105,7 @@ with held as materialized (
 select m.id::text, m.event_id::text, m.workflow, m.state, m.generation,
     (select count(*) from kept where kept.run_id = m.id)
 from moved m order by m.id
-"""
+"""  # noqa: S608 - put together from constants
 
 _CANCEL = """
 with held as materialized (

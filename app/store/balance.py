@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from app.domain.ids import first_id_of_minute
 from app.store.arrays import IntArray, TextArray
+from app.store.groups import UNROUTED_GROUP
 from app.store.tables import COUNTED
 
 BOOKS_LOCK = 0x56454C5452495801  # "VELTRIX" and 1, as bigint: nothing else locks this number
@@ -49,6 +50,12 @@ with taken as materialized (
     select minute, account_id, {_COLUMNS} from sums
     on conflict (minute, account_id) do update
     set {_ADDED}, changed_at = now(), is_sealed = false
+), grouped as (
+    insert into failure_deltas (group_id, kind, source, event_type, count, seen, seen_at)
+    select {UNROUTED_GROUP}, 'unrouted', source, type, sum(unrouted),
+        sum(greatest(unrouted, 0)), to_timestamp(minute * 60.0)
+    from sums join accounts on accounts.id = sums.account_id
+    where unrouted <> 0 group by source, type, minute
 )
 select count(*) from taken
 """  # noqa: S608 - column names of our own table

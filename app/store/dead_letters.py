@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from app.domain.dead_letters import DeadLetter
 from app.domain.decide import storable_text
 from app.store.arrays import BytesArray, IntArray, TextArray
+from app.store.groups import LETTER_GROUP, LETTER_KIND
 
 __all__ = ["DeadLetter", "StoredLetter", "insert", "mark_seen", "read"]
 
@@ -32,7 +33,7 @@ class StoredLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # Counted beside the books, on the account of nobody (0).
-_INSERT = """
+_INSERT = f"""
 with added as (
     insert into dead_letters (message_key, queue, reason, detail, content_type, headers, body,
         run_ids)
@@ -43,13 +44,17 @@ with added as (
         as u(key, queue, reason, detail, content_type, headers, body, run_ids)
     order by u.key
     on conflict (message_key) where message_key is not null do nothing
-    returning message_key
+    returning message_key, queue, reason
+), grouped as (
+    insert into failure_deltas (group_id, kind, queue, reason, count, seen)
+    select {LETTER_GROUP}, {LETTER_KIND}, queue, reason, count(*), count(*)
+    from added group by queue, reason
 ), counted as (
     insert into counter_deltas (account_id, minute, dead_letters)
     select 0, floor(extract(epoch from now()) / 60)::int, count(*) from added having count(*) > 0
 )
 select message_key from added
-"""
+"""  # noqa: S608 - put together from constants
 
 _READ = """
 select id, queue, reason, detail, content_type, headers::text, body, run_ids::text[], received_at,
@@ -59,12 +64,19 @@ where id > %(after)s and (not %(unseen_only)s or seen_at is null)
 order by id limit %(limit)s
 """
 
-_MARK_SEEN = """
+_MARK_SEEN = f"""
 with m as (
     select id from dead_letters where id = any(%(id)s) and seen_at is null order by id for update
+), marked as (
+    update dead_letters d set seen_at = now(), seen_by = %(by)s from m where d.id = m.id
+    returning d.queue, d.reason
+), ungrouped as (
+    insert into failure_deltas (group_id, kind, queue, reason, count)
+    select {LETTER_GROUP}, {LETTER_KIND}, queue, reason, -count(*)
+    from marked group by queue, reason
 )
-update dead_letters d set seen_at = now(), seen_by = %(by)s from m where d.id = m.id
-"""
+select count(*) from marked
+"""  # noqa: S608 - put together from constants
 
 
 def insert(tx: Connection, letters: Sequence[DeadLetter]) -> int:
@@ -123,4 +135,4 @@ def read(
 
 def mark_seen(tx: Connection, ids: Sequence[int], by: str) -> int:
     """Somebody looked at these; how many nobody had looked at before."""
-    return tx.exec_driver_sql(_MARK_SEEN, {"id": IntArray(ids), "by": by}).rowcount
+    return int(tx.exec_driver_sql(_MARK_SEEN, {"id": IntArray(ids), "by": by}).scalar_one())

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from app.domain.due import DueRun
 from app.domain.states import Reason
 from app.store.arrays import IntArray, TextArray
+from app.store.groups import POISON_GROUP
 from app.store.transactions import fetch
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,17 +94,23 @@ returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, 
     now()
 """
 
-_FAIL_POISON = """
+_FAIL_POISON = f"""
 with failed as (
-    update runs set state = 'failed', reason = %(reason)s, due_at = null, settled_at = now()
+    update runs set state = 'failed', reason = %(reason)s, due_at = null, settled_at = now(),
+        fingerprint = {POISON_GROUP}
     where id = any(%(id)s::uuid[]) and state = 'queued'
-    returning account_id, minute
+    returning id, account_id, minute, workflow, code_version, fingerprint
 ), counted as (
     insert into counter_deltas (account_id, minute, failed)
     select account_id, minute, count(*) from failed group by account_id, minute
+), grouped as (
+    insert into failure_deltas (group_id, kind, workflow, code_version, run_id, count, seen)
+    select fingerprint, 'poison', workflow, code_version, (array_agg(id order by id desc))[1],
+        count(*), count(*)
+    from failed group by fingerprint, workflow, code_version
 )
 select count(*) from failed
-"""
+"""  # noqa: S608 - put together from constants
 
 # The look reads a bounded stretch of the index: rows still queued there were handed over and not
 # yet claimed. Sleeping runs lie in the same index, which is why the stretch is bounded in rows as

@@ -65,10 +65,11 @@ def create(tx: Connection, name: str, scopes: Sequence[str], created_by: str, to
         )
 
 
-def put_admin(tx: Connection, token: str) -> None:
+def put_admin(tx: Connection, token: str) -> bool:
     """Make the content of the admin key file the key `admin`, with every scope.
 
     Another content replaces the key; the same content changes nothing, so a revoked key stays so.
+    Whether it changed.
     Raises KeyRefused when the token is too short to be random.
     """
     _check(ADMIN_NAME, [Scope.ADMIN], token)
@@ -78,13 +79,14 @@ def put_admin(tx: Connection, token: str) -> None:
         scopes=[Scope.ADMIN.value],
         created_by="VELTRIX_ADMIN_KEY_FILE",
     )
-    tx.execute(
+    changed = tx.execute(
         put.on_conflict_do_update(
             index_elements=["name"],
             set_={"hash": put.excluded.hash, "scopes": put.excluded.scopes, "revoked_at": None},
             where=api_keys.c.hash != put.excluded.hash,
-        )
+        ).returning(api_keys.c.name)
     )
+    return changed.first() is not None
 
 
 def list_keys(tx: Connection) -> list[KeyRow]:

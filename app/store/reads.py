@@ -50,6 +50,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     crashes: int
     priority: int
     payload_bytes: int
+    archived_at: datetime | None = None
 
 
 class EventIdentity(msgspec.Struct):
@@ -87,8 +88,8 @@ class Attempt(msgspec.Struct):
     step: str
     attempt: int
     type: str
-    message: str
-    traceback: str
+    message: str | None
+    traceback: str | None
     fingerprint: str
     worker_id: str | None
     retry_delay_s: float | None
@@ -106,17 +107,25 @@ class Action(msgspec.Struct):
 
 
 class RunStory(RunRow, kw_only=True):
-    """A run with all that is known of it: of every generation, the first 1,000 of each list."""
+    """A run with all that is known of it: of every generation, the first 1,000 of each list.
+
+    `edited_as`: the runs that edits of this one made.
+    """
 
     cloudevent: EventIdentity
     outcome: msgspec.Raw | None
     steps: list[Entry]
     failed_attempts: list[Attempt]
     actions: list[Action]
+    edited_as: list[str]
+    redacted: bool = False
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs; None leaves a condition out. `since` <= acceptance < `until`."""
+    """Which runs; None leaves a condition out. `since` <= acceptance < `until`.
+
+    `archived` False: all but the failed runs that were put away; True: only those.
+    """
 
     state: RunState | None = None
     workflow: str | None = None
@@ -126,6 +135,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    archived: bool | None = None
 
 
 class RunPage(msgspec.Struct):
@@ -171,6 +181,11 @@ select action, generation, author, reason, acted_at
 from actions where run_id = %(id)s order by id limit %(max)s
 """
 
+_EDITED_AS = """
+select run_id::text from edits where origin_run_id = %(id)s order by edited_at, run_id
+limit %(max)s
+"""
+
 _SETTLED = """
 select id::text from runs where id = any(%(id)s::uuid[]) and settled_at is not null
 """
@@ -190,7 +205,17 @@ def story(tx: Connection, run_id: str) -> RunStory | None:
         steps=[_entry(*entry) for entry in tx.exec_driver_sql(_ENTRIES, keys)],
         failed_attempts=[Attempt(*attempt) for attempt in tx.exec_driver_sql(_ATTEMPTS, keys)],
         actions=[Action(*action) for action in tx.exec_driver_sql(_ACTIONS, keys)],
+        edited_as=[row[0] for row in tx.exec_driver_sql(_EDITED_AS, keys)],
     )
+
+
+def redact(run: RunStory) -> None:
+    """Take out what payloads said: outputs, errors' messages and tracebacks, and the outcome."""
+    run.outcome, run.redacted = None, True
+    for entry in run.steps:
+        entry.output = entry.error = None
+    for attempt in run.failed_attempts:
+        attempt.message = attempt.traceback = None
 
 
 def settled(tx: Connection, run_ids: Sequence[str]) -> set[str]:
@@ -208,16 +233,24 @@ def page(
 ) -> RunPage:
     """The newest `limit` runs that `wanted` describes, below `cursor` (a run id) if given."""
     bounds = _bounds(wanted, cursor)
-    if _is_served(wanted):
+    if wanted.archived is None and _is_served(wanted):
         rows = tx.execute(_newest(runs, [*bounds, *_conditions(runs, wanted)], limit)).all()
         is_more = len(rows) == limit
         return RunPage([_run_row(row) for row in rows], str(rows[-1].id) if is_more else None)
+    # What an index leads to is looked at in it; the rest of what is wanted is looked for in that.
+    if _is_served(wanted):
+        bounds += _conditions(runs, msgspec.structs.replace(wanted, archived=None))
     looked_at = _newest(runs, bounds, rows_max).subquery("looked_at")
     rows = tx.execute(_newest(looked_at, _conditions(looked_at, wanted), limit)).all()
     if len(rows) == limit:
         return RunPage([_run_row(row) for row in rows], str(rows[-1].id))
     last = select(runs.c.id).where(*bounds).order_by(runs.c.id.desc()).offset(rows_max - 1).limit(1)
     return RunPage([_run_row(row) for row in rows], tx.execute(last).scalar_one_or_none())
+
+
+def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    """What `wanted` describes, as conditions on the table of runs."""
+    return [*_bounds(wanted, None), *_conditions(runs, wanted)]
 
 
 def _newest(
@@ -230,7 +263,9 @@ def _newest(
 def _is_served(wanted: RunFilter) -> bool:
     """Whether an index leads to the runs that match, not past all that do not."""
     is_few = wanted.event is not None or wanted.state in OPEN or wanted.state in _UNSUCCESSFUL
-    return is_few or wanted == RunFilter(since=wanted.since, until=wanted.until)
+    return is_few or wanted == RunFilter(
+        since=wanted.since, until=wanted.until, archived=wanted.archived
+    )
 
 
 def _bounds(wanted: RunFilter, cursor: str | None) -> list[ColumnElement[bool]]:
@@ -260,6 +295,9 @@ def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElemen
         conditions.append(table.c.state == literal_column(f"'{state}'"))
         if wanted.state in OPEN:
             conditions.append(table.c.due_at.is_not(None))
+    if wanted.archived is not None:
+        is_put_away = table.c.archived_at.is_not(None)
+        conditions.append(is_put_away if wanted.archived else ~is_put_away)
     return conditions
 
 

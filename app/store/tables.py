@@ -130,6 +130,7 @@ runs = Table(
     Column("fingerprint", Text),
     Column("failed_step", Text),
     Column("outcome", JSON),
+    Column("archived_at", _TIME),
     CheckConstraint(
         "state in ('queued','running','waiting','succeeded','failed','cancelled')", name="state"
     ),

@@ -3,7 +3,7 @@
 Most lists are of runs with one step that are done: nothing failed, nothing goes on, nothing waits.
 Each part of a statement costs psycopg and PostgreSQL something, whether anything is in it or not,
 and for a list of one that was half of the whole. What is written and answered is the same, however
-many parts there are. There are 17 statements, each built once and planned once per connection.
+many parts there are. There are 23 statements, each built once and planned once per connection.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from app.domain.groups import UNGROUPED
 from app.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
 
 # A run's id, and what this row says of it: an entry, a failed attempt, its settlement.
@@ -63,7 +64,7 @@ class Parts(NamedTuple):
     """What the rows of a list hold.
 
     `has_unsettled`: rows without a settlement. `has_details`: a settlement that says more than how
-    the run ended.
+    the run ended. `has_failed`: a run that failed for good.
     """
 
     has_entries: bool
@@ -71,6 +72,7 @@ class Parts(NamedTuple):
     has_unsettled: bool
     has_settled: bool
     has_details: bool
+    has_failed: bool
 
 
 def parts_of(rows: Sequence[Row]) -> Parts:
@@ -82,6 +84,7 @@ def parts_of(rows: Sequence[Row]) -> Parts:
         has_unsettled=len(settlements) < len(rows),
         has_settled=bool(settlements),
         has_details=any(map(_has_details, settlements)),
+        has_failed=any(settlement.state == "failed" for settlement in settlements),
     )
 
 
@@ -137,7 +140,7 @@ _MOVED = """moved as (
         outcome = u.s_outcome, code_version = coalesce(u.s_code_version, r.code_version)
     from (select * from input{where_settled} order by id) u
     where r.id = u.id and r.lease_token = %(token)s{after_locked}
-    returning u.id{kept}, r.generation, r.cancel_requested_at, r.state, r.account_id, r.minute
+    returning u.id{kept}, r.generation, r.cancel_requested_at, r.state, r.account_id, r.minute{why}
 )"""
 _END = """state = u.s_state, due_at = null, settled_at = now(),
         reason = null, fingerprint = null, failed_step = null"""
@@ -152,6 +155,7 @@ _END_OR_WAIT = """
             then 'requested' else u.s_reason end,
         fingerprint = u.s_fingerprint, failed_step = u.s_failed_step,
         key = coalesce(u.s_key, r.key)"""
+_WHY = ", r.workflow, r.code_version, r.fingerprint, r.failed_step"
 _HELD = """held as (
     select id{kept}, generation, cancel_requested_at from locked
     union all select id{kept}, generation, cancel_requested_at from moved
@@ -176,6 +180,13 @@ _COUNTED = """counted as (
     from moved where state in ('succeeded', 'failed', 'cancelled')
     group by account_id, minute
 )"""
+# Only where a run of the list failed: one that succeeds pays nothing for groups.
+_GROUPED = f"""grouped as (
+    insert into failure_deltas (group_id, kind, workflow, step, code_version, run_id, count, seen)
+    select coalesce(fingerprint, '{UNGROUPED}'), 'run', workflow, failed_step, code_version,
+        (array_agg(id order by id desc))[1], count(*), count(*)
+    from moved where state = 'failed' group by fingerprint, workflow, failed_step, code_version
+)"""  # noqa: S608 - of constants
 
 
 @lru_cache(maxsize=32)
@@ -194,8 +205,10 @@ def statement_of(parts: Parts) -> str:
         where_settled=" where s_state is not null" if is_mixed else "",
         after_locked=" and (select count(*) from locked) >= 0" if is_mixed else "",
         move=_END_OR_WAIT if parts.has_details else _END,
+        why=_WHY if parts.has_failed else "",
     )
-    return f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    statement = f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    return " ".join(statement.split())  # the longest one fits what psycopg remembers
 
 
 def _pieces(parts: Parts, *, is_mixed: bool) -> Iterator[str]:
@@ -205,6 +218,8 @@ def _pieces(parts: Parts, *, is_mixed: bool) -> Iterator[str]:
     if parts.has_settled:
         yield _MOVED
         yield _COUNTED
+    if parts.has_failed:
+        yield _GROUPED
     if is_mixed:
         yield _HELD
     if parts.has_entries:

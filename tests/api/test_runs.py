@@ -173,10 +173,12 @@ def test_a_failed_run_is_replayed(engine: Engine, api: Client) -> None:
 
     answer = api.post(f"/v1/runs/{ids[0]}/replay", AGAIN)
 
+    replay = answer.body.pop("replay")
     assert (answer.status, answer.body) == (
         200,
         {"id": ids[0], "state": "queued", "generation": 1, "steps_kept": 0},
     )
+    assert api.get(f"/v1/replays/{replay}").body["replayed"] == 1
     told = api.get(f"/v1/runs/{ids[0]}").body
     assert told["state"] == "queued"
     assert [(a["action"], a["author"], a["reason"]) for a in told["actions"]] == [

@@ -1,5 +1,6 @@
 """Decide: pauses grow and are bounded, final errors are final, texts can always be stored."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,12 +62,58 @@ def test_an_error_that_cannot_say_its_text_has_one_all_the_same() -> None:
     assert message_of(Mute(), 1_000) == "(no message: RuntimeError in its __str__)"
 
 
-def test_equal_failures_share_a_fingerprint_whatever_their_numbers() -> None:
-    def of(message: str) -> str:
-        return fingerprint("charge", "ValueError", message, None)
+def raised(depth: int, text: str) -> BaseException:
+    """What a function that called itself so often raised."""
 
-    assert of("order 17 of 'anna'") == of("order 4711 of 'bert'")
-    assert of("order 17") != of("invoice 17")
-    assert fingerprint("ship", "ValueError", "x", None) != fingerprint(
-        "charge", "ValueError", "x", None
+    def sink(left: int) -> None:
+        if left:
+            sink(left - 1)
+        else:
+            raise ValueError(text)
+
+    try:
+        sink(depth)
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("order 17 of 'anna'", "order 4711 of 'bert'"),
+        ("no answer from 10.0.0.1:5432", "no answer from 10.0.0.27:5432"),
+        ("object at 0x7f3a", "object at 0xdeadbeef"),
+        ("key 01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b", "key a1990f2e-7c4b-7a10-9d3e-5b0c3c5fffff"),
+        ("no mail to anna@example.org", "no mail to bert@example.com"),
+        ("GET https://shop/a failed", "GET https://shop/b/c failed"),
+        ('"a" is taken', '"b c" is taken'),
+        ("refused\nat 12:00 by Anna", "refused\nat noon by Bert"),
+        ("order a17  is gone", "order b4 is gone"),
+    ],
+)
+def test_equal_failures_share_a_fingerprint_whatever_their_values(one: str, other: str) -> None:
+    assert fingerprint("fulfil", "charge", "ValueError", one, None) == fingerprint(
+        "fulfil", "charge", "ValueError", other, None
+    )
+
+
+def test_other_failures_have_other_fingerprints() -> None:
+    parts = ("fulfil", "charge", "ValueError", "it can't be paid, it isn't ours", None)
+    others = [
+        ("report", *parts[1:]),
+        ("fulfil", "ship", *parts[2:]),
+        ("fulfil", "charge", "KeyError", *parts[3:]),
+        (*parts[:3], "it can't be sent, it isn't ours", None),
+        (*parts[:4], raised(0, "x").__traceback__),
+    ]
+
+    assert len({fingerprint(*each) for each in (parts, *others)}) == 6
+
+
+def test_how_deep_a_function_called_itself_and_in_which_line_makes_no_other_failure() -> None:
+    shallow, deep = raised(1, "x"), raised(50, "x")
+
+    assert fingerprint("w", "s", "E", "x", shallow.__traceback__) == fingerprint(
+        "w", "s", "E", "x", deep.__traceback__
     )

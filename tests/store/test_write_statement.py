@@ -20,7 +20,7 @@ from tests.support.settled import hold
 # What a run of a list may have to write.
 Said = list[JournalEntry | FailedAttempt | Settlement]
 
-WHOLE = Parts(*[True] * 5)
+WHOLE = Parts(*[True] * 6)
 ERROR = '{"type": "Declined"}'
 
 
@@ -28,10 +28,11 @@ def every_parts() -> list[Parts]:
     """Those that rows can have: a row without a settlement has an entry or a failed attempt."""
     return [
         parts
-        for parts in map(Parts._make, product([False, True], repeat=5))
+        for parts in map(Parts._make, product([False, True], repeat=6))
         if (parts.has_unsettled or parts.has_settled)
         and (parts.has_entries or parts.has_failures or not parts.has_unsettled)
         and (parts.has_settled or not parts.has_details)
+        and (parts.has_details or not parts.has_failed)
     ]
 
 
@@ -63,6 +64,9 @@ KINDS: dict[str, Said] = {
     "fails for nothing": [failed("", None), settled("succeeded")],
     "makes up for it": [entry("1", error=ERROR), failed("1", None), settled("succeeded")],
     "fails": [entry("1", error=ERROR), failed("1", None), settled("failed", **WHY)],
+    "fails at once": [settled("failed", reason="unknown_workflow")],
+    "fails after a step": [entry("1"), settled("failed", **WHY)],
+    "fails by itself": [failed("", None), settled("failed", **WHY)],
     "keyed": [entry("1"), settled("succeeded", key="customer")],
     "handed back": [settled("queued", wait_s=0.0)],
     "cancelled": [settled("cancelled", reason="requested")],
@@ -89,6 +93,7 @@ def write(engine: Engine, kinds: Sequence[str]) -> list[Any]:
     ]
     with open_autocommit(engine) as tx:
         tx.execute(text("delete from counter_deltas"))
+        tx.execute(text("delete from failure_deltas"))
         held = journal.write(
             tx,
             token,
@@ -118,8 +123,12 @@ def seen(engine: Engine, ids: list[str]) -> Iterator[list[tuple[Any, ...]]]:
             question = text(f"select {id_}::text, {others} from {table} where {id_} = any(:ids)")
             rows = tx.execute(question, {"ids": ids})
             yield sorted(((ids.index(row[0]), *row[1:]) for row in rows), key=repr)
-        counts = "select sum(succeeded), sum(failed), sum(cancelled) from counter_deltas"
-        yield [tuple(row) for row in tx.execute(text(counts))]
+        for counts in (
+            "select sum(succeeded), sum(failed), sum(cancelled) from counter_deltas",
+            """select group_id, workflow, step, code_version, sum(count), sum(seen)
+            from failure_deltas group by 1, 2, 3, 4 order by 1, 2, 3, 4""",
+        ):
+            yield [tuple(row) for row in tx.execute(text(counts))]
 
 
 def test_every_list_is_written_as_the_whole_statement_writes_it(

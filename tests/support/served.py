@@ -36,6 +36,11 @@ class Client:
     def __init__(self, port: int) -> None:
         self._port = port
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._port}"
+
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Answer:

@@ -1,0 +1,326 @@
+"""`/v1/replays`: failed runs planned, looked at, and run again with an eye on them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from app.api.asked import body_of, decoded, id_of
+from app.api.auth import Author, check_audited, require
+from app.api.documented import answers, content
+from app.api.idempotency import answer_once
+from app.api.problems import Problem
+from app.api.replay_bodies import (
+    ROW,
+    RUN_ID,
+    STORY,
+    PlanAsked,
+    PreviewAsked,
+    Why,
+    patch_of,
+    selection_of,
+)
+from app.domain.replays import Options, ReplayedState, ReplayRefused, ReplayState, Verb
+from app.domain.scopes import Scope, allows
+from app.pipeline.replays import (
+    Asked,
+    Previews,
+    act,
+    no_such_replay,
+    plan,
+    preview,
+)
+from app.store import replay_reads
+from app.store.actions import canonical
+from app.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
+from app.store.transactions import open_autocommit
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+router = APIRouter(tags=["replays"])
+
+_EXTRA_BYTES = 1024 * 1024  # for the ids beside a payload
+_JSON = "application/json"
+_STATUS = {
+    "not-found": 404,
+    "not-failed": 409,
+    "wrong-state": 409,
+    "empty-set": 409,
+    "precondition-failed": 412,
+    "too-many-runs": 413,
+}
+
+
+_Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
+_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ))]
+_Cursor = Annotated[str | None, Query(max_length=100)]
+_Limit = Annotated[int, Query(ge=1, le=1_000)]
+
+
+@router.post(
+    "/v1/replays",
+    status_code=201,
+    summary="Plan a replay: nothing moves until it is started",
+    responses=answers(
+        "The plan: exactly these runs, and what a start would do",
+        ReplayStory,
+        STORY,
+        *(400, 404, 409, 413, 422, 503),
+        status=201,
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                PlanAsked, {"group": "5f1c0a9e", "canary": 10, "reason": "payments are back"}
+            ),
+        }
+    },
+)
+async def plan_replay(request: Request, author: _Operator) -> Response:
+    """The set is frozen: what fails later is not in it, what changes meanwhile is skipped.
+
+    A run may be in several plans; it is moved once, and the others skip it. `patch` needs the scope
+    `runs:edit`. A filter without a condition needs `all: true`. Takes an `Idempotency-Key`.
+    """
+    services: Services = request.app.state.services
+    body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
+    asked = decoded(body, PlanAsked)
+    patch = patch_of(asked.patch)
+    if patch is not None:
+        await check_audited(
+            services.engine, author, Scope.RUNS_EDIT, request.method, request.url.path
+        )
+    wanted = selection_of(asked)
+    settings = services.settings
+    is_unset = asked.stop_share is msgspec.UNSET
+    options = Options(
+        mode=asked.mode or ("failed_step" if patch is None else "beginning"),
+        rate=settings.replay_rate if asked.rate is None else asked.rate,
+        canary=asked.canary,
+        stop_share=settings.replay_stop_share if is_unset else asked.stop_share,
+        patch=patch,
+    )
+    told = Asked(
+        wanted=wanted,
+        is_all=asked.all,
+        options=options,
+        author=author.name,
+        reason=asked.reason,
+        request=msgspec.json.decode(body),
+    )
+
+    def call() -> Response:
+        story = refusing(lambda: plan(services.engine, told, settings.event_bytes_max))
+        headers = {"Location": f"/v1/replays/{story.id}"}
+        return Response(_shown(story, author), 201, headers, _JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+@router.post(
+    "/v1/replays/preview",
+    summary="What a patch would make of payloads, before and after",
+    responses=answers(
+        "The first runs, each with its payload before and after, or why there is no after",
+        Previews,
+        {
+            "count": 1204,
+            "items": [
+                {
+                    "run": RUN_ID,
+                    "workflow": "fulfil_order",
+                    "before": {"cents": "100"},
+                    "after": {"cents": 100},
+                    "patch": [{"op": "replace", "path": "/cents", "value": 100}],
+                    "refused": None,
+                }
+            ],
+        },
+        *(400, 404, 409, 413, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                PreviewAsked,
+                {"group": "5f1c0a9e", "patch": [{"op": "remove", "path": "/coupon"}]},
+            ),
+        }
+    },
+)
+async def preview_edit(
+    request: Request,
+    _editor: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
+    _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
+) -> Response:
+    """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
+    services: Services = request.app.state.services
+    bytes_max = services.settings.event_bytes_max
+    asked = decoded(await body_of(request, bytes_max + _EXTRA_BYTES), PreviewAsked)
+    patch = patch_of(asked.patch)
+    if patch is None:
+        raise Problem(400, "invalid-patch", "send the patch that is to be looked at")
+    look = partial(
+        preview,
+        services.engine,
+        selection_of(asked),
+        patch,
+        bytes_max,
+        is_all=asked.all,
+        limit=asked.limit,
+    )
+    found = await run_in_threadpool(refusing, look)
+    return Response(msgspec.json.encode(found), media_type=_JSON)
+
+
+@router.get(
+    "/v1/replays",
+    summary="Replays, newest first",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
+    responses=answers("A page of replays", ReplayPage, {"items": [ROW], "next": None}, 400, 503),
+)
+def list_replays(
+    request: Request,
+    state: ReplayState | None = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none."""
+    after = id_of("cursor", cursor)
+    return _read(request, lambda tx: replay_reads.page(tx, state=state, cursor=after, limit=limit))
+
+
+@router.get(
+    "/v1/replays/{replay_id}",
+    summary="A replay: its plan and how far it is",
+    responses=answers("The replay as it is now", ReplayStory, STORY, 404, 503),
+)
+def read_replay(request: Request, replay_id: str, author: _Reader) -> Response:
+    """`planned` = left + `skipped` + `replayed`; `replayed` = outcomes + what is open.
+
+    What was asked for, and its patch, are told to who may see payloads (`payloads:read`).
+    """
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        story = replay_reads.find(tx, _known(replay_id))
+    if story is None:
+        raise problem_of(no_such_replay(replay_id))
+    return Response(_shown(story, author), media_type=_JSON)
+
+
+@router.get(
+    "/v1/replays/{replay_id}/runs",
+    summary="The runs of a replay, and what became of each",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
+    responses=answers(
+        "A page of runs, in the order of their turns",
+        ReplayedRunsPage,
+        {
+            "items": [
+                {
+                    "run": RUN_ID,
+                    "workflow": "fulfil_order",
+                    "generation": 0,
+                    "state": "skipped",
+                    "skip_reason": "it has changed since the plan: it is queued in generation 1,"
+                    " not failed in 0; bob did replay.beginning",
+                    "moved_generation": None,
+                    "new_run": None,
+                    "moved_at": "2026-01-31T12:00:01Z",
+                    "settled_at": None,
+                    "run_state": "queued",
+                    "run_reason": None,
+                }
+            ],
+            "next": None,
+        },
+        *(400, 404, 503),
+    ),
+)
+def list_replay_runs(
+    request: Request,
+    replay_id: str,
+    state: ReplayedState | None = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none."""
+    after, known = id_of("cursor", cursor), _known(replay_id)
+
+    def read(tx: Connection) -> ReplayedRunsPage:
+        if replay_reads.find(tx, known) is None:
+            raise problem_of(no_such_replay(replay_id))
+        return replay_reads.runs(tx, known, state=state, cursor=after, limit=limit)
+
+    return _read(request, read)
+
+
+@router.post(
+    "/v1/replays/{replay_id}/{verb}",
+    summary="Start, pause, resume or abort a replay",
+    responses=answers(
+        "The replay as it is now", ReplayStory, STORY, *(400, 404, 409, 413, 422, 503)
+    ),
+    openapi_extra={
+        "requestBody": {"required": True, "content": content(Why, {"reason": "the plan is right"})}
+    },
+)
+async def act_on_replay(
+    request: Request, replay_id: str, verb: Verb, author: _Operator
+) -> Response:
+    """When a pause or abort is answered nothing of it moves any more; what was moved goes on.
+
+    A resume after a stop begins with another canary. 409 names the state in which this cannot be
+    done. Takes an `Idempotency-Key`.
+    """
+    body = await body_of(request)
+    asked = decoded(body, Why)
+    services: Services = request.app.state.services
+
+    def call() -> Response:
+        known = _known(replay_id)
+        turn = partial(act, services.engine, known, verb, reason=asked.reason, author=author.name)
+        return Response(_shown(refusing(turn), author), media_type=_JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+def refusing(call: Callable[[], Any]) -> Any:
+    """What the call gives; its refusal is a Problem."""
+    try:
+        return call()
+    except ReplayRefused as refusal:
+        raise problem_of(refusal) from None
+
+
+def problem_of(refusal: ReplayRefused) -> Problem:
+    """The Problem that says why nothing was done."""
+    status = _STATUS.get(refusal.slug, 400)
+    return Problem(status, refusal.slug, str(refusal), **refusal.members)
+
+
+def _known(replay_id: str) -> str:
+    id_ = canonical(replay_id)
+    if id_ is None:
+        raise problem_of(no_such_replay(replay_id))
+    return id_
+
+
+def _shown(story: ReplayStory, author: Author) -> bytes:
+    if not allows(author.scopes, Scope.PAYLOADS_READ):
+        story = msgspec.structs.replace(story, asked=None, patch=None)
+    return msgspec.json.encode(story)
+
+
+def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        found = read(tx)
+    return Response(msgspec.json.encode(found), media_type=_JSON)

@@ -1,0 +1,392 @@
+"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec import UNSET, UnsetType
+
+from app.commands.acting import From, replay
+from app.commands.options import After, AsJson, Author, Limit, Reason, Since, Until, Yes, time_of
+from app.domain.replays import ReplayState, Verb
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from app.domain.edits import Patch
+    from app.store.replay_plans import Selection
+    from app.store.replay_reads import ReplayStory
+
+group = replay  # with `run`, which needs no plan
+_LOOK_S = 0.3
+ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
+_RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
+_Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
+_StopShare = Annotated[
+    float | None, typer.Option(help="Stop when more than this share fails again.")
+]
+_NeverStop = Annotated[bool, typer.Option("--never-stop", help="Go on however many fail again.")]
+_PatchFile = Annotated[
+    Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
+]
+
+
+@replay.command("plan")
+def plan_replay(
+    reason: Reason,
+    run_ids: _RunIds = None,
+    group: Annotated[str | None, typer.Option(help="Failed with this error.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Failed runs of this workflow.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Failed runs on this queue.")] = None,
+    key: Annotated[str | None, typer.Option(help="Failed runs with this key.")] = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every failed run there is.")] = False,
+    begin: _Begin = None,
+    rate: Annotated[float | None, typer.Option(help="Runs per second.")] = None,
+    canary: Annotated[int, typer.Option(help="First so many, and wait for them.", min=0)] = 0,
+    stop_share: _StopShare = None,
+    never_stop: _NeverStop = False,
+    patch: _PatchFile = None,
+    author: Author = None,
+    as_json: AsJson = False,
+) -> None:
+    """Freeze a set of failed runs and show what a replay would do.
+
+    Nothing moves until it is started. With --patch each run is a new run with the edited payload.
+    Exit code 1 when there is nothing to replay or the plan is refused.
+
+    Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
+    """
+    from app.commands.terminal import author_of, connected, now
+    from app.domain.replays import Options
+    from app.pipeline.replays import Asked, plan
+
+    edit, at = None if patch is None else _patch_in(patch), now()
+    wanted = _selected(
+        run_ids,
+        everything,
+        fingerprint=group,
+        workflow=workflow,
+        queue=queue,
+        key=key,
+        since=time_of(since, at),
+        until=time_of(until, at, "--until"),
+    )
+    stops = _stops(stop_share, never_stop)
+    with connected() as (settings, engine):
+        options = Options(
+            mode=begin.value if begin else "failed_step" if edit is None else "beginning",
+            rate=settings.replay_rate if rate is None else rate,
+            canary=canary,
+            stop_share=settings.replay_stop_share if stops is UNSET else stops,
+            patch=edit,
+        )
+        asked = Asked(
+            wanted=wanted,
+            is_all=everything,
+            options=options,
+            author=author_of(author),
+            reason=reason,
+            request={"command": "veltrix replay plan", "selected": _told(wanted)},
+        )
+        story = _refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
+    _show_plan(story, as_json)
+
+
+@replay.command("start")
+def start(
+    replay_id: ReplayId,
+    reason: Reason,
+    watched: Annotated[bool, typer.Option("--watch", help="Until it ends.")] = False,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a planned replay. Says how many runs it is, and asks.
+
+    Example: veltrix replay start 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "plan is right"
+    """
+    from app.commands.terminal import connected, ids_of
+
+    id_ = ids_of([replay_id])[0]
+    with connected() as (_, engine):
+        story = _story(engine, id_)
+        if not yes and not typer.confirm(f"Replay {story.planned:,} failed runs?", err=True):
+            raise typer.Exit(1)
+        story = _turned(engine, id_, Verb.START, reason, author)
+        if watched:
+            story = _watch(engine, id_)
+    _end(story, as_json, is_watched=watched)
+
+
+@replay.command("watch")
+def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
+    """Show how far a replay is, until it ends, stops or is paused.
+
+    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again;
+    1: stopped, aborted, paused, or some failed again.
+
+    Example: veltrix replay watch 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b
+    """
+    from app.commands.terminal import connected, ids_of
+
+    id_ = ids_of([replay_id])[0]
+    with connected() as (_, engine):
+        story = _watch(engine, id_)
+    _end(story, as_json, is_watched=True)
+
+
+@replay.command("pause")
+def pause(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """Pause a replay: nothing more of it moves; what was moved goes on.
+
+    Example: veltrix replay pause 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "load is high"
+    """
+    _act(replay_id, Verb.PAUSE, reason, author, as_json)
+
+
+@replay.command("resume")
+def resume(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """Go on with a replay that was paused, or that stopped: then with another canary first.
+
+    Example: veltrix replay resume 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "fixed in 1.4.3"
+    """
+    _act(replay_id, Verb.RESUME, reason, author, as_json)
+
+
+@replay.command("abort")
+def abort(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """End a replay for good: what it has not moved stays failed; what was moved goes on.
+
+    Example: veltrix replay abort 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "wrong group"
+    """
+    _act(replay_id, Verb.ABORT, reason, author, as_json)
+
+
+@replay.command("list")
+def list_(
+    state: Annotated[ReplayState | None, typer.Option(help="Only in this state.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+    as_json: AsJson = False,
+) -> None:
+    """List replays, newest first.
+
+    Example: veltrix replay list --state running
+    """
+    from app.commands.terminal import connected, ids_of, print_error, print_json, print_table
+    from app.store.replay_reads import page
+    from app.store.transactions import open_autocommit
+
+    cursor = ids_of([after])[0] if after else None
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        found = page(tx, state=state, cursor=cursor, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["replay", "state", "planned", "replayed", "succeeded", "failed again", "by", "reason"],
+        [
+            (
+                r.id,
+                r.state,
+                r.planned,
+                r.replayed,
+                r.succeeded,
+                r.failed_again,
+                r.author,
+                r.why or r.reason,
+            )
+            for r in found.items
+        ],
+    )
+    if found.next is not None:
+        print_error(f"more: --after {found.next}")
+
+
+def _stops(share: float | None, never: bool) -> float | UnsetType | None:
+    """The bound that was given, None for never, UNSET for the usual one."""
+    if never and share is not None:
+        raise typer.BadParameter(
+            "--stop-share or --never-stop, not both", param_hint="--stop-share"
+        )
+    return None if never else UNSET if share is None else share
+
+
+def _show_plan(story: "ReplayStory", as_json: bool) -> None:
+    from app.commands.terminal import print_json
+
+    if as_json:
+        print_json(story)
+        return
+    for line in _plan_lines(story):
+        typer.echo(line)
+
+
+def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
+    """The runs that were named or described. Raises a usage error for both, or neither."""
+    from app.commands.terminal import ids_of
+    from app.store.replay_plans import Selection
+
+    ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
+    wanted = Selection(ids=ids, **described)
+    if ids is not None and wanted != Selection(ids=ids):
+        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
+    if wanted.is_everything and not everything:
+        raise typer.BadParameter(
+            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
+        )
+    return wanted
+
+
+def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:
+    from app.commands.terminal import connected, ids_of
+
+    with connected() as (_, engine):
+        story = _turned(engine, ids_of([replay_id])[0], verb, reason, author)
+    _end(story, as_json, is_watched=False)
+
+
+def _turned(
+    engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None
+) -> "ReplayStory":
+    from app.commands.terminal import author_of
+    from app.pipeline.replays import act
+
+    by = author_of(author)
+    story: ReplayStory = _refused_is_1(
+        lambda: act(engine, replay_id, verb, reason=reason, author=by)
+    )
+    return story
+
+
+def _story(engine: "Engine", replay_id: str) -> "ReplayStory":
+    from app.commands.terminal import print_error
+    from app.store.replay_reads import find
+    from app.store.transactions import open_autocommit
+
+    with open_autocommit(engine) as tx:
+        found = find(tx, replay_id)
+    if found is None:
+        print_error(f"veltrix: there is no replay {replay_id}")
+        raise typer.Exit(1)
+    return found
+
+
+def _watch(engine: "Engine", replay_id: str) -> "ReplayStory":
+    """The replay when nothing more happens by itself; a bar, or a line now and then, meanwhile."""
+    from threading import Event
+
+    from app.commands.progress import Progress
+    from app.commands.terminal import print_error
+
+    pause_, story = Event(), _story(engine, replay_id)
+    try:
+        with Progress("have an outcome", story.planned) as progress:
+            while _is_going_on(story):
+                progress.show(_settled(story), _settled(story) + story.skipped)
+                pause_.wait(_LOOK_S)
+                story = _story(engine, replay_id)
+            progress.show(_settled(story), _settled(story) + story.skipped)
+    except KeyboardInterrupt:
+        print_error(f"the replay goes on: veltrix replay watch {replay_id}")
+        raise typer.Exit(1) from None
+    return story
+
+
+def _is_going_on(story: "ReplayStory") -> bool:
+    is_open = story.replayed > _settled(story)
+    is_moving = story.state in {ReplayState.CANARY, ReplayState.RUNNING}
+    return is_moving or (is_open and story.state in {ReplayState.STOPPED, ReplayState.ABORTED})
+
+
+def _settled(story: "ReplayStory") -> int:
+    return story.succeeded + story.failed_again + story.cancelled
+
+
+def _end(story: "ReplayStory", as_json: bool, *, is_watched: bool) -> None:
+    from app.commands.terminal import print_json
+
+    if as_json:
+        print_json(story)
+    else:
+        typer.echo(_line(story))
+    is_fine = story.state == ReplayState.DONE and not story.failed_again
+    if is_watched and not is_fine:
+        raise typer.Exit(1)
+
+
+def _line(story: "ReplayStory") -> str:
+    from app.commands.terminal import shown
+
+    parts = [
+        f"{story.replayed:,} of {story.planned:,} replayed",
+        f"{story.succeeded:,} succeeded",
+        f"{story.failed_again:,} failed again",
+    ]
+    more = {"cancelled": story.cancelled, "skipped": story.skipped}
+    parts += [f"{count:,} {name}" for name, count in more.items() if count]
+    why = f": {shown(story.why)}" if story.why else ""
+    return f"{story.id}  {story.state}{why}  {', '.join(parts)}"
+
+
+def _plan_lines(story: "ReplayStory") -> Iterator[str]:
+    from app.commands.terminal import columns, shown
+
+    yield _line(story)
+    for workflow, count in story.by_workflow.items():
+        yield f"{count:>9,}  {shown(workflow)}"
+    yield ""
+    yield from columns(
+        ["runs", "error", "step", "reason", "one of them"],
+        [(e.count, e.fingerprint, e.failed_step, e.reason, e.run) for e in story.by_error],
+    )
+    ages = [f"{count:,} {name.replace('_', ' ')}" for name, count in story.by_age.items() if count]
+    yield f"\nfailed: {', '.join(ages)}"
+    recorded, entries = story.runs_journalled, story.steps_journalled
+    yield f"recorded: {entries:,} finished entries of {recorded:,} runs"
+    for warned in story.warnings:
+        where = " ".join(filter(None, (warned.workflow, warned.step)))
+        yield f"warning: {warned.runs:,} runs {warned.message}" + (f" ({where})" if where else "")
+    yield f"takes about {story.predicted_s:,.0f} s; to start it:"
+    yield f'veltrix replay start {story.id} --reason "..." --watch'
+
+
+def _told(wanted: Any) -> dict[str, Any]:
+    import msgspec
+
+    values: dict[str, Any] = msgspec.to_builtins(wanted)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _patch_in(file: Path) -> "Patch":
+    from app.commands.mistakes import CommandRefused
+    from app.domain.edits import PatchInvalid, exact, parse_patch
+
+    try:
+        return parse_patch(exact(file.read_bytes()))
+    except (OSError, ValueError, PatchInvalid) as error:
+        raise CommandRefused(f"the patch in {str(file)!r} cannot be used: {error}") from None
+
+
+def _refused_is_1(call: Any) -> Any:
+    """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
+    from app.commands.terminal import print_error, shown
+    from app.domain.replays import ReplayRefused
+
+    try:
+        return call()
+    except ReplayRefused as refusal:
+        print_error(f"veltrix: {shown(str(refusal))}")
+        for run in refusal.members.get("runs", ()):
+            what = run.get("message") or run.get("state") or "unknown"
+            print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
+        raise typer.Exit(2 if refusal.slug == "invalid-options" else 1) from None

@@ -1,0 +1,174 @@
+"""Edits: a payload changed by a JSON Patch (RFC 6902), and the event that the edited run is for.
+
+Numbers keep every digit they were sent with, for a patch must not change what it does not name.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import jsonpatch
+import msgspec
+from jsonpointer import JsonPointer, JsonPointerException
+
+from app.domain.events import (
+    EDITS_SOURCE_PREFIX,
+    EDITS_TYPE,
+    ORIGIN_ID,
+    ORIGIN_SOURCE,
+    ORIGIN_TYPE,
+    NewEvent,
+    content_digest,
+)
+from app.domain.input_schema import InputSchema
+from app.domain.json_text import json_problem
+
+Patch = list[dict[str, Any]]
+
+DIFF_BYTES_MAX = 65_536  # beyond it the diff of two payloads takes seconds, and nobody reads it
+OPERATIONS_MAX = 1_000
+
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class PatchInvalid(ValueError):
+    """It is no JSON Patch; the message says what is wrong with it."""
+
+
+class EditRefused(ValueError):
+    """The payload cannot be edited like this; `errors` are the places that do not fit."""
+
+    def __init__(self, message: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or []
+
+
+class Origin(msgspec.Struct, gc=False):
+    """A failed run that is to be edited, with its event. `edits`: how often it was edited before.
+
+    `data` is the JSON text; None: the event has none, or its content is not JSON (`is_binary`).
+    """
+
+    run_id: str
+    generation: int
+    workflow: str
+    queue: str
+    priority: int
+    edits: int
+    event_id: str
+    source: str
+    sender_id: str
+    type: str
+    subject: str | None
+    time: str | None
+    datacontenttype: str | None
+    dataschema: str | None
+    data: str | None
+    is_binary: bool
+    extensions: str | None
+    traceparent: str | None
+
+
+def parse_patch(value: Any) -> Patch:
+    """The patch, if it is one. Raises PatchInvalid."""
+    if not isinstance(value, list) or not value:
+        raise PatchInvalid("a patch is a list of at least one operation (RFC 6902)")
+    if len(value) > OPERATIONS_MAX:
+        raise PatchInvalid(f"{len(value):,} operations, more than the {OPERATIONS_MAX:,} allowed")
+    for number, operation in enumerate(value):
+        if not isinstance(operation, dict):
+            raise PatchInvalid(f"operation {number} is no object")
+        try:
+            jsonpatch.JsonPatch([operation])
+            _check_members(operation)
+        except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as error:
+            raise PatchInvalid(f"operation {number}: {error}") from None
+    return value
+
+
+def _check_members(operation: dict[str, Any]) -> None:
+    """What the library looks at only when it applies an operation."""
+    name = operation["op"]
+    if name in {"add", "replace", "test"} and "value" not in operation:
+        raise TypeError(f"{name} needs a value")
+    if name in {"move", "copy"}:
+        if not isinstance(operation.get("from"), str):
+            raise TypeError(f"{name} needs a `from`")
+        JsonPointer(operation["from"])
+
+
+def replacing(text: str) -> Patch:
+    """The patch that puts this JSON text in place of the whole payload."""
+    return [{"op": "replace", "path": "", "value": exact(text)}]
+
+
+def exact(text: str | bytes) -> Any:
+    """The value of a JSON text, with numbers as they are written. ValueError if it is none."""
+    return _decode(text)
+
+
+def text_of(value: Any) -> str:
+    """The JSON text of a value from `exact`."""
+    return _encode(value).decode()
+
+
+def edited(before: str | None, patch: Patch, schema: InputSchema, bytes_max: int) -> str:
+    """The payload after the patch, which fits the schema. Raises EditRefused."""
+    try:
+        after = jsonpatch.apply_patch(exact(before or "null"), patch)
+    except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError) as error:
+        raise EditRefused(f"the patch cannot be applied: {error}"[:500]) from None
+    except RecursionError:
+        raise EditRefused("the payload is nested too deep to be patched") from None
+    text = text_of(after)
+    if len(text.encode()) > bytes_max:
+        raise EditRefused(f"the edited payload has more than the {bytes_max:,} bytes allowed")
+    if problem := json_problem(text.encode()):
+        raise EditRefused(f"the edited payload is {problem}")
+    # As the worker will read it: a check of Decimals is another check.
+    if violations := schema.violations(msgspec.json.decode(text)):
+        first = f"{violations[0].at or '/'}: {violations[0].message}"
+        errors = [{"at": v.at, "message": v.message} for v in violations]
+        raise EditRefused(f"the edited payload does not fit the workflow's input: {first}", errors)
+    return text
+
+
+def diff(before: str | None, after: str, patch: Patch) -> Patch:
+    """The smallest patch known that leads from one payload to the other: what is kept of an edit.
+
+    A patch that does not replace the whole is that already; so is one of a large payload.
+    """
+    is_whole = len(patch) == 1 and patch[0].get("path") == ""
+    if not is_whole or len(before or "") + len(after) > DIFF_BYTES_MAX:
+        return patch
+    try:
+        found: Patch = jsonpatch.make_patch(exact(before or "null"), exact(after)).patch
+    except RecursionError:
+        return patch
+    return found
+
+
+def edited_event(origin: Origin, data: str) -> NewEvent:
+    """The event that the edited run is for: of our own source, and with its origin's identity.
+
+    Its id follows from the origin, so the same edit of it is the same event.
+    """
+    known: dict[str, Any] = msgspec.json.decode(origin.extensions) if origin.extensions else {}
+    first = {ORIGIN_SOURCE: origin.source, ORIGIN_ID: origin.sender_id, ORIGIN_TYPE: origin.type}
+    kept = first | known if origin.type == EDITS_TYPE else known | first
+    content_type = origin.datacontenttype or "application/json"
+    return NewEvent(
+        source=EDITS_SOURCE_PREFIX + origin.workflow,
+        id=f"{origin.run_id}/{origin.generation}/{origin.edits}",
+        type=EDITS_TYPE,
+        digest=content_digest(
+            EDITS_TYPE, origin.subject, content_type, origin.dataschema, data.encode()
+        ),
+        subject=origin.subject,
+        time=origin.time,
+        datacontenttype=content_type,
+        dataschema=origin.dataschema,
+        data_json=data,
+        extensions=msgspec.json.encode(kept).decode(),
+        traceparent=origin.traceparent,
+    )

@@ -1,0 +1,164 @@
+"""Replays: what an operator may ask for, the states of one, and when it goes on or stops by itself.
+
+ReplayRefused       nothing was planned, nothing moved; `slug` and `members` say which and why
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+Mode = Literal["failed_step", "beginning"]
+
+RATE_MAX = 100_000.0
+REASON_CHARS_MAX = 1_000
+# Before so many have an outcome, a share of them says nothing; unless no other is open.
+JUDGED_RUNS_MIN = 20
+
+
+class ReplayState(StrEnum):
+    """`planned -> [canary ->] running -> done`; `paused` and `stopped` go on, `aborted` does not.
+
+    `stopped` is what a replay does by itself when too many of its runs failed again.
+    """
+
+    PLANNED = "planned"
+    CANARY = "canary"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    ABORTED = "aborted"
+    DONE = "done"
+
+
+class ReplayedState(StrEnum):
+    """What became of one run of a replay. `planned`: not yet its turn."""
+
+    PLANNED = "planned"
+    REPLAYED = "replayed"
+    SUCCEEDED = "succeeded"
+    FAILED_AGAIN = "failed_again"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+
+class Verb(StrEnum):
+    """What an operator does with a replay."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+
+
+MOVING = frozenset({ReplayState.CANARY, ReplayState.RUNNING})
+ENDED = frozenset({ReplayState.ABORTED, ReplayState.DONE})
+ALLOWED: dict[Verb, frozenset[ReplayState]] = {
+    Verb.START: frozenset({ReplayState.PLANNED}),
+    Verb.PAUSE: MOVING,
+    Verb.RESUME: frozenset({ReplayState.PAUSED, ReplayState.STOPPED}),
+    Verb.ABORT: frozenset(ReplayState) - ENDED,
+}
+
+
+class ReplayRefused(Exception):
+    """Nothing was planned and nothing moved. `slug` is stable; `members` are facts for programs."""
+
+    def __init__(self, slug: str, message: str, **members: Any) -> None:
+        super().__init__(message)
+        self.slug, self.members = slug, members
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a replay is done. `stop_share` None: it never stops by itself. `patch`: RFC 6902."""
+
+    mode: Mode = "failed_step"
+    rate: float
+    canary: int = 0
+    stop_share: float | None
+    patch: list[dict[str, Any]] | None = None
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """The books of a replay: planned = left + skipped + replayed; replayed = outcomes + open."""
+
+    planned: int
+    replayed: int
+    succeeded: int
+    failed_again: int
+    cancelled: int
+    skipped: int
+
+    @property
+    def open(self) -> int:
+        """Runs that were replayed and have no outcome yet."""
+        return self.replayed - self.succeeded - self.failed_again - self.cancelled
+
+    @property
+    def left(self) -> int:
+        """Runs whose turn has not come."""
+        return self.planned - self.replayed - self.skipped
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """Where the looking for failures began: outcomes before a resume are not held against it."""
+
+    succeeded: int = 0
+    failed_again: int = 0
+
+
+def check_options(options: Options) -> None:
+    """Raises ReplayRefused for a rate, canary, bound or mode that makes no sense."""
+    for wrong in _mistakes(options):
+        raise ReplayRefused("invalid-options", wrong)
+
+
+def _mistakes(options: Options) -> Iterable[str]:
+    if not 0 < options.rate <= RATE_MAX:
+        yield f"rate is {options.rate:g}; runs per second are above 0, at most {RATE_MAX:,.0f}"
+    if not 0 <= options.canary <= 1_000_000:
+        yield f"canary is {options.canary}; it is a number of runs, or 0 for none"
+    if options.stop_share is not None and not 0 <= options.stop_share <= 1:
+        yield f"stop_share is {options.stop_share:g}; it is a share from 0 to 1, or null for never"
+    if options.patch is not None and options.mode != "beginning":
+        yield "an edited run is a new run, so it runs from the beginning: leave `from` out"
+
+
+def decide(
+    state: ReplayState,
+    counts: Counts,
+    *,
+    canary_to: int,
+    stop_share: float | None,
+    since: Judged,
+) -> tuple[ReplayState, str | None]:
+    """The state that follows from the counts, and why, if the replay stops by itself.
+
+    A canary is over when `canary_to` runs were replayed, or none is left, and all have an outcome.
+    """
+    if state not in MOVING:
+        return state, None
+    is_canary = state == ReplayState.CANARY
+    has_moved = counts.left == 0 or (is_canary and counts.replayed >= canary_to)
+    if counts.left and (why := _too_many(counts, stop_share, since, is_all=has_moved)):
+        return ReplayState.STOPPED, why
+    if counts.left == 0 and counts.open == 0:
+        return ReplayState.DONE, None
+    if is_canary and has_moved and counts.open == 0:
+        return ReplayState.RUNNING, None
+    return state, None
+
+
+def _too_many(
+    counts: Counts, stop_share: float | None, since: Judged, *, is_all: bool
+) -> str | None:
+    failed = counts.failed_again - since.failed_again
+    settled = failed + counts.succeeded - since.succeeded
+    is_enough = settled >= JUDGED_RUNS_MIN or (is_all and counts.open == 0)
+    if stop_share is None or not is_enough or failed <= stop_share * settled:
+        return None
+    return (
+        f"{failed:,} of {settled:,} runs failed again ({failed / settled:.0%}), more than the"
+        f" {stop_share:.0%} allowed"
+    )

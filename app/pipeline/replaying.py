@@ -1,0 +1,197 @@
+"""Replaying: moves the runs of started replays at their rate, and follows what becomes of them.
+
+Any number of relays do this side by side: who holds a replay's row moves its next list, and moves,
+marks and counts are one commit. So a process that dies anywhere leaves each run moved once or not
+at all, and the next one goes on from the rows.
+"""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from app.domain.edits import exact
+from app.domain.ids import EventIds
+from app.domain.replays import MOVING, Mode, ReplayedState, ReplayState, decide
+from app.pipeline import edit
+from app.pipeline.edit import EditOf
+from app.pipeline.replay import move
+from app.settings import Settings
+from app.store import audit, replays
+from app.store.actions import failed_runs
+from app.store.audit import Audited
+from app.store.replays import Held, Moved, Now, Planned, Skipped
+from app.store.transactions import (
+    after_commit,
+    is_away,
+    open_autocommit,
+    retry_transient,
+    transaction,
+)
+from app.telemetry import logger
+
+LIST_RUNS_MAX = 1_000
+FOLLOWED_MAX = 2_000
+_FIRST = "00000000-0000-0000-0000-000000000000"
+
+log = logger("replay")
+
+
+class Replaying:
+    """The duty of one relay. For one thread."""
+
+    def __init__(self, engine: Engine, settings: Settings, new_ids: EventIds) -> None:
+        self._engine, self._settings, self._new_ids = engine, settings, new_ids
+        self._looked_to: dict[str, str] = {}  # by replay: up to which run outcomes were looked for
+
+    def once(self) -> int:
+        """One list of each replay; how many runs were dealt with, 0 when there is time to pause."""
+        with open_autocommit(self._engine) as tx:
+            ids = replays.at_work(tx)
+        self._looked_to = {id_: self._looked_to.get(id_, _FIRST) for id_ in ids}
+        return sum(map(self._care, ids))
+
+    def _care(self, replay_id: str) -> int:
+        try:
+            return retry_transient(partial(self._step, replay_id))
+        except DBAPIError as error:
+            if is_away(error):
+                raise
+            # One replay's mistake must not end the others.
+            log.exception("replay.failed", replay_id=replay_id)
+            return 0
+
+    def _step(self, replay_id: str) -> int:
+        with transaction(self._engine) as tx:
+            held = replays.hold(tx, replay_id, waits=False)
+            if held is None:
+                return 0
+            settled, has_more = self._follow(tx, held)
+            state = held.state
+            self._judge(held)
+            moved, skipped = self._move(tx, held) if held.state in MOVING else (0, 0)
+            if moved or skipped:
+                self._judge(held)
+            if settled or moved or skipped or held.state != state:
+                replays.save(tx, held, moved=moved)
+                self._note(tx, held, state)
+        is_list_full = moved >= self._list_runs(held) or skipped > 0
+        return moved + skipped + settled if is_list_full or (settled and has_more) else 0
+
+    def _follow(self, tx: Connection, held: Held) -> tuple[int, bool]:
+        """Count the outcomes of some replayed runs; how many, and whether there are more to ask."""
+        if not held.open:
+            return 0, False
+        followed = replays.follow(tx, held.id, self._looked_to[held.id], FOLLOWED_MAX)
+        has_more = len(followed) == FOLLOWED_MAX
+        self._looked_to[held.id] = followed[-1].run_id if has_more else _FIRST
+        settled = [run for run in followed if run.state is not None]
+        replays.mark_settled(tx, held.id, settled)
+        for run in settled:
+            match run.state:
+                case ReplayedState.SUCCEEDED:
+                    held.succeeded += 1
+                case ReplayedState.FAILED_AGAIN:
+                    held.failed_again += 1
+                case _:
+                    held.cancelled += 1
+        return len(settled), has_more
+
+    def _judge(self, held: Held) -> None:
+        held.state, why = decide(
+            held.state,
+            held,
+            canary_to=held.canary_to,
+            stop_share=held.stop_share,
+            since=held.since,
+        )
+        held.why = why or held.why
+
+    def _move(self, tx: Connection, held: Held) -> tuple[int, int]:
+        """Move the next list of the replay; how many runs were moved, and how many skipped."""
+        most = min(held.allowed, self._list_runs(held))
+        if held.state == ReplayState.CANARY:
+            most = min(most, held.canary_to - held.replayed)
+        if most <= 0 or not (planned := replays.next_runs(tx, held.id, most)):
+            return 0, 0
+        moved, skipped = self._edit(tx, held, planned) if held.patch else _again(tx, held, planned)
+        done = {run.run_id for run in moved} | {run.run_id for run in skipped}
+        left = [run for run in planned if run.run_id not in done]
+        if left:
+            now = replays.as_they_are(tx, [run.run_id for run in left])
+            skipped += [Skipped(run.run_id, _why(run, now.get(run.run_id))) for run in left]
+        replays.mark_moved(tx, held.id, moved)
+        replays.mark_skipped(tx, held.id, skipped)
+        held.replayed += len(moved)
+        held.skipped += len(skipped)
+        return len(moved), len(skipped)
+
+    def _edit(
+        self, tx: Connection, held: Held, planned: list[Planned]
+    ) -> tuple[list[Moved], list[Skipped]]:
+        assert held.patch is not None
+        of = EditOf(
+            held.id,
+            held.started_by or held.author,
+            held.start_reason or held.reason,
+            self._settings.event_bytes_max,
+            self._new_ids,
+        )
+        before = replays.as_they_are(tx, [run.run_id for run in planned])
+        fresh = [run for run in planned if not _is_edited(before.get(run.run_id))]
+        return edit.make(tx, [(r.run_id, r.generation) for r in fresh], exact(held.patch), of)
+
+    def _list_runs(self, held: Held) -> int:
+        return edit.LIST_RUNS_MAX if held.patch else LIST_RUNS_MAX
+
+    def _note(self, tx: Connection, held: Held, before: ReplayState) -> None:
+        """What the replay did by itself: an audit row for its end or stop, a log line for both."""
+        if held.state == before:
+            return
+        told: dict[str, Any] = {"before": before, "state": held.state, "replayed": held.replayed}
+        told |= {name: getattr(held, name) for name in ("succeeded", "failed_again", "skipped")}
+        after_commit(tx, partial(log.info, "replay.turned", replay_id=held.id, **told))
+        action = {ReplayState.STOPPED: "replay.stop", ReplayState.DONE: "replay.finish"}
+        if held.state in action:
+            row = Audited(
+                author="veltrix",
+                action=action[held.state],
+                reason=held.why or "every run has an outcome or was skipped",
+                target="replay",
+                target_id=held.id,
+                result=told,
+            )
+            audit.append(tx, [row])
+
+
+def _again(tx: Connection, held: Held, planned: list[Planned]) -> tuple[list[Moved], list[Skipped]]:
+    """Replay those that still are failed in the generation in which they were planned."""
+    wanted = {run.run_id: run.generation for run in planned}
+    failed = [run for run in failed_runs(tx, list(wanted)) if run.generation == wanted[run.run_id]]
+    moved = move(
+        tx,
+        failed,
+        msgspec.convert(held.mode, Mode),
+        reason=held.start_reason or held.reason,
+        author=held.started_by or held.author,
+    )
+    return [Moved(run.run_id, run.generation) for run in moved], []
+
+
+def _is_edited(now: Now | None) -> bool:
+    return now is not None and now.is_edited
+
+
+def _why(planned: Planned, now: Now | None) -> str:
+    """Why this run was not replayed."""
+    if now is None:
+        return "the run is gone"
+    by = f"; {now.author} did {now.action}" if now.author and now.action else ""
+    if now.state == "failed" and now.generation == planned.generation:
+        return f"it was edited meanwhile and ran as another run{by}"
+    return (
+        f"it has changed since the plan: it is {now.state} in generation {now.generation}, not"
+        f" failed in {planned.generation}{by}"
+    )

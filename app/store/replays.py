@@ -1,0 +1,256 @@
+"""The rows of replays as they move: locked, marked and counted in the transaction of the moves.
+
+Locks are taken in this order: the replay, its runs in id order, the runs themselves in id order.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from app.domain.replays import Counts, Judged, ReplayState
+from app.store.arrays import IntArray, TextArray
+
+BURST_S = 1.0  # of the rate: what was missed while nobody looked is not made up for
+
+
+class Held(Counts, kw_only=True):
+    """A replay whose row this transaction has locked. `allowed`: runs its rate lets move now."""
+
+    id: str
+    state: ReplayState
+    resumes_as: ReplayState | None
+    mode: str
+    rate: float
+    canary: int
+    canary_to: int
+    stop_share: float | None
+    patch: str | None
+    judged_succeeded: int
+    judged_failed_again: int
+    author: str
+    reason: str
+    started_by: str | None
+    start_reason: str | None
+    why: str | None
+    allowed: int
+
+    @property
+    def since(self) -> Judged:
+        """Outcomes that are not held against it."""
+        return Judged(self.judged_succeeded, self.judged_failed_again)
+
+
+class Planned(msgspec.Struct, gc=False):
+    """A run whose turn it is, in the generation it had when it was planned."""
+
+    run_id: str
+    generation: int
+
+
+class Moved(msgspec.Struct, gc=False):
+    """A run that was replayed: as which generation, or as which new run."""
+
+    run_id: str
+    generation: int
+    new_run_id: str | None = None
+
+
+class Skipped(msgspec.Struct, gc=False):
+    """A run that was not replayed, and why."""
+
+    run_id: str
+    reason: str
+
+
+class Followed(msgspec.Struct, gc=False):
+    """What has become of a replayed run; None: it has no outcome yet."""
+
+    run_id: str
+    state: str | None
+
+
+class Now(msgspec.Struct, gc=False):
+    """A run as it is now, and who did something to it last."""
+
+    run_id: str
+    state: str
+    generation: int
+    is_edited: bool
+    action: str | None
+    author: str | None
+
+
+_AT_WORK = """
+select id::text from replays
+where state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled
+order by id
+"""
+
+_HOLD = """
+select {columns}, patch::text,
+    greatest(0, least(1000000, floor(extract(epoch from now() - greatest(paced_at,
+        now() - greatest(%(burst_s)s, 1 / rate) * interval '1 second')) * rate)))::int
+from replays where id = %(id)s for no key update{skip}
+"""
+
+_NEXT = """
+select run_id::text, generation from replay_runs
+where replay_id = %(id)s and state = 'planned'
+order by run_id limit %(limit)s for no key update
+"""
+
+_OPEN = """
+select k.run_id::text,
+    case when r.id is null then 'cancelled'
+         when r.generation > k.moved_generation or r.state = 'failed' then 'failed_again'
+         when r.settled_at is not null then r.state end
+from (
+    select run_id, coalesce(new_run_id, run_id) as id, moved_generation from replay_runs
+    where replay_id = %(id)s and state = 'replayed' and run_id > %(after)s::uuid
+    order by run_id limit %(limit)s
+) k left join runs r on r.id = k.id
+order by k.run_id
+"""
+
+_MARK_MOVED = """
+update replay_runs k set state = 'replayed', moved_generation = u.generation,
+    new_run_id = u.new_run_id, moved_at = now()
+from unnest(%(run_id)s::uuid[], %(generation)s, %(new_run_id)s::uuid[])
+    as u(run_id, generation, new_run_id)
+where k.replay_id = %(id)s and k.run_id = u.run_id and k.state = 'planned'
+"""
+
+_MARK_SKIPPED = """
+update replay_runs k set state = 'skipped', skip_reason = u.reason, moved_at = now()
+from unnest(%(run_id)s::uuid[], %(reason)s) as u(run_id, reason)
+where k.replay_id = %(id)s and k.run_id = u.run_id and k.state = 'planned'
+"""
+
+_MARK_SETTLED = """
+update replay_runs k set state = u.state, settled_at = now()
+from unnest(%(run_id)s::uuid[], %(state)s) as u(run_id, state)
+where k.replay_id = %(id)s and k.run_id = u.run_id and k.state = 'replayed'
+"""
+
+_NOW = """
+select r.id::text, r.state, r.generation,
+    exists (select from edits e where e.origin_run_id = r.id), a.action, a.author
+from runs r left join lateral (
+    select action, author from actions where run_id = r.id order by id desc limit 1
+) a on true
+where r.id = any(%(id)s::uuid[])
+"""
+
+# What the moves used up of the rate counts from now at the earliest.
+_SAVE = """
+update replays set state = %(state)s, resumes_as = %(resumes_as)s, why = %(why)s,
+    canary_to = %(canary_to)s, replayed = %(replayed)s, succeeded = %(succeeded)s,
+    failed_again = %(failed_again)s, cancelled = %(cancelled)s, skipped = %(skipped)s,
+    judged_succeeded = %(judged_succeeded)s, judged_failed_again = %(judged_failed_again)s,
+    paced_at = case when %(is_begun)s then now() - 1 / rate * interval '1 second'
+        else greatest(paced_at, now() - greatest(%(burst_s)s, 1 / rate) * interval '1 second')
+            + %(moved)s / rate * interval '1 second' end,
+    ended_at = case when %(state)s in ('aborted', 'done') then now() end,
+    changed_at = now(), changed_by = coalesce(%(changed_by)s, changed_by)
+where id = %(id)s
+"""
+
+_START = """
+update replays set started_by = %(author)s, start_reason = %(reason)s, started_at = now()
+where id = %(id)s
+"""
+
+_FIELDS = [name for name in Held.__struct_fields__ if name not in {"patch", "allowed"}]
+_COLUMNS = ", ".join("id::text" if name == "id" else name for name in _FIELDS)
+
+
+def at_work(tx: Connection) -> list[str]:
+    """The replays that move, or of which runs have no outcome yet, oldest first."""
+    return [row[0] for row in tx.exec_driver_sql(_AT_WORK)]
+
+
+def hold(tx: Connection, replay_id: str, *, waits: bool) -> Held | None:
+    """Lock the replay until the transaction ends. None: there is none, or another has it locked.
+
+    `waits`: wait for that other instead, as an operator does.
+    """
+    query = _HOLD.format(columns=_COLUMNS, skip="" if waits else " skip locked")
+    row = tx.exec_driver_sql(query, {"id": replay_id, "burst_s": BURST_S}).one_or_none()
+    if row is None:
+        return None
+    *values, patch, allowed = row
+    fields = dict(zip(_FIELDS, values, strict=True))
+    return msgspec.convert(fields | {"patch": patch, "allowed": allowed}, Held)
+
+
+def next_runs(tx: Connection, replay_id: str, limit: int) -> list[Planned]:
+    """The runs whose turn it is, oldest first."""
+    rows = tx.exec_driver_sql(_NEXT, {"id": replay_id, "limit": limit})
+    return [Planned(*row) for row in rows]
+
+
+def follow(tx: Connection, replay_id: str, after: str, limit: int) -> list[Followed]:
+    """What has become of the replayed runs beyond `after` that had no outcome yet."""
+    keys = {"id": replay_id, "after": after, "limit": limit}
+    return [Followed(*row) for row in tx.exec_driver_sql(_OPEN, keys)]
+
+
+def as_they_are(tx: Connection, run_ids: Sequence[str]) -> dict[str, Now]:
+    """Those of these runs that there are."""
+    found = tx.exec_driver_sql(_NOW, {"id": TextArray(list(run_ids))})
+    return {row[0]: Now(*row) for row in found}
+
+
+def mark_moved(tx: Connection, replay_id: str, moved: Sequence[Moved]) -> None:
+    """These were replayed."""
+    if moved:
+        values = {
+            "id": replay_id,
+            "run_id": TextArray([run.run_id for run in moved]),
+            "generation": IntArray([run.generation for run in moved]),
+            "new_run_id": TextArray([run.new_run_id for run in moved]),
+        }
+        tx.exec_driver_sql(_MARK_MOVED, values)
+
+
+def mark_skipped(tx: Connection, replay_id: str, skipped: Sequence[Skipped]) -> None:
+    """These were not replayed."""
+    if skipped:
+        values = {
+            "id": replay_id,
+            "run_id": TextArray([run.run_id for run in skipped]),
+            "reason": TextArray([run.reason for run in skipped]),
+        }
+        tx.exec_driver_sql(_MARK_SKIPPED, values)
+
+
+def mark_settled(tx: Connection, replay_id: str, settled: Sequence[Followed]) -> None:
+    """These have an outcome."""
+    if settled:
+        values = {
+            "id": replay_id,
+            "run_id": TextArray([run.run_id for run in settled]),
+            "state": TextArray([run.state for run in settled]),
+        }
+        tx.exec_driver_sql(_MARK_SETTLED, values)
+
+
+def save(
+    tx: Connection,
+    held: Held,
+    *,
+    moved: int = 0,
+    is_begun: bool = False,
+    changed_by: str | None = None,
+) -> None:
+    """Write state and counts. `moved` runs use up the rate; `is_begun`: it counts from now on."""
+    values: dict[str, Any] = msgspec.structs.asdict(held)
+    values |= {"moved": moved, "is_begun": is_begun, "burst_s": BURST_S, "changed_by": changed_by}
+    tx.exec_driver_sql(_SAVE, values)
+
+
+def begin(tx: Connection, replay_id: str, *, author: str, reason: str) -> None:
+    """Note who started it, and why."""
+    tx.exec_driver_sql(_START, {"id": replay_id, "author": author, "reason": reason})

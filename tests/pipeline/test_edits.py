@@ -1,0 +1,284 @@
+"""Edited runs: a new run of the edited payload, linked to an origin that stays failed."""
+
+import json
+from collections.abc import Sequence
+from random import Random
+from threading import Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from app import Event, workflow
+from app.domain.edits import Patch, PatchInvalid, exact, parse_patch, replacing, text_of
+from app.domain.ids import EventIds
+from app.domain.replays import Options, ReplayRefused, Verb
+from app.pipeline.books import balance
+from app.pipeline.edit import EditOf
+from app.pipeline.groups import check_groups
+from app.pipeline.replaying import Replaying
+from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, preview, tag_text
+from app.settings import Settings
+from app.store import edits, reads, replay_reads
+from app.store.replay_plans import Selection
+from app.store.transactions import transaction
+from tests.support.accepting import PLACED, subscribe, subscription
+from tests.support.due_runs import add_runs, read_runs
+from tests.support.hands import TestHands
+from tests.support.settled import settle
+from tests.support.wait import until
+
+MIB = 1024 * 1024
+SCHEMA = {
+    "type": "object",
+    "required": ["cents"],
+    "properties": {"cents": {"type": "integer"}},
+}
+TO_NUMBER: Patch = [{"op": "replace", "path": "/cents", "value": 100}]
+_IDS = EventIds(Random(5).getrandbits)
+
+
+def failed(engine: Engine, count: int, data: str = '{"cents": "100"}') -> list[str]:
+    subscribe(engine, subscription("fulfil", PLACED, input_schema=SCHEMA))
+    ids = add_runs(engine, count, data=data)
+    settle(engine, ids, "failed", reason="error", fingerprint="f")
+    return ids
+
+
+def edit(engine: Engine, run_id: str, patch: Patch, tag: str | None = None) -> EditedNow:
+    of = EditOf("", "ann", "the shop sent text", MIB, _IDS)
+    return edit_now(engine, run_id, patch, tag, of)
+
+
+def plan_edit(engine: Engine, patch: Patch, **wanted: Any) -> str:
+    asked = Asked(
+        wanted=Selection(**({"fingerprint": "f"} | wanted)),
+        options=Options(mode="beginning", rate=100_000.0, stop_share=None, patch=patch),
+        author="ann",
+        reason="the shop sent text",
+        request={},
+    )
+    return plan(engine, asked, MIB).id
+
+
+def rows(engine: Engine, sql: str) -> list[Any]:
+    with transaction(engine) as tx:
+        return [tuple(row) for row in tx.execute(text(sql))]
+
+
+def test_an_edited_run_is_a_new_run_linked_to_an_origin_that_stays_failed(engine: Engine) -> None:
+    (origin,) = failed(engine, 1)
+
+    made = edit(engine, origin, replacing('{"cents": 100}'))
+
+    (old,) = read_runs(engine, [origin], "state, generation, archived_at is not null as archived")
+    assert tuple(old) == ("failed", 0, True)
+    (new,) = read_runs(
+        engine, [made.id], "state, workflow, origin_run_id::text, created_by, generation"
+    )
+    assert tuple(new) == ("queued", "fulfil", origin, "ann", 0)
+    with transaction(engine) as tx:
+        story = edits.find(tx, made.id)
+        told = reads.story(tx, origin)
+    assert told is not None
+    assert told.edited_as == [made.id]
+    assert story is not None
+    assert (story.origin, story.author, story.replay) == (origin, "ann", made.replay)
+    assert json.loads(bytes(story.patch)) == [{"op": "replace", "path": "/cents", "value": 100}]
+    assert rows(engine, "select source, type, data::text from events order by id desc limit 1") == [
+        ("/veltrix/edits/fulfil", "veltrix.edit", '{"cents":100}')
+    ]
+    books = balance(engine)
+    assert (books.runs.started, books.runs.failed, books.runs.open) == (2, 1, 1)
+    assert books.unaccounted == 0
+    assert check_groups(engine) == []
+    assert rows(engine, "select action, target_id::text, runs from audit") == [
+        ("run.edit", origin, 2)
+    ]
+
+
+def test_a_workflow_sees_the_identity_of_the_origin_also_after_two_edits(engine: Engine) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @workflow(on=PLACED, name="fulfil", queue="orders")
+    async def fulfil(event: Event[dict[str, Any]]) -> None:
+        seen.append((event.source, event.type, event.id, event.data))
+
+    (origin,) = failed(engine, 1)
+    hands = TestHands(engine, [fulfil])
+    first = edit(engine, origin, TO_NUMBER).id
+    settle(engine, [first], "failed")
+    second = edit(engine, first, [{"op": "replace", "path": "/cents", "value": 7}]).id
+    hands.run([second])
+    hands.close()
+
+    ((sender_id,),) = rows(engine, "select sender_id from events order by id limit 1")
+    assert seen == [("/tests", PLACED, sender_id, {"cents": 7})]
+
+
+def test_two_operators_edit_a_run_once(engine: Engine) -> None:
+    (origin,) = failed(engine, 1)
+    with transaction(engine) as tx:
+        now = edits.tag_of(tx, origin)
+    assert now is not None
+    ended: list[Any] = []
+
+    def ask() -> None:
+        try:
+            ended.append(edit(engine, origin, TO_NUMBER, tag_text(now)))
+        except ReplayRefused as refusal:
+            ended.append(refusal.slug)
+
+    threads = [Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(map(str, ended))[1:] == ["precondition-failed"] * 2
+    assert rows(engine, "select count(*) from edits") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ([{"op": "replace", "path": "/cents", "value": "x"}], "'x' is not of type 'integer'"),
+        ([{"op": "remove", "path": "/nothing"}], "cannot be applied"),
+        ([{"op": "test", "path": "/cents", "value": 5}], "cannot be applied"),
+        ([{"op": "add", "path": "/big", "value": "x" * MIB}], "more than the 1,048,576 bytes"),
+    ],
+)
+def test_an_edit_that_does_not_fit_changes_nothing_and_says_why(
+    engine: Engine, patch: Patch, says: str
+) -> None:
+    (origin,) = failed(engine, 1)
+
+    with pytest.raises(ReplayRefused, match="run ") as one:
+        edit(engine, origin, patch)
+    with pytest.raises(ReplayRefused) as many:
+        plan_edit(engine, patch)
+
+    for refusal in (one.value, many.value):
+        assert refusal.slug == "edit-refused"
+        assert says in str(refusal)
+        assert refusal.members["runs"][0]["run"] == origin
+    assert rows(engine, "select count(*) from events") == [(1,)]
+    assert rows(engine, "select count(*) from replays") == [(0,)]
+    assert rows(engine, "select is_refused from audit") == [(True,), (True,)]
+
+
+def test_only_a_failed_run_is_edited(engine: Engine) -> None:
+    failed(engine, 1)
+    (queued,) = add_runs(engine, 1)
+
+    with pytest.raises(ReplayRefused, match="is queued: only a failed run"):
+        edit(engine, queued, TO_NUMBER)
+
+
+def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engine) -> None:
+    ids = failed(engine, 250)
+    id_ = plan_edit(engine, TO_NUMBER)
+    act(engine, id_, Verb.START, reason="go", author="ann")
+    workers = [
+        Replaying(engine, Settings(), EventIds(Random(seed).getrandbits)) for seed in range(2)
+    ]
+    threads = [Thread(target=lambda one=one: [one.once() for _ in range(10)]) for one in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: workers[0].once() == 0, what="nothing to be left")
+
+    with transaction(engine) as tx:
+        items = replay_reads.runs(tx, id_, limit=1_000).items
+    assert [item.run for item in items] == ids
+    new = [item.new_run for item in items if item.new_run]
+    assert len(set(new)) == 250
+    assert {row.state for row in read_runs(engine, new, "state")} == {"queued"}
+    assert {row.state for row in read_runs(engine, ids, "state")} == {"failed"}
+    assert balance(engine).unaccounted == 0
+    assert check_groups(engine) == []
+    settle(engine, new, "succeeded")
+    until(lambda: workers[0].once() == 0 and _state(engine, id_) == "done", what="the end")
+    assert rows(engine, "select succeeded from replays") == [(250,)]
+    with pytest.raises(ReplayRefused, match="no failed run fits"):
+        plan_edit(engine, TO_NUMBER)
+
+
+def test_a_preview_shows_before_and_after_and_keeps_nothing(engine: Engine) -> None:
+    good = failed(engine, 2)
+    (bad,) = failed(engine, 1, data='{"amount": 1}')
+
+    shown = preview(engine, Selection(fingerprint="f"), TO_NUMBER, MIB, is_all=False, limit=10)
+
+    assert shown.count == 3
+    assert [item.run for item in shown.items] == [*good, bad]
+    assert json.loads(bytes(shown.items[0].before or b"")) == {"cents": "100"}
+    assert json.loads(bytes(shown.items[0].after or b"")) == {"cents": 100}
+    assert shown.items[2].refused is not None
+    assert rows(engine, "select count(*) from replays") == [(0,)]
+    assert rows(engine, "select count(*) from audit") == [(0,)]
+
+
+def test_a_payload_of_a_mebibyte_is_edited(engine: Engine) -> None:
+    lines = [{"sku": f"{n:08}", "n": n} for n in range(29_000)]
+    data = json.dumps({"cents": "1", "lines": lines})
+    assert 0.9 * MIB < len(data) < MIB
+    (origin,) = failed(engine, 1, data=data)
+
+    made = edit(engine, origin, TO_NUMBER)
+    whole = edit(engine, origin, replacing(json.dumps({"cents": 1, "lines": lines})))
+
+    assert read_runs(engine, [made.id, whole.id], "state")[0].state == "queued"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        "x",
+        [1],
+        [{}],
+        [{"op": "grow", "path": "/a"}],
+        [{"op": "add", "path": "a", "value": 1}],
+        [{"op": "add", "path": "/a"}],
+        [{"op": "move", "path": "/a"}],
+        [{"op": "replace", "path": 7, "value": 1}],
+        [{"op": "remove", "path": "/a"}] * 1_001,
+    ],
+)
+def test_what_is_no_patch_is_refused(value: Any) -> None:
+    with pytest.raises(PatchInvalid):
+        parse_patch(value)
+
+
+@pytest.mark.parametrize(
+    "sent", ["12345678901234.123456789", "1.10", "123456789012345678901234567890", "0.1"]
+)
+def test_numbers_that_a_patch_does_not_name_keep_every_digit(engine: Engine, sent: str) -> None:
+    (origin,) = failed(engine, 1, data=f'{{"cents": "1", "x": {sent}}}')
+
+    edit(engine, origin, TO_NUMBER)
+
+    (last,) = rows(engine, "select data::text from events order by id desc limit 1")[0]
+    assert last == f'{{"cents":100,"x":{sent}}}'
+    assert text_of(exact(sent)) == sent
+
+
+def _state(engine: Engine, replay_id: str) -> str:
+    with transaction(engine) as tx:
+        story = replay_reads.find(tx, replay_id)
+    assert story is not None
+    return story.state
+
+
+def test_hostile_text_stays_text(engine: Engine) -> None:
+    (origin,) = failed(engine, 1)
+    hostile: Sequence[str] = ["<script>alert(1)</script>", "=cmd|' /C calc'!A0", "\x00\u202e"]
+
+    edit(engine, origin, replacing(json.dumps({"cents": 1, "x": hostile})))
+
+    (last,) = rows(engine, "select data::text from events order by id desc limit 1")[0]
+    assert json.loads(last)["x"] == hostile

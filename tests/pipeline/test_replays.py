@@ -1,0 +1,385 @@
+"""Replays as resources: planned, started, judged, paused, resumed, aborted; each run once."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+from threading import Thread
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Engine, text
+
+from app.domain.ids import EventIds
+from app.domain.replays import Options, ReplayRefused, Verb
+from app.pipeline.books import balance
+from app.pipeline.replay import replay_now
+from app.pipeline.replaying import Replaying
+from app.pipeline.replays import Asked, act, plan
+from app.settings import Settings
+from app.store import replay_reads
+from app.store.journal import JournalEntry
+from app.store.replay_plans import Selection
+from app.store.replay_reads import ReplayStory
+from app.store.transactions import transaction
+from tests.support.accepting import subscribe, subscription
+from tests.support.due_runs import add_runs, change_runs, read_runs
+from tests.support.settled import settle
+from tests.support.wait import until
+
+BYTES_MAX = 1_000_000
+FAST = 100_000.0
+UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+
+
+def executor(engine: Engine, seed: int = 1) -> Replaying:
+    return Replaying(engine, Settings(), EventIds(Random(seed).getrandbits))
+
+
+def failed(engine: Engine, count: int, **given: Any) -> list[str]:
+    ids = add_runs(engine, count, **given)
+    settle(engine, ids, "failed", reason="error", fingerprint="f", failed_step="charge")
+    return ids
+
+
+def asked(wanted: Selection, **options: Any) -> Asked:
+    is_all = options.pop("is_all", False)
+    given = {"rate": FAST, "stop_share": None} | options
+    return Asked(
+        wanted=wanted,
+        is_all=is_all,
+        options=Options(**given),
+        author="ann",
+        reason="payments are back",
+        request={"asked": True},
+    )
+
+
+def planned(engine: Engine, ids: Sequence[str], **options: Any) -> ReplayStory:
+    return plan(engine, asked(Selection(ids=tuple(ids)), **options), BYTES_MAX)
+
+
+def started(engine: Engine, ids: Sequence[str], **options: Any) -> str:
+    id_ = planned(engine, ids, **options).id
+    act(engine, id_, Verb.START, reason="go", author="ann")
+    return id_
+
+
+def told(engine: Engine, replay_id: str) -> ReplayStory:
+    with transaction(engine) as tx:
+        story = replay_reads.find(tx, replay_id)
+    assert story is not None
+    return story
+
+
+def states(engine: Engine, ids: Sequence[str]) -> Counter[str]:
+    return Counter(row.state for row in read_runs(engine, ids, "state"))
+
+
+def work(one: Replaying, until_state: str, engine: Engine, replay_id: str) -> ReplayStory:
+    """Let the executor do its duty until the replay is in this state."""
+
+    def reached() -> bool:
+        one.once()
+        return told(engine, replay_id).state == until_state
+
+    until(reached, what=f"the replay to be {until_state}")
+    return told(engine, replay_id)
+
+
+def actions(engine: Engine) -> list[tuple[str, str, bool, int]]:
+    with transaction(engine) as tx:
+        rows = tx.execute(text("select action, author, is_refused, runs from audit order by id"))
+        return [tuple(row) for row in rows]
+
+
+def test_a_plan_freezes_the_set_and_moves_nothing(engine: Engine) -> None:
+    subscribe(engine, subscription("fulfil", code_version="v2"))
+    ids = failed(engine, 3)
+    change_runs(engine, ids[:1], "code_version = 'v1'")
+    entry = JournalEntry(ids[0], "0", "step", "reserve", output="1")
+    with transaction(engine) as tx:
+        tx.execute(
+            text(
+                "insert into journal (run_id, generation, position, kind, name, output, attempts)"
+                " values (:id, 0, '0', 'step', :name, '1', 1)"
+            ),
+            {"id": ids[0], "name": entry.name},
+        )
+
+    story = plan(engine, asked(Selection(fingerprint="f"), mode="beginning", rate=2.0), BYTES_MAX)
+    late = failed(engine, 1)
+
+    assert (story.state, story.count, story.by_workflow) == ("planned", 3, {"fulfil": 3})
+    assert [(e.fingerprint, e.failed_step, e.count) for e in story.by_error] == [("f", "charge", 3)]
+    assert (story.by_age["within_1_h"], story.runs_journalled, story.steps_journalled) == (3, 1, 1)
+    assert story.predicted_s == 1.5
+    assert {(w.kind, w.step, w.runs) for w in story.warnings} == {
+        ("code_changed", None, 1),
+        ("effect_repeats", "reserve", 1),
+        ("effect_may_repeat", "charge", 3),
+    }
+    assert executor(engine).once() == 0
+    assert states(engine, [*ids, *late]) == {"failed": 4}
+    assert actions(engine) == [("replay.plan", "ann", False, 3)]
+
+
+def test_a_started_replay_moves_each_run_once_and_is_done_with_their_outcomes(
+    engine: Engine,
+) -> None:
+    ids = failed(engine, 5)
+    id_ = started(engine, ids)
+    one = executor(engine)
+    one.once()
+
+    assert states(engine, ids) == {"queued": 5}
+    settle(engine, ids[:4], "succeeded")
+    settle(engine, ids[4:], "failed")
+    story = work(one, "done", engine, id_)
+
+    assert (story.replayed, story.succeeded, story.failed_again, story.skipped) == (5, 4, 1, 0)
+    assert {row.generation for row in read_runs(engine, ids, "generation")} == {1}
+    assert balance(engine).unaccounted == 0
+    assert [row[0] for row in actions(engine)] == ["replay.plan", "replay.start", "replay.finish"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "options", "slug"),
+    [
+        (Selection(), {}, "needs-all"),
+        (Selection(ids=()), {}, "empty-set"),
+        (Selection(fingerprint="none"), {}, "empty-set"),
+        (Selection(ids=(UNKNOWN,)), {}, "not-found"),
+        (Selection(), {"is_all": True, "rate": 0.0}, "invalid-options"),
+        (Selection(), {"is_all": True, "rate": float("nan")}, "invalid-options"),
+        (Selection(), {"is_all": True, "canary": -1}, "invalid-options"),
+        (Selection(), {"is_all": True, "stop_share": 1.5}, "invalid-options"),
+        (Selection(), {"is_all": True, "patch": [{"op": "x"}]}, "invalid-options"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_audited_and_leaves_nothing(
+    engine: Engine, wanted: Selection, options: dict[str, Any], slug: str
+) -> None:
+    failed(engine, 1)
+
+    with pytest.raises(ReplayRefused) as refusal:
+        plan(engine, asked(wanted, **options), BYTES_MAX)
+
+    assert refusal.value.slug == slug
+    with transaction(engine) as tx:
+        assert tx.execute(text("select count(*) from replays")).scalar_one() == 0
+        assert tx.execute(text("select count(*) from replay_runs")).scalar_one() == 0
+    assert actions(engine) == [("replay.plan", "ann", True, 0)]
+
+
+def test_a_plan_of_runs_that_are_not_failed_names_them(engine: Engine) -> None:
+    ids = failed(engine, 1)
+    queued = add_runs(engine, 1)
+
+    with pytest.raises(ReplayRefused) as refusal:
+        planned(engine, [*ids, *queued, UNKNOWN])
+
+    assert refusal.value.slug == "not-failed"
+    assert refusal.value.members["runs"] == [
+        {"id": UNKNOWN, "state": None},
+        {"id": queued[0], "state": "queued"},
+    ]
+
+
+def test_everything_is_planned_when_it_is_asked_for_by_word(engine: Engine) -> None:
+    ids = failed(engine, 2) + failed(engine, 1, workflow="other")
+
+    story = plan(engine, asked(Selection(), is_all=True), BYTES_MAX)
+    mine = plan(engine, asked(Selection(workflow="other", queue="orders")), BYTES_MAX)
+
+    assert (story.count, mine.count) == (len(ids), 1)
+
+
+def test_a_run_that_changed_since_the_plan_is_skipped_with_the_reason(engine: Engine) -> None:
+    ids = failed(engine, 3)
+    id_ = started(engine, ids)
+    replay_now(engine, ids[:1], "beginning", "mine first", "bob")
+    replay_now(engine, ids[1:2], "beginning", "mine first", "bob")
+    settle(engine, ids[1:2], "failed")
+
+    executor(engine).once()
+
+    with transaction(engine) as tx:
+        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+    assert [runs[i].state for i in ids] == ["skipped", "skipped", "replayed"]
+    assert "it is queued in generation 1, not failed in 0; bob" in (runs[ids[0]].skip_reason or "")
+    assert "it is failed in generation 1, not failed in 0" in (runs[ids[1]].skip_reason or "")
+    assert [row.generation for row in read_runs(engine, ids, "generation")] == [1, 1, 1]
+
+
+def test_two_operators_on_one_group_replay_each_run_once_and_the_loser_skips(
+    engine: Engine,
+) -> None:
+    ids = failed(engine, 300)
+    both = [started(engine, ids), started(engine, ids)]
+    threads = [
+        Thread(target=lambda seed=seed: [executor(engine, seed).once() for _ in range(20)])
+        for seed in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: executor(engine).once() == 0, what="nothing to be left")
+
+    first, second = (told(engine, id_) for id_ in both)
+    assert first.replayed + second.replayed == 300
+    assert first.skipped + second.skipped == 300
+    assert {row.generation for row in read_runs(engine, ids, "generation")} == {1}
+    assert balance(engine).unaccounted == 0
+
+
+def test_a_canary_goes_first_and_the_rest_follows_when_it_succeeded(engine: Engine) -> None:
+    ids = failed(engine, 10)
+    id_ = started(engine, ids, canary=3, stop_share=0.0)
+    one = executor(engine)
+    for _ in range(3):
+        one.once()
+
+    assert told(engine, id_).state == "canary"
+    assert states(engine, ids) == {"queued": 3, "failed": 7}
+    settle(engine, ids[:2], "succeeded")
+    one.once()
+    assert states(engine, ids[3:]) == {"failed": 7}, "one of the canary is still open"
+    settle(engine, ids[2:3], "succeeded")
+    work(one, "running", engine, id_)
+    until(lambda: one.once() >= 0 and states(engine, ids[3:]) == {"queued": 7}, what="the rest")
+
+
+def test_a_canary_that_fails_again_stops_the_replay_and_a_resume_tries_another(
+    engine: Engine,
+) -> None:
+    ids = failed(engine, 10)
+    id_ = started(engine, ids, canary=2, stop_share=0.4)
+    one = executor(engine)
+    one.once()
+    settle(engine, ids[:1], "succeeded")
+    settle(engine, ids[1:2], "failed")
+    story = work(one, "stopped", engine, id_)
+
+    assert story.why == "1 of 2 runs failed again (50%), more than the 40% allowed"
+    assert states(engine, ids[2:]) == {"failed": 8}
+    assert actions(engine)[-1][:2] == ("replay.stop", "veltrix")
+
+    act(engine, id_, Verb.RESUME, reason="mended", author="bob")
+    one.once()
+    assert told(engine, id_).state == "canary"
+    assert states(engine, ids[2:]) == {"queued": 2, "failed": 6}
+    settle(engine, ids[2:4], "succeeded")
+    work(one, "running", engine, id_)
+
+
+def test_failures_stop_a_running_replay_when_enough_have_an_outcome(engine: Engine) -> None:
+    ids = failed(engine, 60)
+    id_ = started(engine, ids, rate=30.0, stop_share=0.5)
+    one = executor(engine)
+
+    def some_moved() -> bool:
+        one.once()
+        open_ = [
+            row.id for row in read_runs(engine, ids, "id::text, state") if row.state == "queued"
+        ]
+        if open_:
+            settle(engine, open_, "failed")
+        return told(engine, id_).state == "stopped"
+
+    until(some_moved, what="the replay to stop")
+
+    story = told(engine, id_)
+    assert 20 <= story.failed_again < 60
+    assert story.why is not None
+    assert "failed again (100%)" in story.why
+
+
+def test_the_rate_is_kept_whoever_works(engine: Engine) -> None:
+    ids = failed(engine, 100)
+    begun = time.monotonic()
+    id_ = started(engine, ids, rate=20.0)
+    several = [executor(engine, seed) for seed in range(3)]
+
+    until(
+        lambda: [one.once() for one in several] and told(engine, id_).replayed >= 20,
+        what="20 runs to be replayed",
+    )
+
+    seconds = time.monotonic() - begun
+    assert told(engine, id_).replayed <= 1 + 20 * seconds
+    assert 0.8 < seconds < 5
+
+
+def test_paused_nothing_moves_resumed_it_goes_on_and_aborted_it_never_does(engine: Engine) -> None:
+    ids = failed(engine, 40)
+    id_ = started(engine, ids, rate=10.0)
+    one = executor(engine)
+    one.once()
+    paused = act(engine, id_, Verb.PAUSE, reason="lunch", author="bob")
+    for _ in range(3):
+        one.once()
+    assert told(engine, id_).replayed == paused.replayed < 40
+
+    act(engine, id_, Verb.RESUME, reason="back", author="bob")
+    until(lambda: one.once() >= 0 and told(engine, id_).replayed > paused.replayed, what="more")
+    ended = act(engine, id_, Verb.ABORT, reason="enough", author="bob")
+    one.once()
+
+    assert (ended.state, ended.why, ended.changed_by) == ("aborted", "enough", "bob")
+    assert told(engine, id_).replayed == ended.replayed < 40
+    settle(engine, ids[:1], "succeeded")
+    one.once()
+    assert told(engine, id_).succeeded == 1, "what it moved is still followed"
+
+
+def test_a_verb_in_the_wrong_state_is_refused_and_says_the_state(engine: Engine) -> None:
+    id_ = planned(engine, failed(engine, 1)).id
+
+    for verb in (Verb.PAUSE, Verb.RESUME):
+        with pytest.raises(ReplayRefused, match="is planned") as refusal:
+            act(engine, id_, verb, reason="r", author="ann")
+        assert refusal.value.slug == "wrong-state"
+    with pytest.raises(ReplayRefused, match="there is no replay"):
+        act(engine, UNKNOWN, Verb.START, reason="r", author="ann")
+    act(engine, id_, Verb.START, reason="r", author="ann")
+    with pytest.raises(ReplayRefused, match="start is for one that is planned"):
+        act(engine, id_, Verb.START, reason="r", author="ann")
+    assert [row[2] for row in actions(engine)] == [False, True, True, True, False, True]
+
+
+def test_another_executor_goes_on_where_one_ended(engine: Engine) -> None:
+    ids = failed(engine, 30)
+    id_ = started(engine, ids, rate=30.0)
+    until(lambda: executor(engine).once() >= 0 and told(engine, id_).replayed == 30, what="all")
+    settle(engine, ids, "succeeded")
+    story = work(executor(engine), "done", engine, id_)
+
+    assert (story.replayed, story.succeeded) == (30, 30)
+
+
+def test_a_run_replayed_at_once_is_a_replay_that_ends_with_its_outcome(engine: Engine) -> None:
+    ids = failed(engine, 1)
+
+    now = replay_now(engine, ids, "failed_step", "again", "ann")
+    assert now.replay_id is not None
+    assert told(engine, now.replay_id).state == "running"
+    settle(engine, ids, "succeeded")
+    story = work(executor(engine), "done", engine, now.replay_id)
+
+    assert (story.planned, story.replayed, story.succeeded) == (1, 1, 1)
+    assert actions(engine)[0] == ("run.replay", "ann", False, 1)
+    none = replay_now(engine, ids, "failed_step", "again", "ann")
+    assert none.replay_id is None
+    assert actions(engine)[-1][:3] == ("run.replay", "ann", True)
+
+
+def test_a_plan_tells_which_steps_are_transactional(engine: Engine) -> None:
+    options = {"transactional_steps": ["charge"]}
+    subscribe(engine, subscription("fulfil", options=options))
+    ids = failed(engine, 1)
+
+    assert "effect_may_repeat" not in {w.kind for w in planned(engine, ids).warnings}
+    assert msgspec.json.encode(planned(engine, ids))
