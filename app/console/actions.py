@@ -102,7 +102,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     mode = _MODES.get(form.get("from", ""))
     if mode is None:
         raise Problem(400, "invalid-request", "from must be failed_step or beginning")
-    (answer,) = replay(services.engine, [run_id], mode, _reason(form), visitor.author.name)
+    (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
     if not isinstance(answer, Replayed):
         raise _not_now(answer.state, "only a failed run can be replayed")
     return RedirectResponse(address(f"/runs/{answer.run_id}", done="replayed"), 303)
@@ -112,7 +112,7 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Cancel an open run, at once or before its next step."""
     services: Services = request.app.state.services
     run_id = request.path_params["run_id"]
-    (answer,) = cancel(services.engine, [run_id], _reason(form), visitor.author.name)
+    (answer,) = cancel(services.engine, [run_id], reason_of(form), visitor.author.name)
     if not isinstance(answer, Cancelled | CancelRequested):
         raise _not_now(answer.state, "only an open run can be cancelled")
     done = "cancelled" if isinstance(answer, Cancelled) else "cancel-requested"
@@ -138,10 +138,11 @@ async def _acted(request: Request, scope: str, call: Call) -> Response:
     return await answer_once(request, visitor.author, body, do, key)
 
 
-def _reason(form: Form) -> str:
+def reason_of(form: Form) -> str:
+    """Why, as the form says; a 400 Problem when it does not."""
     reason = text(form, "reason")
     if reason is None:
-        raise Problem(400, "invalid-request", "a reason is needed: it is kept with the run")
+        raise Problem(400, "invalid-request", "a reason is needed: it is kept with what is done")
     return reason
 
 

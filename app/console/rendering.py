@@ -1,6 +1,7 @@
 """Pages from templates: everything that is not ours is escaped, whatever it says."""
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -29,10 +30,12 @@ _THEMES = {"light", "dark"}
 PLACES = (
     ("/", "Overview", "o"),
     ("/runs", "Runs", "r"),
+    ("/failures", "Failures", "f"),
+    ("/replays", "Replays", "p"),
     ("/events", "Events", "e"),
     ("/workflows", "Workflows", "w"),
     ("/audit", "Audit", "a"),
-    ("/flower", "Flower", "f"),
+    ("/flower", "Flower", "l"),
 )
 
 
@@ -85,8 +88,13 @@ def environment() -> Environment:
         "shown": shown,
         "rate": rate,
     }
-    made.globals |= {"base": BASE, "asset": asset, "address": address}
+    made.globals |= {"base": BASE, "asset": asset, "address": address, "once": form_key}
     return made
+
+
+def form_key() -> str:
+    """The key of one form: sent twice, it acts once."""
+    return secrets.token_urlsafe(16)
 
 
 @cache

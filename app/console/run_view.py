@@ -1,6 +1,5 @@
 """A run with its whole story, and the first page with its live figures: read only."""
 
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.api.problems import Problem, unavailable
 from app.console.live import Live
-from app.console.rendering import rendered
+from app.console.rendering import form_key, rendered
 from app.console.timeline import courses_of
 from app.console.visitors import Visitor, visitor_of
 from app.domain.ids import event_id_of
@@ -87,7 +86,7 @@ def replay_asked(request: Request, visitor: Visitor) -> Response:
         place="Runs",
         run=found,
         kept=list(_kept(found)),
-        once=_once(),
+        once=form_key(),
     )
 
 
@@ -98,12 +97,7 @@ def cancel_asked(request: Request, visitor: Visitor) -> Response:
         raise Problem(
             409, "already-settled", f"the run is {found.state}: only an open run is cancelled"
         )
-    return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=_once())
-
-
-def _once() -> str:
-    """The key of one form: sent twice, it acts once."""
-    return secrets.token_urlsafe(16)
+    return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=form_key())
 
 
 def _kept(found: RunStory) -> Iterator[str]:

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import Problem, problem_of
-from app.console import actions, run_view, views
+from app.console import actions, failed_actions, failed_work, run_view, views
 from app.console.live import Live
 from app.console.rendering import BASE, STATIC, address, rendered
 from app.console.visitors import Visitor, check_scope, visitor_of
@@ -55,6 +55,10 @@ def make_console(state: State) -> ASGIApp:
         "/workflows": views.workflows,
         "/audit": views.audit_rows,
         "/audit/{row_id}": views.audit_row,
+        "/failures": failed_work.groups,
+        "/failures/{group_id}": failed_work.group,
+        "/replays": failed_work.replays,
+        "/replays/{replay_id}": failed_work.one_replay,
         "/search": views.found,
         "/deliveries/{delivery_id}": views.delivery,
         "/flower": views.flower,
@@ -62,6 +66,8 @@ def make_console(state: State) -> ASGIApp:
     files = {
         "runs": views.runs_file,
         "events": views.events_file,
+        "failures": failed_work.groups_file,
+        "replays": failed_work.replays_file,
         "workflows": views.workflows_file,
         "audit": views.audit_file,
     }
@@ -78,6 +84,14 @@ def make_console(state: State) -> ASGIApp:
     for path, (page, call) in asks.items():
         act = told(actions.action(KeyScope.RUNS_REPLAY, call))
         routes.append(Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]))
+        routes.append(Route(path, act, methods=["POST"]))
+    changes = {
+        "/failures/{group_id}/plan": failed_actions.plan_group,
+        "/failures/{group_id}/{verb}": failed_actions.act_on_group,
+        "/replays/{replay_id}/{verb}": failed_actions.act_on_replay,
+    }
+    for path, call in changes.items():
+        act = told(actions.action(KeyScope.RUNS_REPLAY, call))
         routes.append(Route(path, act, methods=["POST"]))
     routes += [
         Route("/live", told(run_view.live_figures)),

@@ -87,7 +87,7 @@ def test_tasks_and_workers_are_shown_by_name_with_state_runtime_and_run_ids(
     assert "Task details" in page
     with open_console(f"{console}/deliveries/{failed['uuid']}") as led:
         assert led.url == f"{console}/runs/{failed_run}"
-        assert f"/task/{failed['uuid']}\"" in led.read().decode()
+        assert f'/task/{failed["uuid"]}"' in led.read().decode()
     assert tasks["good_order"]["worker"] == "worker-1@localhost"
     inspect = make_celery(settings, [], []).control.inspect(timeout=2.0)
     active: Any = until(

@@ -10,9 +10,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 from sqlalchemy import Engine
 
 from app.domain.ids import run_id, workflow_suffix
+from app.domain.replays import Options
+from app.pipeline.groups import fold_groups_once
+from app.pipeline.replays import Asked, plan
 from app.settings import Settings
 from app.store import journal, keys
 from app.store.journal import FailedAttempt, JournalEntry, Settlement
+from app.store.replay_plans import Selection
 from app.store.transactions import make_engine, open_autocommit, transaction
 from tests.api.conftest import Api, serving
 from tests.support.accepting import PLACED, subscribe, subscription
@@ -43,6 +47,7 @@ class Shown:
         self.url = f"http://127.0.0.1:{api.port}/console"
         self.runs: dict[str, str] = {}
         self.events: dict[str, str] = {}
+        self.replay = ""
 
     def accept(self, name: str, data: Any, **fields: str) -> str:
         """An event that starts a run; the run is known by `name`."""
@@ -101,6 +106,16 @@ def showing(services: Services, **changes: Any) -> Iterator[Shown]:
         there.accept("open", {"order": 3})
         there.accept("lonely", {"n": 1}, type="shop.nobody", source=HOSTILE)
         fold_all(engine)
+        fold_groups_once(engine)
+        options = Options(rate=50.0, stop_share=0.1, canary=1)
+        asked = Asked(
+            wanted=Selection(fingerprint="f00d"),
+            options=options,
+            author="anna",
+            reason="payments are back",
+            request={"group": "f00d"},
+        )
+        there.replay = plan(engine, asked, 1_048_576).id
         yield there
     engine.dispose()
     services.drop_database(name)

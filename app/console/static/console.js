@@ -82,7 +82,10 @@
   // A form is sent once.
   document.addEventListener("submit", (event) => {
     if (event.target.method !== "post") return;
-    for (const button of event.target.querySelectorAll("button")) button.disabled = true;
+    // When the browser has taken which button it was.
+    setTimeout(() => {
+      for (const button of event.target.querySelectorAll("button")) button.disabled = true;
+    });
   });
 
   // Empty filters are left out of the address; what a request was refused for is said.
