@@ -160,7 +160,7 @@ def _post_events() -> dict[str, Any]:
                 },
             },
             "207": _json("Some of a batch were taken; each item says which", "BatchAnswer"),
-            "400": _problem("The event, or every event of the batch, is wrong"),
+            "400": _refused("The event is wrong; of a batch every one is, each item says why"),
             "409": _problem("The identity was accepted before with other content"),
             "413": _problem("An event or the batch is over its limit; nothing was taken"),
             "503": _problem("Nothing was taken; try again after Retry-After"),
@@ -198,11 +198,18 @@ def _start_workflow(start: dict[str, Any]) -> dict[str, Any]:
             },
         },
         "207": _json("Some of `inputs` were started; each item says which", "BatchAnswer"),
-        "400": _problem("The body is not JSON or an input does not fit the workflow's schema"),
+        "400": _refused("The body is not JSON, or no input fits the workflow's schema"),
         "404": _problem("No workflow has this name"),
         "409": _problem("The first request with this Idempotency-Key still runs"),
     }
     return {"parameters": parameters, "requestBody": body, "responses": responses}
+
+
+def _refused(description: str) -> dict[str, Any]:
+    """A problem, or for a batch of which nothing was taken an item for each."""
+    told = _problem(description)
+    told["content"] |= _json("", "BatchAnswer")["content"]
+    return told
 
 
 def _ref(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from app.domain.groups import MOVES, UNGROUPED, GroupState
 from app.domain.states import Reason
 
 GROUPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: the books lock 1
-# Conflicts with nothing but itself: and unlike a select it leaves the snapshot for what comes after.
+# Conflicts with nothing but itself; unlike a select it leaves the snapshot to what comes after.
 _TAKE_TURN = "lock table failure_hours in share update exclusive mode"
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
 
@@ -229,8 +229,9 @@ def fold(tx: Connection, list_max: int) -> Folded:
 
 
 def take_turn(tx: Connection) -> None:
-    """Wait until no other corrects, until this transaction ends. Its first statement, so that its
-    snapshot shows what the one before corrected.
+    """Let no other correct until this transaction ends.
+
+    It must be its first statement, so that its snapshot shows what the one before corrected.
     """
     tx.exec_driver_sql(_TAKE_TURN)
 
