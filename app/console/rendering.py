@@ -25,6 +25,11 @@ BASE = "/console"
 STATIC = Path(__file__).with_name("static")
 THEME_COOKIE = "veltrix_theme"
 SHOWN_CHARS_MAX = 64 * 1024
+# What makes "gpj.exe" look like a picture's name.
+_TURNING = {
+    code: f"\\u{code:04x}"
+    for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 _THEMES = {"light", "dark"}
 # (address, name, key after `g`)
 PLACES = (
@@ -76,6 +81,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -95,6 +101,11 @@ def environment() -> Environment:
 def form_key() -> str:
     """The key of one form: sent twice, it acts once."""
     return secrets.token_urlsafe(16)
+
+
+def _visible(value: object) -> object:
+    """A text without characters that turn the order of others around: they are spelled."""
+    return value.translate(_TURNING) if isinstance(value, str) else value
 
 
 @cache

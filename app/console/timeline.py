@@ -101,6 +101,9 @@ def _marks(story: RunStory, generation: int, begins: datetime, now: datetime) ->
     if is_current and story.claimed_at is not None and story.claimed_at >= begins:
         label = "claimed" if story.attempt <= 1 else f"claimed, attempt {story.attempt}"
         yield _Mark(label, "queued", story.worker_id or "", None, story.claimed_at)
+    for attempt in story.failed_attempts:
+        if attempt.generation == generation:
+            yield from _attempt(attempt)
     for step in story.steps:
         if step.generation != generation:
             continue
@@ -109,9 +112,6 @@ def _marks(story: RunStory, generation: int, begins: datetime, now: datetime) ->
         detail = "kept from the generation before" if kept else f"at {step.position}"
         until = max(step.recorded_at, begins)
         yield _Mark(step.name, "kept" if kept else kind, detail, None, until)
-    for attempt in story.failed_attempts:
-        if attempt.generation == generation:
-            yield from _attempt(attempt)
     if not is_current:
         return
     if story.cancel_requested_at is not None:

@@ -34,6 +34,7 @@ FLAGS = [
     "--disable-sync",
 ]
 HOSTILE = "<img src=x onerror=alert(1)>=cmd|'/c calc'!A0 \u202egnp.exe https://evil.example/"
+SHOWN = HOSTILE.replace("\u202e", "\\u202e")  # what would turn the text around is spelled
 OPERATOR, READER, WRITER = "o" * 43, "r" * 43, "w" * 43
 AXE = Path(__file__).with_name("axe.min.js")
 WIDE, PHONE = (1280, 800), (390, 844)

@@ -11,7 +11,7 @@ from app.pipeline.groups import fold_groups_once
 from app.pipeline.replaying import Replaying
 from app.settings import Settings
 from app.store.transactions import transaction
-from tests.console.conftest import HOSTILE, OPERATOR, READER, Shown, Tab, showing, tab_of
+from tests.console.conftest import OPERATOR, READER, SHOWN, Shown, Tab, showing, tab_of
 from tests.console.test_actions import post, session_of, state_of
 from tests.support.services import Services
 from tests.support.settled import settle
@@ -49,7 +49,7 @@ def test_a_group_is_replayed_by_canary_stops_by_itself_and_goes_on(
         tab.go("/failures?kind=run")
         tab.page.locator("#list tbody a").first.click()
         expect(tab.page.locator("h1")).to_contain_text("PaymentRefused")
-        assert HOSTILE in tab.page.locator("main").inner_text()
+        assert SHOWN in tab.page.locator("main").inner_text()
         plan = tab.page.locator(".bulk")
         plan.get_by_label("First as a canary").fill("1")
         plan.get_by_label("Why").fill("payments are back")

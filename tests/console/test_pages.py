@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from app.store.transactions import transaction
-from tests.console.conftest import AXE, HOSTILE, PHONE, WIDE, Shown, Tab, tab_of
+from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: dict[str, Callable[[Shown], str]] = {
@@ -155,7 +155,7 @@ def test_hostile_text_is_shown_as_text(tab: Tab, shown: Shown) -> None:
     for path in (f"/runs/{shown.runs['bad']}", f"/events/{shown.events['lonely']}", "/events"):
         tab.go(path)
 
-        assert HOSTILE in tab.page.locator("main").inner_text(), path
+        assert SHOWN in tab.page.locator("main").inner_text(), path
         assert tab.page.locator("main img").count() == 0
         assert tab.page.locator("a[href*='evil.example/']:not([href^='/console/'])").count() == 0
 

@@ -127,7 +127,7 @@
       height: 200,
       tzDate: (ts) => uPlot.tzDate(new Date(ts * 1000), "UTC"),
       scales: { y: { range: (_u, _min, max) => [0, Math.max(1, max * 1.1)] } },
-      axes: [axis, { ...axis, size: 64 }],
+      axes: [{ ...axis, values: "{HH}:{mm}" }, { ...axis, size: 64 }],
       series: [
         { label: "minute (UTC)", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
         { label: "accepted", stroke: colour("--busy"), width: 2, points: { show: false } },
