@@ -12,7 +12,7 @@ EVENTS := 200000
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq demo dev prove test test-slow check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq demo dev prove test test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -35,13 +35,14 @@ $(STAMP): requirements.txt requirements-data.txt pyproject.toml
 
 # The private node of dev, demo and tests runs from Debian's files, and so does haproxy in tests and
 # prove; Debian's own services are not used and must not take the ports, so they are kept from
-# starting. faketime: one test sets a clock wrong.
+# starting. faketime: one test sets a clock wrong. chromium: tests look at the console with it.
 rabbitmq:
 	@if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v faketime >/dev/null \
+	    && command -v chromium >/dev/null \
 	    && { [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null; }; then \
 	    : ; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    echo "installing rabbitmq-server, haproxy and faketime"; \
+	    echo "installing rabbitmq-server, haproxy, faketime and chromium"; \
 	    new=; \
 	    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || new="$$new rabbitmq-server"; \
 	    [ -x /usr/sbin/haproxy ] || new="$$new haproxy"; \
@@ -51,18 +52,19 @@ rabbitmq:
 	    fi; \
 	    export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get update -qq \
-	        && apt-get install -y -qq --no-install-recommends rabbitmq-server haproxy faketime >/dev/null \
+	        && apt-get install -y -qq --no-install-recommends rabbitmq-server haproxy faketime chromium \
+	            >/dev/null \
 	        || exit 1; \
 	    for service in $$new; do \
 	        systemctl disable --now $$service >/dev/null 2>&1 \
 	            || invoke-rc.d $$service stop >/dev/null 2>&1 || true; \
 	    done; \
 	elif [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then \
-	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server haproxy faketime (Debian," \
-	        "Ubuntu), or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
+	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server haproxy faketime" \
+	        "chromium (Debian, Ubuntu), or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
 	else \
-	    echo "tests need haproxy and faketime (one of wrong clocks), and one is missing:" \
-	        "apt-get install haproxy faketime"; \
+	    echo "tests need haproxy, faketime (one of wrong clocks) and chromium (of the console), and one" \
+	        "is missing: apt-get install haproxy faketime chromium"; \
 	fi
 
 demo: setup
@@ -82,6 +84,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -q -m slow
+
+# docs/console/: every page, light and dark, on a wide screen and a phone's.
+console-pictures: setup
+	$(BIN)/pytest -q tests/console/test_pages.py -k barrier --pictures
 
 check: setup
 	$(BIN)/ruff check

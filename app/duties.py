@@ -32,7 +32,7 @@ from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
-from app.store import answers
+from app.store import answers, sessions
 from app.store.due import queues_subscribed
 from app.store.groups import forget_hours
 from app.store.loads import forget_stale
@@ -162,8 +162,8 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        hours = forget_hours(tx, HOURS_KEPT_DAYS)
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours
+        hours, over = forget_hours(tx, HOURS_KEPT_DAYS), sessions.forget(tx)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours + over
 
 
 class Policies:

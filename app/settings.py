@@ -97,6 +97,22 @@ class Settings(BaseModel):
     flower_basic_auth: SecretStr | None = _setting(
         None, "User and password for Flower, as user:password; needed on others than loopback"
     )
+    flower_url: str | None = _setting(
+        None, "Where browsers reach Flower, for the console's links; on loopback its own address"
+    )
+    console_url: str | None = _setting(
+        None,
+        "Where browsers reach the console, as https://host/console: for Flower's links, and with"
+        " https its cookies are sent by https only; on loopback the api's own address",
+    )
+    console_session_s: float = _setting(
+        43_200.0,
+        "How long a sign-in to the console lasts",
+        unit="seconds",
+        full="the operator signs in again",
+        ge=60,
+        le=604_800,
+    )
 
     # Accept
     event_bytes_max: int = _setting(

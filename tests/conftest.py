@@ -22,6 +22,11 @@ _FAILED = pytest.StashKey[bool]()
 _SERVICES = pytest.StashKey[Services]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a developer may ask for."""
+    parser.addoption("--pictures", action="store_true", help="keep pictures of the console's pages")
+
+
 def pytest_configure() -> None:
     """Nothing of this shell reaches a test, nor the processes it starts.
 

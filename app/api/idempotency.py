@@ -56,13 +56,18 @@ def key_of(request: Request) -> str | None:
 
 
 async def answer_once(
-    request: Request, author: Author, body: bytes, call: Callable[[], Awaitable[Response]]
+    request: Request,
+    author: Author,
+    body: bytes,
+    call: Callable[[], Awaitable[Response]],
+    form_key: str | None = None,
 ) -> Response:
     """The answer of `call`, which is made at most once per author, key and request.
 
-    Without a key it is simply made. A problem, or an answer with Retry-After, frees the key.
+    The key is the request's header, or that of a form, which can send no header. Without a key it
+    is simply made. A problem, or an answer with Retry-After, frees the key.
     """
-    key = key_of(request)
+    key = form_key or key_of(request)
     if key is None:
         return await call()
     services: Services = request.app.state.services

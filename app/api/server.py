@@ -6,7 +6,9 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -36,6 +38,7 @@ from app.api.events import EventsEndpoint, EventsFirst
 from app.api.openapi import document_of
 from app.api.services import Services
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
+from app.console.server import BASE, make_console
 from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
@@ -97,6 +100,7 @@ def add_routes(app: FastAPI) -> None:
     app.router.routes.insert(0, Route(events.PATH, EventsEndpoint(), methods=["POST"]))
     for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
         app.include_router(part.router)
+    app.mount(BASE, make_console(app.state))
     problems.install(app)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
 
@@ -191,11 +195,16 @@ class _Server(uvicorn.Server):
     """Returns after a signal instead of dying of it, leaves before it ends, says when it began."""
 
     def __init__(
-        self, config: uvicorn.Config, on_started: Callable[[], None], on_leaving: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        on_leaving: Callable[[], None],
+        on_ending: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
         self._on_leaving = on_leaving
+        self._on_ending = on_ending
         self._is_leaving = False
 
     @contextmanager
@@ -208,6 +217,11 @@ class _Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGTERM, self._leave)
         loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
         yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End, and tell it to those who would go on."""
+        self._on_ending()
+        super().handle_exit(sig, frame)
 
     def _leave(self) -> None:
         """Go on serving for `LEAVE_S`, as not ready, and then end; called again: end now."""
@@ -248,7 +262,11 @@ def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
         app.state.is_leaving = True
         _log.info("api.leaving", seconds=LEAVE_S)
 
-    server = _Server(config, lambda: _log.info("api.started", host=host, port=port), on_leaving)
+    def on_ending() -> None:
+        app.state.is_leaving = True  # answers that go on for ever look at it
+
+    on_started = partial(_log.info, "api.started", host=host, port=port)
+    server = _Server(config, on_started, on_leaving, on_ending)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[listening]))
     if not server.started:

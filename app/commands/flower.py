@@ -11,6 +11,7 @@ from flower.urls import settings as flower_urls
 from tornado.ioloop import PeriodicCallback
 
 from app.broker.celery_app import make_celery
+from app.commands.flower_links import linked
 from app.commands.mistakes import CommandRefused
 from app.settings import Settings
 from app.settings_load import require
@@ -35,7 +36,7 @@ def run_flower(settings: Settings) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     celery = make_celery(settings, [], [])
-    flower = Flower(capp=celery, options=options, **flower_urls)
+    flower = Flower(capp=celery, options=options, **linked(flower_urls, settings))
     try:
         port = flower.start_http_server()
     except OSError as error:

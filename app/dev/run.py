@@ -225,6 +225,7 @@ def _environment(environ: Mapping[str, str], variables: Mapping[str, str]) -> di
 def _addresses(folder: Path, servers: _Servers, ports: Mapping[Kind, int]) -> Iterator[str]:
     yield ""
     yield f"  API         http://127.0.0.1:{ports['api']}        documented at /docs"
+    yield f"  Console     http://127.0.0.1:{ports['api']}/console"
     yield f"  Flower      http://127.0.0.1:{ports['flower']}"
     if servers.rabbitmq is not None:
         address = servers.rabbitmq.management_url.rpartition("@")[2]

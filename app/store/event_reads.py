@@ -63,6 +63,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str | None = None
     type: str | None = None
+    subject: str | None = None
+    id: str | None = None
     unrouted: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -110,6 +112,11 @@ def find(tx: Connection, event_id: str) -> EventStory | None:
         data=_raw(data),
         data_base64=None if binary is None else b64encode(binary).decode(),
     )
+
+
+def row_of(event: EventRow) -> EventRow:
+    """The line of a list that the event is."""
+    return EventRow(**{name: getattr(event, name) for name in EventRow.__struct_fields__})
 
 
 def page(
@@ -164,8 +171,8 @@ def _bounds(wanted: EventFilter, cursor: str | None) -> list[ColumnElement[bool]
 
 def _conditions(table: Table | Subquery, wanted: EventFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
-        table.c[name] == value
-        for name in ("source", "type")
+        table.c["sender_id" if name == "id" else name] == value
+        for name in ("source", "type", "subject", "id")
         if (value := getattr(wanted, name)) is not None
     ]
     if wanted.unrouted is not None:

@@ -357,3 +357,16 @@ audit = Table(
     Column("is_refused", Boolean, nullable=False),
     Index("audit_at_id_idx", "at", "id"),
 )
+
+# Who is signed in to the console: what the browser has is kept as its hash.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("key_name", _KEY, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("csrf", Text, nullable=False),
+    Column("made_at", _TIME, nullable=False, server_default=_NOW),
+    Column("expires_at", _TIME, nullable=False),
+    Index("sessions_expires_at_idx", "expires_at"),
+)

@@ -33,6 +33,10 @@ def ask(url: str, *, login: str | None = None, method: str = "GET") -> Any:
     return json.loads(body) if "json" in response.headers["Content-Type"] else body.decode()
 
 
+def open_console(url: str) -> Any:
+    return urllib.request.urlopen(url, timeout=10)  # noqa: S310 - http on loopback
+
+
 def refused(url: str, *, login: str | None = None, method: str = "GET") -> int:
     with pytest.raises(urllib.error.HTTPError) as caught:
         ask(url, login=login, method=method)
@@ -53,11 +57,13 @@ def test_tasks_and_workers_are_shown_by_name_with_state_runtime_and_run_ids(
     platform: Platforms, veltrix: Veltrix, settings: Settings, tmp_path: Path
 ) -> None:
     running = platform(
-        flowers=1,
         children=2,
         workflows="tests.commands.shown_workflows",
         env={"PYTHONPATH": str(ROOT)},
     )
+    console = f"{running.api_url}/console"
+    running.start("flower-1", "flower", {"VELTRIX_CONSOLE_URL": console})
+    running.wait_ready("flower-1")
     flower = running.processes["flower-1"].url
     until(lambda: "worker-1@localhost" in ask(f"{flower}/api/workers"), DEADLINE_S, "the worker")
     gate = tmp_path / "gate"
@@ -73,6 +79,15 @@ def test_tasks_and_workers_are_shown_by_name_with_state_runtime_and_run_ids(
         if run["workflow"] in states:
             assert run["id"] in tasks[run["workflow"]]["args"]
     assert tasks["good_order"]["runtime"] > 0
+    failed = tasks["failed_order"]
+    (failed_run,) = (run["id"] for run in runs if run["workflow"] == "failed_order")
+    page = ask(f"{flower}/task/{failed['uuid']}")
+    assert f'href="{console}/runs/{failed_run}"' in page
+    assert f'href="{console}/"' in ask(f"{flower}/tasks")
+    assert "Task details" in page
+    with open_console(f"{console}/deliveries/{failed['uuid']}") as led:
+        assert led.url == f"{console}/runs/{failed_run}"
+        assert f'/task/{failed["uuid"]}"' in led.read().decode()
     assert tasks["good_order"]["worker"] == "worker-1@localhost"
     inspect = make_celery(settings, [], []).control.inspect(timeout=2.0)
     active: Any = until(

@@ -1,0 +1,159 @@
+"""What the console changes: sessions and runs. Each is written down with its author and reason.
+
+An action is a form that is sent once: it carries the token of its session and a key of its own, and
+the same form sent again gets the first answer.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from app.api.idempotency import KEY_CHARS_MAX, answer_once
+from app.api.problems import Problem
+from app.console.asked import form_of, text
+from app.console.rendering import BASE, address, rendered
+from app.console.visitors import (
+    COOKIE,
+    Visitor,
+    check_csrf,
+    check_origin,
+    check_scope,
+    note_refused,
+    set_cookie,
+    sign_in,
+    sign_out,
+    visitor_of,
+)
+from app.domain.scopes import Scope
+from app.pipeline.cancel import Cancelled, CancelRequested, cancel
+from app.pipeline.replay import Mode, Replayed, replay
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+_TOKEN_BYTES = 32
+_MODES: dict[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
+
+Form = Mapping[str, str]
+Call = Callable[[Request, Visitor, Form], Response]
+
+
+def sign_in_page(request: Request) -> Response:
+    """Asks for an API key; where nobody has to sign in, leads on."""
+    if not request.app.state.services.keys.is_required:
+        return RedirectResponse(address("/"), 303)
+    return rendered(request, None, "sign_in.html", next=_next(request.query_params), mistake=None)
+
+
+async def begin_session(request: Request) -> Response:
+    """Sign in with the key of the form; says that it is unknown, and nothing more, if it is."""
+    check_origin(request)
+    if not request.app.state.services.keys.is_required:
+        return RedirectResponse(address("/"), 303)
+    _, form = await form_of(request)
+    token, csrf = secrets.token_urlsafe(_TOKEN_BYTES), secrets.token_urlsafe(_TOKEN_BYTES)
+    key = form.get("key", "").strip()
+    visitor = await run_in_threadpool(sign_in, request, key, token, csrf)
+    if visitor is None:
+        return rendered(
+            request,
+            None,
+            "sign_in.html",
+            status=403,
+            next=_next(form),
+            mistake="This key is unknown or revoked.",
+        )
+    response = RedirectResponse(_next(form), 303)
+    set_cookie(response, request.app.state.services.settings, request, token)
+    return response
+
+
+async def end_session(request: Request) -> Response:
+    """Sign out."""
+
+    def leave(request: Request, visitor: Visitor, _form: Form) -> Response:
+        if not visitor.is_local:
+            sign_out(request, visitor)
+        response = RedirectResponse(address("/sign-in"), 303)
+        response.delete_cookie(COOKIE, path=BASE, httponly=True, samesite="strict")
+        return response
+
+    return await _acted(request, Scope.RUNS_READ, leave)
+
+
+def action(scope: str, call: Call) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that does `call`, once per form, for who may and sent one of its own forms."""
+
+    async def endpoint(request: Request) -> Response:
+        return await _acted(request, scope, call)
+
+    return endpoint
+
+
+def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Run a failed run again, from where the form says."""
+    services: Services = request.app.state.services
+    run_id = request.path_params["run_id"]
+    mode = _MODES.get(form.get("from", ""))
+    if mode is None:
+        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
+    (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
+    if not isinstance(answer, Replayed):
+        raise _not_now(answer.state, "only a failed run can be replayed")
+    return RedirectResponse(address(f"/runs/{answer.run_id}", done="replayed"), 303)
+
+
+def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Cancel an open run, at once or before its next step."""
+    services: Services = request.app.state.services
+    run_id = request.path_params["run_id"]
+    (answer,) = cancel(services.engine, [run_id], reason_of(form), visitor.author.name)
+    if not isinstance(answer, Cancelled | CancelRequested):
+        raise _not_now(answer.state, "only an open run can be cancelled")
+    done = "cancelled" if isinstance(answer, Cancelled) else "cancel-requested"
+    return RedirectResponse(address(f"/runs/{answer.run_id}", done=done), 303)
+
+
+async def _acted(request: Request, scope: str, call: Call) -> Response:
+    check_origin(request)
+    visitor = await run_in_threadpool(visitor_of, request)
+    if visitor is None:
+        return RedirectResponse(address("/sign-in"), 303)
+    body, form = await form_of(request)
+    try:
+        check_csrf(visitor, form.get("csrf", ""))
+    except Problem as refused:
+        engine = request.app.state.services.engine
+        name, path = visitor.author.name, request.url.path
+        await run_in_threadpool(note_refused, engine, name, refused.detail, path)
+        raise
+    await run_in_threadpool(check_scope, request, visitor, scope)
+    do = partial(run_in_threadpool, call, request, visitor, form)
+    key = text(form, "once", KEY_CHARS_MAX)
+    return await answer_once(request, visitor.author, body, do, key)
+
+
+def reason_of(form: Form) -> str:
+    """Why, as the form says; a 400 Problem when it does not."""
+    reason = text(form, "reason")
+    if reason is None:
+        raise Problem(400, "invalid-request", "a reason is needed: it is kept with what is done")
+    return reason
+
+
+def _not_now(state: str | None, rule: str) -> Problem:
+    if state is None:
+        return Problem(404, "not-found", "there is no such run")
+    return Problem(409, "not-now", f"the run is {state} by now: {rule}", state=state)
+
+
+def _next(fields: Mapping[str, str]) -> str:
+    """Where to go after signing in: a page of the console, whatever the address says."""
+    wanted = fields.get("next", "")
+    is_ours = wanted.startswith(f"{BASE}/") and "\\" not in wanted and wanted.isprintable()
+    return wanted if is_ours else address("/")

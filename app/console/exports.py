@@ -1,0 +1,97 @@
+"""Lists as files: CSV for spreadsheets, JSON for programs.
+
+A spreadsheet takes a cell for a formula that begins with one of a few characters, whoever sent the
+text. Such a cell gets an apostrophe before it, which spreadsheets hide and take as "this is text".
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from io import StringIO
+from typing import Any, Protocol
+
+import msgspec
+from starlette.responses import Response
+
+from app.domain.states import RunState
+
+ROWS_MAX = 10_000
+_LOOKS_MAX = 60  # pages of a search for something rare may be short
+_PAGE_ROWS = 200
+_FORMULA = (*"=+-@|%\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width forms
+
+
+class Page(Protocol):
+    """What the reads give: items, and where to go on."""
+
+    @property
+    def items(self) -> Sequence[msgspec.Struct]: ...
+    @property
+    def next(self) -> str | None: ...
+
+
+def exported(
+    name: str, suffix: str, find: Callable[[str | None, int], Page], cursor: str | None
+) -> Response:
+    """Up to 10,000 rows from `cursor` on, as a file; `X-Next-Cursor` says where it goes on.
+
+    `find(cursor, limit)` gives a page. No such header: these are all.
+    """
+    items: list[msgspec.Struct] = []
+    for _ in range(_LOOKS_MAX):
+        page = find(cursor, min(_PAGE_ROWS, ROWS_MAX - len(items)))
+        items += page.items
+        cursor = page.next
+        if cursor is None or len(items) >= ROWS_MAX:
+            break
+    return as_file(name, suffix, items, cursor)
+
+
+def as_file(
+    name: str, suffix: str, items: Sequence[msgspec.Struct], next_: str | None = None
+) -> Response:
+    """These rows as a file to be saved."""
+    headers = {"Content-Disposition": f'attachment; filename="veltrix-{name}.{suffix}"'}
+    if next_ is not None:
+        headers["X-Next-Cursor"] = next_
+    if suffix == "json":
+        body = msgspec.json.encode({"items": items, "next": next_})
+        return Response(body, media_type="application/json", headers=headers)
+    return Response(
+        csv_of(items).encode("utf-8", "replace"),
+        media_type="text/csv; charset=utf-8",
+        headers=headers,
+    )
+
+
+def csv_of(items: Sequence[msgspec.Struct]) -> str:
+    """Rows under the names of their fields; every cell is text to a spreadsheet."""
+    out = StringIO()
+    writer = csv.writer(out)
+    if items:
+        writer.writerow(items[0].__struct_fields__)
+    for item in items:
+        writer.writerow([cell(getattr(item, name)) for name in item.__struct_fields__])
+    return out.getvalue()
+
+
+def cell(value: Any) -> str:
+    """A value as the text of a cell that is no formula."""
+    match value:
+        case None:
+            return ""
+        case bool() | int() | float():
+            return str(value)
+        case datetime():
+            return value.isoformat()
+        case RunState():
+            return value.value
+        case str():
+            return guarded(value)
+        case _:
+            return guarded(msgspec.json.encode(value).decode())
+
+
+def guarded(text: str) -> str:
+    """The text, with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

@@ -1,0 +1,98 @@
+"""What the console does with failure groups and replays; audited by the stages that do it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from app.api.problems import Problem
+from app.api.replays import refusing
+from app.console.actions import Form, reason_of
+from app.console.asked import text
+from app.console.rendering import address
+from app.console.visitors import Visitor
+from app.domain.replays import Mode, Options, Verb
+from app.pipeline import groups, replays
+from app.pipeline.groups import Moved, Noted, NotMoved
+from app.store.actions import canonical
+from app.store.replay_plans import Selection
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+_MODES: Mapping[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
+_GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
+
+
+def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Resolve, ignore or reopen a group, or write a note beside it."""
+    services: Services = request.app.state.services
+    group_id, verb = request.path_params["group_id"], request.path_params["verb"]
+    if verb not in _GROUP_ACTIONS:
+        raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+    act: Callable[[str, str], Moved | Noted | NotMoved]
+    if verb == "resolve":
+        act = partial(groups.resolve, services.engine, group_id, text(form, "version"))
+    else:
+        act = partial(getattr(groups, verb), services.engine, group_id)
+    answer = act(reason_of(form), visitor.author.name)
+    if isinstance(answer, NotMoved):
+        if answer.state is None:
+            raise Problem(404, "not-found", f"there is no failure group {group_id}")
+        by = f" by {answer.by}" if answer.by else ""
+        raise Problem(409, "wrong-state", f"the group is {answer.state} already{by}")
+    return RedirectResponse(address(f"/failures/{answer.id}"), 303)
+
+
+def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Plan a replay of a group's failed runs: the set is frozen, and nothing moves."""
+    services: Services = request.app.state.services
+    settings = services.settings
+    mode = _MODES.get(form.get("from", ""))
+    if mode is None:
+        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
+    percent = _number(form, "stop_percent", 100)
+    options = Options(
+        mode=mode,
+        rate=_number(form, "rate", 100_000) or settings.replay_rate,
+        canary=int(_number(form, "canary", 100_000) or 0),
+        stop_share=None if percent is None else percent / 100,
+    )
+    group_id = request.path_params["group_id"]
+    asked = replays.Asked(
+        wanted=Selection(fingerprint=group_id),
+        options=options,
+        author=visitor.author.name,
+        reason=reason_of(form),
+        request={"group": group_id, "from": mode, "canary": options.canary, "rate": options.rate},
+    )
+    story = refusing(partial(replays.plan, services.engine, asked, settings.event_bytes_max))
+    return RedirectResponse(address(f"/replays/{story.id}"), 303)
+
+
+def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Start, pause, resume or abort a replay."""
+    services: Services = request.app.state.services
+    id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
+    if id_ is None or verb not in set(Verb):
+        raise Problem(404, "not-found", "there is no such replay, or nothing is called so")
+    reason, author = reason_of(form), visitor.author.name
+    turn = partial(replays.act, services.engine, id_, Verb(verb), reason=reason, author=author)
+    refusing(turn)
+    return RedirectResponse(address(f"/replays/{id_}"), 303)
+
+
+def _number(form: Form, name: str, at_most: float) -> float | None:
+    """The field as a number from 0; None when it is empty."""
+    given = text(form, name, 20)
+    if given is None:
+        return None
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= at_most:
+        raise Problem(400, "invalid-request", f"{name} must be a number from 0 to {at_most:,.0f}")
+    return number

@@ -1,0 +1,189 @@
+"""Pages from templates: everything that is not ours is escaped, whatever it says."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from app.api.auth import is_loopback
+from app.console.visitors import Visitor
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+BASE = "/console"
+STATIC = Path(__file__).with_name("static")
+THEME_COOKIE = "veltrix_theme"
+SHOWN_CHARS_MAX = 64 * 1024
+# What makes "gpj.exe" look like a picture's name.
+_TURNING = {
+    code: f"\\u{code:04x}"
+    for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+_THEMES = {"light", "dark"}
+# (address, name, key after `g`)
+PLACES = (
+    ("/", "Overview", "o"),
+    ("/runs", "Runs", "r"),
+    ("/failures", "Failures", "f"),
+    ("/replays", "Replays", "p"),
+    ("/events", "Events", "e"),
+    ("/workflows", "Workflows", "w"),
+    ("/audit", "Audit", "a"),
+    ("/flower", "Flower", "l"),
+)
+
+
+def rendered(
+    request: Request,
+    visitor: Visitor | None,
+    template: str,
+    *,
+    status: int = 200,
+    place: str | None = None,
+    **context: Any,
+) -> HTMLResponse:
+    """A page. `place` is the entry of the navigation that it belongs to."""
+    theme = request.cookies.get(THEME_COOKIE)
+    page = environment().get_template(template)
+    body = page.render(
+        visitor=visitor,
+        theme=theme if theme in _THEMES else None,
+        places=PLACES,
+        place=place,
+        query=dict(request.query_params),
+        now=datetime.now(UTC),
+        flower_url=flower_url(request.app.state.services.settings),
+        **context,
+    )
+    return HTMLResponse(body, status_code=status)
+
+
+def fragment(template: str, **context: Any) -> str:
+    """A part of a page that is the same for every visitor."""
+    return environment().get_template(template).render(now=datetime.now(UTC), **context)
+
+
+@cache
+def environment() -> Environment:
+    """The templates, compiled once; a name that was not given is an error, not an empty place."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "at": at,
+        "age": age,
+        "count": count,
+        "took": took,
+        "pretty": pretty,
+        "shown": shown,
+        "rate": rate,
+    }
+    made.globals |= {"base": BASE, "asset": asset, "address": address, "once": form_key}
+    return made
+
+
+def form_key() -> str:
+    """The key of one form: sent twice, it acts once."""
+    return secrets.token_urlsafe(16)
+
+
+def _visible(value: object) -> object:
+    """A text without characters that turn the order of others around: they are spelled."""
+    return value.translate(_TURNING) if isinstance(value, str) else value
+
+
+@cache
+def asset(name: str) -> str:
+    """The address of a file of ours, which changes with its content."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"{BASE}/static/{name}?v={digest}"
+
+
+def address(path: str, query: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    """An address of the console with these fields; empty ones are left out."""
+    fields = {**(query or {}), **changes}
+    asked = urlencode({k: str(v) for k, v in fields.items() if v not in {None, ""}})
+    return f"{BASE}{path}?{asked}" if asked else f"{BASE}{path}"
+
+
+def at(time: datetime | None) -> Markup | str:
+    """A time in UTC, to the millisecond."""
+    if time is None:
+        return "\N{EN DASH}"
+    utc = time.astimezone(UTC)
+    text = f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}"
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), text)
+
+
+def age(time: datetime | None, now: datetime) -> str:
+    """How long ago, as people say it."""
+    return "\N{EN DASH}" if time is None else took(max(0.0, (now - time).total_seconds()))
+
+
+def took(seconds: float | None) -> str:
+    """A duration with its unit, to about three digits."""
+    if seconds is None:
+        return "\N{EN DASH}"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms" if seconds >= 0.0005 else "0 ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def count(number: int | None) -> str:
+    """A number in groups of three digits."""
+    return "\N{EN DASH}" if number is None else f"{number:,}"
+
+
+def rate(per_s: float | None) -> str:
+    """A number per second, to about three digits."""
+    if per_s is None:
+        return "\N{EN DASH}"
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+
+
+def pretty(raw: msgspec.Raw | str | None) -> str:
+    """JSON with line breaks, as text."""
+    if raw is None:
+        return ""
+    text = raw if isinstance(raw, str) else bytes(raw).decode()
+    return msgspec.json.format(text, indent=2)
+
+
+def shown(text: str) -> Markup:
+    """A text that may be very long, up to 64 Ki characters of it."""
+    if len(text) <= SHOWN_CHARS_MAX:
+        return escape(text)
+    left = len(text) - SHOWN_CHARS_MAX
+    note = Markup('<em class="muted">\n… and {} more characters</em>').format(f"{left:,}")
+    return escape(text[:SHOWN_CHARS_MAX]) + note
+
+
+def flower_url(settings: "Settings") -> str | None:
+    """Where browsers find Flower; None: nobody said."""
+    if settings.flower_url is not None:
+        return settings.flower_url.rstrip("/")
+    if is_loopback(settings.flower_host) and is_loopback(settings.api_host):
+        return f"http://{settings.flower_host}:{settings.flower_port}"
+    return None

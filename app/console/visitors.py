@@ -1,0 +1,198 @@
+"""Who looks at the console: signed in with an API key, or `local` where keys are off.
+
+A browser has a random token in a cookie that no script can read and that no other site's request
+carries. What changes something carries the session's other token, from the form, and comes from a
+page of the same host.
+"""
+
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+from sqlalchemy import Engine
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.auth import LOCAL, Author, is_loopback
+from app.api.problems import Problem
+from app.domain.scopes import Scope, allows
+from app.store import audit, sessions
+from app.store.audit import Audited
+from app.store.transactions import open_autocommit, transaction
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+    from app.settings import Settings
+
+COOKIE = "veltrix_session"
+_SAME_SITE = {"same-origin", "none"}
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """Whose page it is. `csrf` is what its forms carry; `is_local`: nobody had to sign in."""
+
+    author: Author
+    csrf: str
+    is_local: bool = False
+
+    def may(self, scope: str) -> bool:
+        """Whether it may do what `scope` names."""
+        return allows(self.author.scopes, scope)
+
+    @property
+    def sees_payloads(self) -> bool:
+        """Whether payloads, outputs and messages are shown to it."""
+        return self.may(Scope.PAYLOADS_READ)
+
+
+def visitor_of(request: Request) -> Visitor | None:
+    """The visitor, by one look at the database; None: nobody is signed in."""
+    services: Services = request.app.state.services
+    if not services.keys.is_required:
+        _check_host(request)
+        return Visitor(LOCAL, request.app.state.csrf, is_local=True)
+    token = request.cookies.get(COOKIE)
+    if not token:
+        return None
+    with open_autocommit(services.engine) as tx:
+        session = sessions.find(tx, token)
+    if session is None:
+        return None
+    return Visitor(Author(session.key_name, frozenset(session.scopes)), session.csrf)
+
+
+def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None:
+    """Open a session for who has this API key; None: no key that may call is this one.
+
+    Raises a 403 Problem, and writes it down, when the key may not read.
+    """
+    services: Services = request.app.state.services
+    with transaction(services.engine) as tx:
+        session = sessions.make(tx, key, token, csrf, services.settings.console_session_s)
+        if session is None:
+            return None
+        is_reader = allows(session.scopes, Scope.RUNS_READ)
+        if not is_reader:
+            sessions.end(tx, token)
+        made = Audited(
+            author=session.key_name,
+            action="session.begin",
+            reason="signed in to the console",
+            target="session",
+            result={"expires_at": session.expires_at} if is_reader else {"lacks": "runs:read"},
+            is_refused=not is_reader,
+        )
+        audit.append(tx, [made])
+    if not is_reader:
+        raise lacking(session.key_name, Scope.RUNS_READ)
+    return Visitor(Author(session.key_name, frozenset(session.scopes)), session.csrf)
+
+
+def sign_out(request: Request, visitor: Visitor) -> None:
+    """End the session of this request."""
+    services: Services = request.app.state.services
+    with transaction(services.engine) as tx:
+        sessions.end(tx, request.cookies.get(COOKIE, ""))
+        ended = Audited(
+            author=visitor.author.name,
+            action="session.end",
+            reason="signed out of the console",
+            target="session",
+        )
+        audit.append(tx, [ended])
+
+
+def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
+    """Nothing, if the visitor may. Raises a 403 Problem otherwise; of an action it is written down.
+
+    What is refused is kept with its address; a read that is refused moves nothing and is not.
+    """
+    if visitor.may(scope):
+        return
+    if request.method != "GET":
+        note_refused(
+            request.app.state.services.engine,
+            visitor.author.name,
+            f"lacks the scope {scope}",
+            request.url.path,
+        )
+    raise lacking(visitor.author.name, scope)
+
+
+def note_refused(engine: Engine, author: str, why: str, path: str) -> None:
+    """An audit row of an action that was refused before it began."""
+    refused = Audited(
+        author=author,
+        action="console.act",
+        reason=why,
+        target="console",
+        target_id=path,
+        is_refused=True,
+    )
+    with transaction(engine) as tx:
+        audit.append(tx, [refused])
+
+
+def lacking(name: str, scope: str) -> Problem:
+    """403: the key may not do this; whoever makes keys can give it one that may."""
+    return Problem(
+        403,
+        "forbidden",
+        f"the key {name!r} lacks the scope {scope}; sign in with one that has it",
+        scope=scope,
+    )
+
+
+def check_origin(request: Request) -> None:
+    """Raises a 403 Problem when a page of another site sent this form."""
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    is_other = site is not None and site not in _SAME_SITE
+    if site is None and origin is not None:
+        is_other = urlsplit(origin).netloc != request.headers.get("host")
+    if is_other:
+        raise Problem(403, "forbidden", "this form was sent by a page of another site")
+
+
+def check_csrf(visitor: Visitor, token: str) -> None:
+    """Raises a 403 Problem when the form is not one of this session's."""
+    if not compare_digest(visitor.csrf.encode(), token.encode("utf-8", "replace")):
+        raise Problem(
+            403,
+            "forbidden",
+            "this form belongs to a session that is over; open the page again and repeat it",
+        )
+
+
+def set_cookie(response: Response, settings: "Settings", request: Request, token: str) -> None:
+    """The cookie of the session; for https only where the console is reached by https."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        max_age=int(settings.console_session_s),
+        path="/console",
+        httponly=True,
+        samesite="strict",
+        secure=is_https(settings, request),
+    )
+
+
+def is_https(settings: "Settings", request: Request) -> bool:
+    """Whether browsers reach the console by https: itself, or a proxy before it that says so."""
+    return request.url.scheme == "https" or (settings.console_url or "").startswith("https:")
+
+
+def _check_host(request: Request) -> None:
+    """Where keys are off a page elsewhere must not reach us under a name that it made point here.
+
+    Raises a 403 Problem for another name than a loopback one.
+    """
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    if not is_loopback(host):
+        raise Problem(
+            403,
+            "forbidden",
+            f"without keys the console answers to loopback names only, not to {host!r}; behind a"
+            " proxy set VELTRIX_REQUIRE_KEYS",
+        )

@@ -1,0 +1,66 @@
+"""Sessions of the console: rows that hold a hash, never what the browser has.
+
+A session is as good as its key is now: the key's row is looked at each time, so a revoke, or new
+content of the admin key file, ends the session at once, and scopes are those of the moment.
+"""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+
+from app.store.keys import hash_of
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Who is signed in. `csrf` is the token that every form of this session carries."""
+
+    key_name: str
+    scopes: tuple[str, ...]
+    csrf: str
+    made_at: datetime
+    expires_at: datetime
+
+
+_MAKE = """
+insert into sessions (hash, key_name, key_hash, csrf, expires_at)
+select %(hash)s, name, hash, %(csrf)s, now() + %(age_s)s * interval '1 second'
+from api_keys where hash = %(key_hash)s and revoked_at is null
+"""
+
+_FIND = """
+select s.key_name, k.scopes, s.csrf, s.made_at, s.expires_at
+from sessions s
+join api_keys k on k.name = s.key_name and k.hash = s.key_hash and k.revoked_at is null
+where s.hash = %(hash)s and s.expires_at > now()
+"""
+
+_END = "delete from sessions where hash = %(hash)s"
+
+_FORGET = "delete from sessions where expires_at < now()"
+
+
+def make(tx: Connection, key: str, token: str, csrf: str, age_s: float) -> Session | None:
+    """A session that `token` opens for `age_s`; None: no key that may call is `key`."""
+    row = {"hash": hash_of(token), "key_hash": hash_of(key), "csrf": csrf, "age_s": age_s}
+    tx.exec_driver_sql(_MAKE, row)
+    return find(tx, token)
+
+
+def find(tx: Connection, token: str) -> Session | None:
+    """The session that `token` opens; None: there is none, it is over, or its key is revoked."""
+    row = tx.exec_driver_sql(_FIND, {"hash": hash_of(token)}).one_or_none()
+    if row is None:
+        return None
+    name, scopes, csrf, made_at, expires_at = row
+    return Session(name, tuple(scopes), csrf, made_at, expires_at)
+
+
+def end(tx: Connection, token: str) -> None:
+    """`token` opens nothing any more."""
+    tx.exec_driver_sql(_END, {"hash": hash_of(token)})
+
+
+def forget(tx: Connection) -> int:
+    """Delete the sessions whose time is over; how many."""
+    return tx.exec_driver_sql(_FORGET).rowcount

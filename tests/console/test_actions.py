@@ -1,0 +1,243 @@
+"""Signing in, acting once with a reason, and being refused."""
+
+import json
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from app.console.exports import guarded
+from app.store import keys
+from app.store.transactions import transaction
+from tests.api.conftest import Answer
+from tests.console.conftest import (
+    HOSTILE,
+    OPERATOR,
+    READER,
+    WRITER,
+    Shown,
+    Tab,
+    showing,
+    tab_of,
+)
+from tests.support.services import Services
+
+
+@pytest.fixture
+def own(services: Services) -> Iterator[Shown]:
+    """A console of this test's own."""
+    with showing(services) as there:
+        yield there
+
+
+def post(shown: Shown, path: str, fields: dict[str, str], **headers: str) -> Answer:
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    body = urlencode(fields).encode()
+    return shown.api.request("POST", f"/console{path}", body, kind | headers)
+
+
+def session_of(shown: Shown, key: str) -> tuple[str, str]:
+    """Cookie and form token of a new session."""
+    answer = post(shown, "/sign-in", {"key": key})
+    assert answer.status == 303
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    page = shown.api.get("/console/runs", cookie=cookie).text
+    return cookie, page.partition('name="csrf" value="')[2].partition('"')[0]
+
+
+def audited(shown: Shown, action: str) -> list[tuple[str, str, bool]]:
+    with transaction(shown.engine) as tx:
+        rows = tx.exec_driver_sql(
+            "select author, reason, is_refused from audit where action = %(action)s order by id",
+            {"action": action},
+        )
+        return [tuple(row) for row in rows]
+
+
+def state_of(shown: Shown, name: str) -> tuple[str, int]:
+    with transaction(shown.engine) as tx:
+        row = tx.exec_driver_sql(
+            "select state, generation from runs where id = %(id)s", {"id": shown.runs[name]}
+        ).one()
+    return row[0], row[1]
+
+
+def test_a_failed_run_is_replayed_with_a_reason_from_its_page(browser: Browser, own: Shown) -> None:
+    with tab_of(browser, own) as tab:
+        tab.sign_in()
+        tab.go(f"/runs/{own.runs['bad']}")
+        tab.page.get_by_role("link", name="Replay…").click()
+        dialog = tab.page.get_by_role("dialog")
+        expect(dialog).to_contain_text("results of 1 finished step are kept (reserve)")
+        dialog.get_by_label("Why").fill("payments are back")
+        dialog.get_by_role("button", name="Replay 1 run").click()
+
+        expect(tab.page.get_by_text("queued again")).to_be_visible()
+        expect(tab.page.locator("main")).to_contain_text("payments are back")
+
+    assert state_of(own, "bad") == ("queued", 1)
+
+
+def test_an_open_run_is_cancelled_with_a_reason_without_javascript(
+    browser: Browser, own: Shown
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    tab = Tab(context.new_page(), own.url)
+    tab.sign_in()
+    tab.go(f"/runs/{own.runs['open']}")
+    tab.page.get_by_role("link", name="Cancel…").click()
+    expect(tab.page.get_by_text("A cancelled run cannot be replayed")).to_be_visible()
+    tab.page.get_by_label("Why").fill("a test order")
+    tab.page.get_by_role("button", name="Cancel 1 run").click()
+    expect(tab.page.get_by_text("The run is cancelled.")).to_be_visible()
+    context.close()
+
+    assert state_of(own, "open") == ("cancelled", 0)
+
+
+def test_a_form_sent_twice_acts_once_and_a_stale_one_moves_nothing(own: Shown) -> None:
+    cookie, csrf = session_of(own, OPERATOR)
+    path = f"/runs/{own.runs['bad']}/replay"
+    form = {"csrf": csrf, "once": "k1", "from": "failed_step", "reason": "again"}
+
+    first = post(own, path, form, cookie=cookie)
+    second = post(own, path, form, cookie=cookie)
+    stale = post(own, path, form | {"once": "k2"}, cookie=cookie)
+
+    assert (first.status, second.status, stale.status) == (303, 303, 409)
+    assert first.headers["location"] == second.headers["location"]
+    assert state_of(own, "bad") == ("queued", 1)
+    assert "by now" in stale.text
+
+
+def test_what_is_refused_moves_nothing_and_is_written_down(own: Shown) -> None:
+    cookie, csrf = session_of(own, OPERATOR)
+    reader, reader_csrf = session_of(own, READER)
+    path = f"/runs/{own.runs['bad']}/replay"
+    form = {"once": "k", "from": "beginning", "reason": "mine"}
+
+    assert post(own, path, form, cookie=cookie).status == 403
+    assert post(own, path, form | {"csrf": reader_csrf}, cookie=cookie).status == 403
+    assert post(own, path, form | {"csrf": reader_csrf}, cookie=reader).status == 403
+    good = form | {"csrf": csrf}
+    assert post(own, path, good, cookie=cookie, origin="https://evil.example").status == 403
+    assert post(own, path, good, cookie=cookie, **{"sec-fetch-site": "cross-site"}).status == 403
+    assert post(own, path, good).headers["location"] == "/console/sign-in"
+    assert post(own, path, good | {"reason": " "}, cookie=cookie).status == 400
+    assert post(own, path, good | {"from": "x"}, cookie=cookie).status == 400
+
+    assert state_of(own, "bad") == ("failed", 0)
+    refused = audited(own, "console.act")
+    assert [(author, is_refused) for author, _, is_refused in refused] == [
+        ("anna", True),
+        ("anna", True),
+        ("viewer", True),
+    ]
+    assert "runs:replay" in refused[-1][1]
+
+
+def test_a_key_that_may_not_read_cannot_sign_in_and_a_wrong_one_is_not_told_why(own: Shown) -> None:
+    wrong = post(own, "/sign-in", {"key": "x" * 43})
+    writer = post(own, "/sign-in", {"key": WRITER})
+
+    assert (wrong.status, writer.status) == (403, 403)
+    assert "set-cookie" not in wrong.headers
+    assert "set-cookie" not in writer.headers
+    assert "unknown or revoked" in wrong.text
+    assert "runs:read" in writer.text
+    assert audited(own, "session.begin") == [("till", "signed in to the console", True)]
+
+
+def test_a_revoked_key_and_a_sign_out_end_the_session_at_once(own: Shown) -> None:
+    cookie, csrf = session_of(own, OPERATOR)
+    reader, _ = session_of(own, READER)
+    with transaction(own.engine) as tx:
+        assert keys.revoke(tx, "viewer")
+
+    assert own.api.get("/console/runs", cookie=reader).status == 303
+    assert own.api.get("/console/live", cookie=reader).status == 401
+    assert post(own, "/sign-out", {"csrf": csrf}, cookie=cookie).status == 303
+    assert own.api.get("/console/runs", cookie=cookie).headers["location"] == (
+        "/console/sign-in?next=%2Fconsole%2Fruns"
+    )
+    assert [reason for _, reason, _ in audited(own, "session.end")] == ["signed out of the console"]
+
+
+def test_the_cookie_and_the_headers_are_strict(services: Services) -> None:
+    with showing(services, console_url="https://ops.example/console") as shown:
+        answer = post(shown, "/sign-in", {"key": OPERATOR, "next": "//evil.example/"})
+        page = shown.api.get("/console/sign-in")
+
+    flags = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
+    assert {"httponly", "samesite=strict", "secure", "path=/console"} <= flags
+    assert answer.headers["location"] == "/console/"
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["cache-control"] == "no-store"
+
+
+def test_without_keys_it_is_open_as_local_to_loopback_names_only(services: Services) -> None:
+    with showing(services, require_keys=False) as shown:
+        page = shown.api.get("/console/")
+        connection = HTTPConnection("127.0.0.1", shown.api.port)
+        connection.request("GET", "/console/", headers={"host": "rebound.example"})
+        other = connection.getresponse().status
+        connection.close()
+        forged = post(shown, f"/runs/{shown.runs['open']}/cancel", {"reason": "x", "csrf": ""})
+
+    assert page.status == 200
+    assert "open as <b>local</b>" in page.text
+    assert (other, forged.status) == (403, 403)
+
+
+def test_payloads_are_withheld_from_a_key_that_may_not_see_them(own: Shown) -> None:
+    reader, _ = session_of(own, READER)
+    pages = [
+        own.api.get(f"/console/{path}", cookie=reader).text
+        for path in (f"runs/{own.runs['bad']}", f"events/{own.events['bad']}")
+    ]
+
+    for page in pages:
+        assert "payloads:read" in page
+        assert "&#34;order&#34;" not in page
+        assert "shelf" not in page
+        assert "Traceback" not in page
+        assert "Replay…" not in page
+
+
+def test_lists_are_saved_as_csv_without_formulas_and_as_json(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    for name in ("runs", "events", "workflows", "audit"):
+        as_csv = own.api.get(f"/console/{name}.csv", cookie=cookie)
+        as_json = own.api.get(f"/console/{name}.json", cookie=cookie)
+
+        assert as_csv.headers["content-disposition"].startswith("attachment")
+        assert len(as_csv.text.splitlines()) == len(json.loads(as_json.text)["items"]) + 1
+    assert HOSTILE in own.api.get("/console/events.json", cookie=cookie).text
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\uff1d1"):
+        assert guarded(text) == f"'{text}"
+    assert guarded("order-1") == "order-1"
+
+
+def test_a_bad_field_is_named_and_an_unknown_page_is_not_found(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    for query in ("state=odd", "cursor=1", "since=soon", "event=%00", "until=9999-99-99"):
+        answer = own.api.get(f"/console/runs?{query}", cookie=cookie)
+
+        assert answer.status == 400, query
+        assert query.partition("=")[0] in answer.text
+    for path in ("runs/1", "events/1", "audit/999", "audit/x", "deliveries/x", "nothing"):
+        assert own.api.get(f"/console/{path}", cookie=cookie).status in {400, 404}, path
+
+
+def test_a_task_of_flower_leads_to_its_run(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+
+    answer = own.api.get(f"/console/deliveries/{own.runs['bad']}", cookie=cookie)
+
+    assert answer.status == 303
+    assert answer.headers["location"] == f"/console/runs/{own.runs['bad']}"

@@ -1,0 +1,171 @@
+"""Every page, as people see it: accessible, quiet, and with hostile text shown as text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from app.store.transactions import transaction
+from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES: dict[str, Callable[[Shown], str]] = {
+    "overview": lambda _: "/",
+    "runs": lambda _: "/runs",
+    "runs-none": lambda _: "/runs?workflow=nobody",
+    "run-failed": lambda s: f"/runs/{s.runs['bad']}",
+    "run-open": lambda s: f"/runs/{s.runs['open']}",
+    "replay": lambda s: f"/runs/{s.runs['bad']}/replay",
+    "cancel": lambda s: f"/runs/{s.runs['open']}/cancel",
+    "failures": lambda _: "/failures",
+    "failure": lambda _: "/failures/f00d",
+    "replays": lambda _: "/replays",
+    "replay-planned": lambda s: f"/replays/{s.replay}",
+    "events": lambda _: "/events",
+    "event": lambda s: f"/events/{s.events['bad']}",
+    "workflows": lambda _: "/workflows",
+    "audit": lambda _: "/audit",
+    "audit-row": lambda _: "/audit/1",
+    "search": lambda _: "/search?q=order-1",
+    "flower": lambda _: "/flower",
+    "not-found": lambda _: "/nothing",
+}
+# Between them every page is seen light and dark, wide and narrow.
+SCREENS = [("light", WIDE), ("dark", PHONE)]
+
+
+@pytest.mark.parametrize(("scheme", "size"), SCREENS, ids=["light-desktop", "dark-phone"])
+def test_no_page_has_a_barrier_and_none_is_wider_than_its_screen(
+    browser: Browser, shown: Shown, scheme: str, size: tuple[int, int], pytestconfig: pytest.Config
+) -> None:
+    folder = ROOT / "docs" / "console" if pytestconfig.getoption("--pictures") else None
+    found: dict[str, list[str]] = {}
+
+    with tab_of(browser, shown, size=size, scheme=scheme) as tab:
+        tab.go("/sign-in")
+        found["sign-in"] = barriers(tab)
+        pictures(tab, folder, f"sign-in-{scheme}")
+        tab.sign_in()
+        for name, path_of in PAGES.items():
+            tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+            tab.go(path_of(shown))
+            found[name] = barriers(tab)
+            pictures(tab, folder, f"{name}-{scheme}")
+        # The page that is not there is the one complaint of a browser.
+        tab.said = [said for said in tab.said if "404 (Not Found)" not in said]
+
+    assert {name: those for name, those in found.items() if those} == {}
+
+
+def barriers(tab: Tab) -> list[str]:
+    """What axe-core finds; and a page that must be scrolled sideways."""
+    # A page may load no script but its own: axe comes past that, as a debugger does.
+    tab.page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = tab.page.evaluate(
+        "async () => (await axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'"
+        ", 'wcag22aa', 'best-practice']})).violations.map(v => v.id + ': ' +"
+        " v.nodes.map(n => n.target + ' ' + (n.any[0] || {}).message).join('; '))"
+    )
+    width = tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([f"{width} px too wide"] if width > 0 else [])]
+
+
+def pictures(tab: Tab, folder: Path | None, name: str) -> None:
+    """Kept where they are looked at, on both screens, when asked for with --pictures."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, (width, height) in (("desktop", WIDE), ("phone", PHONE)):
+        tab.page.set_viewport_size({"width": width, "height": height})
+        tab.page.screenshot(path=folder / f"{name}-{kind}.png", full_page=True)
+
+
+def test_the_first_page_is_live_and_balances(tab: Tab, shown: Shown) -> None:
+    tab.go("/")
+    expect(tab.page.get_by_text("The books balance")).to_be_visible()
+    before = shown.api.services
+    accepted = tab.page.locator(".line .figure").first
+    count = int(accepted.inner_text().split()[0])
+
+    shown.accept(f"live-{count}", {"order": 9})
+
+    expect(accepted).to_have_text(f"{count + 1} accepted")
+    expect(tab.page.locator("#chart canvas")).to_be_visible()
+    assert before.keys.is_required
+
+
+def test_filters_are_in_the_address_and_work_in_place(tab: Tab, shown: Shown) -> None:
+    tab.go("/runs")
+    tab.page.get_by_label("State").select_option("failed")
+    expect(tab.page.locator("#list tbody tr")).to_have_count(1)
+
+    assert tab.page.url.endswith("/runs?state=failed")
+    tab.page.reload()
+    expect(tab.page.locator("#list tbody tr")).to_have_count(1)
+    tab.go("/runs?subject=order-1")
+    expect(tab.page.locator("#list tbody tr")).to_have_count(1)
+    tab.go("/runs?source=/elsewhere")
+    expect(tab.page.get_by_text("No run is like this")).to_be_visible()
+
+
+def test_a_search_finds_by_id_key_subject_and_source(tab: Tab, shown: Shown) -> None:
+    for word in ("order-1", "/shop", "good"):
+        tab.go("/")
+        tab.page.locator("#find").fill(word)
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.get_by_role("heading", name="Search")).to_be_visible()
+        assert tab.page.locator("main h2").count() >= 1, word
+    for word, name in ((shown.runs["bad"], "fulfil"), (shown.events["bad"], "Event")):
+        tab.page.locator("#find").fill(word)
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.locator("h1")).to_contain_text(name)
+
+
+def test_keys_lead_to_pages_and_may_be_switched_off(tab: Tab) -> None:
+    tab.go("/")
+    tab.page.keyboard.press("g")
+    tab.page.keyboard.press("r")
+    expect(tab.page.locator("h1")).to_have_text("Runs")
+    tab.page.keyboard.press("/")
+    expect(tab.page.locator("#find")).to_be_focused()
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("h1").click()
+    tab.page.keyboard.press("?")
+    expect(tab.page.get_by_role("dialog")).to_be_visible()
+    tab.page.get_by_label("Single keys do this").uncheck()
+    tab.page.get_by_role("button", name="Close").click()
+    tab.page.keyboard.press("?")
+
+    expect(tab.page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_the_theme_is_kept_without_a_flash(tab: Tab) -> None:
+    tab.go("/runs")
+    button = tab.page.locator("#theme")
+    button.click()
+    button.click()
+    expect(button).to_have_text("Dark")
+
+    tab.page.reload()
+
+    assert 'data-theme="dark"' in tab.page.content()
+    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 24)"
+
+
+def test_hostile_text_is_shown_as_text(tab: Tab, shown: Shown) -> None:
+    for path in (f"/runs/{shown.runs['bad']}", f"/events/{shown.events['lonely']}", "/events"):
+        tab.go(path)
+
+        assert SHOWN in tab.page.locator("main").inner_text(), path
+        assert tab.page.locator("main img").count() == 0
+        assert tab.page.locator("a[href*='evil.example/']:not([href^='/console/'])").count() == 0
+
+
+def test_an_action_of_every_kind_stands_in_the_audit(tab: Tab, shown: Shown) -> None:
+    with transaction(shown.engine) as tx:
+        count = tx.exec_driver_sql("select count(*) from audit where action = 'session.begin'")
+        assert count.scalar_one() >= 1
+    tab.go("/audit?action=session.begin")
+
+    expect(tab.page.locator("#list tbody tr").first).to_contain_text("anna")
