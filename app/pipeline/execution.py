@@ -71,8 +71,7 @@ class Execution:
         self.wakes: list[float] = []
         self.in_flight = 0
         self.settlement: Settlement | None = None
-        self.is_over = False
-        self.has_begun = False
+        self.is_over = self.has_begun = False
         self.is_cancel_requested = claim.is_cancel_requested
         self.key = claim.key
         self.busy_s = 0.0  # that its own code and steps kept the child from anything else
