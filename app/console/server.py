@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -41,6 +40,7 @@ _AGAIN = (
 )
 
 Page = Callable[[Request, Visitor], Response]
+SavedList = Callable[[Request, Visitor, str], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -61,7 +61,7 @@ _VIEWS: dict[str, Page] = {
     "/deliveries/{delivery_id}": views.delivery,
     "/flower": views.flower,
 }
-_FILES: dict[str, Callable[[Request, Visitor, str], Response]] = {
+_FILES: dict[str, SavedList] = {
     "runs": views.runs_file,
     "events": views.events_file,
     "failures": failed_work.groups_file,
@@ -85,10 +85,7 @@ def make_console(state: State) -> ASGIApp:
     """The application; `state` is the api's own, whose services may follow later."""
     routes: list[Route | Mount] = [Route(path, view(page)) for path, page in _VIEWS.items()]
     for name, file in _FILES.items():
-        routes += [
-            Route(f"/{name}.{suffix}", view(partial(file, suffix=suffix)))
-            for suffix in ("csv", "json")
-        ]
+        routes += [_saved(name, file, suffix) for suffix in ("csv", "json")]
     for path, (page, call) in _ASKED.items():
         routes += [Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]), _act(path, call)]
     routes += [_act(path, call) for path, call in _ACTS.items()]
@@ -130,6 +127,13 @@ def told(endpoint: Endpoint) -> Endpoint:
             return await run_in_threadpool(_error_page, request, problem_of(error))
 
     return asked
+
+
+def _saved(name: str, file: SavedList, suffix: str) -> Route:
+    def page(request: Request, visitor: Visitor) -> Response:
+        return file(request, visitor, suffix)
+
+    return Route(f"/{name}.{suffix}", view(page))
 
 
 def _act(path: str, call: actions.Call) -> Route:

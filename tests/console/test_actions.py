@@ -53,7 +53,7 @@ def audited(shown: Shown, action: str) -> list[tuple[str, str, bool]]:
             "select author, reason, is_refused from audit where action = %(action)s order by id",
             {"action": action},
         )
-        return [tuple(row) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
 
 def state_of(shown: Shown, name: str) -> tuple[str, int]:
