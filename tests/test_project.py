@@ -39,6 +39,7 @@ def test_what_app_imports_is_required_by_name() -> None:
         # Parts of what is required, chosen by it.
         "billiard": "celery",
         "pydantic_core": "pydantic",
+        "markupsafe": "jinja2",
         "starlette": "fastapi",
         "click": "typer",
         "tornado": "flower",

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -218,11 +217,6 @@ class _Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
         yield
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End, and tell it to those who would go on."""
-        self._on_ending()
-        super().handle_exit(sig, frame)
-
     def _leave(self) -> None:
         """Go on serving for `LEAVE_S`, as not ready, and then end; called again: end now."""
         if self._is_leaving or not self.started:
@@ -240,6 +234,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell answers that would go on for ever; then wait for what is in hand."""
+        self._on_ending()
+        await super().shutdown(sockets)
 
 
 def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:

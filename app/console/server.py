@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -41,58 +40,55 @@ _AGAIN = (
 )
 
 Page = Callable[[Request, Visitor], Response]
+SavedList = Callable[[Request, Visitor, str], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+_VIEWS: dict[str, Page] = {
+    "/": run_view.overview,
+    "/runs": views.runs,
+    "/runs/{run_id}": run_view.run,
+    "/events": views.events,
+    "/events/{event_id}": views.event,
+    "/workflows": views.workflows,
+    "/audit": views.audit_rows,
+    "/audit/{row_id}": views.audit_row,
+    "/failures": failed_work.groups,
+    "/failures/{group_id}": failed_work.group,
+    "/replays": failed_work.replays,
+    "/replays/{replay_id}": failed_work.one_replay,
+    "/search": views.found,
+    "/deliveries/{delivery_id}": views.delivery,
+    "/flower": views.flower,
+}
+_FILES: dict[str, SavedList] = {
+    "runs": views.runs_file,
+    "events": views.events_file,
+    "failures": failed_work.groups_file,
+    "replays": failed_work.replays_file,
+    "workflows": views.workflows_file,
+    "audit": views.audit_file,
+}
+# What asks before it acts, and the act.
+_ASKED: dict[str, tuple[Page, actions.Call]] = {
+    "/runs/{run_id}/replay": (run_view.replay_asked, actions.replay_run),
+    "/runs/{run_id}/cancel": (run_view.cancel_asked, actions.cancel_run),
+}
+_ACTS: dict[str, actions.Call] = {
+    "/failures/{group_id}/plan": failed_actions.plan_group,
+    "/failures/{group_id}/{verb}": failed_actions.act_on_group,
+    "/replays/{replay_id}/{verb}": failed_actions.act_on_replay,
+}
 
 
 def make_console(state: State) -> ASGIApp:
     """The application; `state` is the api's own, whose services may follow later."""
-    views_ = {
-        "/": run_view.overview,
-        "/runs": views.runs,
-        "/runs/{run_id}": run_view.run,
-        "/events": views.events,
-        "/events/{event_id}": views.event,
-        "/workflows": views.workflows,
-        "/audit": views.audit_rows,
-        "/audit/{row_id}": views.audit_row,
-        "/failures": failed_work.groups,
-        "/failures/{group_id}": failed_work.group,
-        "/replays": failed_work.replays,
-        "/replays/{replay_id}": failed_work.one_replay,
-        "/search": views.found,
-        "/deliveries/{delivery_id}": views.delivery,
-        "/flower": views.flower,
-    }
-    files = {
-        "runs": views.runs_file,
-        "events": views.events_file,
-        "failures": failed_work.groups_file,
-        "replays": failed_work.replays_file,
-        "workflows": views.workflows_file,
-        "audit": views.audit_file,
-    }
-    asks = {
-        "/runs/{run_id}/replay": (run_view.replay_asked, actions.replay_run),
-        "/runs/{run_id}/cancel": (run_view.cancel_asked, actions.cancel_run),
-    }
-    routes: list[Any] = [Route(path, view(page)) for path, page in views_.items()]
-    for name, page in files.items():
-        routes += [
-            Route(f"/{name}.{suffix}", view(partial(page, suffix=suffix)))
-            for suffix in ("csv", "json")
-        ]
-    for path, (page, call) in asks.items():
-        act = told(actions.action(KeyScope.RUNS_REPLAY, call))
-        routes.append(Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]))
-        routes.append(Route(path, act, methods=["POST"]))
-    changes = {
-        "/failures/{group_id}/plan": failed_actions.plan_group,
-        "/failures/{group_id}/{verb}": failed_actions.act_on_group,
-        "/replays/{replay_id}/{verb}": failed_actions.act_on_replay,
-    }
-    for path, call in changes.items():
-        act = told(actions.action(KeyScope.RUNS_REPLAY, call))
-        routes.append(Route(path, act, methods=["POST"]))
+    routes: list[Route | Mount] = [Route(path, view(page)) for path, page in _VIEWS.items()]
+    for name, file in _FILES.items():
+        routes += [_saved(name, file, suffix) for suffix in ("csv", "json")]
+    for path, (page, call) in _ASKED.items():
+        routes += [Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]), _act(path, call)]
+    routes += [_act(path, call) for path, call in _ACTS.items()]
     routes += [
         Route("/live", told(run_view.live_figures)),
         Route("/sign-in", told(_in_thread(actions.sign_in_page)), methods=["GET"]),
@@ -131,6 +127,17 @@ def told(endpoint: Endpoint) -> Endpoint:
             return await run_in_threadpool(_error_page, request, problem_of(error))
 
     return asked
+
+
+def _saved(name: str, file: SavedList, suffix: str) -> Route:
+    def page(request: Request, visitor: Visitor) -> Response:
+        return file(request, visitor, suffix)
+
+    return Route(f"/{name}.{suffix}", view(page))
+
+
+def _act(path: str, call: actions.Call) -> Route:
+    return Route(path, told(actions.action(KeyScope.RUNS_REPLAY, call)), methods=["POST"])
 
 
 def _live(request: Request) -> None:

@@ -1,5 +1,6 @@
 """The console of a real api, looked at with Debian's Chromium; what it shows is put there first."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,12 @@ class Shown:
             JournalEntry(run, "2", "step", "charge", error=error, attempts=2),
         ]
         ended = Settlement(
-            run_id=run, state="failed", reason="error", failed_step="charge", fingerprint="f00d"
+            run_id=run,
+            state="failed",
+            reason="error",
+            failed_step="charge",
+            fingerprint="f00d",
+            outcome=json.dumps({"type": "PaymentRefused", "message": HOSTILE}),
         )
         with open_autocommit(self.engine) as tx:
             assert journal.write(tx, token, "worker-1@host/1", entries, failed, [ended])

@@ -53,7 +53,7 @@ def audited(shown: Shown, action: str) -> list[tuple[str, str, bool]]:
             "select author, reason, is_refused from audit where action = %(action)s order by id",
             {"action": action},
         )
-        return [tuple(row) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
 
 def state_of(shown: Shown, name: str) -> tuple[str, int]:
@@ -241,3 +241,18 @@ def test_a_task_of_flower_leads_to_its_run(own: Shown) -> None:
 
     assert answer.status == 303
     assert answer.headers["location"] == f"/console/runs/{own.runs['bad']}"
+
+
+def test_figures_that_somebody_watches_do_not_keep_an_api_from_ending(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    connection = HTTPConnection("127.0.0.1", own.api.port, timeout=10)
+    connection.request("GET", "/console/live", headers={"cookie": cookie})
+    response = connection.getresponse()
+    first = response.readline()
+
+    own.api.app.state.is_leaving = True
+    rest = response.read()
+
+    connection.close()
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert b"event: figures" in first + rest

@@ -44,6 +44,11 @@ def test_a_group_is_replayed_by_canary_stops_by_itself_and_goes_on(
     browser: Browser, own: Shown
 ) -> None:
     executor = Replaying(own.engine, Settings(), EventIds(Random(1).getrandbits))
+
+    def replayed() -> list[str]:
+        executor.once()
+        return moved(own)
+
     with tab_of(browser, own) as tab:
         tab.sign_in()
         tab.go("/failures?kind=run")
@@ -59,7 +64,7 @@ def test_a_group_is_replayed_by_canary_stops_by_itself_and_goes_on(
 
         press(tab, "Start: 1 run first, then 2", "the plan is right")
         expect(tab.page.locator("h1")).to_contain_text("canary")
-        (canary,) = until(lambda: executor.once() and moved(own), what="the canary")
+        (canary,) = until(replayed, what="the canary")
         settle(own.engine, [own.runs[canary]], "failed", reason="error", fingerprint="f00d")
         executor.once()
         expect(tab.page.locator("h1")).to_contain_text("stopped")
