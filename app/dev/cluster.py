@@ -36,8 +36,8 @@ _BALANCED = {"amqp": "AMQP_ADDRESS", "management": "MANAGEMENT_ADDRESS"}
 # wait. It has its tables some moments after it let the lock go, on a busy machine a second or more:
 # who asks in vain until the attempts (0.5 s each) are over stands alone for ever. Size: measured on
 # 3.10.8, the first member loads the definitions before the others have joined, and its quorum
-# queues then have that one member, also when all three have run for long. With the hint those that start earlier skip queues and
-# bindings, and the last one declares them, with three members.
+# queues then have that one member, also when all three have run for long. With the hint those that
+# start earlier skip queues and bindings, and the last one declares them, with three members.
 _LINES = """\
 load_definitions = {definitions}
 cluster_formation.peer_discovery_backend = classic_config
