@@ -29,9 +29,10 @@ from app.console.visitors import (
     sign_out,
     visitor_of,
 )
+from app.domain.replays import Mode
 from app.domain.scopes import Scope
 from app.pipeline.cancel import Cancelled, CancelRequested, cancel
-from app.pipeline.replay import Mode, Replayed, replay
+from app.pipeline.replay import Replayed, replay
 
 if TYPE_CHECKING:
     from app.api.services import Services
