@@ -22,7 +22,7 @@ FOUND_MAX = 20
 
 
 class Hits(msgspec.Struct):
-    """What was found, newest first; `_since`: how far back it was looked, None: at all there are."""
+    """What was found, newest first. `_since`: how far back it was looked; None: to the first."""
 
     runs: list[RunRow]
     events: list[EventRow]
