@@ -17,12 +17,12 @@ from app.store.arrays import TextArray
 from app.store.event_reads import EventFilter, EventRow, page
 from app.store.reads import RunFilter, RunPage, RunRow
 
-NEWEST_MAX = 100_000
+NEWEST_MAX = 50_000
 FOUND_MAX = 20
 
 
 class Hits(msgspec.Struct):
-    """What was found, newest first. `events_since`, `runs_since`: how far back it was looked."""
+    """What was found, newest first. `_since`: how far back it was looked; None: to the first."""
 
     runs: list[RunRow]
     events: list[EventRow]
@@ -44,28 +44,25 @@ order by id limit %(max)s
 
 _EVENT_BY_ID = f"select {_EVENT_COLUMNS} from events where id = %(id)s::uuid"  # noqa: S608 - as above
 
-# The last of the newest first, for how far back they reach; then those that match.
 _RUNS = f"""
-with newest as materialized (
+select * from (
     select {_RUN_COLUMNS} from runs order by id desc limit %(newest)s
-)
-select (select started_at from newest order by id limit 1), found.*
-from (select 1) as one left join (
-    select * from newest where key = %(word)s or workflow = %(word)s
-    order by id desc limit %(max)s
-) as found on true
+) as newest
+where key = %(word)s or workflow = %(word)s order by id desc limit %(max)s
 """  # noqa: S608 - as above
 
 _EVENTS = f"""
-with newest as materialized (
-    select {_EVENT_COLUMNS} from events order by id desc limit %(newest)s
-)
-select (select accepted_at from newest order by event limit 1), found.*
-from (select 1) as one left join (
-    select * from newest where id = %(word)s or subject = %(word)s
-    order by event desc limit %(max)s
-) as found on true
+select * from (
+    select {_EVENT_COLUMNS} from events order by events.id desc limit %(newest)s
+) as newest
+where id = %(word)s or subject = %(word)s order by event desc limit %(max)s
 """  # noqa: S608 - as above
+
+# How far back the newest reach; nothing where these are all.
+_SINCE = """
+select (select started_at from runs order by id desc offset %(newest)s limit 1),
+    (select accepted_at from events order by id desc offset %(newest)s limit 1)
+"""
 
 # Runs have ids right behind that of their event.
 _RUNS_OF_EVENTS = f"""
@@ -74,6 +71,7 @@ from unnest(%(event)s::uuid[]) as e(event)
 cross join lateral (
     select * from runs
     where runs.id > e.event and runs.id <= (left(e.event::text, 30) || 'ffffff')::uuid
+    order by id limit 1000  -- a look at the key for each event, not a walk along all runs
 ) as r
 where (%(state)s::text is null or state = %(state)s)
     and (%(workflow)s::text is null or workflow = %(workflow)s)
@@ -100,12 +98,13 @@ def look_up(tx: Connection, word: str) -> Hits:
     runs = tx.exec_driver_sql(_RUNS, keys).all()
     events = tx.exec_driver_sql(_EVENTS, keys).all()
     accounts = tx.exec_driver_sql(_ACCOUNTS, keys).all()
+    runs_since, events_since = tx.exec_driver_sql(_SINCE, keys).one()
     return Hits(
-        runs=[_run(row[1:]) for row in runs if row[1] is not None],
-        events=[_event(row[1:]) for row in events if row[1] is not None],
+        runs=[_run(row) for row in runs],
+        events=[_event(row) for row in events],
         accounts=[(source, type_) for source, type_ in accounts],
-        runs_since=runs[0][0],
-        events_since=events[0][0],
+        runs_since=runs_since,
+        events_since=events_since,
     )
 
 
