@@ -3,7 +3,7 @@
 What is confirmed is a number: if there are not exactly so many any more, nothing is done.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -97,7 +97,7 @@ def _asked(request: Request) -> tuple[Action, RunFilter]:
     return Action(verb), asked.runs
 
 
-def _back(request: Request, wanted: RunFilter, **said: object) -> str:
+def _back(request: Request, wanted: RunFilter, **said: Any) -> str:
     """Where it was asked from: a failure group, or a list of runs."""
     group = wanted.fingerprint
     if group is not None and wanted == RunFilter(fingerprint=group):
