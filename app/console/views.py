@@ -64,7 +64,7 @@ def runs(request: Request, visitor: Visitor) -> Response:
         states=list(RunState),
         workflows=workflows,
         is_filtered=asked.by_event is not None or asked.runs != RunFilter(),
-        cancellable=_cancellable(request, visitor, asked),
+        cancellable=_cancellable(request, visitor, asked, found),
     )
 
 
@@ -209,11 +209,13 @@ def _connection(request: Request) -> Connection:
     return open_autocommit(services.engine)
 
 
-def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked) -> int | None:
+def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: RunPage) -> int | None:
     """How many open runs the filter asks for; None: for others too, or nobody may cancel them."""
     is_open = asked.runs.state in OPEN and asked.by_event is None
     if not is_open or not visitor.may(Scope.RUNS_REPLAY):
         return None
+    if asked.cursor is None and seen.next is None:
+        return len(seen.items) or None
     services: Services = request.app.state.services
     found = many.count(services.engine, many.Action.CANCEL, asked.runs)
     return None if isinstance(found, many.NotDone) else found
