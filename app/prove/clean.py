@@ -59,6 +59,40 @@ _REMOVED_WITH_RUNS = {
     "failed_attempts": "delete from failed_attempts where run_id = any(%(runs)s::uuid[])",
     "actions": "delete from actions where run_id = any(%(runs)s::uuid[])",
 }
+# Before all else: whoever moves the runs of a replay has its row locked first.
+_LOCK_REPLAYS = """
+select id from replays where id in (
+    select p.replay_id from unnest(%(events)s::uuid[]) as e(id)
+    join replay_runs p on p.run_id > e.id and p.run_id <= (left(e.id::text, 30) || 'ffffff')::uuid
+) order by id for update
+"""
+# A replay of others' runs too keeps these, and counts that agree with them.
+_REPLAYS = """
+with gone as (
+    delete from replay_runs where run_id = any(%(runs)s::uuid[]) returning replay_id, state
+), less as (
+    select replay_id, count(*) as planned,
+        count(*) filter (where state not in ('planned', 'skipped')) as replayed,
+        count(*) filter (where state = 'succeeded') as succeeded,
+        count(*) filter (where state = 'failed_again') as failed_again,
+        count(*) filter (where state = 'cancelled') as cancelled,
+        count(*) filter (where state = 'skipped') as skipped
+    from gone group by replay_id
+), kept as (
+    update replays r set planned = r.planned - less.planned,
+        replayed = r.replayed - less.replayed, succeeded = r.succeeded - less.succeeded,
+        failed_again = r.failed_again - less.failed_again,
+        cancelled = r.cancelled - less.cancelled, skipped = r.skipped - less.skipped,
+        canary_to = greatest(r.canary_to - less.replayed, 0),
+        judged_succeeded = least(r.judged_succeeded, r.succeeded - less.succeeded),
+        judged_failed_again = least(r.judged_failed_again, r.failed_again - less.failed_again)
+    from less where r.id = less.replay_id and r.planned > less.planned
+), emptied as (
+    delete from replays r using less
+    where r.id = less.replay_id and r.planned <= less.planned returning r.id
+)
+select (select count(*) from gone), (select count(*) from emptied)
+"""
 _EFFECTS = """
 delete from prove_effects e using unnest(%(runs)s) as r(id)
 where e.key >= r.id || ':' and e.key < r.id || ';'
@@ -130,6 +164,8 @@ class Removed(msgspec.Struct):
     steps: int = 0
     failed_attempts: int = 0
     actions: int = 0
+    replay_runs: int = 0
+    replays: int = 0
     effects: int = 0
     counters: int = 0
     counter_deltas: int = 0
@@ -269,6 +305,7 @@ def _remove(
 ) -> int:
     """These events, all that came of them, and their counts. Raises NotOver if a run is open."""
     events = {"events": TextArray(event_ids)}
+    tx.exec_driver_sql(_LOCK_REPLAYS, events)
     tx.exec_driver_sql(_LOCK_EVENTS, events)
     found = tx.exec_driver_sql(_LOCK_RUNS, events).all()
     if open_ := sum(is_open for _, is_open in found):
@@ -276,6 +313,10 @@ def _remove(
     runs = {"runs": TextArray([run_id for run_id, _ in found])}
     for table, statement in _REMOVED_WITH_RUNS.items():
         removed.add(table, tx.exec_driver_sql(statement, runs).rowcount)
+    for table, rows in zip(
+        ("replay_runs", "replays"), tx.exec_driver_sql(_REPLAYS, runs).one(), strict=True
+    ):
+        removed.add(table, rows)
     if has_effects:
         removed.add("effects", tx.exec_driver_sql(_EFFECTS, runs).rowcount)
     removed.add("runs", tx.exec_driver_sql(_RUNS, runs).scalar_one())

@@ -1,5 +1,6 @@
 """What proofs left is removed, whole, and the books balance whatever happens on the way."""
 
+from random import Random
 from threading import Event, Thread
 from typing import Any
 
@@ -7,17 +8,24 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.dev.children import CannotStart
+from app.domain.ids import EventIds
 from app.domain.receipts import Receipt
+from app.domain.replays import Options, Verb
 from app.pipeline.books import Balance, balance, fold_once, recount_once
 from app.pipeline.replay import replay
+from app.pipeline.replaying import Replaying
+from app.pipeline.replays import Asked, act, plan
 from app.prove import clean as module
 from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
 from app.settings import Settings
+from app.store import replay_reads
 from app.store.balance import lock_books
 from app.store.prove_effects import make_table
+from app.store.replay_plans import Selection
 from app.store.transactions import transaction
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.settled import fold_all, run_sql, settle
+from tests.support.wait import until
 
 OURS, OTHERS = f"{PREFIX}1-a", "/veltrix/provenance"
 TABLES = ("events", "identities", "runs", "journal", "failed_attempts", "actions", "prove_effects")
@@ -225,6 +233,87 @@ def fill_without_effects(engine: Engine, settings: Settings) -> list[str]:
     runs = accept(settings, OURS, range(4))
     settle(engine, runs, "succeeded")
     return runs
+
+
+def test_replays_keep_the_runs_of_others_and_go_when_they_have_none(
+    engine: Engine, settings: Settings
+) -> None:
+    make_table(engine)
+    ours, others = fill(engine, settings, OURS)[6:], fill(engine, settings, OTHERS)[6:]
+    mixed = started_replay(engine, *ours, *others)
+    proof_only, other_only = started_replay(engine, ours[0]), started_replay(engine, others[0])
+    replaying = Replaying(engine, settings, EventIds(Random(3).getrandbits))
+    until(lambda: not open_of(engine, mixed, replaying), what="every run to be moved")
+    settle(engine, [ours[0], others[0]], "succeeded")
+    settle(engine, [ours[1], others[1]], "failed")
+    replaying.once()
+    assert told(engine, mixed) == ("done", 4, 4, 2, 2, 0)
+    assert told(engine, proof_only) == ("done", 1, 0, 0, 0, 1)
+
+    removed = clean(engine)
+
+    assert (removed.replay_runs, removed.replays) == (3, 1)
+    assert told(engine, mixed) == ("done", 2, 2, 1, 1, 0)
+    assert told(engine, other_only) == ("done", 1, 0, 0, 0, 1)
+    assert told(engine, proof_only) is None
+    assert counts(engine, "replays", "replay_runs") == {"replays": 2, "replay_runs": 3}
+    assert audit(engine).unaccounted == 0
+
+
+def test_a_replay_that_was_planned_goes_on_with_the_runs_that_are_left(
+    engine: Engine, settings: Settings
+) -> None:
+    ours, others = fill_failed(engine, settings, OURS), fill_failed(engine, settings, OTHERS)
+    id_ = started_replay(engine, *ours, *others)
+
+    assert clean(engine).replay_runs == len(ours)
+    replaying = Replaying(engine, settings, EventIds(Random(3).getrandbits))
+    until(lambda: not open_of(engine, id_, replaying), what="every run to be moved")
+    settle(engine, others, "succeeded")
+    replaying.once()
+
+    assert told(engine, id_) == ("done", 2, 2, 2, 0, 0)
+
+
+def fill_failed(engine: Engine, settings: Settings, source: str) -> list[str]:
+    """Two runs that failed."""
+    subscribe(engine, subscription("fulfil", PLACED))
+    runs = accept(settings, source, range(2))
+    settle(engine, runs, "failed")
+    return runs
+
+
+def started_replay(engine: Engine, *run_ids: str) -> str:
+    """A replay of these failed runs, which relays may move now."""
+    asked = Asked(
+        wanted=Selection(ids=run_ids),
+        options=Options(rate=100_000.0, stop_share=None),
+        author="ann",
+        reason="mended",
+        request={},
+    )
+    id_ = plan(engine, asked, 1_000_000).id
+    act(engine, id_, Verb.START, reason="go", author="ann")
+    return id_
+
+
+def open_of(engine: Engine, replay_id: str, replaying: Replaying) -> int:
+    """How many runs of the replay wait for their turn after one look of a relay."""
+    replaying.once()
+    with transaction(engine) as tx:
+        story = replay_reads.find(tx, replay_id)
+    assert story is not None
+    return story.planned - story.replayed - story.skipped
+
+
+def told(engine: Engine, replay_id: str) -> tuple[Any, ...] | None:
+    """State, planned, replayed, succeeded, failed again, skipped; None: there is no such replay."""
+    with transaction(engine) as tx:
+        story = replay_reads.find(tx, replay_id)
+    if story is None:
+        return None
+    outcomes = (story.succeeded, story.failed_again, story.skipped)
+    return (story.state, story.planned, story.replayed, *outcomes)
 
 
 def test_it_waits_its_turn_at_the_books(
