@@ -14,6 +14,7 @@ from app.commands import (
     balance,
     config,
     dead_letters,
+    edits,
     events,
     failures,
     keys,
@@ -63,6 +64,7 @@ for command in _COMMANDS:
 events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
+replays.group.command("edit")(edits.edit)
 for group, name in (
     (failures.group, "failures"),
     (replays.group, "replay"),

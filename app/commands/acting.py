@@ -100,6 +100,23 @@ def cancel(
         _print(answers, as_json, cancelled=Cancelled, requested=CancelRequested)
 
 
+def refused_is_1(call: Any) -> Any:
+    """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
+    from app.commands.terminal import print_error, shown
+    from app.domain.replays import ReplayRefused
+
+    try:
+        return call()
+    except ReplayRefused as refusal:
+        print_error(f"veltrix: {shown(str(refusal))}")
+        for run in refusal.members.get("runs", ()):
+            what = run.get("message") or run.get("state") or "unknown"
+            print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
+            for error in run.get("errors", ()):
+                print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
+        raise typer.Exit(2 if refusal.slug == "invalid-options" else 1) from None
+
+
 def _failed_of(engine: "Engine", workflow: str) -> list[str]:
     """All failed runs of the workflow now, oldest first: what fails later is not among them."""
     from app.domain.states import RunState

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import UNSET, UnsetType
 
-from app.commands.acting import From, replay
+from app.commands.acting import From, refused_is_1, replay
 from app.commands.options import After, AsJson, Author, Limit, Reason, Since, Until, Yes, time_of
 from app.domain.replays import ReplayState, Verb
 
@@ -91,7 +91,7 @@ def plan_replay(
             reason=reason,
             request={"command": "veltrix replay plan", "selected": _told(wanted)},
         )
-        story = _refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
+        story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
     _show_plan(story, as_json)
 
 
@@ -262,7 +262,7 @@ def _turned(
     from app.pipeline.replays import act
 
     by = author_of(author)
-    story: ReplayStory = _refused_is_1(
+    story: ReplayStory = refused_is_1(
         lambda: act(engine, replay_id, verb, reason=reason, author=by)
     )
     return story
@@ -375,18 +375,3 @@ def _patch_in(file: Path) -> "Patch":
         return parse_patch(exact(file.read_bytes()))
     except (OSError, ValueError, PatchInvalid) as error:
         raise CommandRefused(f"the patch in {str(file)!r} cannot be used: {error}") from None
-
-
-def _refused_is_1(call: Any) -> Any:
-    """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
-    from app.commands.terminal import print_error, shown
-    from app.domain.replays import ReplayRefused
-
-    try:
-        return call()
-    except ReplayRefused as refusal:
-        print_error(f"veltrix: {shown(str(refusal))}")
-        for run in refusal.members.get("runs", ()):
-            what = run.get("message") or run.get("state") or "unknown"
-            print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
-        raise typer.Exit(2 if refusal.slug == "invalid-options" else 1) from None

@@ -200,7 +200,10 @@ def edit_now(
         this = msgspec.structs.replace(of, replay_id=replay_id)
         moved, skipped = edit.make(tx, [(run_id, now[0])], patch, this)
         if skipped:
-            raise edit_refused([Refused(skipped[0].run_id, skipped[0].reason)])
+            found = edits.origins(tx, [(run_id, now[0])])
+            refused = edit.payloads(found, patch, edit.schemas(tx), of.bytes_max)[1]
+            # None of these: PostgreSQL could not store it.
+            raise edit_refused(refused or [Refused(run_id, skipped[0].reason)])
         _begin_and_note(tx, replay_id, moved, of)
         new = moved[0].new_run_id or ""
         row = _row(of.author, "run.edit", of.reason, run_id, request, {"run": new}, [run_id, new])

@@ -1,0 +1,150 @@
+"""`veltrix replay edit`: a failed run's payload is changed by hand and runs as a new run."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.acting import refused_is_1
+from app.commands.mistakes import CommandRefused
+from app.commands.options import AsJson, Author, Reason
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from app.domain.edits import Origin
+
+_RunId = Annotated[str, typer.Argument(help="The failed run.", show_default=False)]
+_Payload = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the whole payload as it is to be, - for standard input.", allow_dash=True
+    ),
+]
+
+
+def edit(
+    run_id: _RunId,
+    reason: Reason,
+    payload: _Payload = None,
+    author: Author = None,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a failed run's payload and run it as a new run, from the beginning, at once.
+
+    Without --payload your $EDITOR opens with the payload. The failed run stays, archived, and names
+    the new one. Exit code 1 when the run is not failed, somebody replayed or edited it meanwhile,
+    the payload does not fit the workflow's input, or nothing was changed in the editor.
+
+    Example: veltrix replay edit 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "cents were text"
+    """
+    from app.bootstrap import event_ids, real_sources
+    from app.commands.terminal import author_of, connected, ids_of, print_json
+    from app.domain.edits import replacing
+    from app.pipeline.edit import EditOf
+    from app.pipeline.replays import edit_now
+
+    if payload is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise typer.BadParameter(
+            "an editor needs a terminal; give a file with the payload, or - for standard input",
+            param_hint="--payload",
+        )
+    id_, by = ids_of([run_id])[0], author_of(author)
+    with connected() as (settings, engine):
+        # Before the payload is read, which may take a person an hour.
+        origin, tag = _as_it_is(engine, id_)
+        text = _typed(origin) if payload is None else _text_in(payload)
+        of = EditOf("", by, reason, settings.event_bytes_max, event_ids(real_sources()))
+        made = refused_is_1(lambda: edit_now(engine, id_, replacing(text), tag, of))
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(f"{made.id}  {made.state}, edited from {made.origin}")
+
+
+def _as_it_is(engine: "Engine", run_id: str) -> "tuple[Origin | None, str]":
+    """The run with its payload (None: it is not failed), and what tells whether it changes."""
+    from app.commands.terminal import print_error
+    from app.pipeline.replays import tag_text
+    from app.store import edits
+    from app.store.transactions import transaction
+
+    with transaction(engine, snapshot=True) as tx:
+        tag = edits.tag_of(tx, run_id)
+        found = [] if tag is None else edits.origins(tx, [(run_id, tag[0])])
+    if tag is None:
+        print_error(f"veltrix: there is no run {run_id}")
+        raise typer.Exit(1)
+    return (found[0] if found else None), tag_text(tag)
+
+
+def _text_in(payload: Path) -> str:
+    """The JSON text in a file or on standard input. Raises CommandRefused."""
+    is_stdin = str(payload) == "-"
+    name = "on standard input" if is_stdin else f"in {str(payload)!r}"
+    try:
+        text = sys.stdin.read() if is_stdin else payload.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise CommandRefused(f"the payload {name} cannot be read: {error}") from None
+    return _checked(text, f"the payload {name}")
+
+
+def _typed(origin: "Origin | None") -> str:
+    """The JSON text that the editor left. Text that is no JSON can be mended."""
+    from app.commands.terminal import print_error
+    from app.domain.edits import exact
+
+    if origin is None or origin.is_binary:
+        why = "it is not failed" if origin is None else "its payload is not JSON"
+        print_error(f"veltrix: the run cannot be edited: {why}")
+        raise typer.Exit(1)
+    before = origin.data or "null"
+    text = _pretty(before)
+    while True:
+        text = _left_by_editor(text)
+        try:
+            _checked(text, "the payload")
+        except CommandRefused as mistake:
+            print_error(f"veltrix: {mistake}")
+            typer.confirm("Open the editor again?", default=True, abort=True, err=True)
+            continue
+        if exact(text) == exact(before):
+            print_error(
+                "veltrix: the payload is as it was; `veltrix replay run` runs it again unedited"
+            )
+            raise typer.Exit(1)
+        return text
+
+
+def _left_by_editor(text: str) -> str:
+    """The text as it is when the editor ends; nobody else can read it. Raises CommandRefused."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with TemporaryDirectory(prefix="veltrix-edit-") as folder:
+        file = Path(folder, "payload.json")
+        file.write_text(text, encoding="utf-8")
+        try:
+            subprocess.run([*shlex.split(editor), str(file)], check=True)
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            raise CommandRefused(
+                f"the editor {editor!r} cannot be used ({error}): set EDITOR, or give --payload"
+            ) from None
+
+
+def _checked(text: str, name: str) -> str:
+    from app.domain.json_text import json_problem
+
+    if problem := json_problem(text.encode()):
+        raise CommandRefused(f"{name} is {problem}")
+    return text
+
+
+def _pretty(text: str) -> str:
+    import msgspec
+
+    return msgspec.json.format(text) + "\n"
