@@ -12,7 +12,7 @@ EVENTS := 200000
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq demo dev prove test test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq chromium demo dev prove test test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -35,14 +35,13 @@ $(STAMP): requirements.txt requirements-data.txt pyproject.toml
 
 # The private node of dev, demo and tests runs from Debian's files, and so does haproxy in tests and
 # prove; Debian's own services are not used and must not take the ports, so they are kept from
-# starting. faketime: one test sets a clock wrong. chromium: tests look at the console with it.
+# starting. faketime: one test sets a clock wrong.
 rabbitmq:
 	@if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && command -v faketime >/dev/null \
-	    && command -v chromium >/dev/null \
 	    && { [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null; }; then \
 	    : ; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    echo "installing rabbitmq-server, haproxy, faketime and chromium"; \
+	    echo "installing rabbitmq-server, haproxy and faketime"; \
 	    new=; \
 	    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || new="$$new rabbitmq-server"; \
 	    [ -x /usr/sbin/haproxy ] || new="$$new haproxy"; \
@@ -52,19 +51,30 @@ rabbitmq:
 	    fi; \
 	    export DEBIAN_FRONTEND=noninteractive; \
 	    apt-get update -qq \
-	        && apt-get install -y -qq --no-install-recommends rabbitmq-server haproxy faketime chromium \
-	            >/dev/null \
+	        && apt-get install -y -qq --no-install-recommends rabbitmq-server haproxy faketime >/dev/null \
 	        || exit 1; \
 	    for service in $$new; do \
 	        systemctl disable --now $$service >/dev/null 2>&1 \
 	            || invoke-rc.d $$service stop >/dev/null 2>&1 || true; \
 	    done; \
 	elif [ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]; then \
-	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server haproxy faketime" \
-	        "chromium (Debian, Ubuntu), or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
+	    echo "RabbitMQ is not installed: as root, apt-get install rabbitmq-server haproxy faketime (Debian," \
+	        "Ubuntu), or set VELTRIX_BROKER_URL to a RabbitMQ you have; dev, demo and test need the former."; \
 	else \
-	    echo "tests need haproxy, faketime (one of wrong clocks) and chromium (of the console), and one" \
-	        "is missing: apt-get install haproxy faketime chromium"; \
+	    echo "tests need haproxy and faketime (one of wrong clocks), and one is missing:" \
+	        "apt-get install haproxy faketime"; \
+	fi
+
+# The console's tests look at it with Debian's Chromium; nothing else needs it.
+chromium:
+	@if command -v chromium >/dev/null; then \
+	    : ; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "installing chromium"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+	    echo "tests of the console need chromium: as root, apt-get install chromium (Debian, Ubuntu)"; \
 	fi
 
 demo: setup
@@ -79,14 +89,14 @@ prove: setup
 	    $(BIN)/veltrix prove --scenario everything --events $(EVENTS) --seed $$seed --json; \
 	done
 
-test: setup
+test: setup chromium
 	$(BIN)/pytest -q
 
-test-slow: setup
+test-slow: setup chromium
 	$(BIN)/pytest -q -m slow
 
 # docs/console/: every page, light and dark, on a wide screen and a phone's.
-console-pictures: setup
+console-pictures: setup chromium
 	$(BIN)/pytest -q tests/console/test_pages.py -k barrier --pictures
 
 check: setup

@@ -107,6 +107,12 @@ async def restore_runs(request: Request, author: _Operator) -> Response:
     return await _answer(request, author, Action.RESTORE)
 
 
+def problem_of(answer: NotDone) -> Problem:
+    """The Problem that says why nothing was done, and names runs that are the reason."""
+    members: dict[str, Any] = {"runs": [{"id": run.id, "state": run.state} for run in answer.runs]}
+    return Problem(_STATUS.get(answer.slug, 409), answer.slug, answer.detail, **members)
+
+
 async def _answer(request: Request, author: Author, action: Action) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
@@ -147,9 +153,6 @@ def _filter_of(fits: Filter) -> RunFilter:
 def _act(request: Request, asked: Asked) -> Response:
     answer = act(request.app.state.services.engine, asked)
     if isinstance(answer, NotDone):
-        members: dict[str, Any] = {
-            "runs": [{"id": run.id, "state": run.state} for run in answer.runs]
-        }
-        raise Problem(_STATUS.get(answer.slug, 409), answer.slug, answer.detail, **members)
+        raise problem_of(answer)
     told = ManyAnswer(answer.runs, answer.requested)
     return Response(msgspec.json.encode(told), media_type="application/json")

@@ -1,12 +1,11 @@
 """`veltrix replay edit`: a failed run's payload is changed by hand and runs as a new run."""
 
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from app.commands.acting import refused_is_1
@@ -130,11 +129,11 @@ def _left_by_editor(text: str, editor: str) -> str:
         file = Path(folder, "payload.json")
         file.write_text(text, encoding="utf-8")
         try:
-            subprocess.run([*shlex.split(editor), str(file)], check=True)
+            click.edit(filename=str(file))  # VISUAL, EDITOR, or what is there
             return file.read_text(encoding="utf-8")
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        except (OSError, ValueError, click.ClickException) as error:
             raise CommandRefused(
-                f"the editor {editor!r} cannot be used ({error}): set EDITOR, or give --payload"
+                f"the editor cannot be used ({error}): set EDITOR, or give --payload"
             ) from None
 
 

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.api.idempotency import KEY_CHARS_MAX, answer_once
 from app.api.problems import Problem
-from app.console.asked import form_of, text
+from app.console.asked import FORM_BYTES_MAX, form_of, text
 from app.console.rendering import BASE, address, rendered
 from app.console.visitors import (
     COOKIE,
@@ -87,11 +87,16 @@ async def end_session(request: Request) -> Response:
     return await _acted(request, Scope.RUNS_READ, leave)
 
 
-def action(scope: str, call: Call) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that does `call`, once per form, for who may and sent one of its own forms."""
+def action(
+    scope: str, call: Call, payload_times: int = 0
+) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that does `call`, once per form, for who may and sent one of its own forms.
+
+    `payload_times`: the form has room for so many times the largest payload.
+    """
 
     async def endpoint(request: Request) -> Response:
-        return await _acted(request, scope, call)
+        return await _acted(request, scope, call, payload_times)
 
     return endpoint
 
@@ -120,12 +125,14 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     return RedirectResponse(address(f"/runs/{answer.run_id}", done=done), 303)
 
 
-async def _acted(request: Request, scope: str, call: Call) -> Response:
+async def _acted(request: Request, scope: str, call: Call, payload_times: int = 0) -> Response:
     check_origin(request)
     visitor = await run_in_threadpool(visitor_of, request)
     if visitor is None:
         return RedirectResponse(address("/sign-in"), 303)
-    body, form = await form_of(request)
+    settings = request.app.state.services.settings
+    bytes_max = FORM_BYTES_MAX + payload_times * settings.event_bytes_max
+    body, form = await form_of(request, bytes_max)
     try:
         check_csrf(visitor, form.get("csrf", ""))
     except Problem as refused:

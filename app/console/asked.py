@@ -19,7 +19,7 @@ from app.store.event_reads import EventFilter
 from app.store.reads import RunFilter
 
 TEXT_CHARS_MAX = 1_000
-_FORM_BYTES_MAX = 64 * 1024
+FORM_BYTES_MAX = 64 * 1024
 _CHARS_OF_NO_TEXT = "\x00"
 
 
@@ -162,11 +162,13 @@ def time_of(query: Mapping[str, str], name: str) -> datetime | None:
         raise _bad(name, "a time such as 2026-01-31T12:00") from None
 
 
-async def form_of(request: Request) -> tuple[bytes, dict[str, str]]:
+async def form_of(
+    request: Request, bytes_max: int = FORM_BYTES_MAX
+) -> tuple[bytes, dict[str, str]]:
     """The body of a form, as sent and by field; of a field that comes twice, the last."""
     bodies: BodyReader = request.app.state.bodies
     try:
-        body = await bodies.read(request.scope, request.receive, _FORM_BYTES_MAX)
+        body = await bodies.read(request.scope, request.receive, bytes_max)
     except Disconnected:
         raise Problem(400, "disconnected", "the request ended early") from None
     try:

@@ -30,6 +30,7 @@ _TURNING = {
     code: f"\\u{code:04x}"
     for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
+_SAID = {"done", "moved", "requested"}  # of an action, once: no filter, no part of a link
 _THEMES = {"light", "dark"}
 # (address, name, key after `g`)
 PLACES = (
@@ -61,12 +62,29 @@ def rendered(
         theme=theme if theme in _THEMES else None,
         places=PLACES,
         place=place,
-        query=dict(request.query_params),
+        query={k: v for k, v in request.query_params.items() if k not in _SAID},
+        told=told_of(request.query_params),
         now=datetime.now(UTC),
         flower_url=flower_url(request.app.state.services.settings),
         **context,
     )
     return HTMLResponse(body, status_code=status)
+
+
+def told_of(query: Mapping[str, str]) -> str | None:
+    """What an action on many runs did, by the words in the address that it led to."""
+    done, moved, requested = (query.get(name, "") for name in ("done", "moved", "requested"))
+    if done not in {"cancelled", "archived", "restored"} or not _is_count(moved):
+        return None
+    said = f"{int(moved):,} run{' is' if moved == '1' else 's are'} {done}."
+    if not _is_count(requested):
+        return said
+    ends = "1 more ends" if requested == "1" else f"{int(requested):,} more end"
+    return f"{said} {ends} before the next step."
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 6
 
 
 def fragment(template: str, **context: Any) -> str:

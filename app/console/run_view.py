@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from app.api.problems import Problem, unavailable
+from app.console.edit_diff import edit_of
 from app.console.live import Live
 from app.console.rendering import form_key, rendered
 from app.console.timeline import courses_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # What an action says when it is done, by the word in the address that it leads to.
 DONE = {
+    "edited": "The edited payload runs as this new run. The run it was made from stays failed.",
     "replayed": "The run is queued again, in its next generation.",
     "cancelled": "The run is cancelled.",
     "cancel-requested": "A worker holds the run; it ends before its next step.",
@@ -58,7 +60,12 @@ async def live_figures(request: Request) -> Response:
 
 def run(request: Request, visitor: Visitor) -> Response:
     """A run from its event to its outcome."""
-    found, sent = _found(request)
+    found, sent = find_run(request)
+    edit = None
+    if found.origin_run_id is not None:
+        services: Services = request.app.state.services
+        with transaction(services.engine, snapshot=True) as tx:
+            edit = edit_of(tx, found.id, sent)
     now = datetime.now(UTC)
     return rendered(
         request,
@@ -67,16 +74,18 @@ def run(request: Request, visitor: Visitor) -> Response:
         place="Runs",
         run=found,
         event=sent,
+        edit=edit,
         courses=courses_of(found, now),
         is_open=found.state in OPEN,
         may_act=visitor.may(Scope.RUNS_REPLAY),
+        may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
         done=DONE.get(request.query_params.get("done", "")),
     )
 
 
 def replay_asked(request: Request, visitor: Visitor) -> Response:
     """What a replay of this run would do, before it is done."""
-    found, _ = _found(request)
+    found, _ = find_run(request)
     if found.state != RunState.FAILED:
         raise Problem(409, "not-failed", f"the run is {found.state}: only a failed run is replayed")
     return rendered(
@@ -92,7 +101,7 @@ def replay_asked(request: Request, visitor: Visitor) -> Response:
 
 def cancel_asked(request: Request, visitor: Visitor) -> Response:
     """What a cancel of this run would do, before it is done."""
-    found, _ = _found(request)
+    found, _ = find_run(request)
     if found.state not in OPEN:
         raise Problem(
             409, "already-settled", f"the run is {found.state}: only an open run is cancelled"
@@ -107,7 +116,8 @@ def _kept(found: RunStory) -> Iterator[str]:
             yield step.name
 
 
-def _found(request: Request) -> tuple[RunStory, EventStory | None]:
+def find_run(request: Request) -> tuple[RunStory, EventStory | None]:
+    """The run of the address, and its event, if that is still there. Raises a 404 Problem."""
     services: Services = request.app.state.services
     given = request.path_params["run_id"]
     id_ = canonical(given)

@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import Problem, problem_of
-from app.console import actions, failed_actions, failed_work, run_view, views
+from app.console import actions, bulk, editing, failed_actions, failed_work, run_view, views
 from app.console.live import Live
 from app.console.rendering import BASE, STATIC, address, rendered
 from app.console.visitors import Visitor, check_scope, visitor_of
@@ -73,6 +73,7 @@ _FILES: dict[str, SavedList] = {
 _ASKED: dict[str, tuple[Page, actions.Call]] = {
     "/runs/{run_id}/replay": (run_view.replay_asked, actions.replay_run),
     "/runs/{run_id}/cancel": (run_view.cancel_asked, actions.cancel_run),
+    "/bulk/{verb}": (bulk.bulk_asked, bulk.act_in_bulk),
 }
 _ACTS: dict[str, actions.Call] = {
     "/failures/{group_id}/plan": failed_actions.plan_group,
@@ -88,6 +89,7 @@ def make_console(state: State) -> ASGIApp:
         routes += [_saved(name, file, suffix) for suffix in ("csv", "json")]
     for path, (page, call) in _ASKED.items():
         routes += [Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]), _act(path, call)]
+    routes += _edits("/runs/{run_id}/edit")
     routes += [_act(path, call) for path, call in _ACTS.items()]
     routes += [
         Route("/live", told(run_view.live_figures)),
@@ -138,6 +140,14 @@ def _saved(name: str, file: SavedList, suffix: str) -> Route:
 
 def _act(path: str, call: actions.Call) -> Route:
     return Route(path, told(actions.action(KeyScope.RUNS_REPLAY, call)), methods=["POST"])
+
+
+def _edits(path: str) -> list[Route]:
+    act = actions.action(KeyScope.RUNS_EDIT, editing.edit_run, editing.PAYLOAD_TIMES)
+    return [
+        Route(path, view(editing.edit_asked, KeyScope.RUNS_EDIT), methods=["GET"]),
+        Route(path, told(act), methods=["POST"]),
+    ]
 
 
 def _live(request: Request) -> None:

@@ -22,7 +22,9 @@ from app.console.asked import (
 from app.console.exports import as_file, exported
 from app.console.rendering import address, flower_url, rendered
 from app.console.visitors import Visitor
-from app.domain.states import RunState
+from app.domain.scopes import Scope
+from app.domain.states import OPEN, RunState
+from app.pipeline import many
 from app.store import audit, event_reads, ledger, reads, search, subscriptions
 from app.store.actions import canonical
 from app.store.audit import AuditPage
@@ -62,6 +64,7 @@ def runs(request: Request, visitor: Visitor) -> Response:
         states=list(RunState),
         workflows=workflows,
         is_filtered=asked.by_event is not None or asked.runs != RunFilter(),
+        cancellable=_cancellable(request, visitor, asked, found),
     )
 
 
@@ -204,6 +207,18 @@ def flower(request: Request, visitor: Visitor) -> Response:
 def _connection(request: Request) -> Connection:
     services: Services = request.app.state.services
     return open_autocommit(services.engine)
+
+
+def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: RunPage) -> int | None:
+    """How many open runs the filter asks for; None: for others too, or nobody may cancel them."""
+    is_open = asked.runs.state in OPEN and asked.by_event is None
+    if not is_open or not visitor.may(Scope.RUNS_REPLAY):
+        return None
+    if asked.cursor is None and seen.next is None:
+        return len(seen.items) or None
+    services: Services = request.app.state.services
+    found = many.count(services.engine, many.Action.CANCEL, asked.runs)
+    return None if isinstance(found, many.NotDone) else found
 
 
 def _runs(tx: Connection, asked: RunsAsked, cursor: str | None, limit: int) -> RunPage:

@@ -72,8 +72,7 @@ class Execution:
         self.in_flight = 0
         self.settlement: Settlement | None = None
         self.is_over = self.has_begun = False
-        self.is_cancel_requested = claim.is_cancel_requested
-        self.key = claim.key
+        self.is_cancel_requested, self.key = claim.is_cancel_requested, claim.key
         self.busy_s = 0.0  # that its own code and steps kept the child from anything else
         self.frames: list[Frame] = []
         self.claimed = limits.monotonic()
@@ -141,7 +140,7 @@ class Execution:
 
     def runnable(self) -> list[PendingStep]:
         """The steps that may start now: none while something before them is not written."""
-        if self.unwritten or self.failed_attempts or self.settlement or not self.pending:
+        if self.has_news or not self.pending:
             return []
         if self.is_cancel_requested:
             self._rest()

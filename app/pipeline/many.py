@@ -14,7 +14,7 @@ from app.store.actions import MovedRun
 from app.store.archive import Held
 from app.store.audit import Audited, append
 from app.store.reads import RunFilter
-from app.store.transactions import after_commit, retry_transient, transaction
+from app.store.transactions import after_commit, open_autocommit, retry_transient, transaction
 
 IDS_MAX = 1_000
 RUNS_MAX = 100_000
@@ -30,12 +30,16 @@ class Action(StrEnum):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs: `ids`, or all that `wanted` describes. `is_all`: every run there is may be."""
+    """Which runs: `ids`, or all that `wanted` describes. `is_all`: every run there is may be.
+
+    `expected`: so many runs `wanted` described when somebody looked; other ones are not meant.
+    """
 
     action: Action
     ids: Sequence[str] | None = None
     wanted: RunFilter | None = None
     is_all: bool = False
+    expected: int | None = None
     reason: str
     author: str
 
@@ -71,6 +75,15 @@ def act(engine: Engine, asked: Asked) -> Done | NotDone:
     return retry_transient(_once)
 
 
+def count(engine: Engine, action: Action, wanted: RunFilter) -> int | NotDone:
+    """To how many runs that `wanted` describes it can be done now; why to none, if it cannot."""
+    with open_autocommit(engine) as tx:
+        found = archive.count_matching(tx, wanted, _STATES[action], RUNS_MAX + 1)
+    if found > RUNS_MAX:
+        return _TOO_MANY
+    return found or _EMPTY
+
+
 def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
     if asked.ids is not None:
         held, missing = _hold_ids(tx, asked.ids)
@@ -89,6 +102,8 @@ def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
             return _TOO_MANY, []
     if not run_ids:
         return _EMPTY, []
+    if asked.expected is not None and asked.expected != len(run_ids):
+        return _changed(asked.expected, len(run_ids)), []
     return _ACTS[asked.action](tx, run_ids, asked), run_ids
 
 
@@ -151,6 +166,13 @@ _TOO_MANY = NotDone(
 )
 
 
+def _changed(expected: int, found: int) -> NotDone:
+    return NotDone(
+        "count-changed",
+        f"{found:,} runs are like this by now, not {expected:,}; nothing was done: look again",
+    )
+
+
 def _unknown(ids: Sequence[str]) -> NotDone:
     named = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
     runs = [Held(id_, None, is_archived=False) for id_ in ids[:_SHOWN_MAX]]
@@ -167,6 +189,8 @@ def _unfit(action: Action, wrong: Sequence[Held]) -> NotDone:
 
 def _audited(asked: Asked, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
     request: dict[str, Any] = {"all": asked.is_all}
+    if asked.expected is not None:
+        request["expected"] = asked.expected
     if asked.ids is not None:
         request["ids"] = list(asked.ids)
     if asked.wanted is not None:

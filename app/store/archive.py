@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, literal_column, select
+from sqlalchemy import ColumnElement, Connection, and_, func, literal_column, select
 
 from app.store.arrays import TextArray
 from app.store.groups import RUN_GROUP, RUN_KIND
@@ -72,6 +72,12 @@ def hold_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: 
         .with_for_update(key_share=True)
     )
     return list(tx.execute(found).scalars())
+
+
+def count_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: int) -> int:
+    """How many runs `wanted` describes and are so; `limit` stands for that many and more."""
+    found = select(runs.c.id).where(_is(eligible), *conditions_of(wanted)).limit(limit)
+    return int(tx.execute(select(func.count()).select_from(found.subquery())).scalar_one())
 
 
 def is_everything(wanted: RunFilter) -> bool:

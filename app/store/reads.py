@@ -16,7 +16,7 @@ from app.domain.states import OPEN, RunState
 from app.store.arrays import TextArray
 from app.store.tables import runs
 
-ROWS_MAX = 100_000
+ROWS_MAX = 50_000
 ENTRIES_MAX = 1_000
 OUTPUT_BYTES_MAX = 8 * 1024 * 1024
 

@@ -46,7 +46,7 @@ def api(engine: Engine, database_url: str) -> Iterator[Client]:
 
 def test_every_answer_is_one_that_the_document_describes(engine: Engine, api: Client) -> None:
     schema = schemathesis.openapi.from_dict(document())
-    tried, wrong = [], []
+    tried = []
 
     for found in schema.get_all_operations():
         assert isinstance(found, Ok), found
@@ -64,13 +64,9 @@ def test_every_answer_is_one_that_the_document_describes(engine: Engine, api: Cl
             answer = case.call(base_url=api.url)
             case.validate_response(answer, checks=CHECKS)
 
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - of all operations, not of the first
-            wrong.append(f"{operation.label}: {error} {getattr(error, 'exceptions', '')}"[:1_500])
+        call()
         tried.append(operation.label)
 
-    assert not wrong, "\n\n".join(wrong)
     assert len(tried) > 25
     assert balance(engine).unaccounted == 0
     assert check_groups(engine) == []

@@ -68,7 +68,7 @@ def test_a_failed_run_is_replayed_with_a_reason_from_its_page(browser: Browser, 
     with tab_of(browser, own) as tab:
         tab.sign_in()
         tab.go(f"/runs/{own.runs['bad']}")
-        tab.page.get_by_role("link", name="Replay…").click()
+        tab.page.get_by_role("link", name="Replay…", exact=True).click()
         dialog = tab.page.get_by_role("dialog")
         expect(dialog).to_contain_text("results of 1 finished step are kept (reserve)")
         dialog.get_by_label("Why").fill("payments are back")
