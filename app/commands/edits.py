@@ -24,16 +24,12 @@ _Payload = Annotated[
         help="File with the whole payload as it is to be, - for standard input.", allow_dash=True
     ),
 ]
-_Editor = Annotated[
-    str, typer.Option(envvar=["VISUAL", "EDITOR"], help="What opens without --payload.")
-]
 
 
 def edit(
     run_id: _RunId,
     reason: Reason,
     payload: _Payload = None,
-    editor: _Editor = "vi",
     author: Author = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +56,7 @@ def edit(
     with connected() as (settings, engine):
         # Before the payload is read, which may take a person an hour.
         origin, tag = _as_it_is(engine, id_)
-        text = _typed(origin, editor) if payload is None else _text_in(payload)
+        text = _typed(origin) if payload is None else _text_in(payload)
         of = EditOf("", by, reason, settings.event_bytes_max, event_ids(real_sources()))
         made = refused_is_1(lambda: edit_now(engine, id_, replacing(text), tag, of))
     if as_json:
@@ -96,7 +92,7 @@ def _text_in(payload: Path) -> str:
     return _checked(text, f"the payload {name}")
 
 
-def _typed(origin: "Origin | None", editor: str) -> str:
+def _typed(origin: "Origin | None") -> str:
     """The JSON text that the editor left. Text that is no JSON can be mended."""
     from app.commands.terminal import print_error
     from app.domain.edits import exact
@@ -108,7 +104,7 @@ def _typed(origin: "Origin | None", editor: str) -> str:
     before = origin.data or "null"
     text = _pretty(before)
     while True:
-        text = _left_by_editor(text, editor)
+        text = _left_by_editor(text)
         try:
             _checked(text, "the payload")
         except CommandRefused as mistake:
@@ -123,7 +119,7 @@ def _typed(origin: "Origin | None", editor: str) -> str:
         return text
 
 
-def _left_by_editor(text: str, editor: str) -> str:
+def _left_by_editor(text: str) -> str:
     """The text as it is when the editor ends; nobody else can read it. Raises CommandRefused."""
     with TemporaryDirectory(prefix="veltrix-edit-") as folder:
         file = Path(folder, "payload.json")
