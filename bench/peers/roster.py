@@ -62,7 +62,7 @@ class Peer:
         """Of all its processes, by name: a front, a relay if it has an outbox, and workers."""
         front = (
             f"-m uvicorn bench.peers.{self.name}:web --port {port} --loop uvloop --http httptools"
-            " --log-level warning --no-access-log"
+            " --log-level warning --no-access-log --timeout-keep-alive 75"
         )
         found = {"front": front.split()}
         if "publishers" in self.settings:
