@@ -36,6 +36,7 @@ from app.store import answers, sessions
 from app.store.due import queues_subscribed
 from app.store.groups import forget_hours
 from app.store.loads import forget_stale
+from app.store.replays import forget_unstarted
 from app.store.transactions import transaction
 from app.telemetry import logger
 
@@ -45,6 +46,8 @@ BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
+FORGET_HOURS_S = 24 * 3600.0
+PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
 REPLAYS_S = 0.2
@@ -55,11 +58,15 @@ _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """`once` does what there is to do and says how much; `pause_s` follows when that was 0."""
+    """`once` does what there is to do and says how much; `pause_s` follows when that was 0.
+
+    After a failure it is tried again soon, but not before `retry_s`.
+    """
 
     name: str
     once: Callable[[], int]
     pause_s: float
+    retry_s: float = 0.0
 
 
 def run_relay(settings: Settings, stop: Event) -> None:
@@ -113,10 +120,10 @@ def keep(duty: Duty, stop: Event) -> None:
             pause_s = 0.0 if duty.once() else duty.pause_s
             backoff.reset()
         except _AWAY as error:
-            pause_s = backoff.extend(monotonic())
+            pause_s = max(backoff.extend(monotonic()), duty.retry_s)
             log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
         except Exception:
-            pause_s = backoff.extend(monotonic())
+            pause_s = max(backoff.extend(monotonic()), duty.retry_s)
             log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
         if pause_s:
             stop.wait(pause_s)
@@ -135,7 +142,9 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     replaying = Replaying(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, REPLAYS_S)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
-    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
+    # It reads every failed run: one that takes too long must not be tried all the time.
+    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
+    yield Duty("forget-hours", lambda: _forget_hours(engine), FORGET_HOURS_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     management = _management(settings)
     if management is not None:
@@ -154,7 +163,8 @@ def _recount(engine: Engine) -> int:
 
 
 def _check_groups(engine: Engine) -> int:
-    wrong = [one.id for one in check_groups(engine, is_corrected=True) if not one.is_new]
+    found = check_groups(engine, is_corrected=True, waits=False)
+    wrong = [one.id for one in found if not one.is_new]
     if wrong:
         log.error("groups.miscounted", groups=len(wrong), first=wrong[0])
     return 0
@@ -162,8 +172,14 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        hours, over = forget_hours(tx, HOURS_KEPT_DAYS), sessions.forget(tx)
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours + over
+        plans, over = forget_unstarted(tx, PLANS_KEPT_DAYS), sessions.forget(tx)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + plans + over
+
+
+def _forget_hours(engine: Engine) -> int:
+    with transaction(engine) as tx:
+        forget_hours(tx, HOURS_KEPT_DAYS)
+    return 0
 
 
 class Policies:

@@ -3,6 +3,7 @@
 Numbers keep every digit they were sent with, for a patch must not change what it does not name.
 """
 
+from copy import deepcopy
 from decimal import Decimal
 from typing import Any
 
@@ -115,7 +116,7 @@ def text_of(value: Any) -> str:
 def edited(before: str | None, patch: Patch, schema: InputSchema, bytes_max: int) -> str:
     """The payload after the patch, which fits the schema. Raises EditRefused."""
     try:
-        after = jsonpatch.apply_patch(exact(before or "null"), patch)
+        after = _applied(before or "null", patch, bytes_max)
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError) as error:
         raise EditRefused(f"the patch cannot be applied: {error}"[:500]) from None
     except RecursionError:
@@ -131,6 +132,26 @@ def edited(before: str | None, patch: Patch, schema: InputSchema, bytes_max: int
         errors = [{"at": v.at, "message": v.message} for v in violations]
         raise EditRefused(f"the edited payload does not fit the workflow's input: {first}", errors)
     return text
+
+
+def _applied(before: str, patch: Patch, bytes_max: int) -> Any:
+    """The value after the patch. Forty copies of the whole into itself would be 2^40 times it.
+
+    Between two operations it may be twice as large as at the end: what was copied may be removed.
+    """
+    value, size = exact(before), len(before)
+    # A copy: the library puts the patch's own values into the payload, and changes them there.
+    for operation in deepcopy(patch):
+        if operation["op"] == "copy":
+            more = len(_encode(JsonPointer(operation["from"]).resolve(value)))
+            if size + more > 2 * bytes_max and (size := len(_encode(value))) + more > 2 * bytes_max:
+                raise EditRefused(
+                    f"on the way the edited payload has more than twice the {bytes_max:,} bytes"
+                    f" allowed: at the copy to {operation['path']!r}"
+                )
+            size += more
+        value = jsonpatch.apply_patch(value, [operation], in_place=True)
+    return value
 
 
 def diff(before: str | None, after: str, patch: Patch) -> Patch:

@@ -11,7 +11,7 @@ import msgspec
 
 Mode = Literal["failed_step", "beginning"]
 
-RATE_MAX = 100_000.0
+RATE_MIN, RATE_MAX = 0.001, 100_000.0
 REASON_CHARS_MAX = 1_000
 # Before so many have an outcome, a share of them says nothing; unless no other is open.
 JUDGED_RUNS_MIN = 20
@@ -115,8 +115,8 @@ def check_options(options: Options) -> None:
 
 
 def _mistakes(options: Options) -> Iterable[str]:
-    if not 0 < options.rate <= RATE_MAX:
-        yield f"rate is {options.rate:g}; runs per second are above 0, at most {RATE_MAX:,.0f}"
+    if not RATE_MIN <= options.rate <= RATE_MAX:
+        yield f"rate is {options.rate:g}; runs per second are from {RATE_MIN} to {RATE_MAX:,.0f}"
     if not 0 <= options.canary <= 1_000_000:
         yield f"canary is {options.canary}; it is a number of runs, or 0 for none"
     if options.stop_share is not None and not 0 <= options.stop_share <= 1:

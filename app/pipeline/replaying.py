@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from app.domain.edits import exact
 from app.domain.ids import EventIds
@@ -33,6 +32,7 @@ from app.store.transactions import (
 from app.telemetry import logger
 
 LIST_RUNS_MAX = 1_000
+REPLAYS_MAX = 50  # looked at in a turn: so many with runs to move, and so many to follow
 FOLLOWED_MAX = 1_000
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
@@ -45,18 +45,30 @@ class Replaying:
     def __init__(self, engine: Engine, settings: Settings, new_ids: EventIds) -> None:
         self._engine, self._settings, self._new_ids = engine, settings, new_ids
         self._looked_to: dict[str, str] = {}  # by replay: up to which run outcomes were looked for
+        self._turn = {True: _FIRST, False: _FIRST}  # the last that was looked at: moves or not
 
     def once(self) -> int:
-        """One list of each replay; how many runs were dealt with, 0 when there is time to pause."""
+        """One list of each replay whose turn it is; how many runs were dealt with.
+
+        0 when there is time to pause.
+        """
         with open_autocommit(self._engine) as tx:
-            ids = replays.at_work(tx)
-        self._looked_to = {id_: self._looked_to.get(id_, _FIRST) for id_ in ids}
+            ids = [id_ for moves in (True, False) for id_ in self._next(tx, moves=moves)]
         return sum(map(self._care, ids))
+
+    def _next(self, tx: Connection, *, moves: bool) -> list[str]:
+        """The replays after those of the last turn; from the first again behind the last."""
+        found = replays.at_work(tx, moves=moves, after=self._turn[moves], limit=REPLAYS_MAX)
+        if len(found) < REPLAYS_MAX and self._turn[moves] != _FIRST:
+            more = replays.at_work(tx, moves=moves, after=_FIRST, limit=REPLAYS_MAX - len(found))
+            found += [id_ for id_ in more if id_ <= self._turn[moves]]
+        self._turn[moves] = found[-1] if len(found) == REPLAYS_MAX else _FIRST
+        return found
 
     def _care(self, replay_id: str) -> int:
         try:
             return retry_transient(partial(self._step, replay_id))
-        except DBAPIError as error:
+        except Exception as error:
             if is_away(error):
                 raise
             # One replay's mistake must not end the others.
@@ -84,9 +96,11 @@ class Replaying:
         """Count the outcomes of some replayed runs; how many, and whether there are more to ask."""
         if not held.open:
             return 0, False
-        followed = replays.follow(tx, held.id, self._looked_to[held.id], FOLLOWED_MAX)
+        after = self._looked_to.pop(held.id, _FIRST)
+        followed = replays.follow(tx, held.id, after, FOLLOWED_MAX)
         has_more = len(followed) == FOLLOWED_MAX
-        self._looked_to[held.id] = followed[-1].run_id if has_more else _FIRST
+        if has_more:
+            self._looked_to[held.id] = followed[-1].run_id
         settled = [run for run in followed if run.state is not None]
         replays.mark_settled(tx, held.id, settled)
         for run in settled:
@@ -116,7 +130,7 @@ class Replaying:
             most = min(most, held.canary_to - held.replayed)
         if most <= 0 or not (planned := replays.next_runs(tx, held.id, most)):
             return 0, 0
-        now = replays.as_they_are(tx, [run.run_id for run in planned], held.planned_at)
+        now = replays.as_they_are(tx, [run.run_id for run in planned])
         reasons = {run.run_id: _why_not(run, now.get(run.run_id)) for run in planned}
         ready = [(run.run_id, run.generation) for run in planned if not reasons[run.run_id]]
         moved, skipped = (
@@ -188,6 +202,7 @@ def _why_not(planned: Planned, now: Now | None) -> str | None:
             f"it has changed since the plan: it is {now.state} in generation {now.generation}, not"
             f" failed in {planned.generation}{by}"
         )
-    if now.is_edited:
+    if now.edits > planned.edits:
         return f"it was edited since the plan and ran as another run{by}"
-    return f"it was archived since the plan{by}" if now.is_archived else None
+    is_archived = now.is_archived and not planned.is_archived
+    return f"it was archived since the plan{by}" if is_archived else None

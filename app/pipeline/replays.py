@@ -34,7 +34,7 @@ from app.telemetry import logger
 EDITED_RUNS_MAX = 10_000
 NAMED_MAX = 100  # runs that a refusal names
 PREVIEW_RUNS_MAX = 50
-_LIST = 500
+_LIST = 20  # payloads in memory at once, each of up to 1 MiB
 
 log = logger("replay")
 T = TypeVar("T")

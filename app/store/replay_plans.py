@@ -119,11 +119,14 @@ _CONDITIONS = {
 }
 # What was archived, or edited and so runs as another run, is replayed only when it is named.
 _NOT_DEALT_WITH = """r.archived_at is null
-    and not exists (select from edits e where e.origin_run_id = r.id)"""
+    and not exists (
+        select from edits e where e.origin_run_id = r.id and e.origin_generation = r.generation)"""
 
 _FREEZE = """
-insert into replay_runs (replay_id, run_id, generation)
-select %(replay_id)s::uuid, r.id, r.generation from runs r
+insert into replay_runs (replay_id, run_id, generation, edits, is_archived)
+select %(replay_id)s::uuid, r.id, r.generation,
+    (select count(*) from edits e where e.origin_run_id = r.id), r.archived_at is not null
+from runs r
 where r.state = 'failed' and {conditions}
 order by r.id limit %(limit)s
 """

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -71,14 +72,17 @@ replays = Table(
     Index("replays_at_work_idx", "id", postgresql_where=text(_AT_WORK)),
 )
 
-# The frozen set of a replay, each run with its generation when it was planned, and what became of
-# it: the generation or, of an edited one, the new run that it was replayed as.
+# The frozen set of a replay, each run as it was when it was planned (generation, how often edited,
+# whether archived), and what became of it: the generation or, of an edited one, the new run that it
+# was replayed as.
 replay_runs = Table(
     "replay_runs",
     metadata,
     Column("replay_id", _ID, primary_key=True),
     Column("run_id", _ID, primary_key=True),
     Column("generation", SmallInteger, nullable=False),
+    Column("edits", Integer, nullable=False, server_default="0"),
+    Column("is_archived", Boolean, nullable=False, server_default="false"),
     Column("state", Text, nullable=False, server_default="planned"),
     Column("moved_generation", SmallInteger),
     Column("new_run_id", _ID),

@@ -45,10 +45,12 @@ class Held(Counts, kw_only=True):
 
 
 class Planned(msgspec.Struct, gc=False):
-    """A run whose turn it is, in the generation it had when it was planned."""
+    """A run whose turn it is, as it was when it was planned. `edits`: how often it was edited."""
 
     run_id: str
     generation: int
+    edits: int
+    is_archived: bool
 
 
 class Moved(msgspec.Struct, gc=False):
@@ -74,21 +76,24 @@ class Followed(msgspec.Struct, gc=False):
 
 
 class Now(msgspec.Struct, gc=False):
-    """A run as it is now, what was done about it since some time, and who did something last."""
+    """A run as it is now, how often it was edited, and who did something about it last."""
 
     run_id: str
     state: str
     generation: int
-    is_edited: bool
+    edits: int
     is_archived: bool
     action: str | None
     author: str | None
 
 
+# Those with runs to move, and those that only wait for outcomes: each in turn, from `after` on.
 _AT_WORK = """
 select id::text from replays
-where state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled
-order by id
+where (state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled)
+    and (state in ('canary', 'running') and planned > replayed + skipped) = %(moves)s
+    and id > %(after)s::uuid
+order by id limit %(limit)s
 """
 
 _HOLD = """
@@ -99,7 +104,7 @@ from replays where id = %(id)s for no key update{skip}
 """
 
 _NEXT = """
-select run_id::text, generation from replay_runs
+select run_id::text, generation, edits, is_archived from replay_runs
 where replay_id = %(id)s and state = 'planned'
 order by run_id limit %(limit)s for no key update
 """
@@ -141,8 +146,8 @@ _LOCK_RUNS = "select id from runs where id = any(%(id)s::uuid[]) order by id for
 
 _NOW = """
 select r.id::text, r.state, r.generation,
-    exists (select from edits e where e.origin_run_id = r.id and e.edited_at > %(since)s),
-    coalesce(r.archived_at > %(since)s, false), a.action, a.author
+    (select count(*) from edits e where e.origin_run_id = r.id), r.archived_at is not null,
+    a.action, a.author
 from runs r left join lateral (
     select action, author from actions where run_id = r.id order by id desc limit 1
 ) a on true
@@ -168,13 +173,27 @@ update replays set started_by = %(author)s, start_reason = %(reason)s, started_a
 where id = %(id)s
 """
 
+_FORGET = """
+with old as materialized (
+    select id from replays
+    where state = 'planned' and planned_at < now() - %(days)s * interval '1 day'
+    order by id limit 1 for update skip locked
+), emptied as (
+    delete from replay_runs where replay_id in (select id from old)
+), gone as (
+    delete from replays where id in (select id from old) returning id
+)
+select count(*) from gone
+"""
+
 _FIELDS = [name for name in Held.__struct_fields__ if name not in {"patch", "allowed"}]
 _COLUMNS = ", ".join("id::text" if name == "id" else name for name in _FIELDS)
 
 
-def at_work(tx: Connection) -> list[str]:
-    """The replays that move, or of which runs have no outcome yet, oldest first."""
-    return [row[0] for row in tx.exec_driver_sql(_AT_WORK)]
+def at_work(tx: Connection, *, moves: bool, after: str, limit: int) -> list[str]:
+    """The replays beyond `after` with runs to move now or, not `moves`, with outcomes to come."""
+    keys = {"moves": moves, "after": after, "limit": limit}
+    return [row[0] for row in tx.exec_driver_sql(_AT_WORK, keys)]
 
 
 def hold(tx: Connection, replay_id: str, *, waits: bool) -> Held | None:
@@ -203,14 +222,11 @@ def follow(tx: Connection, replay_id: str, after: str, limit: int) -> list[Follo
     return [Followed(*row) for row in tx.exec_driver_sql(_OPEN, keys)]
 
 
-def as_they_are(tx: Connection, run_ids: Sequence[str], since: datetime) -> dict[str, Now]:
-    """Those of these runs that there are, locked: they stay like this until the transaction ends.
-
-    Edited or archived means: since then.
-    """
+def as_they_are(tx: Connection, run_ids: Sequence[str]) -> dict[str, Now]:
+    """Those of these runs that there are, locked: they stay so until the transaction ends."""
     ids = TextArray(list(run_ids))
     tx.exec_driver_sql(_LOCK_RUNS, {"id": ids})
-    found = tx.exec_driver_sql(_NOW, {"id": ids, "since": since})
+    found = tx.exec_driver_sql(_NOW, {"id": ids})
     return {row[0]: Now(*row) for row in found}
 
 
@@ -260,6 +276,14 @@ def save(
     values: dict[str, Any] = msgspec.structs.asdict(held)
     values |= {"moved": moved, "is_begun": is_begun, "burst_s": BURST_S, "changed_by": changed_by}
     tx.exec_driver_sql(_SAVE, values)
+
+
+def forget_unstarted(tx: Connection, days: int) -> int:
+    """Delete one plan that nobody has started for so long, with its set; how many: 1 or 0.
+
+    What was planned, by whom and why is in the audit.
+    """
+    return int(tx.exec_driver_sql(_FORGET, {"days": days}).scalar_one())
 
 
 def begin(tx: Connection, replay_id: str, *, author: str, reason: str) -> None:

@@ -42,7 +42,7 @@ class Peer:
     accepted, settled, settled with the right output, first acceptance and last settlement in Unix
     seconds. `senders` connections each send a batch at a time, none while more than `open_max`
     events are open. `tries` are other settings, `name=value` with commas between; `label` is the
-    one of them that this is.
+    one of them that this is. `beside` are those that are run in every round too.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Peer:
     open_max: int = 2_000
     tally: str = _TALLY
     tries: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     label: str = ""
 
     def commands(self, port: int) -> dict[str, list[str]]:
@@ -106,16 +107,18 @@ PEERS = {
                 "pool": "solo",
                 "concurrency": "1",
                 "prefetch": "128",
-                "chunk": "1",
+                "chunk": "50",
                 "publishers": "2",
                 "outbox_batch": "100",
             },
             workers=2,
+            beside=("chunk=1,publishers=4",),  # as most use it: a task for each event
             tries=(
                 "pool=prefork,concurrency=2,workers=1",
                 "pool=threads,concurrency=4",
                 "chunk=10",
-                "chunk=50",
+                "chunk=100",
+                "chunk=1",
                 "publishers=1",
                 "publishers=4",
                 "prefetch=32",
@@ -145,7 +148,7 @@ PEERS = {
             {
                 "concurrency": "16",
                 "connections": "16",
-                "prefetch": "64",
+                "prefetch": "250",
                 "publishers": "1",
                 "outbox_batch": "250",
             },
@@ -153,7 +156,7 @@ PEERS = {
                 "concurrency=4,connections=4",
                 "concurrency=8,connections=8",
                 "concurrency=32,connections=32",
-                "prefetch=250",
+                "prefetch=64",
             ),
         ),
         Peer(
@@ -181,15 +184,15 @@ PEERS = {
             _NO_BROKER,
             "-m bench.peers.on_dbos setup",
             "-m bench.peers.on_dbos work worker-{number}",
-            {"concurrency": "16", "connections": "20", "poll_ms": "100", "workflow": "run"},
+            {"concurrency": "32", "connections": "40", "poll_ms": "25", "workflow": "run"},
             workers=2,
             open_max=1_000,
             tally=_TALLY_DBOS,
             tries=(
                 "concurrency=4",
                 "concurrency=8",
-                "concurrency=32,connections=40",
-                "poll_ms=25",
+                "concurrency=16,connections=20",
+                "poll_ms=100",
                 "workflow=run_async",
                 "workflow=run_async,concurrency=50",
                 "poll_ms=1000,concurrency=100",
@@ -203,13 +206,12 @@ PEERS = {
             "-m bench.peers.limit setup",
             "-m bench.peers.limit work",
             {"prefetch": "16", "list_messages": "4"},
-            workers=2,
             senders=8,
             open_max=5_000,
             tries=(
                 "list_messages=1",
                 "list_messages=8",
-                "workers=1",
+                "workers=2",
             ),
         ),
     )
@@ -237,6 +239,6 @@ def chosen(only: str, settings: Iterable[str], *, is_trying: bool = False) -> li
     programs: list[Peer | None] = []
     for peer in found.values():
         programs.append(peer)
-        if is_trying and peer is not None:
-            programs += map(peer.having, peer.tries)
+        if peer is not None and not peer.label:
+            programs += map(peer.having, peer.tries if is_trying else peer.beside)
     return programs

@@ -18,7 +18,14 @@ def names(programs: list[object]) -> list[str]:
 
 
 def test_every_program_has_its_turn_in_a_round_veltrix_first() -> None:
-    assert names([*chosen("", [])]) == [VELTRIX, *PEERS]
+    assert list(dict.fromkeys(names([*chosen("", [])]))) == [VELTRIX, *PEERS]
+
+
+def test_a_peer_is_followed_by_what_is_run_beside_it_unless_it_was_set() -> None:
+    both = chosen("plain_celery", [])
+
+    assert [peer and peer.label for peer in both] == ["", "chunk=1,publishers=4"]
+    assert len(chosen("plain_celery", ["plain_celery.chunk=1"])) == 1
 
 
 def test_only_those_asked_for_run_in_the_order_asked_for() -> None:

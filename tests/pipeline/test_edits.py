@@ -16,6 +16,7 @@ from app.domain.replays import Options, ReplayRefused, Verb
 from app.pipeline.books import balance
 from app.pipeline.edit import EditOf
 from app.pipeline.groups import check_groups
+from app.pipeline.replay import replay_now
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, preview, tag_text
 from app.settings import Settings
@@ -311,3 +312,65 @@ def test_hostile_text_stays_text(engine: Engine) -> None:
 
     (last,) = rows(engine, "select data::text from events order by id desc limit 1")[0]
     assert json.loads(last)["x"] == hostile
+
+
+def test_a_run_that_failed_again_after_its_edit_is_planned_with_its_group(engine: Engine) -> None:
+    (origin,) = failed(engine, 1)
+    edit(engine, origin, TO_NUMBER)
+    with pytest.raises(ReplayRefused, match="no failed run fits"):
+        plan_edit(engine, TO_NUMBER)
+
+    replay_now(engine, [origin], "beginning", "as it was after all", "bob")
+    settle(engine, [origin], "failed", reason="error", fingerprint="f")
+
+    assert plan_edit(engine, TO_NUMBER)
+
+
+def test_the_values_of_a_patch_are_each_runs_own(engine: Engine) -> None:
+    origins = failed(engine, 3)
+    tagged: Patch = [
+        *TO_NUMBER,
+        {"op": "add", "path": "/tags", "value": []},
+        {"op": "add", "path": "/tags/-", "value": "mended"},
+    ]
+
+    replay_id = plan_edit(engine, tagged)
+    act(engine, replay_id, Verb.START, reason="go", author="ann")
+    executor = Replaying(engine, Settings(), _IDS)
+    until(lambda: executor.once() == 0 and len(made_of(engine, origins)) == 3, what="three edits")
+
+    made = made_of(engine, origins)
+    assert [json.loads(data)["tags"] for data in made] == [["mended"]] * 3
+
+
+def made_of(engine: Engine, origins: Sequence[str]) -> list[str]:
+    """The payloads of the runs that were made of these."""
+    with transaction(engine) as tx:
+        query = text(
+            "select e.data::text from edits d join runs r on r.id = d.run_id"
+            " join events e on e.id = r.event_id where d.origin_run_id::text = any(:ids)"
+        )
+        return list(tx.execute(query, {"ids": list(origins)}).scalars())
+
+
+def test_a_patch_that_doubles_a_payload_forty_times_is_refused(engine: Engine) -> None:
+    (origin,) = failed(engine, 1)
+    doubling: Patch = [{"op": "copy", "from": "", "path": f"/{number}"} for number in range(40)]
+
+    with pytest.raises(ReplayRefused, match="more than twice the 1,048,576 bytes"):
+        edit(engine, origin, doubling)
+
+    assert made_of(engine, [origin]) == []
+
+
+def test_what_was_copied_may_be_removed(engine: Engine) -> None:
+    (origin,) = failed(engine, 1, json.dumps({"cents": 1, "old": "x" * 600_000}))
+    renamed: Patch = [
+        {"op": "copy", "from": "/old", "path": "/new"},
+        {"op": "remove", "path": "/old"},
+    ]
+
+    edit(engine, origin, renamed)
+
+    (made,) = made_of(engine, [origin])
+    assert json.loads(made) == {"cents": 1, "new": "x" * 600_000}

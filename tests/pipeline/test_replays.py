@@ -18,14 +18,14 @@ from app.pipeline.replay import replay_now
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, act, plan
 from app.settings import Settings
-from app.store import replay_reads
+from app.store import archive, replay_reads, replays
 from app.store.journal import JournalEntry
 from app.store.replay_plans import Selection
 from app.store.replay_reads import ReplayStory
 from app.store.transactions import transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
-from tests.support.settled import settle
+from tests.support.settled import run_sql, settle
 from tests.support.wait import until
 
 BYTES_MAX = 1_000_000
@@ -211,6 +211,104 @@ def test_a_run_that_changed_since_the_plan_is_skipped_with_the_reason(engine: En
     assert "it is queued in generation 1, not failed in 0; bob" in (runs[ids[0]].skip_reason or "")
     assert "it is failed in generation 1, not failed in 0" in (runs[ids[1]].skip_reason or "")
     assert [row.generation for row in read_runs(engine, ids, "generation")] == [1, 1, 1]
+
+
+def test_what_was_archived_by_a_transaction_older_than_the_plan_is_skipped(engine: Engine) -> None:
+    ids = failed(engine, 2)
+    with transaction(engine) as older:
+        older.execute(text("select now()"))  # from here on it is this transaction's time
+        id_ = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX).id
+        archive.archive(older, ids[:1], reason="dealt with", author="bob")
+    act(engine, id_, Verb.START, reason="go", author="ann")
+
+    executor(engine).once()
+
+    with transaction(engine) as tx:
+        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+    assert [runs[i].state for i in ids] == ["skipped", "replayed"]
+    assert "archived since the plan; bob did archive" in (runs[ids[0]].skip_reason or "")
+
+
+def test_what_was_archived_before_the_plan_is_replayed_when_it_is_named(engine: Engine) -> None:
+    ids = failed(engine, 2)
+    with transaction(engine) as tx:
+        archive.archive(tx, ids[:1], reason="dealt with", author="bob")
+
+    group = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX)
+    id_ = started(engine, ids)
+    executor(engine).once()
+
+    assert (group.count, told(engine, id_).replayed) == (1, 2)
+
+
+def test_a_replay_that_cannot_go_on_does_not_hold_up_those_behind_it(engine: Engine) -> None:
+    ids = failed(engine, 2)
+    broken, whole = started(engine, ids[:1]), started(engine, ids[1:])
+    run_sql(engine, f"update replays set mode = 'sideways' where id = '{broken}'")
+
+    executor(engine).once()
+
+    assert (told(engine, broken).replayed, told(engine, whole).replayed) == (0, 1)
+
+
+def test_more_replays_than_one_turn_takes_all_get_theirs(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.pipeline.replaying.REPLAYS_MAX", 3)
+    ids = failed(engine, 8)
+    each = [started(engine, [id_]) for id_ in ids]
+    one, another = executor(engine), executor(engine, 2)
+
+    one.once()
+    assert [told(engine, id_).replayed for id_ in each] == [1, 1, 1, 0, 0, 0, 0, 0]
+    until(lambda: not another.once() and not one.once() and not left(engine), what="all to move")
+    settle(engine, ids, "succeeded")
+    until(lambda: not one.once() and are_done(engine, each), what="all to be followed")
+
+
+def left(engine: Engine) -> bool:
+    with transaction(engine) as tx:
+        query = text("select exists (select from replay_runs where state = 'planned')")
+        return bool(tx.execute(query).scalar_one())
+
+
+def are_done(engine: Engine, replay_ids: Sequence[str]) -> bool:
+    return all(told(engine, id_).state == "done" for id_ in replay_ids)
+
+
+def test_a_plan_that_nobody_started_is_forgotten_after_its_days(engine: Engine) -> None:
+    ids = failed(engine, 3)
+    old, young, begun = planned(engine, ids).id, planned(engine, ids).id, started(engine, ids)
+    run_sql(
+        engine,
+        "update replays set planned_at = now() - interval '31 days'"
+        f" where id in ('{old}', '{begun}')",
+    )
+
+    with transaction(engine) as tx:
+        assert [replays.forget_unstarted(tx, 30) for _ in range(2)] == [1, 0]
+        assert replay_reads.find(tx, old) is None
+
+    assert (told(engine, young).planned, told(engine, begun).planned) == (3, 3)
+    assert ("replay.plan", "ann", False, 3) in actions(engine)
+
+
+@pytest.mark.parametrize(
+    "rate", [0.0, -1.0, 1e-310, 1e-12, 0.0009, 1e6, float("inf"), float("nan")]
+)
+def test_a_rate_that_makes_no_sense_is_refused(engine: Engine, rate: float) -> None:
+    ids = failed(engine, 1)
+
+    with pytest.raises(ReplayRefused, match=r"runs per second are from 0\.001 to 100,000"):
+        planned(engine, ids, rate=rate)
+
+
+def test_the_slowest_rate_is_a_run_each_quarter_of_an_hour(engine: Engine) -> None:
+    id_ = started(engine, failed(engine, 2), rate=0.001)
+
+    executor(engine).once()
+
+    assert told(engine, id_).replayed == 1
 
 
 def test_two_operators_on_one_group_replay_each_run_once_and_the_loser_skips(
