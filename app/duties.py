@@ -46,7 +46,6 @@ BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
-FORGET_HOURS_S = 24 * 3600.0
 PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
@@ -58,15 +57,11 @@ _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """`once` does what there is to do and says how much; `pause_s` follows when that was 0.
-
-    After a failure it is tried again soon, but not before `retry_s`.
-    """
+    """`once` does what there is to do and says how much; `pause_s` follows when that was 0."""
 
     name: str
     once: Callable[[], int]
     pause_s: float
-    retry_s: float = 0.0
 
 
 def run_relay(settings: Settings, stop: Event) -> None:
@@ -120,10 +115,10 @@ def keep(duty: Duty, stop: Event) -> None:
             pause_s = 0.0 if duty.once() else duty.pause_s
             backoff.reset()
         except _AWAY as error:
-            pause_s = max(backoff.extend(monotonic()), duty.retry_s)
+            pause_s = backoff.extend(monotonic())
             log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
         except Exception:
-            pause_s = max(backoff.extend(monotonic()), duty.retry_s)
+            pause_s = backoff.extend(monotonic())
             log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
         if pause_s:
             stop.wait(pause_s)
@@ -142,9 +137,7 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     replaying = Replaying(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, REPLAYS_S)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
-    # It reads every failed run: one that takes too long must not be tried all the time.
-    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
-    yield Duty("forget-hours", lambda: _forget_hours(engine), FORGET_HOURS_S)
+    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     management = _management(settings)
     if management is not None:
@@ -163,8 +156,7 @@ def _recount(engine: Engine) -> int:
 
 
 def _check_groups(engine: Engine) -> int:
-    found = check_groups(engine, is_corrected=True, waits=False)
-    wrong = [one.id for one in found if not one.is_new]
+    wrong = [one.id for one in check_groups(engine, is_corrected=True) if not one.is_new]
     if wrong:
         log.error("groups.miscounted", groups=len(wrong), first=wrong[0])
     return 0
@@ -172,14 +164,9 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        plans, over = forget_unstarted(tx, PLANS_KEPT_DAYS), sessions.forget(tx)
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + plans + over
-
-
-def _forget_hours(engine: Engine) -> int:
-    with transaction(engine) as tx:
-        forget_hours(tx, HOURS_KEPT_DAYS)
-    return 0
+        hours, over = forget_hours(tx, HOURS_KEPT_DAYS), sessions.forget(tx)
+        plans = forget_unstarted(tx, PLANS_KEPT_DAYS)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours + over + plans
 
 
 class Policies:

@@ -267,6 +267,8 @@ def _not_found(group_id: str) -> Problem:
 
 
 def _not_now(answer: NotMoved) -> Problem:
-    status = {"not-found": 404, "no-version": 422}.get(answer.slug, 409)
-    told = {} if answer.state is None else {"state": answer.state, "by": answer.by}
-    return Problem(status, answer.slug, f"{answer.why}; nothing was done", **told)
+    if answer.state is None:
+        return _not_found(answer.id)
+    by = f" by {answer.by}" if answer.by else ""
+    detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
+    return Problem(409, "wrong-state", detail, state=answer.state, by=answer.by)

@@ -242,8 +242,11 @@ def _decide(decide: "Callable[[Engine, str], Any]", author: str | None, as_json:
         print_json(answer)
     elif not isinstance(answer, NotMoved):
         typer.echo(f"{answer.id}  {getattr(answer, 'state', 'noted')}")
+    elif answer.state is None:
+        print_error(f"veltrix: there is no failure group {answer.id}")
     else:
-        print_error(f"veltrix: {answer.why}")
+        by = f" by {answer.by}" if answer.by else ""
+        print_error(f"veltrix: group {answer.id} is {answer.state} already{by}")
     if isinstance(answer, NotMoved):
         raise typer.Exit(1)
 

@@ -39,8 +39,10 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
         act = partial(getattr(groups, verb), services.engine, group_id)
     answer = act(reason_of(form), visitor.author.name)
     if isinstance(answer, NotMoved):
-        status = {"not-found": 404, "no-version": 422}.get(answer.slug, 409)
-        raise Problem(status, answer.slug, answer.why)
+        if answer.state is None:
+            raise Problem(404, "not-found", f"there is no failure group {group_id}")
+        by = f" by {answer.by}" if answer.by else ""
+        raise Problem(409, "wrong-state", f"the group is {answer.state} already{by}")
     return RedirectResponse(address(f"/failures/{answer.id}"), 303)
 
 

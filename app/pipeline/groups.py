@@ -15,7 +15,6 @@ from app.telemetry import groups_miscounted, logger
 
 log = logger("groups")
 T = TypeVar("T")
-_OF_RUNS = frozenset({"run", "poison"})
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -26,24 +25,11 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class NotMoved(msgspec.Struct, frozen=True):
-    """The group is in a state from which it cannot come there; None: there is no such group.
-
-    `slug` is stable: `not-found`, `wrong-state`, or `no-version` for a version of what has no code.
-    """
+    """The group is in a state from which it cannot come there; None: there is no such group."""
 
     id: str
     state: GroupState | None
     by: str | None = None
-    slug: str = "wrong-state"
-
-    @property
-    def why(self) -> str:
-        """Why nothing was done."""
-        if self.slug == "not-found":
-            return f"there is no failure group {self.id}"
-        if self.slug == "no-version":
-            return f"group {self.id} is not of runs, so no version ends it: resolve it without one"
-        return f"group {self.id} is {self.state} already" + (f" by {self.by}" if self.by else "")
 
 
 class Noted(msgspec.Struct, frozen=True):
@@ -71,20 +57,17 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
     return folded.deltas
 
 
-def check_groups(
-    engine: Engine, *, is_corrected: bool = False, waits: bool = True
-) -> list[Miscount]:
+def check_groups(engine: Engine, *, is_corrected: bool = False) -> list[Miscount]:
     """The groups whose counts are not those of the rows, in one snapshot; empty: all agree.
 
-    `is_corrected` writes what makes them agree; of several processes one after the other does, or,
-    without `waits`, one does and the others find nothing.
+    `is_corrected` writes what makes them agree; of several processes one after the other does.
     Failures from before there were groups are found, and taken in, the same way.
     """
 
     def _check() -> list[Miscount]:
         with transaction(engine, snapshot=True) as tx:
-            if is_corrected and not groups.take_turn(tx, waits=waits):
-                return []
+            if is_corrected:
+                groups.take_turn(tx)
             found = groups.miscounts(tx)
             if is_corrected and found:
                 groups.correct(tx, found)
@@ -120,7 +103,7 @@ def note(engine: Engine, group_id: str, text: str, author: str) -> Noted | NotMo
 
     def _note(tx: Connection) -> Noted | NotMoved:
         written = groups.note(tx, group_id, author, text)
-        return _unknown(group_id) if written is None else Noted(group_id, written)
+        return NotMoved(group_id, None) if written is None else Noted(group_id, written)
 
     return _audited(engine, group_id, "group.note", text, author, {}, _note)
 
@@ -135,22 +118,13 @@ def _move(
     version: str | None = None,
 ) -> Moved | NotMoved:
     def _moved(tx: Connection) -> Moved | NotMoved:
-        now = groups.standing(tx, group_id)
-        if now is None:
-            return _unknown(group_id)
-        if version is not None and now.kind not in _OF_RUNS:
-            return NotMoved(group_id, now.state, now.by, "no-version")
         if groups.move(tx, group_id, to, version=version, author=author, reason=reason):
             return Moved(group_id, to)
         now = groups.standing(tx, group_id)
-        return NotMoved(group_id, now.state, now.by) if now else _unknown(group_id)
+        return NotMoved(group_id, None) if now is None else NotMoved(group_id, now.state, now.by)
 
     request = {} if version is None else {"version": version}
     return _audited(engine, group_id, action, reason, author, request, _moved)
-
-
-def _unknown(group_id: str) -> NotMoved:
-    return NotMoved(group_id, None, slug="not-found")
 
 
 def _audited(

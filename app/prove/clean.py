@@ -44,17 +44,6 @@ select id::text from (
          and event_id > %(after)s::uuid order by id limit %(max)s)
 ) as both_tables order by id limit %(max)s
 """
-# And the events of runs that were made by editing theirs, which are of a source of ours.
-_WITH_EDITED = """
-with recursive edited as (
-    select r.id, r.event_id from unnest(%(events)s::uuid[]) as e(id)
-    join runs r on r.id > e.id and r.id <= (left(e.id::text, 30) || 'ffffff')::uuid
-    union
-    select r.id, r.event_id from edited join edits d on d.origin_run_id = edited.id
-    join runs r on r.id = d.run_id
-)
-select id::text from unnest(%(events)s::uuid[]) as e(id) union select event_id::text from edited
-"""
 # Events first, then runs, each in the order of ids: as everyone locks them who starts runs.
 _LOCK_EVENTS = """
 select id from events where id = any(%(events)s::uuid[]) order by id for update
@@ -69,7 +58,6 @@ _REMOVED_WITH_RUNS = {
     "steps": "delete from journal where run_id = any(%(runs)s::uuid[])",
     "failed_attempts": "delete from failed_attempts where run_id = any(%(runs)s::uuid[])",
     "actions": "delete from actions where run_id = any(%(runs)s::uuid[])",
-    "edits": "delete from edits where run_id = any(%(runs)s::uuid[])",
 }
 # Before all else: whoever moves the runs of a replay has its row locked first.
 _LOCK_REPLAYS = """
@@ -176,7 +164,6 @@ class Removed(msgspec.Struct):
     steps: int = 0
     failed_attempts: int = 0
     actions: int = 0
-    edits: int = 0
     replay_runs: int = 0
     replays: int = 0
     effects: int = 0
@@ -318,8 +305,6 @@ def _remove(
 ) -> int:
     """These events, all that came of them, and their counts. Raises NotOver if a run is open."""
     events = {"events": TextArray(event_ids)}
-    all_ = tx.exec_driver_sql(_WITH_EDITED, events).scalars().all()
-    events = {"events": TextArray(all_)}
     tx.exec_driver_sql(_LOCK_REPLAYS, events)
     tx.exec_driver_sql(_LOCK_EVENTS, events)
     found = tx.exec_driver_sql(_LOCK_RUNS, events).all()

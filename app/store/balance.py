@@ -50,10 +50,10 @@ with taken as materialized (
     select minute, account_id, {_COLUMNS} from sums
     on conflict (minute, account_id) do update
     set {_ADDED}, changed_at = now(), is_sealed = false
-), grouped as (  -- seen: now, or at the end of its minute if that was earlier
+), grouped as (
     insert into failure_deltas (group_id, kind, source, event_type, count, seen, seen_at)
     select {UNROUTED_GROUP}, 'unrouted', source, type, sum(unrouted),
-        sum(greatest(unrouted, 0)), least(now(), to_timestamp(minute * 60.0 + 59.999))
+        sum(greatest(unrouted, 0)), to_timestamp(minute * 60.0)
     from sums join accounts on accounts.id = sums.account_id
     where unrouted <> 0 group by source, type, minute
 )

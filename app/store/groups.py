@@ -9,17 +9,13 @@ from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from app.domain.groups import MOVES, UNGROUPED, GroupState
 from app.domain.states import Reason
-from app.store.arrays import IntArray
-from app.store.transactions import sqlstate_of
 
 GROUPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: the books lock 1
 # Conflicts with nothing but itself; unlike a select it leaves the snapshot to what comes after.
 _TAKE_TURN = "lock table failure_hours in share update exclusive mode"
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
 
 # A group's id and kind, over the columns of dead letters, accounts and runs.
@@ -47,7 +43,7 @@ from (
     join failure_groups g on g.id = d.group_id and g.state = 'resolved'
     left join subscriptions v on v.workflow = g.workflow and v.code_version = g.resolved_version
     left join subscriptions f on f.workflow = g.workflow and f.code_version = d.code_version
-    where d.id = any(%(ids)s) and d.seen > 0 and d.seen_at > g.state_changed_at
+    where d.seen > 0 and d.seen_at > g.state_changed_at
       and (g.resolved_version is null or d.code_version = g.resolved_version
         or (v.registered_at is not null
             and coalesce(f.registered_at >= v.registered_at, true)))
@@ -57,15 +53,12 @@ where g.id = d.group_id and g.state = 'resolved'
 returning g.id
 """
 
-_OLDEST = """
-select coalesce(array_agg(id), '{}')
-from (select id from failure_deltas order by id limit %(list_max)s) d
-"""
-
 # The first sample says what the error is: a run that is replayed meanwhile leaves that open.
 _FOLD = """
 with taken as materialized (
-    delete from failure_deltas where id = any(%(ids)s) returning *
+    delete from failure_deltas
+    where id in (select id from failure_deltas order by id limit %(list_max)s)
+    returning *
 ), sums as materialized (
     select group_id, (array_agg(kind order by id))[1] as kind, sum(count)::bigint as count,
         sum(archived)::bigint as archived, sum(seen)::bigint as seen,
@@ -178,7 +171,7 @@ where id = %(id)s and state = any(%(from_states)s)
 returning state
 """
 
-_STATE = "select kind, state, state_changed_by, count from failure_groups where id = %(id)s"
+_STATE = "select state, state_changed_by, count from failure_groups where id = %(id)s"
 
 _NOTE = """
 insert into failure_notes (group_id, author, text)
@@ -215,7 +208,6 @@ class Miscount(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """How a group stands, and who brought it there; None: a failure did."""
 
-    kind: str
     state: GroupState
     by: str | None
     count: int
@@ -231,25 +223,17 @@ def fold(tx: Connection, list_max: int) -> Folded:
 
     Needs `lock_groups`.
     """
-    # Both statements see the same deltas, whatever commits between them.
-    ids = IntArray(tx.exec_driver_sql(_OLDEST, {"list_max": list_max}).scalar_one())
-    regressed = [row[0] for row in tx.exec_driver_sql(_REGRESS, {"ids": ids})]
-    deltas, opened = tx.exec_driver_sql(_FOLD, {"ids": ids}).one()
+    regressed = [row[0] for row in tx.exec_driver_sql(_REGRESS)]
+    deltas, opened = tx.exec_driver_sql(_FOLD, {"list_max": list_max}).one()
     return Folded(deltas, opened, regressed)
 
 
-def take_turn(tx: Connection, *, waits: bool) -> bool:
-    """Let no other correct until this transaction ends; False: one is at it: end it without more.
+def take_turn(tx: Connection) -> None:
+    """Let no other correct until this transaction ends.
 
     It must be its first statement, so that its snapshot shows what the one before corrected.
     """
-    try:
-        tx.exec_driver_sql(_TAKE_TURN if waits else f"{_TAKE_TURN} nowait")
-    except DBAPIError as error:
-        if not waits and sqlstate_of(error) == _LOCK_NOT_AVAILABLE:
-            return False
-        raise
-    return True
+    tx.exec_driver_sql(_TAKE_TURN)
 
 
 def miscounts(tx: Connection) -> list[Miscount]:
@@ -302,7 +286,7 @@ def move(
 def standing(tx: Connection, group_id: str) -> Standing | None:
     """How the group stands, or None if there is no such group."""
     row = tx.exec_driver_sql(_STATE, {"id": group_id}).one_or_none()
-    return None if row is None else Standing(row[0], GroupState(row[1]), row[2], row[3])
+    return None if row is None else Standing(GroupState(row[0]), row[1], row[2])
 
 
 def note(tx: Connection, group_id: str, author: str, text: str) -> int | None:

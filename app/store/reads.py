@@ -11,7 +11,6 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_column, select
 from sqlalchemy.sql.selectable import Subquery
 
-from app.domain.groups import UNGROUPED
 from app.domain.ids import runs_range
 from app.domain.states import OPEN, RunState
 from app.store.arrays import TextArray
@@ -288,10 +287,8 @@ def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElemen
     conditions: list[ColumnElement[bool]] = [
         table.c[name] == value
         for name in ("workflow", "queue", "key", "fingerprint")
-        if (value := getattr(wanted, name)) is not None and value != UNGROUPED
+        if (value := getattr(wanted, name)) is not None
     ]
-    if wanted.fingerprint == UNGROUPED:
-        conditions.append(table.c.fingerprint.is_(None))
     if wanted.state is not None:
         # As literals, so that the planner sees that a partial index covers the question.
         state = wanted.state.value

@@ -7,7 +7,6 @@ from sqlalchemy import Engine
 
 from app.domain.dead_letters import DeadLetter
 from app.domain.groups import GroupState
-from app.domain.states import RunState
 from app.pipeline.bury import bury
 from app.pipeline.groups import (
     Moved,
@@ -27,9 +26,6 @@ from app.store.audit import AuditFilter
 from app.store.audit import page as audit_page
 from app.store.dead_letters import mark_seen
 from app.store.group_reads import GroupFilter, GroupRow, GroupStory, page, story
-from app.store.groups import take_turn
-from app.store.reads import RunFilter
-from app.store.reads import page as run_page
 from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs, subscribe
 from tests.support.settled import fold_all, run_sql, settle
@@ -173,76 +169,6 @@ def test_events_nobody_subscribes_to_are_a_group_of_their_source_and_type(engine
     assert (row.kind, row.source, row.event_type) == ("unrouted", "/tests", "shop.<b>.placed")
     assert row.count == 3
     assert group(engine, row.id).events == ids[::-1]
-
-
-def test_an_unrouted_event_after_the_resolve_regresses_the_group_in_the_same_minute(
-    engine: Engine,
-) -> None:
-    add_runs(engine, 1, is_routed=False)
-    fold_all(engine)
-    (row,) = groups(engine).values()
-    assert isinstance(resolve(engine, row.id, None, "subscribed", "ann"), Moved)
-    fold_all(engine)
-    assert groups(engine)[row.id].state == GroupState.RESOLVED
-
-    add_runs(engine, 1, is_routed=False)
-    fold_all(engine)
-
-    assert groups(engine)[row.id].state == GroupState.REGRESSED
-
-
-def test_what_has_no_code_is_resolved_without_a_version_only(engine: Engine) -> None:
-    bury(engine, [DeadLetter(queue="orders", reason="rejected", body=b"")])
-    (row,) = groups(engine).values()
-
-    refused = resolve(engine, row.id, "3", "mended", "ann")
-    assert isinstance(refused, NotMoved)
-    assert refused.slug == "no-version"
-    assert "resolve it without one" in refused.why
-    assert groups(engine)[row.id].state == GroupState.OPEN
-    resolve(engine, row.id, None, "mended", "ann")
-    bury(engine, [DeadLetter(queue="orders", reason="rejected", body=b"")])
-
-    assert groups(engine)[row.id].state == GroupState.REGRESSED
-
-
-def test_a_failure_that_a_fold_leaves_for_the_next_regresses_the_group_then(engine: Engine) -> None:
-    fail(engine)
-    groups(engine)
-    fail(engine)
-    resolve(engine, GROUP, None, "mended", "ann")
-    fail(engine)
-
-    assert fold_groups_once(engine, list_max=1) == 1
-    with transaction(engine, snapshot=True) as tx:
-        found = story(tx, GROUP)
-    assert found is not None
-    assert found.state == GroupState.RESOLVED
-    assert group(engine).state == GroupState.REGRESSED
-
-
-def test_runs_without_a_fingerprint_are_found_by_the_id_of_their_group(engine: Engine) -> None:
-    ids = add_runs(engine, 2)
-    settle(engine, ids, "failed", reason="error", outcome=ERROR)
-    fail(engine)
-
-    (id_,) = groups(engine).keys() - {GROUP}
-    with transaction(engine) as tx:
-        found = run_page(tx, RunFilter(state=RunState.FAILED, fingerprint=id_)).items
-
-    assert {run.id for run in found} == set(ids)
-
-
-def test_of_two_relays_only_one_corrects(engine: Engine) -> None:
-    fail(engine, 2)
-    groups(engine)
-    run_sql(engine, "update failure_groups set count = count + 2")
-
-    with transaction(engine) as other:
-        assert take_turn(other, waits=False)
-        assert check_groups(engine, is_corrected=True, waits=False) == []
-
-    assert len(check_groups(engine, is_corrected=True, waits=False)) == 1
 
 
 def test_what_failed_before_there_were_groups_is_taken_in_with_its_hours(engine: Engine) -> None:

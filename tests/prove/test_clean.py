@@ -8,15 +8,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.dev.children import CannotStart
-from app.domain.edits import replacing
 from app.domain.ids import EventIds
 from app.domain.receipts import Receipt
 from app.domain.replays import Options, Verb
 from app.pipeline.books import Balance, balance, fold_once, recount_once
-from app.pipeline.edit import EditOf
 from app.pipeline.replay import replay
 from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, act, edit_now, plan
+from app.pipeline.replays import Asked, act, plan
 from app.prove import clean as module
 from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
 from app.settings import Settings
@@ -235,22 +233,6 @@ def fill_without_effects(engine: Engine, settings: Settings) -> list[str]:
     runs = accept(settings, OURS, range(4))
     settle(engine, runs, "succeeded")
     return runs
-
-
-def test_runs_made_by_editing_a_proofs_run_go_with_it(engine: Engine, settings: Settings) -> None:
-    make_table(engine)
-    ours, others = fill(engine, settings, OURS)[6:], fill(engine, settings, OTHERS)[6:]
-    of = EditOf("", "ann", "looked at", 1_000_000, EventIds(Random(4).getrandbits))
-    edited = [edit_now(engine, id_, replacing("{}"), None, of).id for id_ in (ours[0], others[0])]
-    settle(engine, edited, "failed")
-    again = edit_now(engine, edited[0], replacing("[]"), None, of).id
-    settle(engine, [again], "failed")
-
-    removed = clean(engine)
-
-    assert (removed.runs, removed.edits) == (10, 2)
-    assert counts(engine, "runs", "edits", "replays") == {"runs": 9, "edits": 1, "replays": 1}
-    assert audit(engine).unaccounted == 0
 
 
 def test_replays_keep_the_runs_of_others_and_go_when_they_have_none(

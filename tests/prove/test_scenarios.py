@@ -37,6 +37,7 @@ def test_smoke(proved: Prove, tmp_path: Path) -> None:
     assert sorted(ended) == sorted(line.request for line in asked)
 
 
+@pytest.mark.slow
 def test_workers(proved: Prove) -> None:
     names = ("worker_frozen", "parent_killed")
 
@@ -55,6 +56,7 @@ def test_database(proved: Prove) -> None:
     check_held(proved(*names, events=600, postgres=None, database="veltrix"), *names)
 
 
+@pytest.mark.slow
 def test_network(proved: Prove) -> None:
     names = ("database_cut_off", "lines_broken")
 
@@ -65,6 +67,7 @@ def test_deploy(proved: Prove) -> None:
     check_held(proved("worker_terminated", events=500), "worker_terminated")
 
 
+@pytest.mark.slow
 def test_cluster(proved: Prove) -> None:
     proof = proved("leader_killed", events=600, rabbitmq=None, vhost="/")
 
