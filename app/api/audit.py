@@ -23,7 +23,7 @@ router = APIRouter(tags=["audit"])
 _ID_MAX = 2**63 - 1
 _JSON = "application/json"
 _Text = Annotated[str | None, Query(max_length=1_000)]
-_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ))]
+_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _ROW: dict[str, Any] = {
     "id": 42,
     "at": "2026-01-31T12:00:00Z",

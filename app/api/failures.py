@@ -29,7 +29,7 @@ router = APIRouter(tags=["failures"])
 _JSON = "application/json"
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _Text = Annotated[str | None, Query(max_length=1_000)]
-_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ))]
+_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 

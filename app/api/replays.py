@@ -58,7 +58,7 @@ _STATUS = {
 
 
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
-_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ))]
+_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Cursor = Annotated[str | None, Query(max_length=100)]
 _Limit = Annotated[int, Query(ge=1, le=1_000)]
 

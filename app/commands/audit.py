@@ -1,10 +1,18 @@
 """`veltrix audit`: who did or asked what, why, and what came of it."""
 
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from app.commands.options import AsJson, Limit, time_of
+
+if TYPE_CHECKING:
+    from app.store.audit import AuditRow
+
+FOLLOW_S = 0.5
+OVERLAP = 1_000  # of the newest entries, looked at again while following
 
 
 def audit(
@@ -23,11 +31,15 @@ def audit(
     until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
     limit: Limit = 50,
     after: Annotated[int | None, typer.Option(help="Go on from where a page ended.")] = None,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", "-f", help="Each new entry as it comes, until Ctrl-C.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List what was done and refused, newest first; or show one entry with its runs.
 
-    Exit code 1 when there is no such entry.
+    `--follow --json` is the stream of all entries, of every api, relay and command, one JSON
+    object a line. Exit code 1 when there is no such entry.
 
     Example: veltrix audit --refused --since 1d
     """
@@ -37,6 +49,10 @@ def audit(
 
     if entry_id is not None:
         _show(entry_id, as_json)
+        return
+    if is_followed:
+        with suppress(KeyboardInterrupt):  # that is how it ends
+            _follow(as_json)
         return
     at = now()
     wanted = AuditFilter(
@@ -61,6 +77,44 @@ def audit(
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")
+
+
+def _follow(as_json: bool) -> None:
+    from threading import Event
+
+    from app.commands.terminal import connected
+    from app.store.audit import later, newest
+    from app.store.transactions import open_autocommit
+
+    pause_ = Event()
+    with connected() as (_, engine):
+        with open_autocommit(engine) as tx:
+            last = newest(tx)
+            known = {row.id for row in later(tx, last - OVERLAP, 2 * OVERLAP)}
+        last = max([last, *known])
+        while True:
+            # A row that was committed late has a smaller id than some that are known.
+            with open_autocommit(engine) as tx:
+                found = later(tx, last - OVERLAP, 2 * OVERLAP)
+            for row in found:
+                if row.id not in known:
+                    _print(row, as_json)
+            last = max([last, *(row.id for row in found)])
+            known = {row.id for row in found if row.id > last - OVERLAP}
+            if len(found) < 2 * OVERLAP:
+                pause_.wait(FOLLOW_S)
+
+
+def _print(row: "AuditRow", as_json: bool) -> None:
+    """One line."""
+    from app.commands.terminal import shown
+
+    if as_json:
+        typer.echo(msgspec.json.encode(row).decode())
+        return
+    done = "refused" if row.is_refused else "done"
+    values = (row.at, row.author, row.action, row.target_id, f"{row.runs} runs", done, row.reason)
+    typer.echo("  ".join(shown(value) for value in values))
 
 
 def _show(entry_id: int, as_json: bool) -> None:

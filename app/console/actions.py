@@ -126,24 +126,30 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
 
 
 async def _acted(request: Request, scope: str, call: Call, payload_times: int = 0) -> Response:
-    check_origin(request)
     visitor = await run_in_threadpool(visitor_of, request)
     if visitor is None:
+        check_origin(request)
         return RedirectResponse(address("/sign-in"), 303)
+    await _noting(request, visitor, partial(check_origin, request))
     settings = request.app.state.services.settings
     bytes_max = FORM_BYTES_MAX + payload_times * settings.event_bytes_max
     body, form = await form_of(request, bytes_max)
+    await _noting(request, visitor, partial(check_csrf, visitor, form.get("csrf", "")))
+    await run_in_threadpool(check_scope, request, visitor, scope)
+    do = partial(run_in_threadpool, call, request, visitor, form)
+    key = text(form, "once", KEY_CHARS_MAX)
+    return await answer_once(request, visitor.author, body, do, key)
+
+
+async def _noting(request: Request, visitor: Visitor, check: Callable[[], None]) -> None:
+    """The check; what it refuses is written down."""
     try:
-        check_csrf(visitor, form.get("csrf", ""))
+        check()
     except Problem as refused:
         engine = request.app.state.services.engine
         name, path = visitor.author.name, request.url.path
         await run_in_threadpool(note_refused, engine, name, refused.detail, path)
         raise
-    await run_in_threadpool(check_scope, request, visitor, scope)
-    do = partial(run_in_threadpool, call, request, visitor, form)
-    key = text(form, "once", KEY_CHARS_MAX)
-    return await answer_once(request, visitor.author, body, do, key)
 
 
 def reason_of(form: Form) -> str:

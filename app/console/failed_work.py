@@ -16,7 +16,7 @@ from app.domain.scopes import Scope
 from app.store import group_reads, replay_reads
 from app.store.actions import canonical
 from app.store.group_reads import GroupFilter, GroupPage, Order
-from app.store.replay_reads import ReplayPage
+from app.store.replay_reads import ReplayedRunsPage, ReplayPage
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -127,6 +127,21 @@ def one_replay(request: Request, visitor: Visitor) -> Response:
         may_act=visitor.may(Scope.RUNS_REPLAY),
         is_over=found.state in ENDED,
     )
+
+
+def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The runs of a replay as a file: what became of each."""
+    services: Services = request.app.state.services
+    id_ = canonical(request.path_params["replay_id"])
+    cursor = id_of(request.query_params, "cursor")
+    with open_autocommit(services.engine) as tx:
+        if id_ is None or replay_reads.find(tx, id_) is None:
+            raise Problem(404, "not-found", "there is no such replay")
+
+        def find(at: str | None, limit: int) -> ReplayedRunsPage:
+            return replay_reads.runs(tx, id_, cursor=at, limit=limit)
+
+        return exported(f"replay-{id_}", suffix, find, cursor)
 
 
 def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:

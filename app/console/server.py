@@ -68,6 +68,7 @@ _FILES: dict[str, SavedList] = {
     "replays": failed_work.replays_file,
     "workflows": views.workflows_file,
     "audit": views.audit_file,
+    "replays/{replay_id}/runs": failed_work.replayed_runs_file,
 }
 # What asks before it acts, and the act.
 _ASKED: dict[str, tuple[Page, actions.Call]] = {

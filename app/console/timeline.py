@@ -98,6 +98,8 @@ def _beginning(story: RunStory, generation: int) -> datetime | None:
 
 def _marks(story: RunStory, generation: int, begins: datetime, now: datetime) -> Iterator[_Mark]:
     is_current = generation == story.generation
+    if generation == 0:
+        yield _Mark("accepted", "event", "the event", begins, begins)
     if is_current and story.claimed_at is not None and story.claimed_at >= begins:
         label = "claimed" if story.attempt <= 1 else f"claimed, attempt {story.attempt}"
         yield _Mark(label, "queued", story.worker_id or "", None, story.claimed_at)

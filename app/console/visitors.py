@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COOKIE = "veltrix_session"
 _SAME_SITE = {"same-origin", "none"}
+_SHOWING = {Scope.PAYLOADS_READ, Scope.RUNS_EDIT}  # what they lead to shows payloads
 
 
 class Visitor(msgspec.Struct, frozen=True):
@@ -104,13 +105,13 @@ def sign_out(request: Request, visitor: Visitor) -> None:
 
 
 def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
-    """Nothing, if the visitor may. Raises a 403 Problem otherwise; of an action it is written down.
+    """Nothing, if the visitor may. Raises a 403 Problem otherwise.
 
-    What is refused is kept with its address; a read that is refused moves nothing and is not.
+    The refusal of an action, or of what would have shown a payload, is written down.
     """
     if visitor.may(scope):
         return
-    if request.method != "GET":
+    if request.method != "GET" or scope in _SHOWING:
         note_refused(
             request.app.state.services.engine,
             visitor.author.name,

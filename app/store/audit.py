@@ -132,6 +132,10 @@ order by a.at desc, a.id desc
 
 _ONE = f"select {_ROW}, run_ids::text[] from audit where id = %(id)s"  # noqa: S608 - of constants
 
+_LATER = f"""
+select {_ROW} from audit where id > %(id)s order by id limit %(limit)s
+"""  # noqa: S608 - of constants
+
 
 def append(tx: Connection, rows: Sequence[Audited]) -> None:
     """Write these rows, in the transaction of the effect; a log line of each after its commit."""
@@ -192,6 +196,20 @@ def entry(tx: Connection, row_id: int) -> AuditEntry | None:
     if found is None:
         return None
     return AuditEntry(**_fields(found[:-1]), run_ids=found[-1])
+
+
+def later(tx: Connection, row_id: int, limit: int = 1_000) -> list[AuditRow]:
+    """The rows beyond this one, oldest first.
+
+    A row may be committed after one that has a greater id: who follows looks at some again.
+    """
+    rows = tx.exec_driver_sql(_LATER, {"id": row_id, "limit": limit})
+    return [AuditRow(**_fields(row)) for row in rows]
+
+
+def newest(tx: Connection) -> int:
+    """The id of the last row, 0 if there is none."""
+    return int(tx.exec_driver_sql("select coalesce(max(id), 0) from audit").scalar_one())
 
 
 def redacted(row: AuditRow) -> AuditRow:

@@ -279,6 +279,7 @@ def test_without_the_scope_payloads_are_redacted_and_refusals_are_audited(
             ("blind", "POST /v1/runs/cancel"),
             ("blind", f"POST /v1/failures/{GROUP}/resolve"),
             ("blind", "POST /v1/events"),
+            ("till", "GET /v1/audit"),
         ]
         assert all(row["is_refused"] and row["request"]["method"] for row in rows)
         redacted = by("blind", "GET", "/v1/audit").body["items"]

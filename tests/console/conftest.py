@@ -114,18 +114,21 @@ def showing(services: Services, **changes: Any) -> Iterator[Shown]:
         there.accept("lonely", {"n": 1}, type="shop.nobody", source=HOSTILE)
         fold_all(engine)
         fold_groups_once(engine)
-        options = Options(rate=50.0, stop_share=0.1, canary=1)
-        asked = Asked(
-            wanted=Selection(fingerprint="f00d"),
-            options=options,
-            author="anna",
-            reason="payments are back",
-            request={"group": "f00d"},
-        )
-        there.replay = plan(engine, asked, 1_048_576).id
+        there.replay = plan(engine, of_group("f00d"), 1_048_576).id
         yield there
     engine.dispose()
     services.drop_database(name)
+
+
+def of_group(fingerprint: str) -> Asked:
+    """A plan of a group's failed runs, as it would be asked for."""
+    return Asked(
+        wanted=Selection(fingerprint=fingerprint),
+        options=Options(rate=50.0, stop_share=0.1, canary=1),
+        author="anna",
+        reason="payments are back",
+        request={"group": fingerprint},
+    )
 
 
 @pytest.fixture(scope="module")

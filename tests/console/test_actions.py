@@ -1,8 +1,10 @@
 """Signing in, acting once with a reason, and being refused."""
 
+import csv
 import json
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from io import StringIO
 from urllib.parse import urlencode
 
 import pytest
@@ -134,8 +136,11 @@ def test_what_is_refused_moves_nothing_and_is_written_down(own: Shown) -> None:
         ("anna", True),
         ("anna", True),
         ("viewer", True),
+        ("anna", True),
+        ("anna", True),
     ]
-    assert "runs:replay" in refused[-1][1]
+    assert "runs:replay" in refused[2][1]
+    assert "another site" in refused[3][1]
 
 
 def test_a_key_that_may_not_read_cannot_sign_in_and_a_wrong_one_is_not_told_why(own: Shown) -> None:
@@ -211,16 +216,35 @@ def test_payloads_are_withheld_from_a_key_that_may_not_see_them(own: Shown) -> N
 
 def test_lists_are_saved_as_csv_without_formulas_and_as_json(own: Shown) -> None:
     cookie, _ = session_of(own, OPERATOR)
-    for name in ("runs", "events", "workflows", "audit"):
+    own.accept("formula", {"order": 4}, source="=1+1", subject="=HYPERLINK(1)")
+    lists = ("runs", "events", "workflows", "audit", "failures", "replays")
+    for name in (*lists, f"replays/{own.replay}/runs"):
         as_csv = own.api.get(f"/console/{name}.csv", cookie=cookie)
         as_json = own.api.get(f"/console/{name}.json", cookie=cookie)
 
         assert as_csv.headers["content-disposition"].startswith("attachment")
         assert len(as_csv.text.splitlines()) == len(json.loads(as_json.text)["items"]) + 1
+    rows = list(csv.DictReader(StringIO(own.api.get("/console/events.csv", cookie=cookie).text)))
+    assert ("'=1+1", "'=HYPERLINK(1)") in {(row["source"], row["subject"]) for row in rows}
     assert HOSTILE in own.api.get("/console/events.json", cookie=cookie).text
     for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\uff1d1"):
         assert guarded(text) == f"'{text}"
     assert guarded("order-1") == "order-1"
+
+
+def test_files_withhold_what_pages_do(own: Shown) -> None:
+    cookie, csrf = session_of(own, OPERATOR)
+    reader, _ = session_of(own, READER)
+    form = {"csrf": csrf, "from": "failed_step", "reason": "4711 was mended", "canary": "1"}
+    assert post(own, "/failures/f00d/plan", form, cookie=cookie).status == 303
+
+    for name in ("failures", "audit"):
+        for suffix in ("csv", "json"):
+            whole = own.api.get(f"/console/{name}.{suffix}", cookie=cookie).text
+            blind = own.api.get(f"/console/{name}.{suffix}", cookie=reader).text
+            secret = "onerror" if name == "failures" else "failed_step"
+            assert secret in whole, (name, suffix)
+            assert secret not in blind, (name, suffix)
 
 
 def test_a_bad_field_is_named_and_an_unknown_page_is_not_found(own: Shown) -> None:

@@ -71,14 +71,20 @@ def test_a_group_is_replayed_by_canary_stops_by_itself_and_goes_on(
 
         press(tab, "Resume", "the bank says it works now")
         expect(tab.page.locator("h1")).to_contain_text("canary")
-        press(tab, "Abort", "it does not")
+        (second,) = until(replayed, what="another canary")
+        settle(own.engine, [own.runs[second]], "succeeded")
+        (third,) = until(lambda: set(replayed()) - {second}, what="the rest to follow")
+        expect(tab.page.locator("h1")).to_contain_text("running")
+        press(tab, "Abort", "it takes too long")
         expect(tab.page.locator("h1")).to_contain_text("aborted")
         tab.go("/audit?target=replay")
         rows = tab.page.locator("#list tbody tr")
-        for row, action in enumerate(("abort", "resume")):
+        for row, action in enumerate(("abort", "resume", "stop", "start", "plan")):
             expect(rows.nth(row)).to_contain_text(f"replay.{action}")
 
+    assert len({canary, second, third}) == 3
     assert state_of(own, canary) == ("failed", 1)
+    assert state_of(own, second) == ("succeeded", 1)
 
 
 def test_a_group_is_judged_and_noted_by_who_may(own: Shown) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.store.transactions import transaction
 from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,12 +51,13 @@ def test_no_page_has_a_barrier_and_none_is_wider_than_its_screen(
         tab.sign_in()
         for name, path_of in PAGES.items():
             tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+            said = len(tab.said)
             tab.go(path_of(shown))
+            if name == "not-found":  # what is not there is the one complaint of a browser
+                assert all("404 (Not Found)" in complaint for complaint in tab.said[said:])
+                del tab.said[said:]
             found[name] = barriers(tab)
             pictures(tab, folder, f"{name}-{scheme}")
-        # The page that is not there is the one complaint of a browser.
-        tab.said = [said for said in tab.said if "404 (Not Found)" not in said]
-
     assert {name: those for name, those in found.items() if those} == {}
 
 
@@ -87,7 +87,6 @@ def pictures(tab: Tab, folder: Path | None, name: str) -> None:
 def test_the_first_page_is_live_and_balances(tab: Tab, shown: Shown) -> None:
     tab.go("/")
     expect(tab.page.get_by_text("The books balance")).to_be_visible()
-    before = shown.api.services
     accepted = tab.page.locator(".line .figure").first
     count = int(accepted.inner_text().split()[0])
 
@@ -95,7 +94,6 @@ def test_the_first_page_is_live_and_balances(tab: Tab, shown: Shown) -> None:
 
     expect(accepted).to_have_text(f"{count + 1} accepted")
     expect(tab.page.locator("#chart canvas")).to_be_visible()
-    assert before.keys.is_required
 
 
 def test_filters_are_in_the_address_and_work_in_place(tab: Tab, shown: Shown) -> None:
@@ -165,10 +163,7 @@ def test_hostile_text_is_shown_as_text(tab: Tab, shown: Shown) -> None:
         assert tab.page.locator("a[href*='evil.example/']:not([href^='/console/'])").count() == 0
 
 
-def test_an_action_of_every_kind_stands_in_the_audit(tab: Tab, shown: Shown) -> None:
-    with transaction(shown.engine) as tx:
-        count = tx.exec_driver_sql("select count(*) from audit where action = 'session.begin'")
-        assert count.scalar_one() >= 1
+def test_who_signed_in_stands_in_the_audit(tab: Tab) -> None:
     tab.go("/audit?action=session.begin")
 
     expect(tab.page.locator("#list tbody tr").first).to_contain_text("anna")

@@ -4,10 +4,14 @@ from time import perf_counter
 
 import pytest
 
+from app.pipeline.groups import fold_groups_once
+from app.pipeline.replays import plan
 from bench.seed import seed
-from tests.console.conftest import OPERATOR, showing
+from tests.console.conftest import OPERATOR, of_group, showing
 from tests.console.test_actions import session_of
+from tests.support.seeded import seed_failed
 from tests.support.services import Services
+from tests.support.settled import fold_all
 
 RUNS = 1_000_000
 LIMIT_S = 0.2
@@ -28,7 +32,13 @@ PATHS = (
     "/audit",
     "/search?q=nobody",
     "/search?q=bench-7",
+    "/failures",
+    "/failures/seeded",
+    "/runs?state=failed&fingerprint=seeded",
+    "/replays",
+    "/bulk/archive?fingerprint=seeded",
 )
+FAILED = 100_000
 
 
 @pytest.mark.slow
@@ -36,9 +46,15 @@ PATHS = (
 def test_a_million_runs_slow_no_page_beyond_200_ms(services: Services) -> None:
     with showing(services) as shown:
         seed(shown.engine, RUNS, print)
+        seed_failed(shown.engine, FAILED, workflow="fulfil", queue="orders", data='{"n": 1}')
+        fold_all(shown.engine)
+        while fold_groups_once(shown.engine):
+            pass
+        replay = plan(shown.engine, of_group("seeded"), 1_048_576).id
         cookie, _ = session_of(shown, OPERATOR)
         took: dict[str, float] = {}
-        for path in (*PATHS, f"/runs/{shown.runs['bad']}", f"/events/{shown.events['bad']}"):
+        one = (f"/runs/{shown.runs['bad']}", f"/events/{shown.events['bad']}", f"/replays/{replay}")
+        for path in (*PATHS, *one):
             shown.api.get(f"/console{path}", cookie=cookie)
             times = []
             for _ in range(5):

@@ -1,0 +1,71 @@
+"""`veltrix audit --follow` as a process: every entry once, whenever it is committed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO
+
+from sqlalchemy import Engine
+
+from app.store.audit import Audited, append
+from app.store.transactions import transaction
+from tests.commands.conftest import Veltrix
+from tests.support.wait import until
+
+
+def entry(reason: str) -> Audited:
+    return Audited(author="ann", action="run.cancel", reason=reason, target="run")
+
+
+def test_every_entry_is_followed_once_and_one_that_is_committed_late_too(
+    veltrix: Veltrix, engine: Engine, database_url: str
+) -> None:
+    assert veltrix("keys", "create", "before", "--scope", "runs:read").code == 0
+    told: SimpleQueue[dict[str, object]] = SimpleQueue()
+
+    def read(lines: IO[str]) -> None:
+        for line in lines:
+            told.put(json.loads(line))
+
+    def first() -> dict[str, object] | None:
+        with transaction(engine) as tx:
+            append(tx, [entry("does it follow yet?")])
+        try:
+            return told.get(timeout=0.3)
+        except Empty:
+            return None
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "audit", "--follow", "--json"],
+        env=os.environ | {"VELTRIX_DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        reader = Thread(target=read, args=(following.stdout,))
+        reader.start()
+        until(first, 30, "it to follow")
+        with transaction(engine) as late:
+            append(late, [entry("committed late")])
+            assert veltrix("keys", "create", "after", "--scope", "runs:read").code == 0
+            reasons = [told.get(timeout=30)]
+            while reasons[-1]["action"] != "key.create":
+                reasons.append(told.get(timeout=30))
+        last = told.get(timeout=30)
+        following.send_signal(signal.SIGINT)
+        code = following.wait(30)
+        reader.join(30)
+        assert following.stderr is not None
+        assert following.stderr.read() == ""
+
+    assert code == 0
+    assert last["reason"] == "committed late"
+    assert told.empty()
+    ids = [one["id"] for one in (*reasons, last)]
+    assert len(set(ids)) == len(ids)
+    assert {"author", "action", "target_id", "at", "request", "runs", "is_refused"} <= set(last)
