@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bench.http import Connection, connect
 
 _WATCH_S = 0.2
-_BALANCE = b"GET /v1/balance HTTP/1.1\r\nhost: bench\r\n\r\n"
+_BALANCE = b"GET /v1/balance HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _ONE, _MANY = "application/cloudevents+json", "application/cloudevents-batch+json"
 
 
@@ -54,7 +54,7 @@ def request_of(first: int, count: int, type_: str = "bench.event") -> bytes:
     events = [event_json(number, type_) for number in range(first, first + count)]
     body = (events[0] if count == 1 else f"[{','.join(events)}]").encode()
     head = (
-        f"POST /v1/events HTTP/1.1\r\nhost: bench\r\n"
+        f"POST /v1/events HTTP/1.1\r\nhost: localhost\r\n"
         f"content-type: {_ONE if count == 1 else _MANY}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -6,9 +6,11 @@ and a revoked key is refused within two seconds. On a loopback address keys are 
 """
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from threading import Event, Thread
+from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import Request
@@ -37,6 +39,8 @@ class Author(msgspec.Struct, frozen=True):
 
 
 LOCAL = Author("local", ALL_SCOPES)
+LOCAL_HEADERS = ("host", "origin", "sec-fetch-site")
+_OWN_SITES = frozenset({None, "same-origin", "none"})
 
 
 def is_loopback(host: str) -> bool:
@@ -52,6 +56,32 @@ def is_loopback(host: str) -> bool:
 def are_keys_required(settings: Settings) -> bool:
     """Whether a request must carry a key."""
     return settings.require_keys or not is_loopback(settings.api_host)
+
+
+def check_local(host: str | None, origin: str | None, site: str | None) -> None:
+    """Where keys are off, no web page may act through the browser of who has it open.
+
+    Raises a 403 Problem for another name than a loopback one, which somebody made point here, and
+    for what a page of another site sends: `host`, `origin` and `site` (Sec-Fetch-Site) are the
+    request's headers. Programs send neither of the last two.
+    """
+    if host is not None and not _is_local(f"//{host}"):
+        raise Problem(
+            403,
+            "forbidden",
+            f"without keys only loopback names are answered, not {host!r}; behind a proxy set"
+            " VELTRIX_REQUIRE_KEYS",
+        )
+    if site not in _OWN_SITES or not (origin is None or _is_local(origin)):
+        raise Problem(403, "forbidden", "without keys no page of another site is answered")
+
+
+@lru_cache(maxsize=64)
+def _is_local(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
 
 
 class KeyRing:
@@ -120,6 +150,8 @@ def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awai
 
     async def author(request: Request) -> Author:
         keys: KeyRing = request.app.state.services.keys
+        if not keys.is_required:
+            check_local(*map(request.headers.get, LOCAL_HEADERS))
         author = keys.author_of(request.headers.get("authorization"))
         if request.method not in _SAFE or is_audited:
             engine = request.app.state.services.engine

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded
-from app.api.auth import Author, require
+from app.api.auth import Author, check_audited, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
@@ -77,7 +77,8 @@ async def edit_run(
     """The origin stays failed; the new run belongs to an event of its own and names its origin.
 
     `If-Match` is required: 412 if anybody replayed or edited the run since it was read. The payload
-    must fit the workflow's declared input. Takes an `Idempotency-Key`.
+    must fit the workflow's declared input. A `patch` needs the scope `payloads:read` too. Takes
+    an `Idempotency-Key`.
     """
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
@@ -94,6 +95,10 @@ async def edit_run(
             " editing one run",
         )
     patch = patch_of(asked.patch)
+    if patch is not None:  # what it says of a payload that it does not fit shows the payload
+        await check_audited(
+            services.engine, author, Scope.PAYLOADS_READ, request.method, request.url.path
+        )
     if (patch is None) == (asked.data is msgspec.UNSET):
         raise Problem(400, "invalid-body", "send either data or patch")
     if patch is None:

@@ -14,7 +14,7 @@ from sqlalchemy import Text, cast, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.auth import Author, check_audited, may_see_payloads, require
+from app.api.auth import Author, check_audited, check_local, may_see_payloads, require
 from app.api.bodies import BodyReader, Disconnected, too_large
 from app.api.problems import MEDIA_TYPE, Problem, problem_of
 from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
@@ -91,12 +91,20 @@ class EventsEndpoint:
 
 async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    content_type = authorization = None
+    content_type = authorization = host = origin = site = None
     for name, value in headers:
         if name == b"content-type":
             content_type = value.decode("latin-1")
         elif name == b"authorization":
             authorization = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"origin":
+            origin = value.decode("latin-1")
+        elif name == b"sec-fetch-site":
+            site = value.decode("latin-1")
+    if not services.keys.is_required:
+        check_local(host, origin, site)
     author = services.keys.author_of(authorization)
     await check_audited(services.engine, author, KeyScope.EVENTS_WRITE, "POST", PATH)
     mode = mode_of(content_type, (name for name, _ in headers))

@@ -7,8 +7,8 @@ import msgspec
 
 from app.api.asked import storable, utc
 from app.api.problems import Problem
-from app.domain.edits import Patch, PatchInvalid, exact, parse_patch
-from app.pipeline.replays import PREVIEW_RUNS_MAX
+from app.domain.edits import Patch, PatchInvalid, read_patch
+from app.pipeline.previews import PREVIEW_RUNS_MAX
 from app.store.actions import canonical
 from app.store.replay_plans import Selection
 
@@ -125,7 +125,7 @@ def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
     if isinstance(raw, msgspec.UnsetType) or bytes(raw) == b"null":
         return None
     try:
-        return parse_patch(exact(bytes(raw)))
+        return read_patch(bytes(raw))
     except PatchInvalid as error:
         raise Problem(400, "invalid-patch", str(error)) from None
 

@@ -27,14 +27,8 @@ from app.api.replay_bodies import (
 )
 from app.domain.replays import Options, ReplayedState, ReplayRefused, ReplayState, Verb
 from app.domain.scopes import Scope, allows
-from app.pipeline.replays import (
-    Asked,
-    Previews,
-    act,
-    no_such_replay,
-    plan,
-    preview,
-)
+from app.pipeline.previews import Previews, preview
+from app.pipeline.replays import Asked, act, no_such_replay, plan
 from app.store import replay_reads
 from app.store.actions import canonical
 from app.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
@@ -86,17 +80,17 @@ _Limit = Annotated[int, Query(ge=1, le=1_000)]
 async def plan_replay(request: Request, author: _Operator) -> Response:
     """The set is frozen: what fails later is not in it, what changes meanwhile is skipped.
 
-    A run may be in several plans; it is moved once, and the others skip it. `patch` needs the scope
-    `runs:edit`. A filter without a condition needs `all: true`. Takes an `Idempotency-Key`.
+    A run may be in several plans; it is moved once, and the others skip it. `patch` needs the
+    scopes `runs:edit` and `payloads:read`. A filter that leaves no failed run out needs
+    `all: true`. Takes an `Idempotency-Key`.
     """
     services: Services = request.app.state.services
     body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
     asked = decoded(body, PlanAsked)
     patch = patch_of(asked.patch)
-    if patch is not None:
-        await check_audited(
-            services.engine, author, Scope.RUNS_EDIT, request.method, request.url.path
-        )
+    for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
+        # What a refusal says of a payload that the patch does not fit shows the payload.
+        await check_audited(services.engine, author, scope, request.method, request.url.path)
     wanted = selection_of(asked)
     settings = services.settings
     is_unset = asked.stop_share is msgspec.UNSET

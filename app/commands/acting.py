@@ -100,14 +100,16 @@ def cancel(
         _print(answers, as_json, cancelled=Cancelled, requested=CancelRequested)
 
 
-def refused_is_1(call: Any) -> Any:
+def refused_is_1(call: Any, as_json: bool) -> Any:
     """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
-    from app.commands.terminal import print_error, shown
+    from app.commands.terminal import print_error, print_json, shown
     from app.domain.replays import ReplayRefused
 
     try:
         return call()
     except ReplayRefused as refusal:
+        if as_json:
+            print_json({"refused": refusal.slug, "detail": str(refusal), **refusal.members})
         print_error(f"veltrix: {shown(str(refusal))}")
         for run in refusal.members.get("runs", ()):
             what = run.get("message") or run.get("state") or "unknown"

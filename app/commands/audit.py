@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from app.store.audit import AuditRow
 
 FOLLOW_S = 0.5
+ID_MAX = 2**63 - 1
 OVERLAP = 1_000  # of the newest entries, looked at again while following
 
 
 def audit(
     entry_id: Annotated[
-        int | None, typer.Argument(metavar="ID", help="One entry, whole.", min=1)
+        int | None, typer.Argument(metavar="ID", help="One entry, whole.", min=1, max=ID_MAX)
     ] = None,
     by: Annotated[str | None, typer.Option(help="Only of this author.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, like run.cancel.")] = None,
@@ -30,7 +31,9 @@ def audit(
     ] = None,
     until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
     limit: Limit = 50,
-    after: Annotated[int | None, typer.Option(help="Go on from where a page ended.")] = None,
+    after: Annotated[
+        int | None, typer.Option(help="Go on from where a page ended.", min=0, max=ID_MAX)
+    ] = None,
     is_followed: Annotated[
         bool, typer.Option("--follow", "-f", help="Each new entry as it comes, until Ctrl-C.")
     ] = False,

@@ -58,7 +58,7 @@ def edit(
         origin, tag = _as_it_is(engine, id_)
         text = _typed(origin) if payload is None else _text_in(payload)
         of = EditOf("", by, reason, settings.event_bytes_max, event_ids(real_sources()))
-        made = refused_is_1(lambda: edit_now(engine, id_, replacing(text), tag, of))
+        made = refused_is_1(lambda: edit_now(engine, id_, replacing(text), tag, of), as_json)
     if as_json:
         print_json(made)
     else:

@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import typer
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from app.pipeline.many import Asked
 
 
@@ -23,15 +26,17 @@ def act_on(
 
     Exit code 1 when nothing was done, with the sentence that says why.
     """
+    from app.commands.mistakes import CommandRefused
     from app.commands.terminal import author_of, connected, ids_of
     from app.pipeline.many import Action, Asked
+    from app.store.actions import LIST_RUNS_MAX as IDS_MAX
     from app.store.reads import RunFilter
 
     given = {name: value for name, value in named.items() if value is not None}
     if bool(run_ids) == bool(given or is_all):
         raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
-    if not run_ids and not yes:
-        typer.confirm(f"{action.capitalize()} every such run?", abort=True, err=True)
+    if run_ids and len(run_ids) > IDS_MAX:
+        raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
     asked = Asked(
         action=Action(action),
         ids=ids_of(run_ids) if run_ids else None,
@@ -41,10 +46,25 @@ def act_on(
         author=author_of(author),
     )
     with connected() as (_, engine):
+        if not run_ids and not yes:
+            asked = msgspec.structs.replace(asked, expected=_confirmed(engine, asked))
         _do(engine, asked, as_json)
 
 
-def _do(engine: Any, asked: "Asked", as_json: bool) -> None:
+def _confirmed(engine: "Engine", asked: "Asked") -> int | None:
+    """How many runs somebody agreed to: exactly so many, or none. None: it is refused anyway."""
+    from app.pipeline.many import NotDone, count
+    from app.store.reads import RunFilter
+
+    found = count(engine, asked.action, asked.wanted or RunFilter())
+    if isinstance(found, NotDone):
+        return None
+    runs = "1 run" if found == 1 else f"{found:,} runs"
+    typer.confirm(f"{asked.action.capitalize()} {runs}?", abort=True, err=True)
+    return found
+
+
+def _do(engine: "Engine", asked: "Asked", as_json: bool) -> None:
     from app.commands.terminal import print_error, print_json, shown
     from app.pipeline.many import NotDone, act
 

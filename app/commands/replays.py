@@ -91,7 +91,7 @@ def plan_replay(
             reason=reason,
             request={"command": "veltrix replay plan", "selected": _told(wanted)},
         )
-        story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max))
+        story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max), as_json)
     _show_plan(story, as_json)
 
 
@@ -115,7 +115,7 @@ def start(
         story = _story(engine, id_)
         if not yes and not typer.confirm(f"Replay {story.planned:,} failed runs?", err=True):
             raise typer.Exit(1)
-        story = _turned(engine, id_, Verb.START, reason, author)
+        story = _turned(engine, id_, Verb.START, reason, author, as_json)
         if watched:
             story = _watch(engine, id_)
     _end(story, as_json, is_watched=watched)
@@ -240,7 +240,7 @@ def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> 
     wanted = Selection(ids=ids, **described)
     if ids is not None and wanted != Selection(ids=ids):
         raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
-    if wanted.is_everything and not everything:
+    if wanted == Selection() and not everything:
         raise typer.BadParameter(
             "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
         )
@@ -251,19 +251,19 @@ def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: b
     from app.commands.terminal import connected, ids_of
 
     with connected() as (_, engine):
-        story = _turned(engine, ids_of([replay_id])[0], verb, reason, author)
+        story = _turned(engine, ids_of([replay_id])[0], verb, reason, author, as_json)
     _end(story, as_json, is_watched=False)
 
 
 def _turned(
-    engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None
+    engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool
 ) -> "ReplayStory":
     from app.commands.terminal import author_of
     from app.pipeline.replays import act
 
     by = author_of(author)
     story: ReplayStory = refused_is_1(
-        lambda: act(engine, replay_id, verb, reason=reason, author=by)
+        lambda: act(engine, replay_id, verb, reason=reason, author=by), as_json
     )
     return story
 
@@ -369,9 +369,9 @@ def _told(wanted: Any) -> dict[str, Any]:
 
 def _patch_in(file: Path) -> "Patch":
     from app.commands.mistakes import CommandRefused
-    from app.domain.edits import PatchInvalid, exact, parse_patch
+    from app.domain.edits import PatchInvalid, read_patch
 
     try:
-        return parse_patch(exact(file.read_bytes()))
-    except (OSError, ValueError, PatchInvalid) as error:
+        return read_patch(file.read_bytes())
+    except (OSError, PatchInvalid) as error:
         raise CommandRefused(f"the patch in {str(file)!r} cannot be used: {error}") from None

@@ -101,6 +101,17 @@ def action(
     return endpoint
 
 
+def looking(
+    scope: str, call: Call, payload_times: int = 0
+) -> Callable[[Request], Awaitable[Response]]:
+    """As `action`, for what a form only looks at: done each time, and its answer is not kept."""
+
+    async def endpoint(request: Request) -> Response:
+        return await _acted(request, scope, call, payload_times, is_kept=False)
+
+    return endpoint
+
+
 def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Run a failed run again, from where the form says."""
     services: Services = request.app.state.services
@@ -125,7 +136,9 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     return RedirectResponse(address(f"/runs/{answer.run_id}", done=done), 303)
 
 
-async def _acted(request: Request, scope: str, call: Call, payload_times: int = 0) -> Response:
+async def _acted(
+    request: Request, scope: str, call: Call, payload_times: int = 0, *, is_kept: bool = True
+) -> Response:
     visitor = await run_in_threadpool(visitor_of, request)
     if visitor is None:
         check_origin(request)
@@ -137,6 +150,8 @@ async def _acted(request: Request, scope: str, call: Call, payload_times: int = 
     await _noting(request, visitor, partial(check_csrf, visitor, form.get("csrf", "")))
     await run_in_threadpool(check_scope, request, visitor, scope)
     do = partial(run_in_threadpool, call, request, visitor, form)
+    if not is_kept:
+        return await do()
     key = text(form, "once", KEY_CHARS_MAX)
     return await answer_once(request, visitor.author, body, do, key)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from app.api.bodies import BodyReader, Disconnected
@@ -20,6 +21,7 @@ from app.store.reads import RunFilter
 
 TEXT_CHARS_MAX = 1_000
 FORM_BYTES_MAX = 64 * 1024
+FIELDS_MAX = 32
 _CHARS_OF_NO_TEXT = "\x00"
 
 
@@ -171,10 +173,17 @@ async def form_of(
         body = await bodies.read(request.scope, request.receive, bytes_max)
     except Disconnected:
         raise Problem(400, "disconnected", "the request ended early") from None
+    return body, await run_in_threadpool(_fields, body)  # a payload takes a while to be decoded
+
+
+def _fields(body: bytes) -> dict[str, str]:
     try:
-        return body, dict(parse_qsl(body.decode("ascii"), keep_blank_values=True))
+        text_ = body.decode("ascii")
+        return dict(parse_qsl(text_, keep_blank_values=True, max_num_fields=FIELDS_MAX))
     except UnicodeDecodeError:
         raise Problem(400, "invalid-request", "a form is sent as ASCII, percent-encoded") from None
+    except ValueError:
+        raise Problem(400, "invalid-request", f"a form has at most {FIELDS_MAX} fields") from None
 
 
 def _bad(name: str, what: str) -> Problem:

@@ -17,8 +17,7 @@ from app.console.asked import number, runs_asked
 from app.console.rendering import address, form_key, rendered
 from app.console.visitors import Visitor
 from app.domain.groups import UNGROUPED
-from app.pipeline.many import Action, Asked, NotDone, act, count
-from app.store.archive import is_everything
+from app.pipeline.many import Action, Asked, NotDone, act, count, is_everything
 from app.store.reads import RunFilter
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def bulk_asked(request: Request, visitor: Visitor) -> Response:
         action=action,
         runs=found,
         conditions={name: value for name, value in given.items() if value is not None},
-        is_everything=is_everything(wanted),
+        is_everything=is_everything(services.engine, action, wanted),
         here=address(f"/bulk/{action}", request.query_params),
         back=_back(request, wanted),
         once=form_key(),

@@ -37,7 +37,8 @@ def edit_of(tx: Connection, run_id: str, sent: EventStory | None) -> Edit | None
     kept = edits.find(tx, run_id)
     if kept is None:
         return None
-    changes = _compared(event_reads.find(tx, event_id_of(kept.origin)), sent)
+    before = event_reads.find(tx, event_id_of(kept.origin))
+    changes = None if before is None or sent is None else compared(before.data, sent.data)
     return Edit(
         kept.origin,
         kept.origin_generation,
@@ -49,19 +50,17 @@ def edit_of(tx: Connection, run_id: str, sent: EventStory | None) -> Edit | None
     )
 
 
-def _compared(before: EventStory | None, after: EventStory | None) -> str | None:
-    """What the payloads differ in, line by line; None: they cannot be compared."""
-    if before is None or after is None:
-        return None
-    if len(before.data or b"") + len(after.data or b"") > DIFF_BYTES_MAX:
+def compared(before: msgspec.Raw | None, after: msgspec.Raw | None) -> str | None:
+    """What two payloads differ in, line by line; None: they are too long to be compared."""
+    if len(before or b"") + len(after or b"") > DIFF_BYTES_MAX:
         return None
     old, new = _lines(before), _lines(after)
     if len(old) + len(new) > _LINES_MAX:
         return None
-    compared = unified_diff(old, new, "before", "after", lineterm="")
-    return "\n".join(compared) or "The payload is the same."
+    lines = unified_diff(old, new, "before", "after", lineterm="")
+    return "\n".join(lines) or "The payload is the same."
 
 
-def _lines(sent: EventStory) -> Sequence[str]:
+def _lines(data: msgspec.Raw | None) -> Sequence[str]:
     """Letters that one sender spells and another does not are written in one way."""
-    return pretty(text_of(exact(bytes(sent.data)))).split("\n") if sent.data is not None else ()
+    return pretty(text_of(exact(bytes(data)))).split("\n") if data is not None else ()

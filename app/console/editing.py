@@ -106,7 +106,7 @@ def _text_of(request: Request, sent: EventStory | None) -> str:
     if sent.data is None:
         return "null"
     services: Services = request.app.state.services
-    lines = pretty(sent.data)
+    lines = pretty(sent.data, services.settings.event_bytes_max)
     is_sendable = len(quote_plus(lines.replace("\n", "\r\n"))) <= (
         PAYLOAD_TIMES * services.settings.event_bytes_max
     )

@@ -5,6 +5,7 @@ text. Such a cell gets an apostrophe before it, which spreadsheets hide and take
 """
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from io import StringIO
@@ -19,6 +20,8 @@ ROWS_MAX = 10_000
 _LOOKS_MAX = 60  # pages of a search for something rare may be short
 _PAGE_ROWS = 200
 _FORMULA = (*"=+-@|%\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width forms
+
+_AFTER_SEPARATOR = re.compile(rf"([;\t] *)([{re.escape(''.join(_FORMULA))}])")
 
 
 class Page(Protocol):
@@ -93,5 +96,9 @@ def cell(value: Any) -> str:
 
 
 def guarded(text: str) -> str:
-    """The text, with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    """The text, with an apostrophe before what a spreadsheet would take for a formula.
+
+    That may be in the middle: some split cells at semicolons or tabs too, whatever the quotes say.
+    """
+    split = _AFTER_SEPARATOR.sub(r"\1'\2", text)
+    return f"'{split}" if text.lstrip(" ").startswith(_FORMULA) else split

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -21,6 +22,7 @@ from app.store.replay_plans import Selection
 
 if TYPE_CHECKING:
     from app.api.services import Services
+    from app.settings import Settings
 
 _MODES: Mapping[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
 _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
@@ -29,7 +31,7 @@ _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
 def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     """Resolve, ignore or reopen a group, or write a note beside it."""
     services: Services = request.app.state.services
-    group_id, verb = request.path_params["group_id"], request.path_params["verb"]
+    group_id, verb = group_id_of(request), request.path_params["verb"]
     if verb not in _GROUP_ACTIONS:
         raise Problem(404, "not-found", f"nothing is called {verb!r} here")
     act: Callable[[str, str], Moved | Noted | NotMoved]
@@ -53,14 +55,8 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     mode = _MODES.get(form.get("from", ""))
     if mode is None:
         raise Problem(400, "invalid-request", "from must be failed_step or beginning")
-    percent = _number(form, "stop_percent", 100)
-    options = Options(
-        mode=mode,
-        rate=_number(form, "rate", 100_000) or settings.replay_rate,
-        canary=int(_number(form, "canary", 100_000) or 0),
-        stop_share=None if percent is None else percent / 100,
-    )
-    group_id = request.path_params["group_id"]
+    options = msgspec.structs.replace(options_of(form, settings), mode=mode)
+    group_id = group_id_of(request)
     asked = replays.Asked(
         wanted=Selection(fingerprint=group_id),
         options=options,
@@ -82,6 +78,24 @@ def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
     turn = partial(replays.act, services.engine, id_, Verb(verb), reason=reason, author=author)
     refusing(turn)
     return RedirectResponse(address(f"/replays/{id_}"), 303)
+
+
+def options_of(form: Form, settings: "Settings") -> Options:
+    """Rate, canary and bound as the form says; without a rate, that of the settings."""
+    percent = _number(form, "stop_percent", 100)
+    return Options(
+        rate=_number(form, "rate", 100_000) or settings.replay_rate,
+        canary=int(_number(form, "canary", 100_000) or 0),
+        stop_share=None if percent is None else percent / 100,
+    )
+
+
+def group_id_of(request: Request) -> str:
+    """The id in the address; a 404 Problem for what cannot be one."""
+    group_id = text(request.path_params, "group_id", 100)
+    if group_id is None:
+        raise Problem(404, "not-found", "there is no such failure group")
+    return group_id
 
 
 def _number(form: Form, name: str, at_most: float) -> float | None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from app.api.problems import Problem
 from app.console.asked import flag, id_of, text, time_of
 from app.console.exports import exported
+from app.console.patching import of_replay
 from app.console.rendering import rendered
 from app.console.visitors import Visitor
 from app.domain.groups import MOVES, UNGROUPED, GroupKind, GroupState
@@ -16,7 +17,7 @@ from app.domain.scopes import Scope
 from app.store import group_reads, replay_reads
 from app.store.actions import canonical
 from app.store.group_reads import GroupFilter, GroupPage, Order
-from app.store.replay_reads import ReplayedRunsPage, ReplayPage
+from app.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def group(request: Request, visitor: Visitor) -> Response:
         place="Failures",
         group=found,
         may_act=visitor.may(Scope.RUNS_REPLAY),
+        may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
         has_runs=found.kind in _RUN_KINDS,
         may_archive=found.kind in _RUN_KINDS and found.id != UNGROUPED,
         moves=[to for to, since in MOVES.items() if found.state in since],
@@ -123,6 +125,8 @@ def one_replay(request: Request, visitor: Visitor) -> Response:
         place="Replays",
         replay=found,
         runs=runs,
+        edits=of_replay(request, found) if _is_shown(found, visitor) else [],
+        patch=found.patch if visitor.sees_payloads else None,
         verbs=[verb for verb, states in ALLOWED.items() if found.state in states],
         may_act=visitor.may(Scope.RUNS_REPLAY),
         is_over=found.state in ENDED,
@@ -142,6 +146,10 @@ def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Resp
             return replay_reads.runs(tx, id_, cursor=at, limit=limit)
 
         return exported(f"replay-{id_}", suffix, find, cursor)
+
+
+def _is_shown(found: ReplayStory, visitor: Visitor) -> bool:
+    return found.state == ReplayState.PLANNED and visitor.sees_payloads
 
 
 def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:

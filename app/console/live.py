@@ -71,6 +71,8 @@ class Live:
         self._figures: Figures | None = None
         self._fragment: tuple[Figures, str] | None = None
         self._read_at, self._cost_s = 0.0, 0.0
+        self._error: Exception | None = None
+        self._failed_at = 0.0
         self._watchers = 0
 
     @property
@@ -80,14 +82,32 @@ class Live:
 
     def figures(self) -> Figures:
         """The figures, a second old at most, or twenty times as old as it takes to read them."""
-        with self._lock:
-            began = monotonic()
-            pause_s = max(PAUSE_S * 0.9, self._cost_s / SHARE_MAX)
-            if self._figures is None or began - self._read_at > pause_s:
-                self._figures = self._read()
-                self._read_at = monotonic()
-                self._cost_s = self._read_at - began
+        there = self._figures
+        # Nobody waits for a read who has figures: as many threads as watchers would be taken.
+        if not self._lock.acquire(blocking=there is None):
+            assert there is not None
+            return there
+        try:
+            return self._fresh()
+        finally:
+            self._lock.release()
+
+    def _fresh(self) -> Figures:
+        began = monotonic()
+        pause_s = max(PAUSE_S * 0.9, self._cost_s / SHARE_MAX)
+        if self._figures is not None and began - self._read_at <= pause_s:
             return self._figures
+        if self._error is not None and began - self._failed_at <= PAUSE_S:
+            raise self._error.with_traceback(None)  # those who waited do not try it one by one
+        try:
+            self._figures = self._read()
+        except Exception as error:
+            self._error, self._failed_at = error, monotonic()
+            raise
+        self._error = None
+        self._read_at = monotonic()
+        self._cost_s = self._read_at - began
+        return self._figures
 
     async def watch(self, may_go_on: Callable[[], bool]) -> AsyncIterator[str]:
         """The figures again and again, as server-sent events, until `may_go_on()` is False.

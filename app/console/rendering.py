@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 
 from app.api.auth import is_loopback
 from app.console.visitors import Visitor
+from app.domain.json_text import depth_of
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -181,12 +182,22 @@ def rate(per_s: float | None) -> str:
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
-def pretty(raw: msgspec.Raw | str | None) -> str:
-    """JSON with line breaks, as text."""
+def pretty(raw: msgspec.Raw | str | None, chars_max: int = SHOWN_CHARS_MAX) -> str:
+    """JSON with line breaks, as text; as it is where it is longer, or would become 8 times that."""
     if raw is None:
         return ""
     text = raw if isinstance(raw, str) else bytes(raw).decode()
+    if len(text) > chars_max or _indented_chars_max(text) > 8 * chars_max:
+        return text
     return msgspec.json.format(text, indent=2)
+
+
+def _indented_chars_max(text: str) -> int:
+    """An upper bound of its length with line breaks: deep lists have long indents."""
+    brackets = text.count("[") + text.count("{")
+    lines = text.count(",") + 2 * brackets
+    is_shallow = lines * 2 * brackets <= len(text)
+    return len(text) + (0 if is_shallow else lines * 2 * depth_of(text.encode()))
 
 
 def shown(text: str) -> Markup:

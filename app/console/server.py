@@ -14,7 +14,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import Problem, problem_of
-from app.console import actions, bulk, editing, failed_actions, failed_work, run_view, views
+from app.console import (
+    actions,
+    bulk,
+    editing,
+    failed_actions,
+    failed_work,
+    patching,
+    run_view,
+    views,
+)
 from app.console.live import Live
 from app.console.rendering import BASE, STATIC, address, rendered
 from app.console.visitors import Visitor, check_scope, visitor_of
@@ -90,7 +99,10 @@ def make_console(state: State) -> ASGIApp:
         routes += [_saved(name, file, suffix) for suffix in ("csv", "json")]
     for path, (page, call) in _ASKED.items():
         routes += [Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]), _act(path, call)]
-    routes += _edits("/runs/{run_id}/edit")
+    routes += _edits("/runs/{run_id}/edit", editing.edit_asked, editing.edit_run)
+    routes += _edits("/failures/{group_id}/edit", patching.patch_asked, patching.plan_patch)
+    look = actions.looking(KeyScope.RUNS_EDIT, patching.preview_patch, editing.PAYLOAD_TIMES)
+    routes.append(Route("/failures/{group_id}/edit/preview", told(look), methods=["POST"]))
     routes += [_act(path, call) for path, call in _ACTS.items()]
     routes += [
         Route("/live", told(run_view.live_figures)),
@@ -143,10 +155,10 @@ def _act(path: str, call: actions.Call) -> Route:
     return Route(path, told(actions.action(KeyScope.RUNS_REPLAY, call)), methods=["POST"])
 
 
-def _edits(path: str) -> list[Route]:
-    act = actions.action(KeyScope.RUNS_EDIT, editing.edit_run, editing.PAYLOAD_TIMES)
+def _edits(path: str, page: Page, call: actions.Call) -> list[Route]:
+    act = actions.action(KeyScope.RUNS_EDIT, call, editing.PAYLOAD_TIMES)
     return [
-        Route(path, view(editing.edit_asked, KeyScope.RUNS_EDIT), methods=["GET"]),
+        Route(path, view(page, KeyScope.RUNS_EDIT), methods=["GET"]),
         Route(path, told(act), methods=["POST"]),
     ]
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.auth import LOCAL, Author, is_loopback
+from app.api.auth import LOCAL, Author, check_local
 from app.api.problems import Problem
 from app.domain.scopes import Scope, allows
 from app.store import audit, sessions
@@ -189,11 +189,4 @@ def _check_host(request: Request) -> None:
 
     Raises a 403 Problem for another name than a loopback one.
     """
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    if not is_loopback(host):
-        raise Problem(
-            403,
-            "forbidden",
-            f"without keys the console answers to loopback names only, not to {host!r}; behind a"
-            " proxy set VELTRIX_REQUIRE_KEYS",
-        )
+    check_local(request.headers.get("host", ""), None, None)

@@ -70,6 +70,13 @@ class Origin(msgspec.Struct, gc=False):
     traceparent: str | None
 
 
+def read_patch(raw: bytes) -> Patch:
+    """The patch that a JSON text is. Raises PatchInvalid."""
+    if problem := json_problem(raw):
+        raise PatchInvalid(f"the patch is {problem}")
+    return parse_patch(exact(raw))
+
+
 def parse_patch(value: Any) -> Patch:
     """The patch, if it is one. Raises PatchInvalid."""
     if not isinstance(value, list) or not value:

@@ -18,7 +18,8 @@ _SPACE = b" \t\r\n"
 
 def json_problem(raw: bytes) -> str | None:
     """What keeps this from being decodable JSON, as the end of "data is ...", or None."""
-    if len(raw) > DEPTH_MAX and _depth(raw) > DEPTH_MAX:
+    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
+    if may_be_deep and depth_of(raw) > DEPTH_MAX:
         return f"nested deeper than the {DEPTH_MAX} levels allowed"
     try:
         _decode(raw)
@@ -40,9 +41,8 @@ def bad_json(raw: bytes, error: Exception) -> str:
     return f"not JSON ({error})"
 
 
-def _depth(raw: bytes) -> int:
-    if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
-        return 0  # it cannot be deeper than that
+def depth_of(raw: bytes) -> int:
+    """How deep its lists and objects are nested."""
     depth = deepest = 0
     for token in _STRUCTURE.finditer(raw):
         first = raw[token.start()]

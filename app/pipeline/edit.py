@@ -21,6 +21,10 @@ from app.store.subscriptions import current
 from app.store.transactions import is_bad_value
 
 LIST_RUNS_MAX = 100
+# Who may not see payloads sees this; the message of a refusal quotes them.
+_REFUSED = (
+    "its payload does not take the patch, or what comes of it does not fit the workflow's input"
+)
 
 
 class Payload(msgspec.Struct, gc=False):
@@ -83,7 +87,7 @@ def make(
     """
     found = edits.origins(tx, runs, is_locked=True)
     good, refused = payloads(found, patch, schemas(tx), of.bytes_max)
-    skipped = [Skipped(one.run, one.message) for one in refused]
+    skipped = [Skipped(one.run, _REFUSED) for one in refused]
     moved = _insert(tx, good, of, skipped) if good else []
     return moved, skipped
 

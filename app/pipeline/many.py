@@ -84,6 +84,12 @@ def count(engine: Engine, action: Action, wanted: RunFilter) -> int | NotDone:
     return found or _EMPTY
 
 
+def is_everything(engine: Engine, action: Action, wanted: RunFilter) -> bool:
+    """Whether it leaves out none of the runs that it can be done to now: `is_all` must be said."""
+    with open_autocommit(engine) as tx:
+        return archive.is_everything(tx, wanted, _STATES[action])
+
+
 def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
     if asked.ids is not None:
         held, missing = _hold_ids(tx, asked.ids)
@@ -95,7 +101,7 @@ def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
         run_ids = [run.id for run in held]
     else:
         wanted = asked.wanted or RunFilter()
-        if archive.is_everything(wanted) and not asked.is_all:
+        if not asked.is_all and archive.is_everything(tx, wanted, _STATES[asked.action]):
             return _EVERYTHING, []
         run_ids = archive.hold_matching(tx, wanted, _STATES[asked.action], RUNS_MAX + 1)
         if len(run_ids) > RUNS_MAX:

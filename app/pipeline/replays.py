@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Connection, Engine
 
-from app.domain.edits import Origin, Patch, text_of
+from app.domain.edits import Patch, text_of
 from app.domain.replays import (
     ALLOWED,
     Options,
@@ -24,6 +24,7 @@ from app.pipeline.edit import EditOf, Refused
 from app.pipeline.foresight import summary_of
 from app.store import audit, edits, loads, replay_plans, replay_reads, replays, subscriptions
 from app.store.actions import states_of
+from app.store.archive import Eligible, leaves_any
 from app.store.audit import Audited
 from app.store.replay_plans import RUNS_MAX, Selection
 from app.store.replay_reads import ReplayStory
@@ -33,8 +34,7 @@ from app.telemetry import logger
 
 EDITED_RUNS_MAX = 10_000
 NAMED_MAX = 100  # runs that a refusal names
-PREVIEW_RUNS_MAX = 50
-_LIST = 20  # payloads in memory at once, each of up to 1 MiB
+PAYLOADS_MAX = 20  # in memory at once, each of up to 1 MiB
 
 log = logger("replay")
 T = TypeVar("T")
@@ -49,24 +49,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     author: str
     reason: str
     request: dict[str, Any]
-
-
-class Preview(msgspec.Struct):
-    """A payload before and after an edit; `refused` says why there is no after."""
-
-    run: str
-    workflow: str
-    before: msgspec.Raw | None
-    after: msgspec.Raw | None
-    patch: msgspec.Raw | None
-    refused: Refused | None
-
-
-class Previews(msgspec.Struct):
-    """The first of the runs that a patch would change; `count` are all that are selected."""
-
-    count: int
-    items: list[Preview]
 
 
 class EditedNow(msgspec.Struct):
@@ -87,7 +69,7 @@ def plan(engine: Engine, asked: Asked, bytes_max: int) -> ReplayStory:
 
     def once(tx: Connection) -> ReplayStory:
         check_options(asked.options)
-        options, replay_id, _ = _freeze(tx, asked)
+        options, replay_id, _ = freeze(tx, asked)
         if options.patch is not None:
             _check_payloads(tx, replay_id, options.patch, bytes_max)
         seen = replay_plans.foresee(tx, replay_id)
@@ -137,29 +119,6 @@ def act(engine: Engine, replay_id: str, verb: Verb, *, reason: str, author: str)
         return story
 
     return _done(engine, once, author, action, reason, replay_id, {})
-
-
-def preview(
-    engine: Engine, wanted: Selection, patch: Patch, bytes_max: int, *, is_all: bool, limit: int
-) -> Previews:
-    """What a patch would make of the first runs that are selected. Changes nothing.
-
-    Raises ReplayRefused as `plan` does.
-    """
-    asked = Asked(
-        wanted=wanted,
-        is_all=is_all,
-        options=Options(mode="beginning", rate=1.0, stop_share=None, patch=patch),
-        author="preview",
-        reason="preview",
-        request={},
-    )
-    with engine.connect() as tx:  # never committed: the set is only looked at
-        _, replay_id, count = _freeze(tx, asked)
-        first = [(p.run_id, p.generation) for p in replays.next_runs(tx, replay_id, limit)]
-        found, of = edits.origins(tx, first), edit.schemas(tx)
-        tx.rollback()
-    return Previews(count, [_preview(origin, patch, of, bytes_max) for origin in found])
 
 
 def edit_now(
@@ -247,10 +206,14 @@ def _begin_and_note(
     replays.save(tx, held, is_begun=True, changed_by=of.author)
 
 
-def _freeze(tx: Connection, asked: Asked) -> tuple[Options, str, int]:
+def freeze(tx: Connection, asked: Asked) -> tuple[Options, str, int]:
     """A planned replay with its set; how many runs. Raises ReplayRefused."""
     wanted = asked.wanted
-    if wanted.is_everything and not asked.is_all:
+    if (
+        not asked.is_all
+        and wanted.is_by_time
+        and not leaves_any(tx, wanted.since, wanted.until, Eligible.FAILED)
+    ):
         raise ReplayRefused(
             "needs-all", "this selects every failed run; say `all: true` if that is what you want"
         )
@@ -289,21 +252,12 @@ def _check_payloads(tx: Connection, replay_id: str, patch: Patch, bytes_max: int
     """Raises ReplayRefused, naming the first runs whose payload does not take the patch."""
     of, refused = edit.schemas(tx), list[Refused]()
     planned = iter(replays.next_runs(tx, replay_id, EDITED_RUNS_MAX))
-    while chunk := [(one.run_id, one.generation) for one in islice(planned, _LIST)]:
+    while chunk := [(one.run_id, one.generation) for one in islice(planned, PAYLOADS_MAX)]:
         refused += edit.payloads(edits.origins(tx, chunk), patch, of, bytes_max)[1]
         if len(refused) >= NAMED_MAX:
             break
     if refused:
         raise edit_refused(refused)
-
-
-def _preview(origin: Origin, patch: Patch, of: dict[str, Any], bytes_max: int) -> Preview:
-    good, refused = edit.payloads([origin], patch, of, bytes_max)
-    before = None if origin.data is None else msgspec.Raw(origin.data.encode())
-    if not good:
-        return Preview(origin.run_id, origin.workflow, before, None, None, refused[0])
-    after, changed = (msgspec.Raw(t.encode()) for t in (good[0].after, text_of(good[0].patch)))
-    return Preview(origin.run_id, origin.workflow, before, after, changed, None)
 
 
 def _turn(tx: Connection, held: Held, verb: Verb, *, reason: str, author: str) -> None:

@@ -4,6 +4,7 @@ Failed runs never expire by themselves; archiving one is a decision, with an aut
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
@@ -80,9 +81,30 @@ def count_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit:
     return int(tx.execute(select(func.count()).select_from(found.subquery())).scalar_one())
 
 
-def is_everything(wanted: RunFilter) -> bool:
-    """Whether it describes runs by nothing but their state."""
-    return msgspec.structs.replace(wanted, state=None, archived=None) == RunFilter()
+def is_everything(tx: Connection, wanted: RunFilter, eligible: Eligible) -> bool:
+    """Whether it leaves out no run that is so: it has no condition, or only times beyond all.
+
+    Whatever else it asks for is a choice, even where every run happens to be like that.
+    """
+    known = {"state": None, "archived": None, "since": None, "until": None}
+    if msgspec.structs.replace(wanted, **known) != RunFilter():
+        return False
+    return not leaves_any(tx, wanted.since, wanted.until, eligible)
+
+
+def leaves_any(
+    tx: Connection, since: datetime | None, until: datetime | None, eligible: Eligible
+) -> bool:
+    """Whether any run that is so was accepted before `since`, or at `until` or later."""
+    beyond = []
+    if since is not None:
+        beyond.append(conditions_of(RunFilter(until=since)))
+    if until is not None:
+        beyond.append(conditions_of(RunFilter(since=until)))
+    return any(
+        tx.execute(select(runs.c.id).where(_is(eligible), *outside).limit(1)).first() is not None
+        for outside in beyond
+    )
 
 
 def archive(tx: Connection, run_ids: Sequence[str], *, reason: str, author: str) -> int:

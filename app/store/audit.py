@@ -20,6 +20,7 @@ from app.telemetry import logger
 
 RUN_IDS_MAX = 100_000
 ROWS_MAX = 100_000
+REQUEST_BYTES_MAX = 16_384  # of what was asked, in a list
 _REPLACED = str.maketrans({"\x00": "\N{REPLACEMENT CHARACTER}"})
 
 _log = logger("audit")
@@ -52,7 +53,7 @@ class AuditRow(msgspec.Struct, kw_only=True):
     runs: int
     runs_digest: str | None  # SHA-256 of the sorted ids, 16 bytes each: only of a larger set
     is_refused: bool
-    request: msgspec.Raw | None  # None where `redacted`
+    request: msgspec.Raw | None  # None where `redacted`, and in lists beyond REQUEST_BYTES_MAX
     result: msgspec.Raw
     redacted: bool = False
 
@@ -96,7 +97,12 @@ returning id
 """
 
 _ROW = """id, at, author, action, target, target_id, reason, runs, encode(runs_digest, 'hex'),
-    is_refused, request::text, result::text"""
+    is_refused, {request}, result::text"""
+_WHOLE = _ROW.format(request="request::text")
+# A payload that was edited is part of what was asked: a list would be as long as all of them.
+_SHORT = _ROW.format(
+    request=f"case when octet_length(request::text) <= {REQUEST_BYTES_MAX} then request::text end"
+)
 
 # Looks at ROWS_MAX rows at most: what few rows match is found over several pages, each of them
 # quick. The first column of an answer says where the looking ended.
@@ -125,15 +131,15 @@ with looked_at as materialized (
     end as next
 )
 select ended.next, a.* from ended left join (
-    select {_ROW} from audit where id in (select id from found)
+    select {_SHORT} from audit where id in (select id from found)
 ) a on true
 order by a.at desc, a.id desc
 """  # noqa: S608 - put together from constants
 
-_ONE = f"select {_ROW}, run_ids::text[] from audit where id = %(id)s"  # noqa: S608 - of constants
+_ONE = f"select {_WHOLE}, run_ids::text[] from audit where id = %(id)s"  # noqa: S608 - of constants
 
 _LATER = f"""
-select {_ROW} from audit where id > %(id)s order by id limit %(limit)s
+select {_SHORT} from audit where id > %(id)s order by id limit %(limit)s
 """  # noqa: S608 - of constants
 
 
@@ -219,7 +225,9 @@ def redacted(row: AuditRow) -> AuditRow:
 
 def _fields(row: Sequence[Any]) -> dict[str, Any]:
     fields = dict(zip(AuditRow.__struct_fields__, row, strict=False))
-    return fields | {name: msgspec.Raw(fields[name].encode()) for name in ("request", "result")}
+    for name in ("request", "result"):
+        fields[name] = None if fields[name] is None else msgspec.Raw(fields[name].encode())
+    return fields
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -32,9 +32,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
     @property
-    def is_everything(self) -> bool:
-        """It has no condition at all."""
-        return self == Selection()
+    def is_by_time(self) -> bool:
+        """It has no condition but times, or none at all."""
+        return msgspec.structs.replace(self, since=None, until=None) == Selection()
 
 
 class Failures(msgspec.Struct):

@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[Shown], str]] = {
     "bulk-cancel": lambda _: "/bulk/cancel?state=queued",
     "bulk-archive": lambda _: "/bulk/archive?fingerprint=f00d",
     "failures": lambda _: "/failures",
+    "patch": lambda _: "/failures/f00d/edit",
     "failure": lambda _: "/failures/f00d",
     "replays": lambda _: "/replays",
     "replay-planned": lambda s: f"/replays/{s.replay}",

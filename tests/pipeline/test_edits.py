@@ -16,9 +16,10 @@ from app.domain.replays import Options, ReplayRefused, Verb
 from app.pipeline.books import balance
 from app.pipeline.edit import EditOf
 from app.pipeline.groups import check_groups
+from app.pipeline.previews import preview
 from app.pipeline.replay import replay_now
 from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, preview, tag_text
+from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, tag_text
 from app.settings import Settings
 from app.store import archive, edits, reads, replay_reads
 from app.store.replay_plans import Selection
