@@ -10,7 +10,7 @@ from app.console.asked import flag, id_of, text, time_of
 from app.console.exports import exported
 from app.console.rendering import rendered
 from app.console.visitors import Visitor
-from app.domain.groups import MOVES, UNGROUPED, GroupKind, GroupState
+from app.domain.groups import MOVES, RUN_KINDS, GroupKind, GroupState
 from app.domain.replays import ALLOWED, ENDED, ReplayState
 from app.domain.scopes import Scope
 from app.store import group_reads, replay_reads
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from app.api.services import Services
 
 ROWS = 50
-_RUN_KINDS = frozenset({GroupKind.RUN, GroupKind.POISON})
 
 
 def groups(request: Request, visitor: Visitor) -> Response:
@@ -75,8 +74,7 @@ def group(request: Request, visitor: Visitor) -> Response:
         place="Failures",
         group=found,
         may_act=visitor.may(Scope.RUNS_REPLAY),
-        has_runs=found.kind in _RUN_KINDS,
-        may_archive=found.kind in _RUN_KINDS and found.id != UNGROUPED,
+        has_runs=found.kind in RUN_KINDS,
         moves=[to for to, since in MOVES.items() if found.state in since],
         rate=services.settings.replay_rate,
         stop_share=services.settings.replay_stop_share,
