@@ -46,6 +46,7 @@ BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
+HOURS_FORGET_S = 24 * 3600.0
 PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
@@ -57,11 +58,15 @@ _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """`once` does what there is to do and says how much; `pause_s` follows when that was 0."""
+    """`once` does what there is to do and says how much; `pause_s` follows when that was 0.
+
+    An error is followed by `failed_pause_s` at least: what reads much is not tried again at once.
+    """
 
     name: str
     once: Callable[[], int]
     pause_s: float
+    failed_pause_s: float = 0.0
 
 
 def run_relay(settings: Settings, stop: Event) -> None:
@@ -115,10 +120,10 @@ def keep(duty: Duty, stop: Event) -> None:
             pause_s = 0.0 if duty.once() else duty.pause_s
             backoff.reset()
         except _AWAY as error:
-            pause_s = backoff.extend(monotonic())
+            pause_s = max(backoff.extend(monotonic()), duty.failed_pause_s)
             log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
         except Exception:
-            pause_s = backoff.extend(monotonic())
+            pause_s = max(backoff.extend(monotonic()), duty.failed_pause_s)
             log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
         if pause_s:
             stop.wait(pause_s)
@@ -137,8 +142,9 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     replaying = Replaying(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, REPLAYS_S)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
-    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S)
+    yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
+    yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
     management = _management(settings)
     if management is not None:
         policies = Policies(settings, engine, management)
@@ -156,7 +162,9 @@ def _recount(engine: Engine) -> int:
 
 
 def _check_groups(engine: Engine) -> int:
-    wrong = [one.id for one in check_groups(engine, is_corrected=True) if not one.is_new]
+    """One relay at a time counts; the others leave it to that one, and keep no connection."""
+    found = check_groups(engine, is_corrected=True, is_patient=False)
+    wrong = [one.id for one in found if not one.is_new]
     if wrong:
         log.error("groups.miscounted", groups=len(wrong), first=wrong[0])
     return 0
@@ -164,9 +172,15 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        hours, over = forget_hours(tx, HOURS_KEPT_DAYS), sessions.forget(tx)
-        plans = forget_unstarted(tx, PLANS_KEPT_DAYS)
-        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + hours + over + plans
+        gone = forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
+        return gone + forget_unstarted(tx, PLANS_KEPT_DAYS)
+
+
+def _forget_hours(engine: Engine) -> int:
+    """No index leads to old hours: all are read, which once a day is cheaper than an index is."""
+    with transaction(engine) as tx:
+        forget_hours(tx, HOURS_KEPT_DAYS)
+    return 0
 
 
 class Policies:

@@ -18,12 +18,14 @@ from app.broker.management import Management
 from app.broker.topology import plan, wanted
 from app.dev.ports import free_port
 from app.dev.rabbitmq import RabbitMQ
-from app.duties import Duty, keep, limits_of, run_relay
+from app.duties import Duty, _check_groups, _drain, _duties, keep, limits_of, run_relay
 from app.health import HealthServer
 from app.settings import Settings
+from app.store.groups import take_turn
 from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
+from tests.support.settled import run_sql
 from tests.support.wait import until
 
 
@@ -152,6 +154,71 @@ def test_a_duty_goes_on_after_an_outage_and_after_a_mistake() -> None:
     keep(Duty("test", once, 0.01), stop)
 
     assert calls == [0, 1, 2]
+
+
+class Pauses(Event):
+    """Notes how long each pause was to be, and ends the duty with the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_s: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.asked_s.append(timeout or 0.0)
+        if len(self.asked_s) == 2:
+            self.set()
+        return super().wait(0)
+
+
+@pytest.mark.parametrize("error", [BrokerAway("gone"), KeyError("a mistake")])
+def test_what_reads_much_is_not_tried_again_at_once(error: Exception) -> None:
+    pauses, errors = Pauses(), iter([error])
+
+    def once() -> int:
+        for failed in errors:
+            raise failed
+        return 0
+
+    keep(Duty("test", once, 5.0, 600.0), pauses)
+
+    assert pauses.asked_s == [600.0, 5.0]
+
+
+def test_who_would_count_groups_again_leaves_it_to_who_is_at_it(engine: Engine) -> None:
+    ids = add_runs(engine, 1)
+    change_runs(engine, ids, "state = 'failed', due_at = null, settled_at = now()")
+    with transaction(engine, snapshot=True) as tx:
+        assert take_turn(tx)
+        other = Thread(target=lambda: _check_groups(engine), daemon=True)
+        other.start()
+        other.join(timeout=5)
+        assert not other.is_alive()
+        assert scalar(engine, "select count(*) from failure_deltas") == 0
+
+    _check_groups(engine)
+
+    assert scalar(engine, "select count(*) from failure_deltas") == 1
+
+
+def test_what_was_seen_in_an_hour_is_forgotten_after_90_days_looked_for_once_a_day(
+    settings_of: Callable[..., Settings], engine: Engine
+) -> None:
+    for days in (89, 91):
+        run_sql(
+            engine,
+            "insert into failure_hours (group_id, hour, code_version, seen)"
+            f" values ('a', now() - interval '{days} days', '', 1)",
+        )
+    settings = settings_of()
+    with closing(_drain(settings, engine, "tests")) as drain:
+        duties = {duty.name: duty for duty in _duties(settings, engine, drain)}
+    daily, often = duties["forget-hours"], duties["forget"]
+
+    assert (daily.pause_s, often.pause_s) == (86_400, 60)
+    often.once()
+    assert scalar(engine, "select count(*) from failure_hours") == 2
+    assert daily.once() == 0
+    assert scalar(engine, "select count(*) from failure_hours") == 1
 
 
 def test_health_says_what_is_missing_and_nothing_else() -> None:

@@ -17,7 +17,7 @@ from app.api.idempotency import answer_once
 from app.api.problems import Problem
 from app.domain.groups import GroupKind, GroupState
 from app.domain.scopes import Scope
-from app.pipeline.groups import Moved, Noted, NotMoved, ignore, note, reopen, resolve
+from app.pipeline.groups import Moved, Noted, NotMoved, NoVersion, ignore, note, reopen, resolve
 from app.store.group_reads import GroupFilter, GroupPage, GroupStory, Order, page, redact, story
 from app.store.transactions import open_autocommit, transaction
 
@@ -187,7 +187,8 @@ def _documented(type_: type, asked: type, example: dict[str, Any]) -> dict[str, 
 async def resolve_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """In `version`: a failure of that code or of later code makes it `regressed`; of older, not.
 
-    409 if it is resolved already, with who did it. Takes an `Idempotency-Key`.
+    422 if a version is named for a group that is not of runs. 409 if it is resolved already, with
+    who did it. Takes an `Idempotency-Key`.
     """
     body = await body_of(request)
     asked = decoded(body, ResolveAsked)
@@ -269,6 +270,8 @@ def _not_found(group_id: str) -> Problem:
 def _not_now(answer: NotMoved) -> Problem:
     if answer.state is None:
         return _not_found(answer.id)
+    if isinstance(answer, NoVersion):
+        return Problem(422, "no-version", str(answer), kind=answer.kind)
     by = f" by {answer.by}" if answer.by else ""
     detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
     return Problem(409, "wrong-state", detail, state=answer.state, by=answer.by)

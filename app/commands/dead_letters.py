@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import AsJson, Author, Limit
+from app.commands.options import AsJson, Author, Limit, Why
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -87,6 +87,7 @@ def seen(
     ids: Annotated[list[int] | None, typer.Argument(help="Their ids.", show_default=False)] = None,
     up_to: Annotated[int | None, typer.Option(help="All up to this id.", min=1)] = None,
     author: Author = None,
+    reason: Why = "",
     as_json: AsJson = False,
 ) -> None:
     """Mark dead letters as seen.
@@ -94,7 +95,7 @@ def seen(
     Somebody looked at them and did what was to be done. They stay and can be read. Exit code 1
     when nothing was left to mark.
 
-    Example: veltrix events seen --up-to 42
+    Example: veltrix events seen --up-to 42 --reason "sent by a test"
     """
     from app.commands.terminal import author_of, connected, print_json
     from app.store.audit import append
@@ -109,7 +110,7 @@ def seen(
         for some in lists:
             with transaction(engine) as tx:
                 new = mark_seen(tx, some, by)
-                append(tx, [_audited(some, new, by)])
+                append(tx, [_audited(some, new, by, reason)])
             marked += new
     if as_json:
         print_json({"marked": marked})
@@ -119,13 +120,13 @@ def seen(
         raise typer.Exit(1)
 
 
-def _audited(ids: list[int], marked: int, by: str) -> "Audited":
+def _audited(ids: list[int], marked: int, by: str, reason: str) -> "Audited":
     from app.store.audit import Audited
 
     return Audited(
         author=by,
         action="dead_letter.see",
-        reason="",
+        reason=reason,
         target="dead_letter",
         target_id=str(ids[0]) if len(ids) == 1 else None,
         request={"ids": ids},

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.options import After, AsJson, Author, Limit, Since, Until, Yes, time_of
+from app.commands.options import After, AsJson, Author, Limit, Since, Until, Why, Yes, time_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -110,6 +111,7 @@ def start(
     ],
     rate: Annotated[int, typer.Option(help="Most runs started per second.", min=1)] = 1_000,
     author: Author = None,
+    reason: Why = "",
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +124,7 @@ def start(
     Example: veltrix events start --type shop.order.placed --workflow score --since 7d --rate 500
     """
     from app.commands.terminal import author_of, connected, now, print_error, print_json
+    from app.pipeline.sweep import start_events
 
     begin = time_of(since, now())
     assert begin is not None
@@ -132,8 +135,16 @@ def start(
             raise typer.Exit(1)
         started = 0
         if count:
-            by = author_of(author)
-            started = _start(engine, type_, workflow, begin, count, min(rate, 1_000_000), by)
+            called = partial(
+                start_events,
+                engine,
+                type_,
+                workflow,
+                begin,
+                author=author_of(author),
+                reason=reason,
+            )
+            started = _start(called, count, min(rate, 1_000_000))
     if as_json:
         print_json({"found": count, "started": started})
     else:
@@ -154,18 +165,15 @@ def _count(engine: "Engine", type_: str, workflow: str, since: datetime) -> int:
             return count
 
 
-def _start(
-    engine: "Engine", type_: str, workflow: str, since: datetime, count: int, rate: int, by: str
-) -> int:
-    """Start them at the rate; how many runs."""
+def _start(start: Callable[..., tuple[int, str | None]], count: int, rate: int) -> int:
+    """Start them at the rate, stretch by stretch; how many runs."""
     from threading import Event
 
     from app.commands.progress import Progress
-    from app.pipeline.sweep import start_events
 
     def once(after: str | None) -> tuple[int, str | None]:
         most = min(STRETCH_EVENTS_MAX, max(1, rate))
-        return start_events(engine, type_, workflow, since, after=after, events_max=most, author=by)
+        return start(after=after, events_max=most)
 
     started, pause = 0, Event()
     with Progress("started", count) as progress:

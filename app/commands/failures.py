@@ -117,7 +117,7 @@ def resolve(
 ) -> None:
     """Say that a group is mended. A failure of that version or a later one makes it regressed.
 
-    Exit code 1 when it is resolved already, or unknown.
+    Exit code 1 when it is resolved already, unknown, or not of runs and a version is named.
 
     Example: veltrix failures resolve 5f1c0a9e5f1c0a9e --version 3f2a9c --reason "bank is back"
     """
@@ -234,7 +234,7 @@ def check(
 
 def _decide(decide: "Callable[[Engine, str], Any]", author: str | None, as_json: bool) -> None:
     from app.commands.terminal import author_of, connected, print_error, print_json
-    from app.pipeline.groups import NotMoved
+    from app.pipeline.groups import NotMoved, NoVersion
 
     with connected() as (_, engine):
         answer = decide(engine, author_of(author))
@@ -244,6 +244,8 @@ def _decide(decide: "Callable[[Engine, str], Any]", author: str | None, as_json:
         typer.echo(f"{answer.id}  {getattr(answer, 'state', 'noted')}")
     elif answer.state is None:
         print_error(f"veltrix: there is no failure group {answer.id}")
+    elif isinstance(answer, NoVersion):
+        print_error(f"veltrix: {answer}")
     else:
         by = f" by {answer.by}" if answer.by else ""
         print_error(f"veltrix: group {answer.id} is {answer.state} already{by}")

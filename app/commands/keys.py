@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import AsJson, Author
+from app.commands.options import AsJson, Author, Why
 from app.domain.scopes import Scope
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ group = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 
 KEY_BYTES = 32
 KEY_PREFIX = "vx_"  # so that scanners for leaked secrets can find one
-Why = Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")]
 Scopes = Annotated[
     list[Scope],
     typer.Option("--scope", help="What it may do; repeat for more.", show_default=False),

@@ -12,6 +12,7 @@ from app.commands.mistakes import CommandRefused
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the action.", show_default=False)]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")]
 Author = Annotated[
     str | None, typer.Option(help="Who does it, kept with the action; without it the user here.")
 ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import AsJson, Author, Yes
+from app.commands.options import AsJson, Author, Why, Yes
 
 group = typer.Typer(no_args_is_help=True, help="Workflows: which there are, register, retire.")
 
@@ -68,6 +68,7 @@ def register(as_json: AsJson = False) -> None:
 def retire(
     names: Annotated[list[str], typer.Argument(help="The workflows.", show_default=False)],
     author: Author = None,
+    reason: Why = "",
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +77,7 @@ def retire(
     A worker that still has the code takes the subscription up again when it starts. Exit code 1
     when one of the names has no subscription.
 
-    Example: veltrix workflows retire fulfil_order_v1
+    Example: veltrix workflows retire fulfil_order_v1 --reason "fulfil_order has replaced it"
     """
     from app.commands.terminal import author_of, connected, print_error, print_json
     from app.store.audit import Audited, append
@@ -94,7 +95,7 @@ def retire(
         row = Audited(
             author=author_of(author),
             action="workflow.retire",
-            reason="",
+            reason=reason,
             target="workflow",
             target_id=names[0] if len(names) == 1 else None,
             request={"names": names},

@@ -149,7 +149,7 @@ async def _acted(
     body, form = await form_of(request, bytes_max)
     await _noting(request, visitor, partial(check_csrf, visitor, form.get("csrf", "")))
     await run_in_threadpool(check_scope, request, visitor, scope)
-    do = partial(run_in_threadpool, call, request, visitor, form)
+    do: Callable[[], Awaitable[Response]] = partial(run_in_threadpool, call, request, visitor, form)
     if not is_kept:
         return await do()
     key = text(form, "once", KEY_CHARS_MAX)

@@ -16,7 +16,6 @@ from app.console.actions import Form, reason_of
 from app.console.asked import number, runs_asked
 from app.console.rendering import address, form_key, rendered
 from app.console.visitors import Visitor
-from app.domain.groups import UNGROUPED
 from app.pipeline.many import Action, Asked, NotDone, act, count, is_everything
 from app.store.reads import RunFilter
 
@@ -86,12 +85,6 @@ def _asked(request: Request) -> tuple[Action, RunFilter]:
             400,
             "invalid-request",
             "source, subject and type do not choose runs here: clear them, or name the event",
-        )
-    if asked.runs.fingerprint == UNGROUPED:
-        raise Problem(
-            400,
-            "invalid-request",
-            "these runs have no fingerprint to be chosen by: choose them by workflow and time",
         )
     return Action(verb), asked.runs
 

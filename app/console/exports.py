@@ -21,7 +21,7 @@ _LOOKS_MAX = 60  # pages of a search for something rare may be short
 _PAGE_ROWS = 200
 _FORMULA = (*"=+-@|%\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width forms
 
-_AFTER_SEPARATOR = re.compile(rf"([;\t] *)([{re.escape(''.join(_FORMULA))}])")
+_AFTER_SEPARATOR = re.compile(rf"(?<=.)([;\t] *)([{re.escape(''.join(_FORMULA))}])", re.DOTALL)
 
 
 class Page(Protocol):

@@ -16,7 +16,7 @@ from app.console.rendering import address
 from app.console.visitors import Visitor
 from app.domain.replays import Mode, Options, Verb
 from app.pipeline import groups, replays
-from app.pipeline.groups import Moved, Noted, NotMoved
+from app.pipeline.groups import Moved, Noted, NotMoved, NoVersion
 from app.store.actions import canonical
 from app.store.replay_plans import Selection
 
@@ -43,6 +43,8 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     if isinstance(answer, NotMoved):
         if answer.state is None:
             raise Problem(404, "not-found", f"there is no failure group {group_id}")
+        if isinstance(answer, NoVersion):
+            raise Problem(422, "no-version", str(answer), kind=answer.kind)
         by = f" by {answer.by}" if answer.by else ""
         raise Problem(409, "wrong-state", f"the group is {answer.state} already{by}")
     return RedirectResponse(address(f"/failures/{answer.id}"), 303)

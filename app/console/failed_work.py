@@ -11,7 +11,7 @@ from app.console.exports import exported
 from app.console.patching import of_replay
 from app.console.rendering import rendered
 from app.console.visitors import Visitor
-from app.domain.groups import MOVES, UNGROUPED, GroupKind, GroupState
+from app.domain.groups import MOVES, RUN_KINDS, GroupKind, GroupState
 from app.domain.replays import ALLOWED, ENDED, ReplayState
 from app.domain.scopes import Scope
 from app.store import group_reads, replay_reads
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from app.api.services import Services
 
 ROWS = 50
-_RUN_KINDS = frozenset({GroupKind.RUN, GroupKind.POISON})
 
 
 def groups(request: Request, visitor: Visitor) -> Response:
@@ -77,8 +76,7 @@ def group(request: Request, visitor: Visitor) -> Response:
         group=found,
         may_act=visitor.may(Scope.RUNS_REPLAY),
         may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
-        has_runs=found.kind in _RUN_KINDS,
-        may_archive=found.kind in _RUN_KINDS and found.id != UNGROUPED,
+        has_runs=found.kind in RUN_KINDS,
         moves=[to for to, since in MOVES.items() if found.state in since],
         rate=services.settings.replay_rate,
         stop_share=services.settings.replay_stop_share,

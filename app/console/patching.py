@@ -171,5 +171,5 @@ def _shown(one: Preview) -> Shown:
     if one.refused is not None:
         lines = pretty(one.before)
         return Shown(one.run, one.workflow, lines, one.refused.message, one.refused.errors)
-    lines = compared(one.before, one.after)
-    return Shown(one.run, one.workflow, pretty(one.after) if lines is None else lines, None, [])
+    changes = compared(one.before, one.after)
+    return Shown(one.run, one.workflow, changes or pretty(one.after), None, [])

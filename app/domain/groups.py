@@ -16,6 +16,10 @@ class GroupKind(StrEnum):
     UNROUTED = "unrouted"  # events nobody subscribes to, by source and type
 
 
+# Of runs, whose code has a version. What never came to any code can be mended in none.
+RUN_KINDS = (GroupKind.RUN, GroupKind.POISON)
+
+
 class GroupState(StrEnum):
     """How far people are with it."""
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 from sqlalchemy import Connection, Engine
 
-from app.domain.groups import GroupState
+from app.domain.groups import RUN_KINDS, GroupKind, GroupState
 from app.store import groups
 from app.store.audit import Audited, append
 from app.store.groups import Folded, Miscount
@@ -32,6 +32,18 @@ class NotMoved(msgspec.Struct, frozen=True):
     by: str | None = None
 
 
+class NoVersion(NotMoved, frozen=True, kw_only=True):
+    """What is in the group never came to any code, so it is mended in no version of any."""
+
+    kind: GroupKind
+
+    def __str__(self) -> str:
+        return (
+            f"group {self.id} is of kind {self.kind}, which comes to no code and is mended in no"
+            " version of it: resolve it without one; nothing was done"
+        )
+
+
 class Noted(msgspec.Struct, frozen=True):
     """The note is kept under this id."""
 
@@ -46,7 +58,7 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
     """
 
     def _fold() -> Folded:
-        with transaction(engine) as tx:
+        with transaction(engine, snapshot=True) as tx:
             return groups.fold(tx, list_max) if groups.lock_groups(tx) else Folded()
 
     folded = retry_transient(_fold)
@@ -57,23 +69,28 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
     return folded.deltas
 
 
-def check_groups(engine: Engine, *, is_corrected: bool = False) -> list[Miscount]:
+def check_groups(
+    engine: Engine, *, is_corrected: bool = False, is_patient: bool = True
+) -> list[Miscount]:
     """The groups whose counts are not those of the rows, in one snapshot; empty: all agree.
 
-    `is_corrected` writes what makes them agree; of several processes one after the other does.
-    Failures from before there were groups are found, and taken in, the same way.
+    `is_corrected` writes what makes them agree; of several processes one after the other does, or,
+    where it is not `is_patient`, this one leaves it to the one that is at it. Failures from before
+    there were groups are found, and taken in, the same way.
     """
 
-    def _check() -> list[Miscount]:
+    def _check() -> list[Miscount] | None:
         with transaction(engine, snapshot=True) as tx:
-            if is_corrected:
-                groups.take_turn(tx)
+            if is_corrected and not groups.take_turn(tx, is_patient=is_patient):
+                return None
             found = groups.miscounts(tx)
             if is_corrected and found:
                 groups.correct(tx, found)
             return found
 
     found = retry_transient(_check)
+    if found is None:
+        return []
     groups_miscounted.set(sum(not one.is_new for one in found))
     return found
 
@@ -83,7 +100,7 @@ def resolve(
 ) -> Moved | NotMoved:
     """The group is resolved, in this version of the code: a later failure of it regresses.
 
-    Without a version any later failure does.
+    Without a version any later failure does. A group that is not of runs takes none: NoVersion.
     """
     return _move(engine, group_id, GroupState.RESOLVED, "group.resolve", reason, author, version)
 
@@ -121,7 +138,11 @@ def _move(
         if groups.move(tx, group_id, to, version=version, author=author, reason=reason):
             return Moved(group_id, to)
         now = groups.standing(tx, group_id)
-        return NotMoved(group_id, None) if now is None else NotMoved(group_id, now.state, now.by)
+        if now is None:
+            return NotMoved(group_id, None)
+        if version is not None and now.kind not in RUN_KINDS:
+            return NoVersion(group_id, now.state, now.by, kind=now.kind)
+        return NotMoved(group_id, now.state, now.by)
 
     request = {} if version is None else {"version": version}
     return _audited(engine, group_id, action, reason, author, request, _moved)

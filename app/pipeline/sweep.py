@@ -136,6 +136,7 @@ def start_events(
     after: str | None = None,
     events_max: int = LIST_EVENTS_MAX,
     author: str | None = None,
+    reason: str = "",
 ) -> tuple[int, str | None]:
     """Start the workflow for events of this type accepted since then that were never given to it.
 
@@ -151,7 +152,8 @@ def start_events(
             stretch = _stretch(tx, subscription, [pattern], since, begin, limit=events_max)
             started = _start(tx, subscription, stretch.event_ids, author)
             if started:
-                append(tx, [_audited(subscription, pattern, since, stretch, started, author)])
+                row = _audited(subscription, pattern, since, stretch, started, author, reason)
+                append(tx, [row])
             return started, stretch.last_id
 
     return retry_transient(_once)
@@ -164,12 +166,13 @@ def _audited(
     stretch: Stretch,
     started: int,
     author: str | None,
+    reason: str,
 ) -> Audited:
     suffix = workflow_suffix(subscription.workflow)
     return Audited(
         author=author or "",
         action="event.start",
-        reason="",
+        reason=reason,
         target="workflow",
         target_id=subscription.workflow,
         request={"type": pattern, "since": since.isoformat()},

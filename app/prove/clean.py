@@ -27,7 +27,17 @@ T = TypeVar("T")
 _LAST = "\U0010ffff"  # behind every text that begins with the prefix
 
 _ACCOUNTS = "select id from accounts where source >= %(first)s and source < %(last)s order by id"
-_OPEN = "select count(*) from runs where due_at is not null and account_id = any(%(accounts)s)"
+# Those of the accounts, and what edits made of theirs.
+_OPEN = """
+with recursive made(run_id) as (
+    select d.run_id from edits d join runs r on r.id = d.origin_run_id
+    where r.account_id = any(%(accounts)s)
+    union
+    select d.run_id from made join edits d on d.origin_run_id = made.run_id
+)
+select (select count(*) from runs where due_at is not null and account_id = any(%(accounts)s))
+    + (select count(*) from runs where due_at is not null and id in (select run_id from made))
+"""
 _MINUTES = """
 select minute from counters where account_id = any(%(accounts)s)
 union select minute from counter_deltas where account_id = any(%(accounts)s)
@@ -54,7 +64,19 @@ from unnest(%(events)s::uuid[]) as e(id)
 join runs r on r.id > e.id and r.id <= (left(e.id::text, 30) || 'ffffff')::uuid
 order by r.id for update of r
 """
+# Events that edits made of these events' runs, and of those: of accounts that all edits share.
+_EDITED = """
+with recursive made(run_id) as (
+    select d.run_id from unnest(%(events)s::uuid[]) as e(id)
+    join edits d on d.origin_run_id > e.id
+        and d.origin_run_id <= (left(e.id::text, 30) || 'ffffff')::uuid
+    union
+    select d.run_id from made join edits d on d.origin_run_id = made.run_id
+)
+select distinct (left(run_id::text, 30) || '000000') from made
+"""
 _REMOVED_WITH_RUNS = {
+    "edits": "delete from edits where run_id = any(%(runs)s::uuid[])",
     "steps": "delete from journal where run_id = any(%(runs)s::uuid[])",
     "failed_attempts": "delete from failed_attempts where run_id = any(%(runs)s::uuid[])",
     "actions": "delete from actions where run_id = any(%(runs)s::uuid[])",
@@ -164,6 +186,7 @@ class Removed(msgspec.Struct):
     steps: int = 0
     failed_attempts: int = 0
     actions: int = 0
+    edits: int = 0
     replay_runs: int = 0
     replays: int = 0
     effects: int = 0
@@ -303,12 +326,17 @@ class Cleaning:
 def _remove(
     tx: Connection, removed: Removed, *, event_ids: Sequence[str], has_effects: bool
 ) -> int:
-    """These events, all that came of them, and their counts. Raises NotOver if a run is open."""
-    events = {"events": TextArray(event_ids)}
+    """These events, all that came of them, and their counts. Raises NotOver if a run is open.
+
+    What edits made of their runs came of them too.
+    """
+    ids = {*event_ids, *_edited(tx, event_ids)}
+    events = {"events": TextArray(sorted(ids))}
     tx.exec_driver_sql(_LOCK_REPLAYS, events)
     tx.exec_driver_sql(_LOCK_EVENTS, events)
     found = tx.exec_driver_sql(_LOCK_RUNS, events).all()
-    if open_ := sum(is_open for _, is_open in found):
+    made_meanwhile = set(_edited(tx, event_ids)) - ids  # no more once their origins are locked
+    if open_ := sum(is_open for _, is_open in found) + len(made_meanwhile):
         raise NotOver(open_)
     runs = {"runs": TextArray([run_id for run_id, _ in found])}
     for table, statement in _REMOVED_WITH_RUNS.items():
@@ -324,3 +352,7 @@ def _remove(
     removed.add("events", gone)
     removed.add("identities", known)
     return removed.events + removed.runs
+
+
+def _edited(tx: Connection, event_ids: Sequence[str]) -> Sequence[str]:
+    return tx.exec_driver_sql(_EDITED, {"events": TextArray(event_ids)}).scalars().all()

@@ -32,6 +32,8 @@ _LEFT = ", ".join(f"-sum({name})::bigint" for name in COUNTED)
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
 
 # A sealed minute that is moved again (a replay, a late sweep) leaves the totals: to be recounted.
+# Of an unrouted event only the minute is known: for its group it was seen as late as it can have
+# been, so that one right after a group was resolved is not taken for one from before.
 _FOLD = f"""
 with taken as materialized (
     delete from counter_deltas
@@ -53,7 +55,8 @@ with taken as materialized (
 ), grouped as (
     insert into failure_deltas (group_id, kind, source, event_type, count, seen, seen_at)
     select {UNROUTED_GROUP}, 'unrouted', source, type, sum(unrouted),
-        sum(greatest(unrouted, 0)), to_timestamp(minute * 60.0)
+        sum(greatest(unrouted, 0)),
+        least(clock_timestamp(), to_timestamp(minute * 60.0) + interval '59.999999 seconds')
     from sums join accounts on accounts.id = sums.account_id
     where unrouted <> 0 group by source, type, minute
 )

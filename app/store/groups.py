@@ -9,14 +9,18 @@ from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from app.domain.groups import MOVES, UNGROUPED, GroupState
+from app.domain.groups import MOVES, RUN_KINDS, UNGROUPED, GroupKind, GroupState
 from app.domain.states import Reason
+from app.store.transactions import is_locked
 
 GROUPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: the books lock 1
 # Conflicts with nothing but itself; unlike a select it leaves the snapshot to what comes after.
 _TAKE_TURN = "lock table failure_hours in share update exclusive mode"
+_TAKE_TURN_NOW = f"{_TAKE_TURN} nowait"
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
+_RUN_KINDS = [kind.value for kind in RUN_KINDS]
 
 # A group's id and kind, over the columns of dead letters, accounts and runs.
 LETTER_GROUP = "left(md5('letter' || chr(31) || queue || chr(31) || reason), 16)"
@@ -33,18 +37,20 @@ LEAVE_GROUPS = f"""insert into failure_deltas (group_id, kind, workflow, count, 
     from {{rows}} group by 1, 2, 3"""  # noqa: S608 - put together from constants
 
 # A failure of the version that was to have no more of them, or of one that came after it; without a
-# version any failure since. Of code that nobody registered it cannot be said that it is older.
+# version, or of what never came to any code, any failure since. Of code that nobody registered it
+# cannot be said that it is older.
 _REGRESS = """
 update failure_groups g set state = 'regressed', state_changed_at = now(), state_changed_by = null,
     state_reason = 'seen again in ' || coalesce(d.code_version, 'an unknown version')
 from (
     select distinct on (d.group_id) d.group_id, d.code_version
-    from failure_deltas d
+    from (select * from failure_deltas order by id limit %(list_max)s) d
     join failure_groups g on g.id = d.group_id and g.state = 'resolved'
     left join subscriptions v on v.workflow = g.workflow and v.code_version = g.resolved_version
     left join subscriptions f on f.workflow = g.workflow and f.code_version = d.code_version
     where d.seen > 0 and d.seen_at > g.state_changed_at
-      and (g.resolved_version is null or d.code_version = g.resolved_version
+      and (g.resolved_version is null or g.kind <> all(%(run_kinds)s::text[])
+        or d.code_version = g.resolved_version
         or (v.registered_at is not null
             and coalesce(f.registered_at >= v.registered_at, true)))
     order by d.group_id, d.seen_at
@@ -168,10 +174,11 @@ _MOVE = """
 update failure_groups set state = %(state)s, resolved_version = %(version)s,
     state_changed_at = clock_timestamp(), state_changed_by = %(author)s, state_reason = %(reason)s
 where id = %(id)s and state = any(%(from_states)s)
+    and (%(version)s::text is null or kind = any(%(run_kinds)s::text[]))
 returning state
 """
 
-_STATE = "select state, state_changed_by, count from failure_groups where id = %(id)s"
+_STATE = "select kind, state, state_changed_by from failure_groups where id = %(id)s"
 
 _NOTE = """
 insert into failure_notes (group_id, author, text)
@@ -208,9 +215,9 @@ class Miscount(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """How a group stands, and who brought it there; None: a failure did."""
 
+    kind: GroupKind
     state: GroupState
     by: str | None
-    count: int
 
 
 def lock_groups(tx: Connection) -> bool:
@@ -221,19 +228,31 @@ def lock_groups(tx: Connection) -> bool:
 def fold(tx: Connection, list_max: int) -> Folded:
     """Move the oldest `list_max` deltas into their groups; resolved ones seen again regress.
 
-    Needs `lock_groups`.
+    Needs `lock_groups`, and a snapshot: a delta that came between the two statements would be
+    folded without being looked at.
     """
-    regressed = [row[0] for row in tx.exec_driver_sql(_REGRESS)]
-    deltas, opened = tx.exec_driver_sql(_FOLD, {"list_max": list_max}).one()
+    keys = {"list_max": list_max, "run_kinds": _RUN_KINDS}
+    regressed = [row[0] for row in tx.exec_driver_sql(_REGRESS, keys)]
+    deltas, opened = tx.exec_driver_sql(_FOLD, keys).one()
     return Folded(deltas, opened, regressed)
 
 
-def take_turn(tx: Connection) -> None:
-    """Let no other correct until this transaction ends.
+def take_turn(tx: Connection, *, is_patient: bool = True) -> bool:
+    """Let no other correct until this transaction ends; False: one is at it (if not `is_patient`).
 
     It must be its first statement, so that its snapshot shows what the one before corrected.
     """
-    tx.exec_driver_sql(_TAKE_TURN)
+    if is_patient:
+        tx.exec_driver_sql(_TAKE_TURN)
+        return True
+    try:
+        with tx.begin_nested():
+            tx.exec_driver_sql(_TAKE_TURN_NOW)
+    except DBAPIError as error:
+        if not is_locked(error):
+            raise
+        return False
+    return True
 
 
 def miscounts(tx: Connection) -> list[Miscount]:
@@ -268,7 +287,10 @@ def correct(tx: Connection, found: Sequence[Miscount]) -> None:
 def move(
     tx: Connection, group_id: str, to: GroupState, *, version: str | None, author: str, reason: str
 ) -> bool:
-    """Whether the group is now in this state and was in one from which it may come."""
+    """Whether the group is now in this state and was in one from which it may come.
+
+    With a version only one of runs is: see `RUN_KINDS`.
+    """
     moved = tx.exec_driver_sql(
         _MOVE,
         {
@@ -278,6 +300,7 @@ def move(
             "author": author,
             "reason": reason,
             "from_states": [state.value for state in MOVES[to]],
+            "run_kinds": _RUN_KINDS,
         },
     )
     return moved.first() is not None
@@ -286,7 +309,7 @@ def move(
 def standing(tx: Connection, group_id: str) -> Standing | None:
     """How the group stands, or None if there is no such group."""
     row = tx.exec_driver_sql(_STATE, {"id": group_id}).one_or_none()
-    return None if row is None else Standing(GroupState(row[0]), row[1], row[2])
+    return None if row is None else Standing(GroupKind(row[0]), GroupState(row[1]), row[2])
 
 
 def note(tx: Connection, group_id: str, author: str, text: str) -> int | None:

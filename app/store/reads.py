@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_column, select
 from sqlalchemy.sql.selectable import Subquery
 
+from app.domain.groups import UNGROUPED
 from app.domain.ids import runs_range
 from app.domain.states import OPEN, RunState
 from app.store.arrays import TextArray
@@ -124,7 +125,8 @@ class RunStory(RunRow, kw_only=True):
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs; None leaves a condition out. `since` <= acceptance < `until`.
 
-    `archived` False: all but the failed runs that were put away; True: only those.
+    `archived` False: all but the failed runs that were put away; True: only those. `fingerprint`
+    UNGROUPED: failed without one.
     """
 
     state: RunState | None = None
@@ -263,8 +265,10 @@ def _newest(
 def _is_served(wanted: RunFilter) -> bool:
     """Whether an index leads to the runs that match, not past all that do not."""
     is_few = wanted.event is not None or wanted.state in OPEN or wanted.state in _UNSUCCESSFUL
-    return is_few or wanted == RunFilter(
-        since=wanted.since, until=wanted.until, archived=wanted.archived
+    return (
+        is_few
+        or wanted.fingerprint == UNGROUPED
+        or wanted == RunFilter(since=wanted.since, until=wanted.until, archived=wanted.archived)
     )
 
 
@@ -286,13 +290,17 @@ def _bounds(wanted: RunFilter, cursor: str | None) -> list[ColumnElement[bool]]:
 def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
         table.c[name] == value
-        for name in ("workflow", "queue", "key", "fingerprint")
+        for name in ("workflow", "queue", "key")
         if (value := getattr(wanted, name)) is not None
     ]
+    # States as literals, so that the planner sees that a partial index covers the question.
+    if wanted.fingerprint == UNGROUPED:
+        is_failed = table.c.state == literal_column(f"'{RunState.FAILED.value}'")
+        conditions += [table.c.fingerprint.is_(None), is_failed]
+    elif wanted.fingerprint is not None:
+        conditions.append(table.c.fingerprint == wanted.fingerprint)
     if wanted.state is not None:
-        # As literals, so that the planner sees that a partial index covers the question.
-        state = wanted.state.value
-        conditions.append(table.c.state == literal_column(f"'{state}'"))
+        conditions.append(table.c.state == literal_column(f"'{wanted.state.value}'"))
         if wanted.state in OPEN:
             conditions.append(table.c.due_at.is_not(None))
     if wanted.archived is not None:

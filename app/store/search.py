@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection
 
+from app.domain.groups import UNGROUPED
 from app.store.actions import canonical
 from app.store.arrays import TextArray
 from app.store.event_reads import EventFilter, EventRow, page
@@ -77,7 +78,9 @@ where (%(state)s::text is null or state = %(state)s)
     and (%(workflow)s::text is null or workflow = %(workflow)s)
     and (%(queue)s::text is null or queue = %(queue)s)
     and (%(key)s::text is null or key = %(key)s)
-    and (%(fingerprint)s::text is null or fingerprint = %(fingerprint)s)
+    and (%(fingerprint)s::text is null
+        or coalesce(fingerprint, case when state = 'failed' then '{UNGROUPED}' end)
+            = %(fingerprint)s)
 order by r.id desc
 """  # noqa: S608 - as above
 

@@ -19,7 +19,8 @@ from app.store.arrays import register_arrays
 T = TypeVar("T")
 
 # Serialization failures, deadlocks and lock time-outs: the same statement again is right.
-_TRANSIENT = frozenset({"40001", "40P01", "55P03"})
+_LOCKED = "55P03"
+_TRANSIENT = frozenset({"40001", "40P01", _LOCKED})
 _AFTER_COMMIT = "veltrix.after_commit"
 _DATA_CLASSES = frozenset({"22", "23", "54"})
 
@@ -223,6 +224,11 @@ def sqlstate_of(error: BaseException) -> str | None:
 def is_transient(error: BaseException) -> bool:
     """The statement lost a race and may be tried again at once."""
     return sqlstate_of(error) in _TRANSIENT
+
+
+def is_locked(error: BaseException) -> bool:
+    """Another transaction holds the lock, and was not waited for any longer (55P03)."""
+    return sqlstate_of(error) == _LOCKED
 
 
 def is_bad_value(error: BaseException) -> bool:

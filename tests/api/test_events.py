@@ -192,7 +192,8 @@ def test_an_event_of_64_kib_is_taken(api: Api) -> None:
 def test_a_body_without_announced_length_is_read_no_further_than_its_limit(api_of: ApiOf) -> None:
     api = api_of(event_bytes_max=65_536)
     head = (
-        "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/cloudevents+json\r\n"
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\n"
+        "content-type: application/cloudevents+json\r\n"
         "transfer-encoding: chunked\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", api.port), timeout=10) as line:

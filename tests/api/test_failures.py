@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.dead_letters import DeadLetter
+from app.domain.groups import UNGROUPED
 from app.pipeline.books import balance
+from app.pipeline.bury import bury
 from app.pipeline.groups import check_groups, fold_groups_once
 from app.store import keys
 from app.store.transactions import transaction
@@ -119,6 +122,46 @@ def test_people_decide_about_a_group(engine: Engine, api: Client) -> None:
     whole = api.get(f"/v1/audit/{audit[0]['id']}").body
     assert (whole["action"], whole["run_ids"]) == ("group.note", [])
     assert api.get("/v1/audit/999999").status == 404
+
+
+def test_what_never_came_to_code_is_mended_in_no_version(engine: Engine, api: Client) -> None:
+    bury(engine, [DeadLetter(queue="orders", reason="rejected")])
+    fold_groups_once(engine)
+    (letter,) = api.get("/v1/failures").body["items"]
+    path = f"/v1/failures/{letter['id']}"
+
+    refused = api.post(f"{path}/resolve", {"version": "2", "reason": "mended"})
+
+    problem = "urn:veltrix:problem:no-version"
+    assert (refused.status, refused.body["type"]) == (422, problem)
+    assert refused.body["kind"] == "dead_letter"
+    assert "of kind dead_letter, which comes to no code" in refused.body["detail"]
+    assert api.get(path).body["state"] == "open"
+    (audited,) = api.get("/v1/audit?target=group").body["items"]
+    assert (audited["action"], audited["is_refused"]) == ("group.resolve", True)
+    assert api.post(f"{path}/resolve", {"reason": "mended"}).body["state"] == "resolved"
+
+
+def test_the_group_of_runs_without_a_fingerprint_has_runs(engine: Engine, api: Client) -> None:
+    fail(engine, 2)
+    settle(engine, add_runs(engine, 1), "succeeded")
+    add_runs(engine, 1)
+    bare = add_runs(engine, 3)
+    settle(engine, bare, "failed", reason="error")
+    fold_groups_once(engine)
+    chosen = f"fingerprint={UNGROUPED}"
+
+    def found(query: str) -> list[str]:
+        return [run["id"] for run in api.get(f"/v1/runs?{query}").body["items"]]
+
+    for query in ("", "&state=failed", "&workflow=fulfil", "&archived=false"):
+        assert found(chosen + query) == bare[::-1], query
+    assert found(f"{chosen}&state=succeeded") == found(f"{chosen}&archived=true") == []
+    assert [run["id"] for run in api.get(f"/v1/failures/{UNGROUPED}").body["runs"]] == bare[::-1]
+    asked = {"filter": {"fingerprint": UNGROUPED}, "reason": "paid by hand"}
+    assert api.post("/v1/runs/archive", asked).body["runs"] == 3
+    assert found(f"{chosen}&archived=true") == bare[::-1]
+    assert check_groups(engine) == []
 
 
 @pytest.mark.parametrize("verb", ["resolve", "ignore", "reopen", "notes"])

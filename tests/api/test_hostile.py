@@ -17,20 +17,16 @@ from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.served import Answer, Client, served
 
 WHY = {"reason": "to be looked at"}
-SECRET = "4111-1111"
+SECRET, TOKEN = "4111-1111", "b" * 43
 # The error of a failed `test` has the value that is there.
 READING = [{"op": "test", "path": "/card", "value": 0}]
 
 Call = Callable[[str, str, Any], Answer]
 
 
-def editor_without_payloads(engine: Engine, api: Client) -> Call:
-    token = "b" * 43
-    with transaction(engine) as tx:
-        keys.create(tx, "blind", ["runs:read", "runs:replay", "runs:edit"], "test", token)
-
+def editor_without_payloads(api: Client) -> Call:
     def call(method: str, path: str, body: Any = None) -> Answer:
-        headers = {"Authorization": f"Bearer {token}", "If-Match": "*"}
+        headers = {"Authorization": f"Bearer {TOKEN}", "If-Match": "*"}
         return api.call(method, path, None if body is None else json.dumps(body).encode(), headers)
 
     return call
@@ -39,8 +35,10 @@ def editor_without_payloads(engine: Engine, api: Client) -> Call:
 def test_a_patch_reads_no_payload_to_who_may_not_see_one(engine: Engine, database_url: str) -> None:
     subscribe(engine, subscription("fulfil", PLACED))
     (run,) = failed(engine, 1, data=json.dumps({"card": SECRET}))
+    with transaction(engine) as tx:
+        keys.create(tx, "blind", ["runs:read", "runs:replay", "runs:edit"], "test", TOKEN)
     with served(engine, database_url, require_keys=True) as api:
-        call = editor_without_payloads(engine, api)
+        call = editor_without_payloads(api)
         answers = [
             call("POST", f"/v1/runs/{run}/edit", {"patch": READING, **WHY}),
             call("POST", "/v1/replays", {"group": "f", "patch": READING, **WHY}),

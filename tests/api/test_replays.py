@@ -165,7 +165,9 @@ def test_everything_and_filters(engine: Engine, api: Client) -> None:
 
     assert planned(api, group=None, all=True)["count"] == 2
     assert planned(api, group=None, filter={"workflow": "fulfil"})["count"] == 2
-    assert planned(api, group=None, filter={"since": "2020-01-01T00:00:00Z"})["count"] == 2
+    old = {"since": "2020-01-01T00:00:00Z"}
+    assert planned(api, group=None, filter=old, all=True)["count"] == 2
+    assert planned(api, group=None, filter=old | {"queue": "orders"})["count"] == 2
     assert planned(api, group=None, filter={"key": None}, all=True, stop_share=None)["count"] == 2
     late = {"filter": {"since": "2999-01-01T00:00:00Z"}, **WHY}
     assert problem(api.post("/v1/replays", late)) == (409, "empty-set")

@@ -3,9 +3,11 @@
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.dead_letters import DeadLetter
+from app.pipeline.bury import bury
 from app.pipeline.groups import fold_groups_once
 from tests.commands.conftest import Veltrix
-from tests.support.due_runs import add_runs, read_runs
+from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.settled import run_sql, settle
 
 GROUP = "a" * 16
@@ -65,6 +67,19 @@ def test_what_cannot_be_done_says_so(
     assert [row[0] for row in read_runs(engine, ids, "archived_at is null")] == [True, True]
 
 
+def test_no_version_is_taken_for_what_never_came_to_code(veltrix: Veltrix, engine: Engine) -> None:
+    bury(engine, [DeadLetter(queue="orders", reason="rejected")])
+    fold_groups_once(engine)
+    (letter,) = veltrix("failures", "list", "--json").json["items"]
+    resolve = ("failures", "resolve", letter["id"], "--reason", "mended")
+
+    refused = veltrix(*resolve, "--version", "2")
+
+    assert refused.code == 1
+    assert "of kind dead_letter, which comes to no code" in refused.err
+    assert veltrix(*resolve).code == 0
+
+
 def test_failed_runs_are_archived_and_restored(veltrix: Veltrix, engine: Engine) -> None:
     ids = fail(engine)
 
@@ -109,6 +124,29 @@ def test_open_runs_are_cancelled_by_what_they_have_in_common(
     assert veltrix("cancel", *reason).code == 2
     add_runs(engine, 1)
     assert veltrix("cancel", "--all", "--yes", "--json", *reason).json["runs"] == 1
+
+
+def test_every_command_that_changes_something_takes_a_reason(
+    veltrix: Veltrix, engine: Engine
+) -> None:
+    why = ("--author", "ann", "--reason", "a test")
+    subscribe(engine, "score", types=["never.sent"])
+    add_runs(engine, 1, type_="shop.old", is_routed=False)
+    bury(engine, [DeadLetter(queue="orders", reason="rejected")])
+    past = ("--type", "shop.old", "--workflow", "score", "--since", "1h", "--yes")
+
+    veltrix("events", "start", *past, *why)
+    veltrix("events", "seen", "1", *why)
+    veltrix("workflows", "retire", "score", "--yes", *why)
+    veltrix("keys", "create", "shop", "--scope", "events:write", *why)
+
+    rows = veltrix("audit", "--json").json["items"]
+    assert [(row["action"], row["author"], row["reason"]) for row in rows[::-1]] == [
+        ("event.start", "ann", "a test"),
+        ("dead_letter.see", "ann", "a test"),
+        ("workflow.retire", "ann", "a test"),
+        ("key.create", "ann", "a test"),
+    ]
 
 
 def test_what_was_done_and_refused_is_in_the_audit(veltrix: Veltrix, engine: Engine) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
+from app.domain.groups import UNGROUPED
 from app.pipeline.groups import fold_groups_once
 from app.store.transactions import transaction
 from tests.console.conftest import OPERATOR, READER, Shown, Tab, showing, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.support.services import Services
+from tests.support.settled import settle
 
 
 @pytest.fixture
@@ -112,6 +114,26 @@ def test_every_run_there_is_has_to_be_asked_for(own: Shown) -> None:
     assert archived(own) == 0
 
 
+def test_runs_that_failed_without_a_fingerprint_are_found_and_archived(own: Shown) -> None:
+    cookie, csrf = session_of(own, OPERATOR)
+    bare = own.accept("bare", {"order": 7})
+    settle(own.engine, [bare], "failed", reason="error")
+    fold_groups_once(own.engine)
+    form = {"csrf": csrf, "expected": "1", "reason": "paid by hand"}
+
+    for query in ("", "&state=failed", "&source=/shop"):
+        listed = own.api.get(f"/console/runs?fingerprint={UNGROUPED}{query}", cookie=cookie).text
+        assert bare in listed, query
+        assert not [name for name, id_ in own.runs.items() if id_ in listed and name != "bare"]
+    group = own.api.get(f"/console/failures/{UNGROUPED}", cookie=cookie).text
+    done = post(own, f"/bulk/archive?fingerprint={UNGROUPED}", form, cookie=cookie)
+
+    assert bare in group
+    assert "Archive all 1" in group
+    assert done.status == 303
+    assert archived(own) == 1
+
+
 def test_what_cannot_be_done_to_many_is_refused_and_moves_nothing(own: Shown) -> None:
     cookie, csrf = session_of(own, OPERATOR)
     reader, reader_csrf = session_of(own, READER)
@@ -124,11 +146,10 @@ def test_what_cannot_be_done_to_many_is_refused_and_moves_nothing(own: Shown) ->
     uncounted = post(own, path, form | {"expected": ""}, cookie=cookie)
     strange = post(own, "/bulk/drop?workflow=fulfil", form, cookie=cookie)
     by_event = post(own, "/bulk/cancel?subject=order-1", form, cookie=cookie)
-    ungrouped = post(own, f"/bulk/archive?fingerprint={'0' * 16}", form, cookie=cookie)
     none = own.api.get("/console/bulk/restore?fingerprint=f00d", cookie=cookie)
 
-    told = (theirs, forged, mute, uncounted, strange, by_event, ungrouped, none)
-    assert [answer.status for answer in told] == [403, 403, 400, 400, 404, 400, 400, 409]
+    told = (theirs, forged, mute, uncounted, strange, by_event, none)
+    assert [answer.status for answer in told] == [403, 403, 400, 400, 404, 400, 409]
     assert own.api.get(f"/console{path}", cookie=reader).status == 403
     assert "Archive all" not in own.api.get("/console/failures/f00d", cookie=reader).text
     assert "Cancel all" not in own.api.get("/console/runs?state=queued", cookie=reader).text

@@ -101,6 +101,11 @@ def test_a_group_is_judged_and_noted_by_who_may(own: Shown) -> None:
     told = [answer.status for answer in (note, resolved, again, strange, theirs)]
     assert told == [303, 303, 409, 404, 403]
     page = own.api.get("/console/failures/f00d", cookie=reader).text
+    unrouted = own.api.get("/console/failures?kind=unrouted", cookie=cookie).text
+    nobody = unrouted.split("/failures/")[1].split('"')[0]
+    versioned = post(own, f"/failures/{nobody}/resolve", mine | {"version": "v2"}, cookie=cookie)
+    assert versioned.status == 422
+    assert "Mended in version" not in own.api.get(f"/console/failures/{nobody}", cookie=cookie).text
     assert "resolved" in page
     assert "the bank says 14:00" in page
     assert "Plan a replay" not in page

@@ -74,11 +74,11 @@ def test_a_group_is_patched_in_a_browser_from_its_page_to_the_new_runs(
         tab.sign_in()
         tab.go("/failures/f00d")
         tab.page.get_by_role("link", name="Edit their payloads…").click()
-        expect(tab.page.locator("h2")).to_contain_text("Payloads as they are: all 2")
+        expect(tab.page.locator("main h2")).to_contain_text("Payloads as they are: all 2")
         assert SHOWN in tab.page.locator("main").inner_text()
         tab.page.get_by_label("Patch (JSON)").fill(PATCH)
         tab.page.get_by_role("button", name="Preview").click()
-        expect(tab.page.locator("h2")).to_contain_text("Before and after: all 2")
+        expect(tab.page.locator("main h2")).to_contain_text("Before and after: all 2")
         shown = tab.page.locator("pre").first
         expect(shown).to_contain_text('-  "order": 2')
         expect(shown).to_contain_text('+  "order": 7')

@@ -12,13 +12,15 @@ from app.domain.ids import EventIds
 from app.domain.receipts import Receipt
 from app.domain.replays import Options, Verb
 from app.pipeline.books import Balance, balance, fold_once, recount_once
+from app.pipeline.edit import EditOf
+from app.pipeline.groups import check_groups
 from app.pipeline.replay import replay
 from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, act, plan
+from app.pipeline.replays import Asked, act, edit_now, plan
 from app.prove import clean as module
 from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
 from app.settings import Settings
-from app.store import replay_reads
+from app.store import edits, replay_reads
 from app.store.balance import lock_books
 from app.store.prove_effects import make_table
 from app.store.replay_plans import Selection
@@ -175,6 +177,40 @@ def test_the_books_balance_at_every_moment_beside_fold_and_recount(
     assert set(seen) == {0}
     assert audit(engine).by == others
     assert counts(engine, "counter_totals", "accounts") == {"counter_totals": 2, "accounts": 2}
+
+
+def test_what_edits_made_of_ours_goes_too_and_what_they_made_of_others_stays(
+    engine: Engine, settings: Settings
+) -> None:
+    ours, others = fill_failed(engine, settings, OURS), fill_failed(engine, settings, OTHERS)
+    kept = edit(engine, others[0])
+    settle(engine, [kept], "failed")
+    before = counts(engine, "events", "runs", "identities", "edits")
+    ours += fill_failed(engine, settings, f"{PREFIX}2-b")
+    first = edit(engine, ours[0])
+    settle(engine, [first], "failed")
+    second = edit(engine, first)
+
+    with pytest.raises(NotOver, match="1 runs of proofs are open"):
+        clean(engine)
+    settle(engine, [second], "succeeded")
+    removed = clean(engine)
+
+    assert (removed.edits, removed.runs) == (2, 6)
+    for table in before:
+        before[table] -= {"edits": 0}.get(table, 2)
+    assert counts(engine, *before) == before
+    with transaction(engine) as tx:
+        assert edits.find(tx, kept) is not None
+    assert check_groups(engine) == []
+    assert audit(engine).runs.failed == 3
+
+
+def edit(engine: Engine, run_id: str) -> str:
+    """The run that an edit makes of a failed one."""
+    new_ids = EventIds(Random(run_id).getrandbits)
+    of = EditOf("", "ann", "mended", 1_000_000, new_ids)
+    return edit_now(engine, run_id, [{"op": "replace", "path": "", "value": 1}], None, of).id
 
 
 def test_what_is_open_is_never_removed(engine: Engine, settings: Settings) -> None:
