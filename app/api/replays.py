@@ -271,7 +271,7 @@ async def act_on_replay(
 ) -> Response:
     """When a pause or abort is answered nothing of it moves any more; what was moved goes on.
 
-    A resume after a stop begins with another canary. 409 names the state in which this cannot be
+    A resume after a stop begins with another canary, if it has one. 409 names the state in which this cannot be
     done. Takes an `Idempotency-Key`.
     """
     body = await body_of(request)
