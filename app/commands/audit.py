@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from app.commands.options import AsJson, Limit, time_of
+from app.commands.options import AsJson, Limit, Since, Until, time_of
 
 if TYPE_CHECKING:
     from app.store.audit import AuditRow
@@ -26,10 +26,8 @@ def audit(
     refused: Annotated[
         bool | None, typer.Option("--refused/--done", help="Only refusals, or only what was done.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = 50,
     after: Annotated[
         int | None, typer.Option(help="Go on from where a page ended.", min=0, max=ID_MAX)
