@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from app.commands.options import AsJson, Limit, Since, Until, time_of
+from app.commands.options import AsJson, Limit, time_of
 
 if TYPE_CHECKING:
     from app.store.audit import AuditRow
 
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
+_Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")]
 OVERLAP = 1_000  # of the newest entries, looked at again while following
 
 
@@ -26,8 +27,8 @@ def audit(
     refused: Annotated[
         bool | None, typer.Option("--refused/--done", help="Only refusals, or only what was done.")
     ] = None,
-    since: Since = None,
-    until: Until = None,
+    since: _Since = None,
+    until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
     limit: Limit = 50,
     after: Annotated[
         int | None, typer.Option(help="Go on from where a page ended.", min=0, max=ID_MAX)

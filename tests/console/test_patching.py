@@ -90,7 +90,7 @@ def test_a_group_is_patched_in_a_browser_from_its_page_to_the_new_runs(
         tab.page.get_by_role("button", name="Plan the edit of 2 runs").click()
         expect(tab.page.locator("h1")).to_contain_text("planned")
         expect(tab.page.get_by_label("Patch")).to_contain_text('"path": "/order"')
-        expect(tab.page.get_by_text("Before and after: the first 2 of 2")).to_be_visible()
+        expect(tab.page.get_by_text("Before and after: all 2")).to_be_visible()
         assert barriers(tab) == []
         assert made(own) == []
         tab.page.get_by_label("Why", exact=True).fill("it is right")
