@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
+_Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")]
 OVERLAP = 1_000  # of the newest entries, looked at again while following
 
 
@@ -26,9 +27,7 @@ def audit(
     refused: Annotated[
         bool | None, typer.Option("--refused/--done", help="Only refusals, or only what was done.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")
-    ] = None,
+    since: _Since = None,
     until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
     limit: Limit = 50,
     after: Annotated[

@@ -1,6 +1,5 @@
 """`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from app.commands.acting import From, refused_is_1, replay
 from app.commands.options import After, AsJson, Author, Limit, Reason, Since, Until, Yes, time_of
+from app.commands.replay_lines import end, show_plan, story_of, watched_to_its_end
 from app.domain.replays import ReplayState, Verb
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from app.store.replay_reads import ReplayStory
 
 group = replay  # with `run`, which needs no plan
-_LOOK_S = 0.3
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
 _Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
@@ -92,7 +91,7 @@ def plan_replay(
             request={"command": "veltrix replay plan", "selected": _told(wanted)},
         )
         story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max), as_json)
-    _show_plan(story, as_json)
+    show_plan(story, as_json)
 
 
 @replay.command("start")
@@ -112,13 +111,13 @@ def start(
 
     id_ = ids_of([replay_id])[0]
     with connected() as (_, engine):
-        story = _story(engine, id_)
+        story = story_of(engine, id_)
         if not yes and not typer.confirm(f"Replay {story.planned:,} failed runs?", err=True):
             raise typer.Exit(1)
         story = _turned(engine, id_, Verb.START, reason, author, as_json)
         if watched:
-            story = _watch(engine, id_)
-    _end(story, as_json, is_watched=watched)
+            story = watched_to_its_end(engine, id_)
+    end(story, as_json, is_watched=watched)
 
 
 @replay.command("watch")
@@ -134,8 +133,8 @@ def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
 
     id_ = ids_of([replay_id])[0]
     with connected() as (_, engine):
-        story = _watch(engine, id_)
-    _end(story, as_json, is_watched=True)
+        story = watched_to_its_end(engine, id_)
+    end(story, as_json, is_watched=True)
 
 
 @replay.command("pause")
@@ -221,16 +220,6 @@ def _stops(share: float | None, never: bool) -> float | UnsetType | None:
     return None if never else UNSET if share is None else share
 
 
-def _show_plan(story: "ReplayStory", as_json: bool) -> None:
-    from app.commands.terminal import print_json
-
-    if as_json:
-        print_json(story)
-        return
-    for line in _plan_lines(story):
-        typer.echo(line)
-
-
 def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
     """The runs that were named or described. Raises a usage error for both, or neither."""
     from app.commands.terminal import ids_of
@@ -252,7 +241,7 @@ def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: b
 
     with connected() as (_, engine):
         story = _turned(engine, ids_of([replay_id])[0], verb, reason, author, as_json)
-    _end(story, as_json, is_watched=False)
+    end(story, as_json, is_watched=False)
 
 
 def _turned(
@@ -266,98 +255,6 @@ def _turned(
         lambda: act(engine, replay_id, verb, reason=reason, author=by), as_json
     )
     return story
-
-
-def _story(engine: "Engine", replay_id: str) -> "ReplayStory":
-    from app.commands.terminal import print_error
-    from app.store.replay_reads import find
-    from app.store.transactions import open_autocommit
-
-    with open_autocommit(engine) as tx:
-        found = find(tx, replay_id)
-    if found is None:
-        print_error(f"veltrix: there is no replay {replay_id}")
-        raise typer.Exit(1)
-    return found
-
-
-def _watch(engine: "Engine", replay_id: str) -> "ReplayStory":
-    """The replay when nothing more happens by itself; a bar, or a line now and then, meanwhile."""
-    from threading import Event
-
-    from app.commands.progress import Progress
-    from app.commands.terminal import print_error
-
-    pause_, story = Event(), _story(engine, replay_id)
-    try:
-        with Progress("have an outcome", story.planned) as progress:
-            while _is_going_on(story):
-                progress.show(_settled(story), _settled(story) + story.skipped)
-                pause_.wait(_LOOK_S)
-                story = _story(engine, replay_id)
-            progress.show(_settled(story), _settled(story) + story.skipped)
-    except KeyboardInterrupt:
-        print_error(f"the replay goes on: veltrix replay watch {replay_id}")
-        raise typer.Exit(1) from None
-    return story
-
-
-def _is_going_on(story: "ReplayStory") -> bool:
-    is_open = story.replayed > _settled(story)
-    is_moving = story.state in {ReplayState.CANARY, ReplayState.RUNNING}
-    return is_moving or (is_open and story.state in {ReplayState.STOPPED, ReplayState.ABORTED})
-
-
-def _settled(story: "ReplayStory") -> int:
-    return story.succeeded + story.failed_again + story.cancelled
-
-
-def _end(story: "ReplayStory", as_json: bool, *, is_watched: bool) -> None:
-    from app.commands.terminal import print_json
-
-    if as_json:
-        print_json(story)
-    else:
-        typer.echo(_line(story))
-    is_fine = story.state == ReplayState.DONE and not story.failed_again
-    if is_watched and not is_fine:
-        raise typer.Exit(1)
-
-
-def _line(story: "ReplayStory") -> str:
-    from app.commands.terminal import shown
-
-    parts = [
-        f"{story.replayed:,} of {story.planned:,} replayed",
-        f"{story.succeeded:,} succeeded",
-        f"{story.failed_again:,} failed again",
-    ]
-    more = {"cancelled": story.cancelled, "skipped": story.skipped}
-    parts += [f"{count:,} {name}" for name, count in more.items() if count]
-    why = f": {shown(story.why)}" if story.why else ""
-    return f"{story.id}  {story.state}{why}  {', '.join(parts)}"
-
-
-def _plan_lines(story: "ReplayStory") -> Iterator[str]:
-    from app.commands.terminal import columns, shown
-
-    yield _line(story)
-    for workflow, count in story.by_workflow.items():
-        yield f"{count:>9,}  {shown(workflow)}"
-    yield ""
-    yield from columns(
-        ["runs", "error", "step", "reason", "one of them"],
-        [(e.count, e.fingerprint, e.failed_step, e.reason, e.run) for e in story.by_error],
-    )
-    ages = [f"{count:,} {name.replace('_', ' ')}" for name, count in story.by_age.items() if count]
-    yield f"\nfailed: {', '.join(ages)}"
-    recorded, entries = story.runs_journalled, story.steps_journalled
-    yield f"recorded: {entries:,} finished entries of {recorded:,} runs"
-    for warned in story.warnings:
-        where = " ".join(filter(None, (warned.workflow, warned.step)))
-        yield f"warning: {warned.runs:,} runs {warned.message}" + (f" ({where})" if where else "")
-    yield f"takes about {story.predicted_s:,.0f} s; to start it:"
-    yield f'veltrix replay start {story.id} --reason "..." --watch'
 
 
 def _told(wanted: Any) -> dict[str, Any]:

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 SHOWN_RUNS = 5
 _CORRECTABLE = {400, 404, 409, 413}
 _AS_IT_IS: Patch = []
-EXAMPLE = '[\n  {"op": "replace", "path": "/name", "value": "new"}\n]'
+EXAMPLE = """[
+  {"op": "test", "path": "/currency", "value": "EUR"},
+  {"op": "replace", "path": "/items/0/cents", "value": 1250},
+  {"op": "remove", "path": "/coupon"}
+]"""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -151,7 +155,8 @@ def _page(
         place="Failures",
         group_id=group_id_of(request),
         form=form,
-        patch=form.get("patch", EXAMPLE).replace("\r\n", "\n"),
+        patch=form.get("patch", "").replace("\r\n", "\n"),
+        example=EXAMPLE,
         count=found.count,
         items=[_shown(one) if is_changed else _as_it_is(one) for one in found.items],
         is_changed=is_changed,

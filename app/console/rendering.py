@@ -112,6 +112,7 @@ def environment() -> Environment:
         "pretty": pretty,
         "shown": shown,
         "rate": rate,
+        "plain": plain,
     }
     made.globals |= {"base": BASE, "asset": asset, "address": address, "once": form_key}
     return made
@@ -180,6 +181,11 @@ def rate(per_s: float | None) -> str:
     if per_s is None:
         return "\N{EN DASH}"
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+
+
+def plain(number: float) -> str:
+    """A number as a field of a form takes it: no more digits than it has."""
+    return f"{number:.6g}" if abs(number) < 1_000_000 else f"{number:.0f}"
 
 
 def pretty(raw: msgspec.Raw | str | None, chars_max: int = SHOWN_CHARS_MAX) -> str:

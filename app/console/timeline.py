@@ -103,7 +103,8 @@ def _marks(story: RunStory, generation: int, begins: datetime, now: datetime) ->
     if is_current and story.claimed_at is not None and story.claimed_at >= begins:
         label = "claimed" if story.attempt <= 1 else f"claimed, attempt {story.attempt}"
         yield _Mark(label, "queued", story.worker_id or "", None, story.claimed_at)
-    for attempt in story.failed_attempts:
+    # Attempts that one commit recorded have one time.
+    for attempt in sorted(story.failed_attempts, key=lambda one: (one.failed_at, one.attempt)):
         if attempt.generation == generation:
             yield from _attempt(attempt)
     for step in story.steps:

@@ -124,8 +124,6 @@ def edited(before: str | None, patch: Patch, schema: InputSchema, bytes_max: int
     """The payload after the patch, which fits the schema. Raises EditRefused."""
     try:
         after = _applied(before or "null", patch, bytes_max)
-    except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError) as error:
-        raise EditRefused(f"the patch cannot be applied: {error}"[:500]) from None
     except RecursionError:
         raise EditRefused("the payload is nested too deep to be patched") from None
     text = text_of(after)
@@ -145,20 +143,30 @@ def _applied(before: str, patch: Patch, bytes_max: int) -> Any:
     """The value after the patch. Forty copies of the whole into itself would be 2^40 times it.
 
     Between two operations it may be twice as large as at the end: what was copied may be removed.
+    Raises EditRefused, which says which operation cannot be applied.
     """
     value, size = exact(before), len(before)
     # A copy: the library puts the patch's own values into the payload, and changes them there.
-    for operation in deepcopy(patch):
-        if operation["op"] == "copy":
-            more = len(_encode(JsonPointer(operation["from"]).resolve(value)))
-            if size + more > 2 * bytes_max and (size := len(_encode(value))) + more > 2 * bytes_max:
-                raise EditRefused(
-                    f"on the way the edited payload has more than twice the {bytes_max:,} bytes"
-                    f" allowed: at the copy to {operation['path']!r}"
-                )
-            size += more
-        value = jsonpatch.apply_patch(value, [operation], in_place=True)
+    for number, operation in enumerate(deepcopy(patch)):
+        try:
+            if operation["op"] == "copy":
+                more = len(_encode(JsonPointer(operation["from"]).resolve(value)))
+                if size + more > 2 * bytes_max:
+                    size = len(_encode(value))
+                _check_copy(size + more, bytes_max)
+                size += more
+            value = jsonpatch.apply_patch(value, [operation], in_place=True)
+        except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError) as error:
+            which = f"operation {number}, {operation['op']} {operation['path'][:100]!r}"
+            raise EditRefused(f"{which}, cannot be applied: {error}"[:500]) from None
     return value
+
+
+def _check_copy(size: int, bytes_max: int) -> None:
+    if size > 2 * bytes_max:
+        raise ValueError(
+            f"after it the payload has more than twice the {bytes_max:,} bytes allowed"
+        )
 
 
 def diff(before: str | None, after: str, patch: Patch) -> Patch:

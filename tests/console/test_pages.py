@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
 
@@ -32,7 +32,35 @@ PAGES: dict[str, Callable[[Shown], str]] = {
     "audit-row": lambda _: "/audit/1",
     "search": lambda _: "/search?q=order-1",
     "flower": lambda _: "/flower",
+    "patch-preview": lambda _: "/failures/f00d/edit",
+    "patch-refused": lambda _: "/failures/f00d/edit",
+    "replay-edit": lambda _: "/failures/f00d/edit",
     "not-found": lambda _: "/nothing",
+}
+_PATCH = """[
+  {"op": "replace", "path": "/order", "value": 7},
+  {"op": "remove", "path": "%s"}
+]"""
+
+
+def _preview(page: Page, path: str) -> None:
+    page.get_by_label("Patch (JSON)").fill(_PATCH % path)
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
+
+
+def _plan(page: Page) -> None:
+    page.get_by_label("Patch (JSON)").fill(_PATCH % "/note")
+    page.get_by_label("Why").fill("the shop sent the wrong order")
+    page.get_by_role("button", name="Plan the edit of 1 run").click()
+    expect(page.get_by_label("Patch")).to_be_visible()
+
+
+# What is done on a page before it is looked at.
+STEPS: dict[str, Callable[[Page], None]] = {
+    "patch-preview": lambda page: _preview(page, "/note"),
+    "patch-refused": lambda page: _preview(page, "/coupon"),
+    "replay-edit": _plan,
 }
 # Between them every page is seen light and dark, wide and narrow.
 SCREENS = [("light", WIDE), ("dark", PHONE)]
@@ -54,6 +82,8 @@ def test_no_page_has_a_barrier_and_none_is_wider_than_its_screen(
             tab.page.set_viewport_size({"width": size[0], "height": size[1]})
             said = len(tab.said)
             tab.go(path_of(shown))
+            if name in STEPS:
+                STEPS[name](tab.page)
             if name == "not-found":  # what is not there is the one complaint of a browser
                 assert all("404 (Not Found)" in complaint for complaint in tab.said[said:])
                 del tab.said[said:]
@@ -83,6 +113,38 @@ def pictures(tab: Tab, folder: Path | None, name: str) -> None:
     for kind, (width, height) in (("desktop", WIDE), ("phone", PHONE)):
         tab.page.set_viewport_size({"width": width, "height": height})
         tab.page.screenshot(path=folder / f"{name}-{kind}.png", full_page=True)
+
+
+def test_on_a_phone_every_place_is_in_sight(browser: Browser, shown: Shown) -> None:
+    with tab_of(browser, shown, size=PHONE) as tab:
+        tab.sign_in()
+        places = [place.bounding_box() for place in tab.page.locator(".places a").all()]
+
+        assert len(places) == 8
+        assert [box for box in places if box is None or box["x"] + box["width"] > PHONE[0]] == []
+
+
+def test_ids_in_a_list_can_be_told_apart(tab: Tab) -> None:
+    for path in ("/runs", "/events"):
+        tab.go(path)
+        ids = tab.page.locator("#list tbody .id").all_inner_texts()
+
+        assert len(set(ids)) == len(ids) >= 3, path
+
+
+def test_attempts_of_one_moment_are_told_in_their_order(tab: Tab, shown: Shown) -> None:
+    tab.go(f"/runs/{shown.runs['bad']}")
+    drawn = tab.page.locator(".course tbody tr").filter(has_text="failed attempt")
+
+    assert ["attempt 1" in line for line in drawn.all_inner_texts()] == [True, False]
+    expect(tab.page.locator(".attempt summary").first).to_contain_text("attempt 2")
+
+
+def test_the_audit_leads_to_what_was_acted_on(tab: Tab, shown: Shown) -> None:
+    tab.go("/audit?action=replay.plan")
+    tab.page.locator(f"#list a[href$='/replays/{shown.replay}']").click()
+
+    expect(tab.page.locator("h1")).to_contain_text("planned")
 
 
 def test_the_first_page_is_live_and_balances(tab: Tab, shown: Shown) -> None:

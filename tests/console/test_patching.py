@@ -79,7 +79,7 @@ def test_a_group_is_patched_in_a_browser_from_its_page_to_the_new_runs(
         tab.page.get_by_label("Patch (JSON)").fill(PATCH)
         tab.page.get_by_role("button", name="Preview").click()
         expect(tab.page.locator("main h2")).to_contain_text("Before and after: all 2")
-        shown = tab.page.locator("pre").first
+        shown = tab.page.get_by_label(f"Payload of {own.runs['bad']}")
         expect(shown).to_contain_text('-  "order": 2')
         expect(shown).to_contain_text('+  "order": 7')
         assert barriers(tab) == []
@@ -90,7 +90,7 @@ def test_a_group_is_patched_in_a_browser_from_its_page_to_the_new_runs(
         tab.page.get_by_role("button", name="Plan the edit of 2 runs").click()
         expect(tab.page.locator("h1")).to_contain_text("planned")
         expect(tab.page.get_by_label("Patch")).to_contain_text('"path": "/order"')
-        expect(tab.page.get_by_text("Before and after: the first 2 of 2")).to_be_visible()
+        expect(tab.page.get_by_text("Before and after: all 2")).to_be_visible()
         assert barriers(tab) == []
         assert made(own) == []
         tab.page.get_by_label("Why", exact=True).fill("it is right")
@@ -121,7 +121,7 @@ def test_what_is_refused_is_said_and_the_patch_is_kept(own: Shown) -> None:
     for answer, says in (
         (unfit, "does not fit the workflow&#39;s input"),
         (looked, "does not fit the workflow&#39;s input"),
-        (nowhere, "cannot be applied"),
+        (nowhere, "Operation 0, remove &#39;/nothing&#39;, cannot be applied"),
         (broken, "It is no JSON Patch"),
         (unknown, "operation 0"),
         (silent, "A reason is needed"),
@@ -129,7 +129,9 @@ def test_what_is_refused_is_said_and_the_patch_is_kept(own: Shown) -> None:
     ):
         assert says in answer.text
         assert "Nothing was planned" in answer.text or answer is looked
-    assert own.runs["bad"] in unfit.text
+    for name in ("bad", "bad-2"):
+        assert own.runs[name] in unfit.text
+        assert own.runs[name] in nowhere.text
     assert "&lt;b&gt;seven&lt;/b&gt;" in unfit.text
     assert "<b>seven" not in unfit.text + looked.text
     assert planned(own) == 0
@@ -149,6 +151,33 @@ def test_a_preview_is_made_each_time_and_kept_nowhere(own: Shown) -> None:
     with transaction(own.engine) as tx:
         kept = tx.exec_driver_sql("select count(*) from answers").scalar_one()
     assert kept == 0
+
+
+def test_an_example_is_shown_and_not_sent(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    page = own.api.get(f"/console{EDIT}", cookie=cookie).text
+    typed = page.partition('name="patch"')[2].partition(">\n")[2].partition("</textarea>")[0]
+
+    assert "/coupon" in page
+    assert typed == ""
+    nothing = post(own, EDIT, form_of(own, cookie) | {"patch": ""}, cookie=cookie)
+    assert nothing.status == 400
+    assert planned(own) == 0
+
+
+def test_a_planned_patch_is_shown_to_who_may_see_payloads(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    reader, _ = session_of(own, READER)
+    there = post(own, EDIT, form_of(own, cookie), cookie=cookie).headers["location"]
+
+    mine, theirs = (own.api.get(there, cookie=one).text for one in (cookie, reader))
+
+    assert "&#34;path&#34;: &#34;/order&#34;" in mine
+    assert "-  &#34;order&#34;: 4" in mine
+    assert "with edited payloads" in theirs
+    assert "lacks the scope <code>payloads:read</code>" in theirs
+    assert "&#34;path&#34;" not in theirs
+    assert "&#34;order&#34;" not in theirs
 
 
 def test_only_who_may_edit_and_see_payloads_patches(own: Shown) -> None:

@@ -145,8 +145,17 @@ def test_two_operators_edit_a_run_once(engine: Engine) -> None:
     ("patch", "says"),
     [
         ([{"op": "replace", "path": "/cents", "value": "x"}], "'x' is not of type 'integer'"),
-        ([{"op": "remove", "path": "/nothing"}], "cannot be applied"),
-        ([{"op": "test", "path": "/cents", "value": 5}], "cannot be applied"),
+        (
+            [{"op": "remove", "path": "/nothing"}],
+            "operation 0, remove '/nothing', cannot be applied",
+        ),
+        (
+            [
+                {"op": "add", "path": "/new", "value": 1},
+                {"op": "test", "path": "/cents", "value": 5},
+            ],
+            "operation 1, test '/cents', cannot be applied",
+        ),
         ([{"op": "add", "path": "/big", "value": "x" * MIB}], "more than the 1,048,576 bytes"),
     ],
 )
