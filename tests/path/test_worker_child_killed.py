@@ -45,7 +45,7 @@ def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(scene: 
 
 def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(scene: Start) -> None:
     seen = scene()
-    waiting = seen.add([["pause", 0.2]], 80)  # 8 s for two children
+    waiting = seen.add([["pause", 0.2]], 40)  # 4 s for two children
     until(lambda: seen.at(1, waiting), what="a step")
     victim = seen.at(1, waiting)[-1]
     sigkill(victim.pid)
@@ -56,7 +56,7 @@ def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(scene: Start) -> 
     )
 
     assert again[0].at - killed < 2.0
-    assert seen.wait_settled(waiting, 30) == Counter(succeeded=80)
+    assert seen.wait_settled(waiting, 30) == Counter(succeeded=40)
     assert seen.unaccounted() == 0
 
 
