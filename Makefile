@@ -101,10 +101,10 @@ test: setup chromium
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=line test-platforms test-others
 
 test-platforms:
-	$(BIN)/pytest -q -p no:cacheprovider $(PLATFORMS)
+	$(BIN)/python -m pytest -q -p no:cacheprovider $(PLATFORMS)
 
 test-others:
-	$(BIN)/pytest -q $(addprefix --ignore=,$(PLATFORMS))
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(PLATFORMS))
 
 test-slow: setup chromium
 	$(BIN)/pytest -q -m slow

@@ -37,16 +37,10 @@ def test_smoke(proved: Prove, tmp_path: Path) -> None:
     assert sorted(ended) == sorted(line.request for line in asked)
 
 
-def test_workers(proved: Prove) -> None:
-    names = ("worker_frozen", "parent_killed")
+def test_workers_broker_and_deploy(proved: Prove) -> None:
+    names = ("worker_frozen", "parent_killed", "queue_deleted", "worker_terminated")
 
-    check_held(proved(*names, events=600), *names)
-
-
-def test_broker(proved: Prove) -> None:
-    names = ("queues_purged", "queue_deleted")
-
-    check_held(proved(*names, events=600), *names)
+    check_held(proved(*names, events=1_000), *names)
 
 
 def test_database(proved: Prove) -> None:
@@ -59,10 +53,6 @@ def test_network(proved: Prove) -> None:
     names = ("database_cut_off", "lines_broken")
 
     check_held(proved(*names, events=600), *names)
-
-
-def test_deploy(proved: Prove) -> None:
-    check_held(proved("worker_terminated", events=500), "worker_terminated")
 
 
 def test_cluster(proved: Prove) -> None:
