@@ -11,6 +11,8 @@ EVENTS := 200000
 
 # What starts whole platforms and waits for them: about half of what tests take.
 PLATFORMS := tests/path tests/prove
+# Lines of two halves stay whole; macOS has a make that cannot do that.
+SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
 # A test run starts hundreds of Pythons, and each would translate all of app/ again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -98,7 +100,7 @@ prove: setup
 # Two halves side by side, each with servers of its own: while one waits for a lease to end or a
 # process to start, the other has the processor.
 test: setup chromium
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=line test-platforms test-others
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going $(SYNCED) test-platforms test-others
 
 test-platforms:
 	$(BIN)/python -m pytest -q -p no:cacheprovider $(PLATFORMS)
