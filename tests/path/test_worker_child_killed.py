@@ -13,7 +13,8 @@ from tests.support.processes import child_pids, sigkill
 from tests.support.services import Services
 from tests.support.wait import until
 
-DEEDS: list[list[Any]] = [["note"], ["book"], ["pause", 0.05], ["note"]]
+# The third step is longer than it takes to see that it began, and to kill: else its run is over.
+DEEDS: list[list[Any]] = [["note"], ["book"], ["pause", 0.25], ["note"]]
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,9 @@ def seen(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def kill_one(seen: Scene) -> None:
     """Eight runs; their child dies in the third step of one of them."""
-    run_ids = seen.add(DEEDS, 8)
-    victim: Line = until(lambda: seen.at(3, run_ids), what="the third step of a run")[0]
     noticed = len(seen.log_lines("job.failed"))
+    run_ids = seen.add(DEEDS, 8)
+    victim: Line = until(lambda: seen.at(3, run_ids), what="the third step of a run")[-1]
     killed = time.monotonic()
     sigkill(victim.pid)
 
