@@ -9,10 +9,18 @@ SECONDS := 30
 SEEDS := 1 2 3
 EVENTS := 200000
 
+# What starts whole platforms and waits for them: about half of what tests take.
+PLATFORMS := tests/path tests/prove
+# Lines of two halves stay whole; macOS has a make that cannot do that.
+SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
+
+# A test run starts hundreds of Pythons, and each would translate all of app/ again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq chromium demo dev prove test test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq chromium demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -89,8 +97,16 @@ prove: setup
 	    $(BIN)/veltrix prove --scenario everything --events $(EVENTS) --seed $$seed --json; \
 	done
 
+# Two halves side by side, each with servers of its own: while one waits for a lease to end or a
+# process to start, the other has the processor.
 test: setup chromium
-	$(BIN)/pytest -q
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going $(SYNCED) test-platforms test-others
+
+test-platforms:
+	$(BIN)/python -m pytest -q -p no:cacheprovider $(PLATFORMS)
+
+test-others:
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(PLATFORMS))
 
 test-slow: setup chromium
 	$(BIN)/pytest -q -m slow

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Nothing of this shell reaches a test, nor the processes it starts.
 
-    Neither settings nor, if it started the tests in its background, that SIGINT is ignored.
+    Neither settings nor, if it started the tests in its background, that SIGINT is ignored; nor
+    that no bytecode is kept: the hundreds of processes would translate all of `app` each.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
 

@@ -57,6 +57,14 @@ _CLOUDEVENT_SCHEMA = {
     },
     "additionalProperties": {"type": ["string", "number", "boolean"]},
 }
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "description": "The same key and request gets the same answer, and does nothing again",
+}
+# An event is its own key; a preview changes nothing.
+_WITHOUT_KEY = {"/v1/events", "/v1/replays/preview"}
 _START_SCHEMA = {
     "type": "object",
     "description": "`input` starts one run, `inputs` one for each element. Each is checked against"
@@ -120,8 +128,10 @@ def document_of(app: FastAPI) -> dict[str, Any]:
     paths["/v1/events"]["post"] = _post_events()
     paths["/v1/events"]["get"]["responses"]["200"] = _json("The event", "EventDocument")
     start = paths["/v1/workflows/{name}/runs"]["post"]
-    start |= _start_workflow(start)
-    for path in paths.values():
+    start |= _start_workflow()
+    for name, path in paths.items():
+        if "post" in path and name not in _WITHOUT_KEY:
+            path["post"].setdefault("parameters", []).append(_KEY)
         for operation in path.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = _problem("A problem")
@@ -168,16 +178,7 @@ def _post_events() -> dict[str, Any]:
     }
 
 
-def _start_workflow(start: dict[str, Any]) -> dict[str, Any]:
-    parameters = [
-        *start["parameters"],
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "maxLength": 255},
-            "description": "The same key and request gets the same answer, and starts nothing",
-        },
-    ]
+def _start_workflow() -> dict[str, Any]:
     body = {
         "content": {
             "application/json": {
@@ -202,7 +203,7 @@ def _start_workflow(start: dict[str, Any]) -> dict[str, Any]:
         "404": _problem("No workflow has this name"),
         "409": _problem("The first request with this Idempotency-Key still runs"),
     }
-    return {"parameters": parameters, "requestBody": body, "responses": responses}
+    return {"requestBody": body, "responses": responses}
 
 
 def _refused(description: str) -> dict[str, Any]:

@@ -271,8 +271,8 @@ async def act_on_replay(
 ) -> Response:
     """When a pause or abort is answered nothing of it moves any more; what was moved goes on.
 
-    A resume after a stop begins with another canary. 409 names the state in which this cannot be
-    done. Takes an `Idempotency-Key`.
+    A resume after a stop begins with another canary, if it has one. 409 names the state in which
+    this cannot be done. Takes an `Idempotency-Key`.
     """
     body = await body_of(request)
     asked = decoded(body, Why)

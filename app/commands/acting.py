@@ -12,6 +12,8 @@ from app.commands.options import AsJson, Author, Reason, Yes
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from app.domain.replays import ReplayRefused
+
 LIST_RUNS_MAX = 1_000
 
 
@@ -102,7 +104,7 @@ def cancel(
 
 def refused_is_1(call: Any, as_json: bool) -> Any:
     """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
-    from app.commands.terminal import print_error, print_json, shown
+    from app.commands.terminal import print_json
     from app.domain.replays import ReplayRefused
 
     try:
@@ -110,13 +112,20 @@ def refused_is_1(call: Any, as_json: bool) -> Any:
     except ReplayRefused as refusal:
         if as_json:
             print_json({"refused": refusal.slug, "detail": str(refusal), **refusal.members})
-        print_error(f"veltrix: {shown(str(refusal))}")
-        for run in refusal.members.get("runs", ()):
-            what = run.get("message") or run.get("state") or "unknown"
-            print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
-            for error in run.get("errors", ()):
-                print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
+        tell(refusal)
         raise typer.Exit(2 if refusal.slug == "invalid-options" else 1) from None
+
+
+def tell(refusal: "ReplayRefused") -> None:
+    """Why nothing was done, with the runs it names and what of them does not fit."""
+    from app.commands.terminal import print_error, shown
+
+    print_error(f"veltrix: {shown(str(refusal))}")
+    for run in refusal.members.get("runs", ()):
+        what = run.get("message") or run.get("state") or "unknown"
+        print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
+        for error in run.get("errors", ()):
+            print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
 
 
 def _failed_of(engine: "Engine", workflow: str) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 from app.commands.options import AsJson, Limit, time_of
 
 if TYPE_CHECKING:
-    from app.store.audit import AuditRow
+    from app.store.audit import AuditFilter, AuditRow
 
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
@@ -45,9 +45,8 @@ def audit(
 
     Example: veltrix audit --refused --since 1d
     """
-    from app.commands.terminal import connected, now, print_error, print_json, print_table
-    from app.store.audit import AuditFilter, page
-    from app.store.transactions import open_autocommit
+    from app.commands.terminal import now
+    from app.store.audit import AuditFilter
 
     if entry_id is not None:
         _show(entry_id, as_json)
@@ -65,6 +64,14 @@ def audit(
         since=time_of(since, at),
         until=time_of(until, at, "--until"),
     )
+    _list(wanted, after, limit, as_json)
+
+
+def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -> None:
+    from app.commands.terminal import connected, print_error, print_json, print_table
+    from app.store.audit import page
+    from app.store.transactions import open_autocommit
+
     with connected() as (_, engine), open_autocommit(engine) as tx:
         found = page(tx, wanted, cursor=after, limit=limit)
     if as_json:

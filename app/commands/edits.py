@@ -1,14 +1,17 @@
 """`veltrix replay edit`: a failed run's payload is changed by hand and runs as a new run."""
 
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkstemp
 from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 
-from app.commands.acting import refused_is_1
+from app.commands.acting import refused_is_1, tell
 from app.commands.mistakes import CommandRefused
 from app.commands.options import AsJson, Author, Reason
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from app.domain.edits import Origin
+    from app.pipeline.replays import EditedNow
 
 _RunId = Annotated[str, typer.Argument(help="The failed run.", show_default=False)]
 _Payload = Annotated[
@@ -45,7 +49,7 @@ def edit(
     from app.commands.terminal import author_of, connected, ids_of, print_json
     from app.domain.edits import replacing
     from app.pipeline.edit import EditOf
-    from app.pipeline.replays import edit_now
+    from app.pipeline.replays import EditedNow, edit_now
 
     if payload is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise typer.BadParameter(
@@ -56,9 +60,15 @@ def edit(
     with connected() as (settings, engine):
         # Before the payload is read, which may take a person an hour.
         origin, tag = _as_it_is(engine, id_)
-        text = _typed(origin) if payload is None else _text_in(payload)
         of = EditOf("", by, reason, settings.event_bytes_max, event_ids(real_sources()))
-        made = refused_is_1(lambda: edit_now(engine, id_, replacing(text), tag, of), as_json)
+
+        def send(text: str) -> EditedNow:
+            return edit_now(engine, id_, replacing(text), tag, of)
+
+        if payload is None:
+            made = refused_is_1(lambda: _by_hand(origin, id_, send), as_json)
+        else:
+            made = refused_is_1(partial(send, _text_in(payload)), as_json)
     if as_json:
         print_json(made)
     else:
@@ -92,10 +102,16 @@ def _text_in(payload: Path) -> str:
     return _checked(text, f"the payload {name}")
 
 
-def _typed(origin: "Origin | None") -> str:
-    """The JSON text that the editor left. Text that is no JSON can be mended."""
+def _by_hand(
+    origin: "Origin | None", run_id: str, send: "Callable[[str], EditedNow]"
+) -> "EditedNow":
+    """Send what the editor left. What does not fit can be mended, and is never lost.
+
+    Raises ReplayRefused for what no other text mends: somebody else acted on the run.
+    """
     from app.commands.terminal import print_error
     from app.domain.edits import exact
+    from app.domain.replays import ReplayRefused
 
     if origin is None or origin.is_binary:
         why = "it is not failed" if origin is None else "its payload is not JSON"
@@ -107,16 +123,41 @@ def _typed(origin: "Origin | None") -> str:
         text = _left_by_editor(text)
         try:
             _checked(text, "the payload")
+            if exact(text) == exact(before):
+                print_error(
+                    "veltrix: the payload is as it was; `veltrix replay run` runs it again unedited"
+                )
+                raise typer.Exit(1)
+            return send(text)
         except CommandRefused as mistake:
             print_error(f"veltrix: {mistake}")
-            typer.confirm("Open the editor again?", default=True, abort=True, err=True)
-            continue
-        if exact(text) == exact(before):
-            print_error(
-                "veltrix: the payload is as it was; `veltrix replay run` runs it again unedited"
-            )
+        except ReplayRefused as refusal:
+            if refusal.slug != "edit-refused":
+                _keep(text, run_id)
+                raise
+            tell(refusal)
+        if not _is_opened_again():
+            _keep(text, run_id)
             raise typer.Exit(1)
-        return text
+
+
+def _is_opened_again() -> bool:
+    try:
+        return typer.confirm("Open the editor again?", default=True, err=True)
+    except typer.Abort:  # Ctrl-C
+        return False
+
+
+def _keep(text: str, run_id: str) -> None:
+    """What was typed outlives the command, for nobody else to read."""
+    from app.commands.terminal import print_error
+
+    handle, path = mkstemp(prefix="veltrix-edit-", suffix=".json")
+    os.close(handle)
+    Path(path).write_text(text, encoding="utf-8")
+    print_error(
+        f"your text is kept in {path}: `veltrix replay edit {run_id} --payload {path}` sends it"
+    )
 
 
 def _left_by_editor(text: str) -> str:

@@ -19,6 +19,10 @@ group = typer.Typer(no_args_is_help=True, help="Failure groups: list, show, reso
 
 GroupId = Annotated[str, typer.Argument(metavar="GROUP", help="The group.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
+_Workflow = Annotated[str | None, typer.Option(help="All such runs of this workflow.")]
+_Queue = Annotated[str | None, typer.Option(help="All such runs of this queue.")]
+_Key = Annotated[str | None, typer.Option(help="All such runs with this key.")]
+_All = Annotated[bool, typer.Option("--all", help="Every such run there is.")]
 _Group = Annotated[str | None, typer.Option("--group", help="All of this group.")]
 
 
@@ -173,6 +177,10 @@ def archive(
     reason: Reason,
     run_ids: _RunIds = None,
     of_group: _Group = None,
+    workflow: _Workflow = None,
+    queue: _Queue = None,
+    key: _Key = None,
+    everything: _All = False,
     author: Author = None,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -183,8 +191,15 @@ def archive(
 
     Example: veltrix failures archive --group 5f1c0a9e5f1c0a9e --reason "paid by hand"
     """
-    named = {} if of_group is None else {"fingerprint": of_group}
-    act_on("archive", run_ids, named, reason=reason, author=author, yes=yes, as_json=as_json)
+    named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
+    act_on(
+        *("archive", run_ids, named),
+        is_all=everything,
+        reason=reason,
+        author=author,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @group.command()
@@ -192,6 +207,10 @@ def restore(
     reason: Reason,
     run_ids: _RunIds = None,
     of_group: _Group = None,
+    workflow: _Workflow = None,
+    queue: _Queue = None,
+    key: _Key = None,
+    everything: _All = False,
     author: Author = None,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -200,8 +219,15 @@ def restore(
 
     Example: veltrix failures restore --group 5f1c0a9e5f1c0a9e --reason "not paid after all"
     """
-    named = {} if of_group is None else {"fingerprint": of_group}
-    act_on("restore", run_ids, named, reason=reason, author=author, yes=yes, as_json=as_json)
+    named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
+    act_on(
+        *("restore", run_ids, named),
+        is_all=everything,
+        reason=reason,
+        author=author,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @group.command()

@@ -8,11 +8,29 @@ from typing import Annotated
 import typer
 
 from app.commands.mistakes import CommandRefused
+from app.domain.replays import REASON_CHARS_MAX
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Reason = Annotated[str, typer.Option(help="Why; kept with the action.", show_default=False)]
-Why = Annotated[str, typer.Option("--reason", help="Why; kept in the audit.")]
+
+
+def _reason(text: str) -> str:
+    """As over HTTP: a few words, not none and not a book."""
+    if not text.strip():
+        raise typer.BadParameter("say why in a few words: it is kept with the action")
+    return _short(text)
+
+
+def _short(text: str) -> str:
+    if len(text) > REASON_CHARS_MAX:
+        raise typer.BadParameter(f"at most {REASON_CHARS_MAX:,} characters are kept")
+    return text
+
+
+Reason = Annotated[
+    str, typer.Option(help="Why; kept with the action.", show_default=False, callback=_reason)
+]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept in the audit.", callback=_short)]
 Author = Annotated[
     str | None, typer.Option(help="Who does it, kept with the action; without it the user here.")
 ]

@@ -152,7 +152,7 @@ def pause(
 def resume(
     replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
-    """Go on with a replay that was paused, or that stopped: then with another canary first.
+    """Go on with a replay that was paused, or stopped: then with another canary, if it has one.
 
     Example: veltrix replay resume 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "fixed in 1.4.3"
     """

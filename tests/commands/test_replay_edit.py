@@ -167,6 +167,49 @@ def test_on_a_terminal_the_editor_opens_with_the_payload(
     assert data == json.loads(AFTER)
 
 
+UNFIT = '{"cents": "many", "currency": "EUR"}'
+
+
+def test_a_payload_that_does_not_fit_is_mended_in_the_editor(
+    engine: Engine, database_url: str, tmp_path: Path
+) -> None:
+    origin, seen = failed(engine), tmp_path / "seen.json"
+    script = f"""
+if grep -q many "$1"; then cp "$1" {seen}; echo '{AFTER}' > "$1"; else echo '{UNFIT}' > "$1"; fi"""
+    environment = editor(tmp_path, script) | {"VELTRIX_DATABASE_URL": database_url}
+
+    with on_terminal(["replay", "edit", origin, "--reason", "r"], **environment) as terminal:
+        until(lambda: "Open the editor again?" in terminal.shown, 30, "the question")
+        assert "/cents: 'many' is not of type 'integer'" in terminal.shown
+        terminal.type("y\n")
+        assert terminal.code() == 0, terminal.shown
+
+    assert seen.read_text().strip() == UNFIT, "what was typed is there again"
+    ((data,),) = rows(engine, "select data from events where source = '/veltrix/edits/fulfil'")
+    assert data == json.loads(AFTER)
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\x03"], ids=["no", "ctrl-c"])
+def test_what_was_typed_in_vain_is_kept_in_a_file_of_ones_own(
+    veltrix: Veltrix, engine: Engine, database_url: str, tmp_path: Path, answer: str
+) -> None:
+    origin = failed(engine)
+    environment = editor(tmp_path, f"echo '{UNFIT}' > \"$1\"") | {"TMPDIR": str(tmp_path)}
+    environment["VELTRIX_DATABASE_URL"] = database_url
+
+    with on_terminal(["replay", "edit", origin, "--reason", "r"], **environment) as terminal:
+        until(lambda: "Open the editor again?" in terminal.shown, 30, "the question")
+        terminal.type(answer)
+        assert terminal.code() == 1, terminal.shown
+
+    (kept,) = tmp_path.glob("veltrix-edit-*.json")
+    assert kept.name in terminal.shown
+    assert kept.stat().st_mode & 0o077 == 0
+    kept.write_text(kept.read_text().replace('"many"', "1"))
+    sent = veltrix("replay", "edit", origin, "--payload", str(kept), "--reason", "r")
+    assert sent.code == 0, sent.err
+
+
 @pytest.mark.parametrize(
     ("script", "code", "told"),
     [

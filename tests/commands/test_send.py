@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.commands.sending import read_batches
 from app.dev.platform import Platform
 from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
+from tests.support.served import Client, served
 from tests.support.wait import until
 
 
@@ -39,13 +41,14 @@ def accepted(engine: Engine) -> list[str]:
 
 
 @pytest.fixture
-def api(platform: Callable[..., Platform]) -> Platform:
-    return platform(relays=0, workers=0)
+def api(engine: Engine, database_url: str) -> Iterator[Client]:
+    with served(engine, database_url) as api:
+        yield api
 
 
 @pytest.fixture
-def sending(api: Platform, veltrix: Veltrix) -> Callable[..., Any]:
-    return lambda *arguments: veltrix("send", *arguments, "--url", api.api_url)
+def sending(api: Client, veltrix: Veltrix) -> Callable[..., Any]:
+    return lambda *arguments: veltrix("send", *arguments, "--url", api.url)
 
 
 def test_every_line_is_taken_and_a_second_time_a_duplicate(
@@ -113,24 +116,25 @@ def feed(sender: "subprocess.Popen[bytes]", *lines: bytes) -> None:
     sender.stdin.flush()
 
 
-@pytest.fixture
-def pipe(api: Platform) -> Iterator["subprocess.Popen[bytes]"]:
-    sender = send_from_pipe(api.api_url)
+@contextmanager
+def piped(url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    sender = send_from_pipe(url)
     yield sender
     sender.kill()
     sender.communicate()
 
 
 def test_a_pipe_is_sent_as_it_comes_and_ctrl_c_says_how_to_go_on(
-    pipe: "subprocess.Popen[bytes]", engine: Engine
+    api: Client, engine: Engine
 ) -> None:
-    feed(pipe, event(1), event(2))
-    until(lambda: accepted(engine) == ["1", "2"], what="two events, though the pipe is open")
-    feed(pipe, event(3))
-    until(lambda: len(accepted(engine)) == 3, what="the third")
+    with piped(api.url) as pipe:
+        feed(pipe, event(1), event(2))
+        until(lambda: accepted(engine) == ["1", "2"], what="two events, though the pipe is open")
+        feed(pipe, event(3))
+        until(lambda: len(accepted(engine)) == 3, what="the third")
 
-    pipe.send_signal(signal.SIGINT)
-    _, errors = pipe.communicate(timeout=10)
+        pipe.send_signal(signal.SIGINT)
+        _, errors = pipe.communicate(timeout=10)
 
     assert pipe.returncode == 130
     assert b"--from-line 4" in errors
@@ -138,17 +142,19 @@ def test_a_pipe_is_sent_as_it_comes_and_ctrl_c_says_how_to_go_on(
 
 
 def test_an_api_that_is_away_is_waited_for_without_losing_the_place(
-    api: Platform, pipe: "subprocess.Popen[bytes]", engine: Engine
+    platform: Callable[..., Platform], engine: Engine
 ) -> None:
-    feed(pipe, event(1))
-    until(lambda: accepted(engine) == ["1"], what="the first")
-    api.kill("api-1")
-    feed(pipe, event(2), b"not json", event(4))
-    assert pipe.stderr is not None
-    assert b"waiting: no connection" in pipe.stderr.readline()
+    running = platform(relays=0, workers=0)
+    with piped(running.api_url) as pipe:
+        feed(pipe, event(1))
+        until(lambda: accepted(engine) == ["1"], what="the first")
+        running.kill("api-1")
+        feed(pipe, event(2), b"not json", event(4))
+        assert pipe.stderr is not None
+        assert b"waiting: no connection" in pipe.stderr.readline()
 
-    api.start("api-1", "api")
-    output, errors = pipe.communicate(timeout=30)
+        running.start("api-1", "api")
+        output, errors = pipe.communicate(timeout=30)
 
     assert accepted(engine) == ["1", "2", "4"]
     # It may have been killed between the first commit and its answer.
@@ -170,21 +176,22 @@ def test_it_gives_up_after_the_time_it_is_given(veltrix: Veltrix, tmp_path: Path
 
 
 def test_a_key_comes_from_the_environment_or_a_file_and_a_wrong_one_ends_it(
-    platform: Callable[..., Platform],
+    engine: Engine,
+    database_url: str,
     veltrix: Veltrix,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     key = veltrix("keys", "create", "shop", "--scope", "events:write", "--json").json["key"]
-    url = platform(relays=0, workers=0, env={"VELTRIX_REQUIRE_KEYS": "true"}).api_url
-    monkeypatch.setenv("VELTRIX_API_URL", url)
     file = write(tmp_path / "events", event(1))
     (tmp_path / "key").write_text(key + "\n")
 
-    without = veltrix("send", file)
-    from_file = veltrix("send", file, "--key-file", "key")
-    monkeypatch.setenv("VELTRIX_API_KEY", key)
-    from_environment = veltrix("send", file)
+    with served(engine, database_url, require_keys=True) as api:
+        monkeypatch.setenv("VELTRIX_API_URL", api.url)
+        without = veltrix("send", file)
+        from_file = veltrix("send", file, "--key-file", "key")
+        monkeypatch.setenv("VELTRIX_API_KEY", key)
+        from_environment = veltrix("send", file)
 
     assert without.code == 2
     assert "VELTRIX_API_KEY" in without.err

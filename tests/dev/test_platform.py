@@ -19,7 +19,7 @@ def get(url: str) -> int:
         return status
 
 
-def test_it_is_ready_on_this_tests_database_and_broker(
+def test_it_is_ready_on_this_tests_servers_and_nothing_is_left_after_closing(
     platform: Callable[..., Platform], database_url: str, broker: Broker
 ) -> None:
     p = platform(workers=2)
@@ -28,6 +28,18 @@ def test_it_is_ready_on_this_tests_database_and_broker(
     assert (p.database_url, p.broker_url) == (database_url, broker.url)
     assert [get(f"{one.url}/readyz") for one in p.processes.values()] == [200] * 4
     assert get(f"{p.api_url}/metrics") == 200
+
+    argv = [*command("api")[:-1], "balance", "--json"]
+    beside = subprocess.run(argv, env=p.env, capture_output=True, check=True)
+
+    assert json.loads(beside.stdout)["unaccounted"] == 0, "a command line finds its database"
+
+    family = [member.pid for one in p.processes.values() for member in one.child.family()]
+    assert len(family) > len(p.processes)
+
+    p.close(grace_s=0)
+
+    assert [pid for pid in family if is_alive(pid)] == []
 
 
 @pytest.mark.slow
@@ -56,22 +68,3 @@ def test_a_terminated_process_ends_by_itself(platform: Callable[..., Platform]) 
         p.terminate(name)
 
     assert {name: p.wait_ended(name) for name in p.processes} == dict.fromkeys(p.processes, 0)
-
-
-def test_nothing_of_it_is_left_after_closing(platform: Callable[..., Platform]) -> None:
-    p = platform()
-    family = [member.pid for one in p.processes.values() for member in one.child.family()]
-    assert len(family) > len(p.processes)
-
-    p.close(grace_s=0)
-
-    assert [pid for pid in family if is_alive(pid)] == []
-
-
-def test_a_command_line_beside_it_finds_its_database(platform: Callable[..., Platform]) -> None:
-    p = platform(relays=0, workers=0)
-
-    argv = [*command("api")[:-1], "balance", "--json"]
-    done = subprocess.run(argv, env=p.env, capture_output=True, check=True)
-
-    assert json.loads(done.stdout)["unaccounted"] == 0

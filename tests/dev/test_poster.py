@@ -9,6 +9,7 @@ from app.dev.flights import event_of, flights_file, read_flights
 from app.dev.platform import Platform
 from app.dev.poster import NotTaken, Poster
 from app.pipeline.books import balance
+from tests.support.served import served
 from tests.support.wait import until
 
 PlatformOf = Callable[..., Platform]
@@ -36,12 +37,11 @@ def test_an_api_killed_midway_costs_no_event_and_doubles_none(
     assert balance(engine).events.accepted == 1_000
 
 
-def test_beyond_the_hold_each_batch_needs_a_permit(platform: PlatformOf, engine: Engine) -> None:
-    running = platform(relays=0, workers=0)
-
-    with Poster(
-        running.api_url, flights(100), batch_events=10, connections=1, hold_at=50
-    ) as poster:
+def test_beyond_the_hold_each_batch_needs_a_permit(engine: Engine, database_url: str) -> None:
+    with (
+        served(engine, database_url) as api,
+        Poster(api.url, flights(100), batch_events=10, connections=1, hold_at=50) as poster,
+    ):
         until(lambda: poster.is_held, what="half of it to be read")
         poster.permit()
         until(lambda: poster.taken == 60, what="one batch more")
@@ -52,12 +52,14 @@ def test_beyond_the_hold_each_batch_needs_a_permit(platform: PlatformOf, engine:
     assert balance(engine).events.accepted == 100
 
 
-def test_what_will_never_be_taken_ends_the_posting_with_the_answer(platform: PlatformOf) -> None:
-    running = platform(relays=0, workers=0)
+def test_what_will_never_be_taken_ends_the_posting_with_the_answer(
+    engine: Engine, database_url: str
+) -> None:
     events = iter([*flights(3), b'{"specversion": "1.0", "id": "no source"}'])
 
     with (
-        Poster(running.api_url, events, batch_events=10, connections=1) as poster,
+        served(engine, database_url) as api,
+        Poster(api.url, events, batch_events=10, connections=1) as poster,
         pytest.raises(NotTaken, match=r"207: \{.*source is missing"),
     ):
         until(lambda: poster.is_done, what="the posting to end")

@@ -1,6 +1,7 @@
 """Platforms whose workers run `tests.path.flows`: one of a test's own, or one that many share."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,24 @@ def scene(platform: Callable[..., Platform], tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def steady(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """A platform with leases of 1 s for tests that end none of its processes.
+    """A platform with leases of 1 s for tests that end none of its processes."""
+    options = {"hold_s": 1, "env": {"VELTRIX_STEP_OVERRUN_S": "0.5"}}
+    with shared(services, tmp_path_factory.mktemp("steady"), **options) as scene:
+        yield scene
 
-    They share it, so each looks at its own runs only.
-    """
-    folder = tmp_path_factory.mktemp("steady")
+
+@contextmanager
+def shared(services: Services, folder: Path, **changes: Any) -> Iterator[Scene]:
+    """A platform that many tests share, so each looks at its own runs only."""
     database, _ = services.make_database()
     broker = services.make_broker()
     started = options(
         folder / "effects",
-        hold_s=1,
-        env={"VELTRIX_STEP_OVERRUN_S": "0.5"},
         postgres=services.postgres,
         database=database,
         rabbitmq=services.rabbitmq,
         vhost=broker.vhost,
+        **changes,
     )
     platform = Platform(folder / "platform", **started)
     try:

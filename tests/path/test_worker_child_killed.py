@@ -2,15 +2,25 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.path.seen import Line, Scene, Start
+from tests.path.conftest import shared
+from tests.path.seen import Line, Scene
 from tests.support.processes import child_pids, sigkill
+from tests.support.services import Services
 from tests.support.wait import until
 
 DEEDS: list[list[Any]] = [["note"], ["book"], ["pause", 0.05], ["note"]]
+
+
+@pytest.fixture(scope="module")
+def seen(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """One platform for all of these: what dies is a child, and another takes its place."""
+    with shared(services, tmp_path_factory.mktemp("children")) as scene:
+        yield scene
 
 
 def kill_one(seen: Scene) -> None:
@@ -30,22 +40,19 @@ def kill_one(seen: Scene) -> None:
     assert seen.wait_settled(run_ids) == Counter(succeeded=8)
     assert seen.began_once(1, run_ids), "a finished step never runs again"
     assert seen.bookings(run_ids) == Counter({1: 8}), "a transactional step: exactly one effect"
+    assert not seen.failed_attempts(run_ids), "the crash is the child's, not the step's"
 
 
-def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(scene: Start) -> None:
-    seen = scene()
-
+def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(seen: Scene) -> None:
     for _ in range(3):
         kill_one(seen)
 
-    assert not seen.failed_attempts(), "the crash is the child's, not the step's"
     assert seen.unaccounted() == 0
     assert len(child_pids(seen.platform.processes["worker-1"].pid)) == 3, "two and the sidecar"
 
 
-def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(scene: Start) -> None:
-    seen = scene()
-    waiting = seen.add([["pause", 0.2]], 80)  # 8 s for two children
+def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(seen: Scene) -> None:
+    waiting = seen.add([["pause", 0.2]], 40)  # 4 s for two children
     until(lambda: seen.at(1, waiting), what="a step")
     victim = seen.at(1, waiting)[-1]
     sigkill(victim.pid)
@@ -56,23 +63,19 @@ def test_runs_of_a_killed_child_do_not_queue_behind_what_waits(scene: Start) -> 
     )
 
     assert again[0].at - killed < 2.0
-    assert seen.wait_settled(waiting, 30) == Counter(succeeded=80)
+    assert seen.wait_settled(waiting, 30) == Counter(succeeded=40)
     assert seen.unaccounted() == 0
 
 
 @pytest.mark.slow
-def test_twenty_kills_in_a_row_are_each_noticed_within_a_fifth_of_a_second(scene: Start) -> None:
-    seen = scene()
-
+def test_twenty_kills_in_a_row_are_each_noticed_within_a_fifth_of_a_second(seen: Scene) -> None:
     for _ in range(20):
         kill_one(seen)
 
 
 def test_a_run_that_kills_three_children_alone_fails_and_its_neighbours_succeed(
-    scene: Start,
+    seen: Scene,
 ) -> None:
-    seen = scene()
-
     neighbours = seen.add([["note"]], 3)
     poison = seen.add([["note"], ["kill"], ["note"]])
     neighbours += seen.add([["note"]], 4)
@@ -84,5 +87,5 @@ def test_a_run_that_kills_three_children_alone_fails_and_its_neighbours_succeed(
     assert seen.began_once(1, poison)
     assert not seen.at(3, poison)
     assert seen.rows(neighbours, "crashes") == [(0,)] * 7
-    assert not seen.failed_attempts()
+    assert not seen.failed_attempts(neighbours + poison)
     assert seen.unaccounted() == 0

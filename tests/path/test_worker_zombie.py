@@ -34,7 +34,7 @@ def test_a_child_that_lost_its_lease_changes_nothing(scene: Start) -> None:
     assert not seen.failed_attempts()
     assert seen.unaccounted() == 0
 
-    later = seen.add([["note"], ["pause", 0.3]], 30)
+    later = seen.add([["note"], ["pause", 0.2]], 12)
 
-    assert seen.wait_settled(later) == Counter(succeeded=30)
+    assert seen.wait_settled(later) == Counter(succeeded=12)
     assert {x.pid for x in seen.at(2, later)} >= {first.pid}, "it goes on working"

@@ -37,17 +37,10 @@ def test_smoke(proved: Prove, tmp_path: Path) -> None:
     assert sorted(ended) == sorted(line.request for line in asked)
 
 
-@pytest.mark.slow
-def test_workers(proved: Prove) -> None:
-    names = ("worker_frozen", "parent_killed")
+def test_workers_broker_and_deploy(proved: Prove) -> None:
+    names = ("worker_frozen", "parent_killed", "queue_deleted", "worker_terminated")
 
-    check_held(proved(*names, events=600), *names)
-
-
-def test_broker(proved: Prove) -> None:
-    names = ("queues_purged", "queue_deleted")
-
-    check_held(proved(*names, events=600), *names)
+    check_held(proved(*names, events=1_000), *names)
 
 
 def test_database(proved: Prove) -> None:
@@ -56,18 +49,12 @@ def test_database(proved: Prove) -> None:
     check_held(proved(*names, events=600, postgres=None, database="veltrix"), *names)
 
 
-@pytest.mark.slow
 def test_network(proved: Prove) -> None:
     names = ("database_cut_off", "lines_broken")
 
     check_held(proved(*names, events=600), *names)
 
 
-def test_deploy(proved: Prove) -> None:
-    check_held(proved("worker_terminated", events=500), "worker_terminated")
-
-
-@pytest.mark.slow
 def test_cluster(proved: Prove) -> None:
     proof = proved("leader_killed", events=600, rabbitmq=None, vhost="/")
 
