@@ -253,7 +253,8 @@ def test_a_bad_field_is_named_and_an_unknown_page_is_not_found(own: Shown) -> No
         answer = own.api.get(f"/console/runs?{query}", cookie=cookie)
 
         assert answer.status == 400, query
-        assert query.partition("=")[0] in answer.text
+        field = query.partition("=")[0].capitalize()
+        assert f'role="alert">{field} must be' in answer.text
     for path in ("runs/1", "events/1", "audit/999", "audit/x", "deliveries/x", "nothing"):
         assert own.api.get(f"/console/{path}", cookie=cookie).status in {400, 404}, path
 
