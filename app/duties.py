@@ -144,6 +144,7 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
     yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
+    yield Duty("forget-plans", lambda: _forget_plans(engine), FORGET_S, GROUPS_CHECK_S)
     yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
     management = _management(settings)
     if management is not None:
@@ -172,8 +173,13 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        gone = forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
-        return gone + forget_unstarted(tx, PLANS_KEPT_DAYS)
+        return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
+
+
+def _forget_plans(engine: Engine) -> int:
+    """A duty of its own: the set of a large plan takes seconds to delete."""
+    with transaction(engine) as tx:
+        return forget_unstarted(tx, PLANS_KEPT_DAYS)
 
 
 def _forget_hours(engine: Engine) -> int:

@@ -251,7 +251,7 @@ async def _answer(
     def made() -> Response:
         answer = call()
         if isinstance(answer, NotMoved):
-            raise _not_now(answer)
+            raise not_now(answer)
         return Response(msgspec.json.encode(answer), media_type=_JSON)
 
     return await answer_once(request, author, body, partial(run_in_threadpool, made))
@@ -267,7 +267,8 @@ def _not_found(group_id: str) -> Problem:
     return Problem(404, "not-found", f"there is no failure group {group_id!r}")
 
 
-def _not_now(answer: NotMoved) -> Problem:
+def not_now(answer: NotMoved) -> Problem:
+    """The Problem that says why nothing was done to a group."""
     if answer.state is None:
         return _not_found(answer.id)
     if isinstance(answer, NoVersion):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
 _Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")]
-OVERLAP = 1_000  # of the newest entries, looked at again while following
+OVERLAP = 1_000  # so many ids behind the newest entry one may still be committed
 
 
 def audit(
@@ -92,25 +92,23 @@ def _follow(as_json: bool) -> None:
     from threading import Event
 
     from app.commands.terminal import connected
-    from app.store.audit import later, newest
+    from app.store.audit import later, newest_ids
     from app.store.transactions import open_autocommit
 
     pause_ = Event()
     with connected() as (_, engine):
         with open_autocommit(engine) as tx:
-            last = newest(tx)
-            known = {row.id for row in later(tx, last - OVERLAP, 2 * OVERLAP)}
-        last = max([last, *known])
+            known = set(newest_ids(tx, OVERLAP))
         while True:
             # A row that was committed late has a smaller id than some that are known.
+            behind = max(known, default=0) - OVERLAP
+            known = {row_id for row_id in known if row_id > behind}
             with open_autocommit(engine) as tx:
-                found = later(tx, last - OVERLAP, 2 * OVERLAP)
+                found = later(tx, behind, known)
             for row in found:
-                if row.id not in known:
-                    _print(row, as_json)
-            last = max([last, *(row.id for row in found)])
-            known = {row.id for row in found if row.id > last - OVERLAP}
-            if len(found) < 2 * OVERLAP:
+                _print(row, as_json)
+            known |= {row.id for row in found}
+            if not found:
                 pause_.wait(FOLLOW_S)
 
 

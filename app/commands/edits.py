@@ -128,17 +128,28 @@ def _by_hand(
                     "veltrix: the payload is as it was; `veltrix replay run` runs it again unedited"
                 )
                 raise typer.Exit(1)
-            return send(text)
+            return _sent(text, run_id, send)
         except CommandRefused as mistake:
             print_error(f"veltrix: {mistake}")
         except ReplayRefused as refusal:
             if refusal.slug != "edit-refused":
-                _keep(text, run_id)
                 raise
             tell(refusal)
         if not _is_opened_again():
             _keep(text, run_id)
             raise typer.Exit(1)
+
+
+def _sent(text: str, run_id: str, send: "Callable[[str], EditedNow]") -> "EditedNow":
+    """What `send` gives. Whatever else happens than that the text does not fit, it is kept."""
+    from app.domain.replays import ReplayRefused
+
+    try:
+        return send(text)
+    except BaseException as error:
+        if not (isinstance(error, ReplayRefused) and error.slug == "edit-refused"):
+            _keep(text, run_id)
+        raise
 
 
 def _is_opened_again() -> bool:

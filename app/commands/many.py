@@ -51,14 +51,14 @@ def act_on(
         _do(engine, asked, as_json)
 
 
-def _confirmed(engine: "Engine", asked: "Asked") -> int | None:
-    """How many runs somebody agreed to: exactly so many, or none. None: it is refused anyway."""
+def _confirmed(engine: "Engine", asked: "Asked") -> int:
+    """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
     from app.pipeline.many import NotDone, count
     from app.store.reads import RunFilter
 
     found = count(engine, asked.action, asked.wanted or RunFilter())
     if isinstance(found, NotDone):
-        return None
+        return 0  # what comes meanwhile is not done either, and the refusal is in the audit
     runs = "1 run" if found == 1 else f"{found:,} runs"
     typer.confirm(f"{asked.action.capitalize()} {runs}?", abort=True, err=True)
     return found

@@ -116,9 +116,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Run a failed run again, from where the form says."""
     services: Services = request.app.state.services
     run_id = request.path_params["run_id"]
-    mode = _MODES.get(form.get("from", ""))
-    if mode is None:
-        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
+    mode = mode_of(form)
     (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
     if not isinstance(answer, Replayed):
         raise _not_now(answer.state, "only a failed run can be replayed")
@@ -165,6 +163,14 @@ async def _noting(request: Request, visitor: Visitor, check: Callable[[], None])
         name, path = visitor.author.name, request.url.path
         await run_in_threadpool(note_refused, engine, name, refused.detail, path)
         raise
+
+
+def mode_of(form: Form) -> Mode:
+    """From where the form says that a run begins again."""
+    mode = _MODES.get(form.get("from", ""))
+    if mode is None:
+        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
+    return mode
 
 
 def reason_of(form: Form) -> str:

@@ -1,6 +1,6 @@
 """What the console does with failure groups and replays; audited by the stages that do it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,15 +8,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from app.api.failures import not_now
 from app.api.problems import Problem
 from app.api.replays import refusing
-from app.console.actions import Form, reason_of
+from app.console.actions import Form, mode_of, reason_of
 from app.console.asked import text
 from app.console.rendering import address
 from app.console.visitors import Visitor
-from app.domain.replays import Mode, Options, Verb
+from app.domain.replays import Options, Verb
 from app.pipeline import groups, replays
-from app.pipeline.groups import Moved, Noted, NotMoved, NoVersion
+from app.pipeline.groups import Moved, Noted, NotMoved
 from app.store.actions import canonical
 from app.store.replay_plans import Selection
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from app.api.services import Services
     from app.settings import Settings
 
-_MODES: Mapping[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
 _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
 
 
@@ -41,12 +41,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
         act = partial(getattr(groups, verb), services.engine, group_id)
     answer = act(reason_of(form), visitor.author.name)
     if isinstance(answer, NotMoved):
-        if answer.state is None:
-            raise Problem(404, "not-found", f"there is no failure group {group_id}")
-        if isinstance(answer, NoVersion):
-            raise Problem(422, "no-version", str(answer), kind=answer.kind)
-        by = f" by {answer.by}" if answer.by else ""
-        raise Problem(409, "wrong-state", f"the group is {answer.state} already{by}")
+        raise not_now(answer)
     return RedirectResponse(address(f"/failures/{answer.id}"), 303)
 
 
@@ -54,9 +49,7 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     """Plan a replay of a group's failed runs: the set is frozen, and nothing moves."""
     services: Services = request.app.state.services
     settings = services.settings
-    mode = _MODES.get(form.get("from", ""))
-    if mode is None:
-        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
+    mode = mode_of(form)
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
     group_id = group_id_of(request)
     asked = replays.Asked(

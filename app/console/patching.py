@@ -68,7 +68,7 @@ def preview_patch(request: Request, visitor: Visitor, form: Form) -> Response:
 
 def plan_patch(request: Request, visitor: Visitor, form: Form) -> Response:
     """Plan the edit of all failed runs of the group, if every payload takes the patch."""
-    for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ):
+    for scope in (Scope.RUNS_REPLAY, Scope.PAYLOADS_READ):
         check_scope(request, visitor, scope)
     try:
         story = _planned(request, visitor, form)

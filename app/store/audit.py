@@ -4,7 +4,7 @@ A row commits with the effect that it tells of; a refusal, which has none, by it
 keeps rows from being changed or deleted, also by our own code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -139,7 +139,7 @@ order by a.at desc, a.id desc
 _ONE = f"select {_WHOLE}, run_ids::text[] from audit where id = %(id)s"  # noqa: S608 - of constants
 
 _LATER = f"""
-select {_SHORT} from audit where id > %(id)s order by id limit %(limit)s
+select {_SHORT} from audit where id > %(id)s and id <> all(%(known)s) order by id limit %(limit)s
 """  # noqa: S608 - of constants
 
 
@@ -204,18 +204,23 @@ def entry(tx: Connection, row_id: int) -> AuditEntry | None:
     return AuditEntry(**_fields(found[:-1]), run_ids=found[-1])
 
 
-def later(tx: Connection, row_id: int, limit: int = 1_000) -> list[AuditRow]:
-    """The rows beyond this one, oldest first.
+def later(
+    tx: Connection, row_id: int, known: Collection[int], limit: int = 1_000
+) -> list[AuditRow]:
+    """The rows beyond this one but those that are known, oldest first.
 
-    A row may be committed after one that has a greater id: who follows looks at some again.
+    A row may be committed after one that has a greater id: who follows looks behind it again.
     """
-    rows = tx.exec_driver_sql(_LATER, {"id": row_id, "limit": limit})
-    return [AuditRow(**_fields(row)) for row in rows]
+    keys = {"id": row_id, "known": IntArray(list(known)), "limit": limit}
+    return [AuditRow(**_fields(row)) for row in tx.exec_driver_sql(_LATER, keys)]
 
 
-def newest(tx: Connection) -> int:
-    """The id of the last row, 0 if there is none."""
-    return int(tx.exec_driver_sql("select coalesce(max(id), 0) from audit").scalar_one())
+def newest_ids(tx: Connection, limit: int) -> list[int]:
+    """The ids of the last rows, newest first."""
+    rows = tx.exec_driver_sql(
+        "select id from audit order by id desc limit %(limit)s", {"limit": limit}
+    )
+    return list(rows.scalars())
 
 
 def redacted(row: AuditRow) -> AuditRow:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,3 +59,14 @@ def veltrix(unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, database_ur
     """`veltrix("runs", "--json")` on this test's database."""
     monkeypatch.setenv(f"{PREFIX}DATABASE_URL", database_url)
     return unset_veltrix
+
+
+def as_process(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
+    """`veltrix` with these arguments as a process of its own, to be sent signals."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *arguments],
+        env=os.environ | {f"{PREFIX}DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,10 +1,7 @@
 """`veltrix audit --follow` as a process: every entry once, whenever it is committed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO
@@ -13,7 +10,7 @@ from sqlalchemy import Engine
 
 from app.store.audit import Audited, append
 from app.store.transactions import transaction
-from tests.commands.conftest import Veltrix
+from tests.commands.conftest import Veltrix, as_process
 from tests.support.wait import until
 
 
@@ -39,13 +36,7 @@ def test_every_entry_is_followed_once_and_one_that_is_committed_late_too(
         except Empty:
             return None
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "audit", "--follow", "--json"],
-        env=os.environ | {"VELTRIX_DATABASE_URL": database_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as following:
+    with as_process(database_url, "audit", "--follow", "--json") as following:
         assert following.stdout is not None
         reader = Thread(target=read, args=(following.stdout,))
         reader.start()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,9 @@ if grep -q many "$1"; then cp "$1" {seen}; echo '{AFTER}' > "$1"; else echo '{UN
     assert data == json.loads(AFTER)
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True], ids=["no", "ctrl-c"])
 def test_what_was_typed_in_vain_is_kept_in_a_file_of_ones_own(
-    veltrix: Veltrix, engine: Engine, database_url: str, tmp_path: Path
+    veltrix: Veltrix, engine: Engine, database_url: str, tmp_path: Path, *, is_interrupted: bool
 ) -> None:
     origin = failed(engine)
     environment = editor(tmp_path, f"echo '{UNFIT}' > \"$1\"") | {"TMPDIR": str(tmp_path)}
@@ -198,15 +200,44 @@ def test_what_was_typed_in_vain_is_kept_in_a_file_of_ones_own(
 
     with on_terminal(["replay", "edit", origin, "--reason", "r"], **environment) as terminal:
         until(lambda: "Open the editor again?" in terminal.shown, 30, "the question")
-        terminal.type("n\n")
+        if is_interrupted:
+            terminal.process.send_signal(signal.SIGINT)
+        else:
+            terminal.type("n\n")
         assert terminal.code() == 1, terminal.shown
 
-    (kept,) = tmp_path.glob("veltrix-edit-*.json")
-    assert kept.name in terminal.shown
-    assert kept.stat().st_mode & 0o077 == 0
+    kept = kept_in(tmp_path, terminal.shown)
     kept.write_text(kept.read_text().replace('"many"', "1"))
     sent = veltrix("replay", "edit", origin, "--payload", str(kept), "--reason", "r")
     assert sent.code == 0, sent.err
+
+
+def test_what_was_typed_while_somebody_else_acted_is_kept(
+    engine: Engine, database_url: str, tmp_path: Path
+) -> None:
+    origin = failed(engine)
+    script = f"""
+if grep -q many "$1"; then echo '{AFTER}' > "$1"; else echo '{UNFIT}' > "$1"; fi"""
+    environment = editor(tmp_path, script) | {"TMPDIR": str(tmp_path)}
+    environment["VELTRIX_DATABASE_URL"] = database_url
+
+    with on_terminal(["replay", "edit", origin, "--reason", "r"], **environment) as terminal:
+        until(lambda: "Open the editor again?" in terminal.shown, 30, "the question")
+        replay(engine, [origin], "beginning", "as it was", "bob")
+        terminal.type("y\n")
+        assert terminal.code() == 1, terminal.shown
+
+    assert "is not as you saw it" in terminal.shown
+    assert kept_in(tmp_path, terminal.shown).read_text().strip() == AFTER
+    assert all_runs(engine) == 1
+
+
+def kept_in(folder: Path, told: str) -> Path:
+    """The file in which the text is kept: named, and for nobody else to read."""
+    (kept,) = folder.glob("veltrix-edit-*.json")
+    assert kept.name in told
+    assert kept.stat().st_mode & 0o077 == 0
+    return kept
 
 
 @pytest.mark.parametrize(

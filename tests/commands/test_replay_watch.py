@@ -1,13 +1,10 @@
 """`veltrix replay watch` as a process: Ctrl-C ends the watching only; a terminal has a bar."""
 
-import os
 import signal
-import subprocess
-import sys
 
 from sqlalchemy import Engine
 
-from tests.commands.conftest import Veltrix
+from tests.commands.conftest import Veltrix, as_process
 from tests.commands.test_replay import failed, plan, working
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.wait import until
@@ -26,13 +23,7 @@ def test_ctrl_c_ends_the_watching_and_the_replay_goes_on(
 ) -> None:
     id_ = started(veltrix, engine, 3)
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "replay", "watch", id_],
-        env=os.environ | {"VELTRIX_DATABASE_URL": database_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as watching:
+    with as_process(database_url, "replay", "watch", id_) as watching:
         assert watching.stderr is not None
         assert "0 have an outcome" in watching.stderr.readline(), "it watches"
         watching.send_signal(signal.SIGINT)

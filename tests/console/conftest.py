@@ -36,7 +36,7 @@ FLAGS = [
 ]
 HOSTILE = "<img src=x onerror=alert(1)>=cmd|'/c calc'!A0 \u202egnp.exe https://evil.example/"
 SHOWN = HOSTILE.replace("\u202e", "\\u202e")  # what would turn the text around is spelled
-OPERATOR, READER, WRITER = "o" * 43, "r" * 43, "w" * 43
+OPERATOR, READER, WRITER, EDITOR = "o" * 43, "r" * 43, "w" * 43, "e" * 43
 AXE = Path(__file__).with_name("axe.min.js")
 WIDE, PHONE = (1280, 800), (390, 844)
 
@@ -129,6 +129,19 @@ def of_group(fingerprint: str) -> Asked:
         reason="payments are back",
         request={"group": fingerprint},
     )
+
+
+@contextmanager
+def showing_orders(services: Services) -> Iterator[Shown]:
+    """A console whose workflow takes orders with a whole number, and a key that sees no payload."""
+    schema = {"type": "object", "properties": {"order": {"type": "integer"}}}
+    with showing(services) as there:
+        subscribe(
+            there.engine, subscription("fulfil", PLACED, code_version="v2", input_schema=schema)
+        )
+        with transaction(there.engine) as tx:
+            keys.create(tx, "blind", ["runs:read", "runs:edit"], "tests", EDITOR)
+        yield there
 
 
 @pytest.fixture(scope="module")

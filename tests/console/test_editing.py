@@ -8,28 +8,19 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.store import keys
 from app.store.transactions import transaction
-from tests.console.conftest import OPERATOR, READER, SHOWN, Shown, showing, tab_of
+from tests.console.conftest import EDITOR, OPERATOR, READER, SHOWN, Shown, showing_orders, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.console.test_pages import barriers
-from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.services import Services
 
-EDITOR = "e" * 43
 TYPED = '{"order": 3,\n "note": "typed <b>by hand</b>"}'
 
 
 @pytest.fixture
 def own(services: Services) -> Iterator[Shown]:
-    """A console whose workflow takes orders with a whole number."""
-    schema = {"type": "object", "properties": {"order": {"type": "integer"}}}
-    with showing(services) as there:
-        subscribe(
-            there.engine, subscription("fulfil", PLACED, code_version="v2", input_schema=schema)
-        )
-        with transaction(there.engine) as tx:
-            keys.create(tx, "blind", ["runs:read", "runs:edit"], "tests", EDITOR)
+    """A console of this test's own."""
+    with showing_orders(services) as there:
         yield there
 
 

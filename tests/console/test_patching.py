@@ -13,11 +13,10 @@ from app.pipeline.replaying import Replaying
 from app.settings import Settings
 from app.store import keys
 from app.store.transactions import transaction
-from tests.console.conftest import OPERATOR, READER, SHOWN, Shown, showing, tab_of
+from tests.console.conftest import EDITOR, OPERATOR, READER, SHOWN, Shown, showing_orders, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
-from tests.console.test_editing import EDITOR, made
+from tests.console.test_editing import made
 from tests.console.test_pages import barriers
-from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.services import Services
 from tests.support.wait import until
 
@@ -29,16 +28,10 @@ TO_TEXT = '[{"op": "replace", "path": "/order", "value": "<b>seven</b>"}]'
 @pytest.fixture
 def own(services: Services) -> Iterator[Shown]:
     """A console with two failed runs of a workflow that takes orders with a whole number."""
-    schema = {"type": "object", "properties": {"order": {"type": "integer"}}}
-    with showing(services) as there:
-        subscribe(
-            there.engine, subscription("fulfil", PLACED, code_version="v2", input_schema=schema)
-        )
+    with showing_orders(services) as there:
         there.accept("bad-2", {"order": 4})
         there.fail("bad-2")
         fold_groups_once(there.engine)
-        with transaction(there.engine) as tx:
-            keys.create(tx, "blind", ["runs:read", "runs:edit"], "tests", EDITOR)
         yield there
 
 
@@ -195,6 +188,15 @@ def test_only_who_may_edit_and_see_payloads_patches(own: Shown) -> None:
         assert lacks in page.text
         group = own.api.get("/console/failures/f00d", cookie=theirs).text
         assert "Edit their payloads" not in group
+    with transaction(own.engine) as tx:
+        scopes = ["runs:read", "runs:edit", "payloads:read"]
+        keys.create(tx, "previewer", scopes, "tests", "p" * 43)
+    theirs, csrf = session_of(own, "p" * 43)
+    looked, sent_ = (
+        post(own, path, form | {"csrf": csrf}, cookie=theirs) for path in (f"{EDIT}/preview", EDIT)
+    )
+    assert (looked.status, sent_.status) == (200, 403)
+    assert "runs:replay" in sent_.text
     assert post(own, EDIT, form | {"csrf": "x"}, cookie=cookie).status == 403
     nothing = own.api.get("/console/failures/nothing/edit", cookie=cookie)
 

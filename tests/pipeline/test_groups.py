@@ -19,7 +19,7 @@ from app.pipeline.groups import (
     reopen,
     resolve,
 )
-from app.pipeline.many import Action, Asked, Done, act
+from app.pipeline.many import Action, Asked, Done, NotDone, act
 from app.pipeline.replay import replay
 from app.store import due
 from app.store.audit import AuditFilter
@@ -117,6 +117,17 @@ def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
     replay(engine, ids[3:4], "beginning", "again", "ann")
     row = groups(engine)[GROUP]
     assert (row.count, row.archived, row.total) == (3, 0, 6)
+
+
+def test_what_nobody_agreed_to_is_not_done(engine: Engine) -> None:
+    fail(engine, 2)
+
+    asked = Asked(action=Action.ARCHIVE, is_all=True, expected=0, reason="r", author="ann")
+    answer = act(engine, asked)
+
+    assert isinstance(answer, NotDone)
+    assert answer.slug == "count-changed"
+    assert groups(engine)[GROUP].archived == 0
 
 
 def test_a_group_without_anything_failed_is_listed_only_when_asked_for(engine: Engine) -> None:
