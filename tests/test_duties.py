@@ -20,12 +20,13 @@ from app.dev.ports import free_port
 from app.dev.rabbitmq import RabbitMQ
 from app.duties import Duty, _check_groups, _drain, _duties, keep, limits_of, run_relay
 from app.health import HealthServer
+from app.pipeline.books import balance
 from app.settings import Settings
 from app.store.groups import take_turn
 from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
-from tests.support.settled import run_sql
+from tests.support.settled import run_sql, settle
 from tests.support.wait import until
 
 
@@ -219,6 +220,26 @@ def test_what_was_seen_in_an_hour_is_forgotten_after_90_days_looked_for_once_a_d
     assert scalar(engine, "select count(*) from failure_hours") == 2
     assert daily.once() == 0
     assert scalar(engine, "select count(*) from failure_hours") == 1
+
+
+def test_no_duty_forgets_a_failed_run_however_old_it_is(
+    settings_of: Callable[..., Settings], engine: Engine
+) -> None:
+    (run_id,) = add_runs(engine, 1)
+    settle(engine, [run_id], "failed", reason="error", fingerprint="f")
+    run_sql(
+        engine,
+        "update runs set started_at = now() - interval '3 years',"
+        " settled_at = now() - interval '3 years', claimed_at = now() - interval '3 years'",
+    )
+    settings = settings_of()
+    with closing(_drain(settings, engine, "tests")) as drain:
+        for duty in _duties(settings, engine, drain):
+            duty.once()
+
+    assert [row.state for row in read_runs(engine, [run_id], "state")] == ["failed"]
+    assert balance(engine).runs.failed == 1
+    assert balance(engine).unaccounted == 0
 
 
 def test_health_says_what_is_missing_and_nothing_else() -> None:

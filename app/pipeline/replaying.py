@@ -45,7 +45,7 @@ class Replaying:
     def __init__(self, engine: Engine, settings: Settings, new_ids: EventIds) -> None:
         self._engine, self._settings, self._new_ids = engine, settings, new_ids
         self._looked_to: dict[str, str] = {}  # by replay: up to which run outcomes were looked for
-        self._turn = {True: _FIRST, False: _FIRST}  # the last that was looked at: moves or not
+        self._turns = _FIRST, _FIRST  # the last that were looked at: with runs to move, with none
 
     def once(self) -> int:
         """One list of each replay whose turn it is; how many runs were dealt with.
@@ -53,17 +53,9 @@ class Replaying:
         0 when there is time to pause.
         """
         with open_autocommit(self._engine) as tx:
-            ids = [id_ for moves in (True, False) for id_ in self._next(tx, moves=moves)]
-        return sum(map(self._care, ids))
-
-    def _next(self, tx: Connection, *, moves: bool) -> list[str]:
-        """The replays after those of the last turn; from the first again behind the last."""
-        found = replays.at_work(tx, moves=moves, after=self._turn[moves], limit=REPLAYS_MAX)
-        if len(found) < REPLAYS_MAX and self._turn[moves] != _FIRST:
-            more = replays.at_work(tx, moves=moves, after=_FIRST, limit=REPLAYS_MAX - len(found))
-            found += [id_ for id_ in more if id_ <= self._turn[moves]]
-        self._turn[moves] = found[-1] if len(found) == REPLAYS_MAX else _FIRST
-        return found
+            moving, open_ = replays.at_work(tx, *self._turns, REPLAYS_MAX)
+        self._turns = _end_of(moving), _end_of(open_)
+        return sum(map(self._care, [*moving, *open_]))
 
     def _care(self, replay_id: str) -> int:
         try:
@@ -177,6 +169,11 @@ class Replaying:
                 result=told,
             )
             audit.append(tx, [row])
+
+
+def _end_of(turn: list[str]) -> str:
+    """Where the next turn begins: from the first again when this one was not full."""
+    return turn[-1] if len(turn) == REPLAYS_MAX else _FIRST
 
 
 def _again(tx: Connection, held: Held, ready: list[tuple[str, int]]) -> list[Moved]:

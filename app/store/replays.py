@@ -87,14 +87,18 @@ class Now(msgspec.Struct, gc=False):
     author: str | None
 
 
-# Those with runs to move, and those that only wait for outcomes: each in turn, from `after` on.
-_AT_WORK = """
-select id::text from replays
+# Those with runs to move, and those that only wait for outcomes, in one look: each from a place on.
+_PART = """(
+select id::text, {moves} from replays
 where (state in ('canary', 'running') or replayed > succeeded + failed_again + cancelled)
-    and (state in ('canary', 'running') and planned > replayed + skipped) = %(moves)s
-    and id > %(after)s::uuid
+    and (state in ('canary', 'running') and planned > replayed + skipped) = {moves}
+    and id > %({after})s::uuid
 order by id limit %(limit)s
-"""
+)"""
+_AT_WORK = " union all ".join(
+    _PART.format(moves=moves, after=after)
+    for moves, after in (("true", "moving"), ("false", "open"))
+)
 
 _HOLD = """
 select {columns}, patch::text,
@@ -190,10 +194,11 @@ _FIELDS = [name for name in Held.__struct_fields__ if name not in {"patch", "all
 _COLUMNS = ", ".join("id::text" if name == "id" else name for name in _FIELDS)
 
 
-def at_work(tx: Connection, *, moves: bool, after: str, limit: int) -> list[str]:
-    """The replays beyond `after` with runs to move now or, not `moves`, with outcomes to come."""
-    keys = {"moves": moves, "after": after, "limit": limit}
-    return [row[0] for row in tx.exec_driver_sql(_AT_WORK, keys)]
+def at_work(tx: Connection, moving: str, open_: str, limit: int) -> tuple[list[str], list[str]]:
+    """Replays beyond `moving` with runs to move, and beyond `open_` with only outcomes to come."""
+    keys = {"moving": moving, "open": open_, "limit": limit}
+    rows = tx.exec_driver_sql(_AT_WORK, keys).all()
+    return [id_ for id_, moves in rows if moves], [id_ for id_, moves in rows if not moves]
 
 
 def hold(tx: Connection, replay_id: str, *, waits: bool) -> Held | None:

@@ -79,6 +79,21 @@ def test_a_payload_is_edited_in_a_browser_and_both_runs_and_the_audit_tell_it(
     assert audited(own, "run.edit") == [("anna", "the order was the third", False)]
 
 
+def test_a_payload_of_nearly_a_mebibyte_is_edited_in_a_form(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    large = json.dumps({"order": 3, "note": '"é' * 240_000}, ensure_ascii=False)
+    assert 900_000 < len(large.encode()) < 1_048_576
+    form = form_of(own, cookie) | {"data": large}
+
+    sent = post(own, f"/runs/{own.runs['bad']}/edit", form, cookie=cookie)
+    shown = own.api.get(sent.headers["location"], cookie=cookie)
+
+    assert sent.status == 303
+    ((_, payload),) = made(own)
+    assert payload == json.loads(large)
+    assert "more characters" in shown.text
+
+
 def test_what_does_not_fit_is_said_and_the_text_is_kept(own: Shown) -> None:
     cookie, _ = session_of(own, OPERATOR)
     path = f"/runs/{own.runs['bad']}/edit"
