@@ -1,6 +1,5 @@
 """`veltrix audit`: who did or asked what, why, and what came of it."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -52,8 +51,7 @@ def audit(
         _show(entry_id, as_json)
         return
     if is_followed:
-        with suppress(KeyboardInterrupt):  # that is how it ends
-            _follow(as_json)
+        _follow(as_json)
         return
     at = now()
     wanted = AuditFilter(
@@ -89,17 +87,16 @@ def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -
 
 
 def _follow(as_json: bool) -> None:
-    from threading import Event
-
+    """Until Ctrl-C."""
+    from app.commands.ctrl_c import CtrlC
     from app.commands.terminal import connected
-    from app.store.audit import later, newest_ids
+    from app.store.audit import AuditRow, later, newest_ids
     from app.store.transactions import open_autocommit
 
-    pause_ = Event()
-    with connected() as (_, engine):
+    with connected() as (_, engine), CtrlC() as ctrl_c:
         with open_autocommit(engine) as tx:
-            known = set(newest_ids(tx, OVERLAP))
-        while True:
+            known, found = set(newest_ids(tx, OVERLAP)), list[AuditRow]()
+        while ctrl_c.pause(FOLLOW_S if not found else 0.0):
             # A row that was committed late has a smaller id than some that are known.
             behind = max(known, default=0) - OVERLAP
             known = {row_id for row_id in known if row_id > behind}
@@ -108,8 +105,6 @@ def _follow(as_json: bool) -> None:
             for row in found:
                 _print(row, as_json)
             known |= {row.id for row in found}
-            if not found:
-                pause_.wait(FOLLOW_S)
 
 
 def _print(row: "AuditRow", as_json: bool) -> None:

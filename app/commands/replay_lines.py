@@ -28,22 +28,19 @@ def show_plan(story: "ReplayStory", as_json: bool) -> None:
 
 def watched_to_its_end(engine: "Engine", replay_id: str) -> "ReplayStory":
     """The replay when nothing more happens by itself; a bar, or a line now and then, meanwhile."""
-    from threading import Event
-
+    from app.commands.ctrl_c import CtrlC
     from app.commands.progress import Progress
     from app.commands.terminal import print_error
 
-    pause_, story = Event(), story_of(engine, replay_id)
-    try:
-        with Progress("have an outcome", story.planned) as progress:
-            while _is_going_on(story):
-                progress.show(_settled(story), _settled(story) + story.skipped)
-                pause_.wait(_LOOK_S)
-                story = story_of(engine, replay_id)
+    story = story_of(engine, replay_id)
+    with CtrlC() as ctrl_c, Progress("have an outcome", story.planned) as progress:
+        progress.show(_settled(story), _settled(story) + story.skipped)
+        while _is_going_on(story) and ctrl_c.pause(_LOOK_S):
+            story = story_of(engine, replay_id)
             progress.show(_settled(story), _settled(story) + story.skipped)
-    except KeyboardInterrupt:
+    if ctrl_c.is_pressed and _is_going_on(story):
         print_error(f"the replay goes on: veltrix replay watch {replay_id}")
-        raise typer.Exit(1) from None
+        raise typer.Exit(1)
     return story
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
@@ -60,13 +60,11 @@ def port_of(process: subprocess.Popen[str]) -> int:
 
 
 def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
     headers = {"content-type": "application/cloudevents+json"}
-    connection.request(method, path, body and json.dumps(body), headers)
-    response = connection.getresponse()
-    answer = response.status, json.loads(response.read())
-    connection.close()
-    return answer
+    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request(method, path, body and json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
 
 
 def test_without_a_broker_it_is_ready_and_accepts(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.console.asked import FIELDS_MAX
 from app.console.exports import guarded
-from app.console.live import PAUSE_S, Live
+from app.console.live import PAUSE_S, SHARE_MAX, Live
 from app.console.rendering import SHOWN_CHARS_MAX, pretty
 from app.store.transactions import make_engine, transaction
 from tests.console.conftest import OPERATOR, Shown, showing
@@ -104,7 +104,8 @@ def test_a_form_of_a_million_fields_is_refused_unread(own: Shown) -> None:
 def test_who_looks_at_figures_does_not_wait_for_who_reads_them(engine: Engine) -> None:
     live = Live(engine, lambda: True)
     first, began = live.figures(), monotonic()
-    until(lambda: monotonic() - began > PAUSE_S, what="the figures to be old")
+    old_s = max(PAUSE_S, live._cost_s / SHARE_MAX)
+    until(lambda: monotonic() - began > old_s, 60, "the figures to be old")
     with transaction(engine) as tx:
         tx.execute(text("lock table counters in access exclusive mode"))
         reading = Thread(target=live.figures)
