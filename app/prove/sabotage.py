@@ -326,7 +326,7 @@ def dead_letters_dropped() -> None:
     """Messages that nobody can read are acknowledged, and that is all."""
 
     def silent(_refuse: Any) -> Any:
-        return lambda self, message, _reason, _detail: self._acknowledge(message)
+        return lambda self, message, _reason, _detail: self.acknowledge(message)
 
     _replace("app.worker.consumer", "ListConsumer._refuse", silent)
     _replace("app.worker.child", "Child._write_unknown", _nothing())
