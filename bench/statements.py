@@ -49,6 +49,12 @@ def reset(engine: Engine) -> None:
         connection.execute(text("select pg_stat_statements_reset()"))
 
 
+def checkpoint(engine: Engine) -> None:
+    """Write everything that PostgreSQL still has to write, and wait for it."""
+    with open_autocommit(engine) as connection:
+        connection.execute(text("checkpoint"))
+
+
 def read(engine: Engine) -> list[Statement]:
     """All statements of this database, the most expensive first."""
     with open_autocommit(engine) as connection:
