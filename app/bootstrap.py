@@ -66,6 +66,7 @@ def engine_for(
     connections_max: int = 1,
     statement_timeout_s: float | None = None,
     is_hot: bool = False,
+    is_tried: bool = True,
 ) -> Engine:
     """An engine on the configured database. Raises SettingsError if none is."""
     require(settings, "database_url")
@@ -76,6 +77,7 @@ def engine_for(
         connections_max=connections_max,
         statement_timeout_s=statement_timeout_s or settings.statement_timeout_s,
         is_hot=is_hot,
+        is_tried=is_tried,
     )
 
 

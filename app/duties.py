@@ -7,7 +7,7 @@ relay processes run side by side.
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -33,7 +33,6 @@ from app.pipeline.sweep import Sweep
 from app.settings import Settings
 from app.settings_load import require
 from app.store import answers, sessions
-from app.store.due import queues_subscribed
 from app.store.groups import forget_hours
 from app.store.loads import forget_stale
 from app.store.replays import forget_unstarted
@@ -50,7 +49,6 @@ HOURS_FORGET_S = 24 * 3600.0
 PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
 POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
-REPLAYS_S = 0.2
 STOP_S = 1.5
 CONNECTIONS_MAX = 5
 _AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
@@ -65,7 +63,7 @@ class Duty:
 
     name: str
     once: Callable[[], int]
-    pause_s: float
+    pause_s: float | Callable[[], float]
     failed_pause_s: float = 0.0
 
 
@@ -78,7 +76,7 @@ def run_relay(settings: Settings, stop: Event) -> None:
     require(settings, "database_url", "broker_url")
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # ten lines per refused connection
     name = f"relay@{socket.gethostname()}"
-    engine = engine_for(settings, "veltrix-duties", connections_max=CONNECTIONS_MAX)
+    engine = engine_for(settings, "veltrix-duties", connections_max=CONNECTIONS_MAX, is_tried=False)
     relay = make_relay(
         settings,
         engine_for(settings, "veltrix-relay", is_hot=True),
@@ -88,7 +86,7 @@ def run_relay(settings: Settings, stop: Event) -> None:
     drain = _drain(settings, engine, name)
     threads = [
         Thread(target=keep, args=(duty, stop), name=duty.name, daemon=True)
-        for duty in _duties(settings, engine, drain)
+        for duty in _duties(settings, engine, drain, lambda: relay.queues)
     ]
     collect_rarely()
     with _health(settings, relay):
@@ -117,7 +115,7 @@ def keep(duty: Duty, stop: Event) -> None:
     backoff = Backoff(BACKOFF_S, BACKOFF_S_MAX)
     while not stop.is_set():
         try:
-            pause_s = 0.0 if duty.once() else duty.pause_s
+            pause_s = 0.0 if duty.once() else _pause_of(duty)
             backoff.reset()
         except _AWAY as error:
             pause_s = max(backoff.extend(monotonic()), duty.failed_pause_s)
@@ -129,18 +127,24 @@ def keep(duty: Duty, stop: Event) -> None:
             stop.wait(pause_s)
 
 
+def _pause_of(duty: Duty) -> float:
+    return duty.pause_s() if callable(duty.pause_s) else duty.pause_s
+
+
 def _told(error: Exception) -> str:
     """The first line: the rest of a database error is SQL and values."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
+def _duties(
+    settings: Settings, engine: Engine, drain: Drain, queues: Callable[[], Collection[str]]
+) -> Iterator[Duty]:
     yield Duty("drain", drain.drain_once, 0.1)
     yield Duty("sweep", Sweep(engine, settings).once, settings.sweep_unrouted_s)
     yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
     yield Duty("recount", lambda: _recount(engine), settings.recount_s)
     replaying = Replaying(engine, settings, event_ids(real_sources()))
-    yield Duty("replays", replaying.once, REPLAYS_S)
+    yield Duty("replays", replaying.once, lambda: replaying.pause_s)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
     yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
@@ -148,7 +152,7 @@ def _duties(settings: Settings, engine: Engine, drain: Drain) -> Iterator[Duty]:
     yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
     management = _management(settings)
     if management is not None:
-        policies = Policies(settings, engine, management)
+        policies = Policies(settings, queues, management)
         yield Duty("policies", policies.apply_once, NEW_QUEUES_S)
 
 
@@ -192,8 +196,10 @@ def _forget_hours(engine: Engine) -> int:
 class Policies:
     """Keeps the limits of all queues as they should be; without management they are not applied."""
 
-    def __init__(self, settings: Settings, engine: Engine, management: Management) -> None:
-        self._engine, self._management = engine, management
+    def __init__(
+        self, settings: Settings, queues: Callable[[], Collection[str]], management: Management
+    ) -> None:
+        self._queues, self._management = queues, management
         self._limits = limits_of(settings)
         self._applied: list[str] | None = None
         self._applied_at = 0.0
@@ -204,8 +210,7 @@ class Policies:
         RabbitMQ is asked at once when a queue is new: until its policy is there, what a foreign
         consumer rejects is not dead-lettered but gone.
         """
-        with transaction(self._engine) as tx:
-            queues = sorted(queue for queue in queues_subscribed(tx) if is_queue_name(queue))
+        queues = sorted(queue for queue in self._queues() if is_queue_name(queue))
         now = real_sources().monotonic()
         if queues == self._applied and now - self._applied_at < POLICIES_S:
             return 0

@@ -212,7 +212,11 @@ class Settings(BaseModel):
         le=3600,
     )
     relay_scan_s: float = _setting(
-        0.1, "Pause between due scans that find nothing", unit="seconds", ge=0.01, le=10
+        0.1,
+        "Pause between due scans that find nothing; 0.5 once nothing was to be expected for a hold",
+        unit="seconds",
+        ge=0.01,
+        le=10,
     )
     queue_bound_s: float = _setting(
         0.5,

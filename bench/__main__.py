@@ -16,6 +16,7 @@ from bench import (
     history,
     idle,
     latency,
+    machine,
     profile,
     scale,
     soak,
@@ -36,6 +37,7 @@ _ALL: dict[str, ModuleType] = {
     "idle": idle,
     "soak": soak,
     "profile": profile,
+    "machine": machine,
 }
 
 

@@ -26,7 +26,7 @@ from app.broker.topology import definitions
 from app.dev.children import Child, tail
 from app.dev.ports import LOOPBACK, free_port
 from app.dev.processes import Spec, Supervisor
-from app.dev.rabbitmq import NO_BUSY_WAIT
+from app.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
 from app.duties import limits_of
 from app.settings import PREFIX, Settings
 from app.settings_load import load_settings
@@ -192,6 +192,12 @@ def test_rabbitmq_leaves_the_cores_it_shares_to_the_others_while_it_waits() -> N
     environment = all_services()["rabbitmq"]["environment"]
 
     assert environment == {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": NO_BUSY_WAIT}
+
+
+def test_rabbitmq_keeps_as_little_of_its_log_in_memory_as_the_one_that_is_measured() -> None:
+    configured = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
+
+    assert f"raft.wal_max_size_bytes = {WAL_BYTES}\n" in configured
 
 
 def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may() -> None:

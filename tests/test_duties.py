@@ -23,7 +23,7 @@ from app.health import HealthServer
 from app.pipeline.books import balance
 from app.settings import Settings
 from app.store.groups import take_turn
-from app.store.transactions import transaction
+from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.settled import run_sql, settle
@@ -157,6 +157,33 @@ def test_a_duty_goes_on_after_an_outage_and_after_a_mistake() -> None:
     assert calls == [0, 1, 2]
 
 
+def test_a_relay_with_nothing_to_do_says_little_to_the_database(
+    settings_of: Callable[..., Settings], engine: Engine
+) -> None:
+    """Per second: two due scans, a look and a half, and one look of each further duty."""
+    subscribe(engine)
+    with open_autocommit(engine) as tx, relaying(settings_of(hold_s=1)):
+        tx.execute(text("create extension if not exists pg_stat_statements"))
+
+        def said(words: str = "") -> int:
+            query = (
+                "select coalesce(sum(calls), 0) from pg_stat_statements s"
+                " join pg_database d on d.oid = s.dbid"
+                " where d.datname = current_database() and query like :words"
+                " and query not like '%pg_stat_statements%'"
+            )
+            return int(tx.execute(text(query), {"words": f"%{words}%"}).scalar_one())
+
+        def seconds() -> int:
+            return said("from counter_deltas order by id limit $1)")
+
+        until(lambda: seconds() >= 3, what="the relay to rest")
+        before, end = said(), seconds() + 5
+        until(lambda: seconds() >= end, what="five seconds by the duty that looks each second")
+
+        assert said() - before <= 15 * 5
+
+
 class Pauses(Event):
     """Notes how long each pause was to be, and ends the duty with the second."""
 
@@ -212,7 +239,7 @@ def test_what_was_seen_in_an_hour_is_forgotten_after_90_days_looked_for_once_a_d
         )
     settings = settings_of()
     with closing(_drain(settings, engine, "tests")) as drain:
-        duties = {duty.name: duty for duty in _duties(settings, engine, drain)}
+        duties = {duty.name: duty for duty in _duties(settings, engine, drain, tuple)}
     daily, often = duties["forget-hours"], duties["forget"]
 
     assert (daily.pause_s, often.pause_s) == (86_400, 60)
@@ -234,7 +261,7 @@ def test_no_duty_forgets_a_failed_run_however_old_it_is(
     )
     settings = settings_of()
     with closing(_drain(settings, engine, "tests")) as drain:
-        for duty in _duties(settings, engine, drain):
+        for duty in _duties(settings, engine, drain, tuple):
             duty.once()
 
     assert [row.state for row in read_runs(engine, [run_id], "state")] == ["failed"]

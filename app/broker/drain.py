@@ -42,7 +42,7 @@ class Drain:
         self._channel: Any = None
         self._waiting: list[tuple[int, DeadLetter]] = []
 
-    def drain_once(self, wait_s: float = 0.5) -> int:
+    def drain_once(self, wait_s: float = 1.0) -> int:
         """Keep and acknowledge everything that waits, waiting at most `wait_s` for the first.
 
         How many letters were new. Raises BrokerAway, or what `keep` raises; the messages stay then.

@@ -31,7 +31,11 @@ log.console = false
 log.file = {log}
 log.file.level = warning
 log.connection.level = error
+raft.wal_max_size_bytes = {wal_bytes}
 """
+# Quorum queues keep what is in their common log in memory too, and the log until its file is full:
+# by default 512 MiB. deploy/rabbitmq/rabbitmq.conf says the same.
+WAL_BYTES = 64 * 1024 * 1024
 _ACCOUNT = """\
 default_user = {user}
 default_pass = {password}
@@ -203,7 +207,9 @@ class RabbitMQ(EmbeddedServer):
         (self.folder / "env.conf").touch()
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         account = _ACCOUNT.format(user=USER, password=self._password)
-        own = _CONFIGURATION.format(host=LOOPBACK, log=self._log, **self._ports)
+        own = _CONFIGURATION.format(
+            host=LOOPBACK, log=self._log, wal_bytes=WAL_BYTES, **self._ports
+        )
         configuration = self.folder / "rabbitmq.conf"
         configuration.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
         configuration.write_text(own + (shared.lines if shared else account))

@@ -16,6 +16,7 @@ from app.store.balance import (
     Books,
     Recount,
     fold,
+    has_deltas,
     lock_books,
     minutes_to_recount,
     names,
@@ -23,7 +24,7 @@ from app.store.balance import (
     recount,
 )
 from app.store.tables import COUNTED
-from app.store.transactions import retry_transient, transaction
+from app.store.transactions import open_autocommit, retry_transient, transaction
 from app.telemetry import logger, oldest_open_seconds, open_runs
 from app.telemetry import unaccounted as unaccounted_gauge
 
@@ -118,6 +119,9 @@ def fold_once(engine: Engine, list_max: int = 10_000) -> int:
     """
 
     def _fold() -> int:
+        with open_autocommit(engine) as look:
+            if not has_deltas(look):
+                return 0
         with transaction(engine) as tx:
             return fold(tx, list_max) if lock_books(tx) else 0
 

@@ -10,7 +10,7 @@ from app.domain.groups import RUN_KINDS, GroupKind, GroupState
 from app.store import groups
 from app.store.audit import Audited, append
 from app.store.groups import Folded, Miscount
-from app.store.transactions import retry_transient, transaction
+from app.store.transactions import open_autocommit, retry_transient, transaction
 from app.telemetry import groups_miscounted, logger
 
 log = logger("groups")
@@ -58,6 +58,9 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
     """
 
     def _fold() -> Folded:
+        with open_autocommit(engine) as look:
+            if not groups.has_deltas(look):
+                return Folded()
         with transaction(engine, snapshot=True) as tx:
             return groups.fold(tx, list_max) if groups.lock_groups(tx) else Folded()
 

@@ -22,7 +22,7 @@ from app.broker.topology import is_queue_name
 from app.domain.due import DueRun
 from app.pipeline.backoff import Backoff
 from app.pipeline.broker_links import make_declarer, make_publisher
-from app.pipeline.relay import LOOK_SHARE
+from app.pipeline.pace import LOOK_SHARE
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
 from app.store.due import make_due, make_runs_due

@@ -19,11 +19,12 @@ from app.broker.publisher import Polled, Publisher
 from app.broker.topology import is_queue_name
 from app.pipeline.backoff import Backoff, Pauses
 from app.pipeline.broker_links import make_declarer, make_publisher
+from app.pipeline.pace import Pace
 from app.pipeline.purged import PurgeWatch, QueueTotals
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
-from app.store.due import Scanned, Wanted, make_due, make_runs_due, scan
-from app.store.transactions import retry_transient, transaction_on
+from app.store.due import Scanned, make_due, make_runs_due, scan
+from app.store.transactions import open_autocommit, retry_transient
 from app.telemetry import (
     broker_up,
     logger,
@@ -40,9 +41,6 @@ from app.telemetry import (
 log = logger("relay")
 
 SCAN_RUNS_MAX = 2_000
-ROOM_S, ROOM_IDLE_S = 0.25, 0.5
-ROOM_FULL_S = 0.01
-LOOK_SHARE = 0.05  # of the relay's time may be spent on looking
 CHECK_S = 2.0
 RESCUE_S = 0.25  # between two looks at expired leases
 PAUSE_S, PAUSE_S_MAX = 0.5, 30.0
@@ -90,8 +88,8 @@ class Relay:
         self._room = Room(settings)
         self._database: Connection | None = None
         self._database_seen_at = self._rescue_from = 0.0
-        self._room_at = self._checked_at = self._rescued_at = -1e9
-        self._look_s = 0.0
+        self._pace = Pace(settings, self._room, monotonic())
+        self._checked_at = self._rescued_at = -1e9
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses = Pauses(PAUSE_S, PAUSE_S_MAX)
         self._declared: set[str] = set()
@@ -119,6 +117,11 @@ class Relay:
             self._database = None
 
     @property
+    def queues(self) -> Collection[str]:
+        """Every queue with a subscription or an open run, as of the last look. For any thread."""
+        return self._room.queues
+
+    @property
     def unconfirmed(self) -> int:
         """Messages on their way that RabbitMQ has not confirmed."""
         return self._publisher.unconfirmed
@@ -127,7 +130,8 @@ class Relay:
         """Relay until `stop`. Raises what the database raises; call it again then."""
         while not stop.is_set():
             if not self.relay_once().has_work:
-                stop.wait(self._pause_s())
+                is_publishing = bool(self._publisher.unconfirmed)
+                stop.wait(self._pace.pause_s(self._monotonic(), is_publishing=is_publishing))
 
     def relay_once(self) -> RelayCounts:
         """Hand over what is due and has room, and take in what the broker answered.
@@ -138,7 +142,7 @@ class Relay:
         counts = RelayCounts()
         try:
             tx = self._open_database()
-            if self._room_is_old():
+            if self._pace.is_look_due(self._monotonic()):
                 self._look(tx)
             if self._has_broker():
                 self._work(tx, counts)
@@ -150,12 +154,6 @@ class Relay:
             raise
         return counts
 
-    def _pause_s(self) -> float:
-        is_full = any(self._room.left(queue) == 0 for queue in self._room.queues)
-        if self._publisher.unconfirmed or is_full:
-            return min(ROOM_FULL_S, self._settings.relay_scan_s)
-        return self._settings.relay_scan_s
-
     # The database
 
     def _open_database(self) -> Connection:
@@ -165,7 +163,7 @@ class Relay:
         """
         now = self._monotonic()
         if self._database is None:
-            self._database = self._engine.connect()
+            self._database = open_autocommit(self._engine)
             self._rescue_from = now + self._settings.hold_s
         elif now - self._database_seen_at > self._settings.hold_s / 2:
             self._rescue_from = now + self._settings.hold_s
@@ -180,18 +178,8 @@ class Relay:
 
     def _look(self, tx: Connection) -> None:
         began = self._monotonic()
-        with transaction_on(tx):
-            self._room.refresh(tx, began)
-        self._room_at = self._monotonic()
-        self._look_s = self._room_at - began
-
-    def _room_is_old(self) -> bool:
-        age = self._monotonic() - self._room_at
-        if age < max(ROOM_FULL_S, min(self._look_s / LOOK_SHARE, ROOM_S)):
-            return False
-        if any(self._room.left(queue) == 0 for queue in self._room.queues):
-            return True
-        return age >= (ROOM_S if self._room.has_given else ROOM_IDLE_S)
+        self._room.refresh(tx, began)
+        self._pace.looked(began, self._monotonic())
 
     # RabbitMQ
 
@@ -235,8 +223,7 @@ class Relay:
         return found
 
     def _make_due(self, tx: Connection, queue: str, counts: RelayCounts, why: str) -> None:
-        with transaction_on(tx):
-            runs = retry_transient(lambda: make_due(tx, queue, is_first=True))
+        runs = retry_transient(lambda: make_due(tx, queue, is_first=True))
         self._purge_watch.forget(queue)
         self._look_from_the_beginning([queue])
         counts.made_due += runs
@@ -286,7 +273,16 @@ class Relay:
         if not wanted and not may_rescue:
             return None
         rescue = queues if may_rescue else ()
-        scanned = retry_transient(lambda: self._scan_wanted(tx, wanted, rescue))
+        scanned = retry_transient(
+            lambda: scan(
+                tx,
+                wanted,
+                hold_s=self._settings.hold_s,
+                hold_s_max=self._settings.hold_s_max,
+                poison_crashes_max=self._settings.poison_crashes_max,
+                rescue=rescue,
+            )
+        )
         if may_rescue:
             self._rescued_at = now
         self._room.due_floors.update(scanned.first_due_at if scanned else {})
@@ -296,19 +292,6 @@ class Relay:
         """Queues that are declared and not paused, those with the most room last."""
         names = [q for q in self._room.queues if q in self._declared]
         return sorted((q for q in names if self._pauses.is_over(q, now)), key=self._room.left)
-
-    def _scan_wanted(
-        self, tx: Connection, wanted: list[Wanted], rescue: Collection[str]
-    ) -> Scanned | None:
-        with transaction_on(tx):
-            return scan(
-                tx,
-                wanted,
-                hold_s=self._settings.hold_s,
-                hold_s_max=self._settings.hold_s_max,
-                poison_crashes_max=self._settings.poison_crashes_max,
-                rescue=rescue,
-            )
 
     def _count(self, scanned: Scanned, counts: RelayCounts) -> None:
         """Say what the committed scan moved."""
@@ -356,15 +339,14 @@ class Relay:
 
     def _make_runs_due(self, tx: Connection, run_ids: list[str], queues: Collection[str]) -> int:
         """They are the next to go: they were under way before all that is due now."""
-        with transaction_on(tx):
-            runs = retry_transient(lambda: make_runs_due(tx, run_ids, is_first=True))
+        runs = retry_transient(lambda: make_runs_due(tx, run_ids, is_first=True))
         self._look_from_the_beginning(queues)
         return runs
 
     def _look_from_the_beginning(self, queues: Collection[str]) -> None:
         for queue in queues:
             self._room.due_floors.pop(queue, None)
-        self._room_at = -1e9
+        self._pace.look_soon()
 
     def _check(self, tx: Connection, counts: RelayCounts) -> None:
         """Find queues that were deleted or purged while runs of theirs wait, and make those due."""

@@ -34,6 +34,7 @@ from app.telemetry import logger
 LIST_RUNS_MAX = 1_000
 REPLAYS_MAX = 50  # looked at in a turn: so many with runs to move, and so many to follow
 FOLLOWED_MAX = 1_000
+PAUSE_S, PAUSE_NONE_S = 0.2, 1.0  # with replays at work, and without
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 log = logger("replay")
@@ -46,6 +47,7 @@ class Replaying:
         self._engine, self._settings, self._new_ids = engine, settings, new_ids
         self._looked_to: dict[str, str] = {}  # by replay: up to which run outcomes were looked for
         self._turns = _FIRST, _FIRST  # the last that were looked at: with runs to move, with none
+        self._has_open = False
 
     def once(self) -> int:
         """One list of each replay whose turn it is; how many runs were dealt with.
@@ -55,7 +57,13 @@ class Replaying:
         with open_autocommit(self._engine) as tx:
             moving, open_ = replays.at_work(tx, *self._turns, REPLAYS_MAX)
         self._turns = _end_of(moving), _end_of(open_)
+        self._has_open = bool(moving or open_)
         return sum(map(self._care, [*moving, *open_]))
+
+    @property
+    def pause_s(self) -> float:
+        """How long to pause when `once` was 0."""
+        return PAUSE_S if self._has_open else PAUSE_NONE_S
 
     def _care(self, replay_id: str) -> int:
         try:

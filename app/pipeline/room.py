@@ -94,13 +94,15 @@ class Room:
         self._given = {}
 
     def _refresh_queues(self, tx: Connection, now: float) -> None:
+        known: Collection[str] = self._workflows
         if now - self._floors_at >= FLOORS_S:
             self._floors_at, self._queues_at = now, -math.inf
             self._handed_floors, self.due_floors = {}, {}
-            self._workflows = {queue: [] for queue in queues_with_open_runs(tx)}
+            known = queues_with_open_runs(tx)
         if now - self._queues_at >= QUEUES_S:
+            # At once, for another thread may ask for `queues`.
+            self._workflows = {queue: [] for queue in known} | queues_subscribed(tx)
             self._queues_at = now
-            self._workflows = {queue: [] for queue in self._workflows} | queues_subscribed(tx)
 
     def bound(self, queue: str) -> int:
         """Runs the queue may hold, handed over and not claimed."""
@@ -137,6 +139,11 @@ class Room:
     def give(self, queue: str, runs: int) -> None:
         """The queue is being given this many runs."""
         self._given[queue] = self._given.get(queue, 0) + runs
+
+    @property
+    def is_quiet(self) -> bool:
+        """The last look saw no run due or about to be, and nothing was given since."""
+        return not self._given and all(depth.is_quiet for depth in self.depths.values())
 
     @property
     def has_given(self) -> bool:

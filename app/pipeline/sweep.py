@@ -8,7 +8,7 @@ history.
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from app.domain.ids import run_id, workflow_suffix
 from app.domain.routing import is_match
@@ -24,7 +24,7 @@ from app.store.startable import (
     types_unrouted,
 )
 from app.store.subscriptions import Subscription, current
-from app.store.transactions import retry_transient, transaction
+from app.store.transactions import open_autocommit, retry_transient, transaction
 from app.telemetry import logger
 
 log = logger("sweep")
@@ -58,26 +58,23 @@ class Sweep:
 
     def once(self) -> int:
         """Start what was missed; how many runs. Ask again at once while it is not 0."""
-        started = retry_transient(lambda: _sweep_unrouted(self._engine))
-        started += retry_transient(self._sweep_beginnings)
+        with open_autocommit(self._engine) as tx:
+            subscriptions = [s for s in current(tx) if s.types]
+            now, types = types_unrouted(tx)
+        started = sum(_sweep_unrouted(self._engine, subscriptions, type_) for type_ in types)
+        started += sum(self._sweep_beginning(subscription, now) for subscription in subscriptions)
         if started:
             log.info("runs.started_late", runs=started)
         return started
 
-    def _sweep_beginnings(self) -> int:
-        """Events routed to others while an api did not know a new subscription yet."""
-        started = 0
-        looked = {}
-        last = self._window + WATCH
-        with transaction(self._engine) as tx:
-            now = tx.execute(text("select now()")).scalar_one()
-            for subscription in current(tx):
-                since = _since(subscription)
-                key, age = (subscription.workflow, since), now - since
-                if subscription.types and self._has_to_look(key, age):
-                    started += self._look(tx, subscription, since)
-                    looked[key] = min(2 * age, last) if age < last else timedelta.max
-        self._looks.update(looked)
+    def _sweep_beginning(self, subscription: Subscription, now: datetime) -> int:
+        """Events routed to others while an api did not know this new subscription yet."""
+        since, last = _since(subscription), self._window + WATCH
+        key, age = (subscription.workflow, since), now - since
+        if not self._has_to_look(key, age):
+            return 0
+        started = retry_transient(lambda: self._look(subscription, since))
+        self._looks[key] = min(2 * age, last) if age < last else timedelta.max
         return started
 
     def _has_to_look(self, key: tuple[str, datetime], age: timedelta) -> bool:
@@ -87,32 +84,35 @@ class Sweep:
         """
         return age < self._window + 2 * WATCH and self._looks.get(key, timedelta()) <= age
 
-    def _look(self, tx: Connection, subscription: Subscription, since: datetime) -> int:
+    def _look(self, subscription: Subscription, since: datetime) -> int:
         started = 0
         after: str | None = first_id_at(since)
         end = first_id_at(since + self._window)
-        while after is not None:
-            stretch = _stretch(tx, subscription, subscription.types, since, after, end)
-            started += _start(tx, subscription, stretch.event_ids)
-            after = stretch.last_id
+        with transaction(self._engine) as tx:
+            while after is not None:
+                stretch = _stretch(tx, subscription, subscription.types, since, after, end)
+                started += _start(tx, subscription, stretch.event_ids)
+                after = stretch.last_id
         return started
 
 
-def _sweep_unrouted(engine: Engine) -> int:
-    """Events without any run that a subscription covers since before they were accepted."""
-    with transaction(engine) as tx:
-        subscriptions = [s for s in current(tx) if s.types]
+def _sweep_unrouted(engine: Engine, subscriptions: Sequence[Subscription], type_: str) -> int:
+    """Events of this type without any run that a subscription covers since before they came."""
+    covering = [s for s in subscriptions if _covers(s.types, type_)]
+    if not covering:
+        return 0
+
+    def _once() -> int:
         started = 0
-        for type_ in types_unrouted(tx) if subscriptions else ():
-            covering = [s for s in subscriptions if _covers(s.types, type_)]
-            if covering:
-                since = min(map(_since, covering))
-                events = read_unrouted(tx, type_, since, LIST_EVENTS_MAX)
-                for subscription in covering:
-                    begun = _since(subscription)
-                    ids = [event_id for event_id, accepted_at in events if accepted_at >= begun]
-                    started += _start(tx, subscription, ids)
-    return started
+        with transaction(engine) as tx:
+            events = read_unrouted(tx, type_, min(map(_since, covering)), LIST_EVENTS_MAX)
+            for subscription in covering:
+                begun = _since(subscription)
+                ids = [event_id for event_id, accepted_at in events if accepted_at >= begun]
+                started += _start(tx, subscription, ids)
+        return started
+
+    return retry_transient(_once)
 
 
 def count_events(

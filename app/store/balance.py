@@ -31,6 +31,8 @@ _LEFT = ", ".join(f"-sum({name})::bigint" for name in COUNTED)
 
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
 
+_HAS_DELTAS = "select exists (select from counter_deltas order by id limit 1)"
+
 # A sealed minute that is moved again (a replay, a late sweep) leaves the totals: to be recounted.
 # Of an unrouted event only the minute is known: for its group it was seen as late as it can have
 # been, so that one right after a group was resolved is not taken for one from before.
@@ -231,6 +233,11 @@ class Books(msgspec.Struct):
 def lock_books(tx: Connection) -> bool:
     """Keep other folds and recounts away until the transaction ends; False: one is at it."""
     return bool(tx.exec_driver_sql(_LOCK, {"lock": BOOKS_LOCK}).scalar_one())
+
+
+def has_deltas(tx: Connection) -> bool:
+    """There is something to fold: one statement, where a fold that finds nothing takes four."""
+    return bool(tx.exec_driver_sql(_HAS_DELTAS).scalar_one())
 
 
 def fold(tx: Connection, list_max: int) -> int:

@@ -14,7 +14,7 @@ from app.domain.due import DueRun
 from app.domain.states import Reason
 from app.store.arrays import IntArray, TextArray
 from app.store.groups import POISON_GROUP
-from app.store.transactions import fetch
+from app.store.transactions import fetch, retry_transient
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 RESCUE_RUNS_MAX = 500
@@ -47,15 +47,22 @@ class QueueDepth(msgspec.Struct, frozen=True):
     """What the database knows of a queue: runs handed over and not claimed, and runs due.
 
     `first_handed` is the earliest `due_at` of the former, `first_due` that of any due row, running
-    ones with an expired lease too: they bound the next look from below. Both counts end at a limit.
+    ones with an expired lease too: they bound the next look from below. `ahead` are those handed
+    over and any others, running or waiting, that are due within their hold. Counts end at a limit.
     """
 
     queue: str
+    ahead: int
     handed: int
     first_handed: datetime | None
     due: int
     first_due: datetime | None
     now: datetime
+
+    @property
+    def is_quiet(self) -> bool:
+        """No run is due or about to be."""
+        return self.ahead == 0 and self.first_due is None
 
 
 # One query per queue with room, all in one round trip; the partial index (queue, due_at) serves
@@ -116,11 +123,11 @@ select count(*) from failed
 # yet claimed. Sleeping runs lie in the same index, which is why the stretch is bounded in rows as
 # well.
 _DEPTHS = """
-select k.queue, d.handed, d.first_handed, w.due, w.first_due, now()
+select k.queue, d.ahead, d.handed, d.first_handed, w.due, w.first_due, now()
 from unnest(%(queue)s, %(floor)s::timestamptz[], %(due_floor)s::timestamptz[])
     as k(queue, floor, due_floor)
 cross join lateral (
-    select count(*) filter (where state = 'queued') as handed,
+    select count(*) as ahead, count(*) filter (where state = 'queued') as handed,
         min(due_at) filter (where state = 'queued') as first_handed
     from (
         select state, due_at from runs
@@ -192,7 +199,8 @@ def scan(
 
     Runs of the queues `rescue` whose lease expired are taken whatever else is due, and however much
     their queue has: they had begun. Commit before publishing. Runs that ended `poison_crashes_max`
-    workers alone are failed instead, in the same transaction. None: nothing was due.
+    workers alone are failed instead, by a second statement: who dies before it leaves runs that
+    come due again, as often as they were counted. None: nothing was due.
     """
     rows = fetch(
         tx,
@@ -217,7 +225,9 @@ def scan(
             first[row[2]] = min(row[7], first.get(row[2], row[7]))
     if poisoned:
         ids = TextArray(sorted(run.id for run in poisoned))
-        tx.exec_driver_sql(_FAIL_POISON, {"id": ids, "reason": Reason.POISON.value})
+        keys = {"id": ids, "reason": Reason.POISON.value}
+        # By itself: with another scan in its place, what this one took would wait for its hold.
+        retry_transient(lambda: tx.exec_driver_sql(_FAIL_POISON, keys))
     return Scanned(
         runs=[DueRun(*row[:5]) for row in rows if row[5] < poison_crashes_max],
         now=rows[0][8],

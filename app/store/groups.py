@@ -20,6 +20,7 @@ GROUPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: the books lock 1
 _TAKE_TURN = "lock table failure_hours in share update exclusive mode"
 _TAKE_TURN_NOW = f"{_TAKE_TURN} nowait"
 _LOCK = "select pg_try_advisory_xact_lock(%(lock)s)"
+_HAS_DELTAS = "select exists (select from failure_deltas order by id limit 1)"
 _RUN_KINDS = [kind.value for kind in RUN_KINDS]
 
 # A group's id and kind, over the columns of dead letters, accounts and runs.
@@ -223,6 +224,11 @@ class Standing(msgspec.Struct, frozen=True):
 def lock_groups(tx: Connection) -> bool:
     """Keep other folds of groups away until the transaction ends; False: one is at it."""
     return bool(tx.exec_driver_sql(_LOCK, {"lock": GROUPS_LOCK}).scalar_one())
+
+
+def has_deltas(tx: Connection) -> bool:
+    """There is something to fold."""
+    return bool(tx.exec_driver_sql(_HAS_DELTAS).scalar_one())
 
 
 def fold(tx: Connection, list_max: int) -> Folded:

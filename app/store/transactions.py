@@ -33,6 +33,7 @@ def make_engine(
     statement_timeout_s: float = 30.0,
     connect_timeout_s: int = 5,
     is_hot: bool = False,
+    is_tried: bool = True,
 ) -> Engine:
     """An engine whose connections are made for short set-based statements.
 
@@ -40,7 +41,9 @@ def make_engine(
     and lock limits, no JIT, and index plans even while statistics of a new table say it is empty.
     `is_hot` is for our own statements of every event: they are planned once per connection, not for
     each list anew, which took PostgreSQL twice as long as to execute a list of one (1.0 ms beside
-    0.4 for accept, claim and settle). Open it after a fork, never before (loss mode D06).
+    0.4 for accept, claim and settle). `is_tried`: a pooled connection is tried before it is used,
+    so that a restart of the server is not seen; who tries again anyway saves a round trip. Open it
+    after a fork, never before (loss mode D06).
     """
     options = " ".join(
         f"-c {name}={value}"
@@ -63,7 +66,7 @@ def make_engine(
             "pool_size": connections_max,
             "max_overflow": 0,
             "pool_timeout": connect_timeout_s,
-            "pool_pre_ping": True,
+            "pool_pre_ping": is_tried,
         }
     )
     engine = create_engine(

@@ -138,6 +138,19 @@ def test_the_third_death_alone_fails_the_run_and_counts_it(engine: Engine) -> No
         assert tx.execute(text("select sum(failed) from counter_deltas")).scalar_one() == 1
 
 
+def test_a_relay_that_died_before_it_failed_a_poison_run_leaves_that_to_the_next_scan(
+    engine: Engine,
+) -> None:
+    (poison,) = add_runs(engine, 1)
+    change_runs(engine, [poison], "alone = true, crashes = 3, hand_overs = 3")
+
+    scanned = scan(engine)
+
+    assert scanned is not None
+    assert (taken(scanned), [run.id for run in scanned.poisoned]) == ([], [poison])
+    assert read_runs(engine, [poison], "state, crashes") == [("failed", 3)]
+
+
 def test_a_run_locked_by_someone_else_is_skipped_and_waited_for_by_nobody(engine: Engine) -> None:
     locked, free = add_runs(engine, 2)
     with transaction(engine) as tx:
