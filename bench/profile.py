@@ -1,26 +1,38 @@
 """Profile: where each process spends its time under a given load, and what statements cost.
 
-py-spy samples every Python process (RabbitMQ and PostgreSQL are seen by their CPU, PostgreSQL by
-its statements too). Stacks go to the folder, one collapsed file per process: for speedscope or
-flamegraph.pl.
+py-spy samples every Python process, which costs it a tenth or so; PostgreSQL is seen by its
+statements, RabbitMQ by its own counters. Stacks go to the folder, one collapsed file per process:
+for speedscope or flamegraph.pl.
 """
 
 import argparse
+import base64
+import json
+import re
 import subprocess
 import sysconfig
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
-import psutil
-
+import app
 from bench.report import Result, Row, us_per_event
 from bench.rig import Rig
 from bench.statements import read, reset
-from bench.usage import cpu_between, cpu_seconds
+from bench.usage import cpu_between, cpu_seconds, members
 
-TOP = 12
-_EVERYWHERE = 0.9  # of a process's samples: what started it, or waits for everything
+SHARE_MIN = 0.02
+_STATISTICS_S = 6.0
+_PATH = re.compile(r"\((.+\.py):\d+\)$")
+_ROOT = str(Path(app.__file__).parents[1])
+_LIBRARY = re.compile(r"python3\.\d+/(?:site-packages/)?([\w-]+)")
+# Modules in which a process spends its life, whatever it does.
+_ENTRY = ("app/cli.py", "app/commands/", "app/worker/run.py", "bench/__main__.py")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +50,10 @@ def run(options: argparse.Namespace) -> Result:
         rig.flood(2.0, open_max=5_000)
         rig.drain()
         reset(rig.engine)
+        sampled = _sampled(rig, folder)
+        told = _rabbitmq(rig)
         before = cpu_seconds(rig.platform)
-        samplers = [_sample(name, pid, folder, options.seconds) for name, pid in _pids(rig)]
+        samplers = [_sample(pid, file, options.seconds) for pid, (_, file) in sampled.items()]
         if options.rate > 0:
             events = len(rig.trickle([(options.rate, options.seconds)]))
         else:
@@ -49,50 +63,90 @@ def run(options: argparse.Namespace) -> Result:
         for sampler in samplers:
             sampler.wait(timeout=60)
         books = rig.drain()
-        figures = [row for file in sorted(folder.glob("*.collapsed")) for row in _top(file)]
+        done = _rabbitmq(rig)
+    each = us_per_event(cpu, events)
     notes = [
         f"{one.ms * 1000 / events:8.1f} us/event  {one.calls / events:7.3f} calls/event "
         f" {one.wal_bytes / events:8.0f} WAL bytes/event  {one.name}"
         for one in statements[:14]
     ]
+    per_event = (f"{name} {(done[name] - told[name]) / events:.2f}" for name in told)
+    notes.append(f"RabbitMQ, each per event: {', '.join(per_event)}")
     return Result(
         benchmark="profile",
         settings={"rate": options.rate or "flood", "seconds": options.seconds, "events": events},
-        figures=figures,
+        figures=_budget(sampled.values(), each),
         books=books,
-        us_per_event=us_per_event(cpu, events),
+        us_per_event=each,
         notes=notes,
     )
 
 
-def _pids(rig: Rig) -> list[tuple[str, int]]:
-    found = []
-    for member in rig.platform.processes.values():
-        found.append((member.name, member.pid))
-        children = psutil.Process(member.pid).children(recursive=True)
-        found += [(f"{member.name}-child-{n}", c.pid) for n, c in enumerate(children)]
-    return found
+def _sampled(rig: Rig, folder: Path) -> dict[int, tuple[str, Path]]:
+    """The kind and the file of every Python process of the platform."""
+    return {
+        process.pid: (kind, folder / f"{kind.replace(' ', '-')}-{process.pid}.collapsed")
+        for kind, process in members(rig.platform)
+        if kind not in {"PostgreSQL", "RabbitMQ"}
+    }
 
 
-def _sample(name: str, pid: int, folder: Path, seconds: float) -> "subprocess.Popen[bytes]":
+def _sample(pid: int, file: Path, seconds: float) -> "subprocess.Popen[bytes]":
+    """Only threads that hold the interpreter: the others wait, or are in C for somebody else."""
     py_spy = Path(sysconfig.get_path("scripts")) / "py-spy"
-    file = folder / f"{name}.collapsed"
-    command = [str(py_spy), "record", "--pid", str(pid), "--duration", str(round(seconds))]
-    command += ["--rate", "100", "--format", "raw", "--native", "--output", str(file)]
+    command = [str(py_spy), "record", "--pid", str(pid), "--duration", str(round(seconds)), "--gil"]
+    command += ["--rate", "200", "--format", "raw", "--full-filenames", "--output", str(file)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _top(file: Path) -> list[Row]:
-    """The frames that most samples of a process had, each counted once per stack."""
-    inclusive: Counter[str] = Counter()
-    whole = 0
-    for line in file.read_text().splitlines():
-        stack, _, count = line.rpartition(" ")
-        whole += int(count)
-        for frame in {part.rsplit(":", 1)[0] for part in stack.split(";")}:
-            inclusive[frame] += int(count)
-    own = [(f, c) for f, c in inclusive.most_common() if c < _EVERYWHERE * whole]
+def _budget(sampled: Iterable[tuple[str, Path]], each: Mapping[str, int]) -> list[Row]:
+    """What each kind of process spends per event, shared out by what its samples were in."""
+    found: dict[str, Counter[str]] = {}
+    for kind, file in sampled:
+        stages = found.setdefault(kind, Counter())
+        for line in file.read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            stages[_stage(stack.split(";"))] += int(count)
     return [
-        {"process": file.stem, "share": f"{count / max(1, whole):.0%}", "samples": count, "in": f}
-        for f, count in own[:TOP]
+        {
+            "process": kind,
+            "us/event": round(each[kind] * count / stages.total()),
+            "share": f"{count / stages.total():.0%}",
+            "in": stage,
+            "samples": count,
+        }
+        for kind, stages in found.items()
+        for stage, count in stages.most_common()
+        if count >= SHARE_MIN * stages.total()
     ]
+
+
+def _stage(stack: Sequence[str]) -> str:
+    """The innermost of our own modules, whatever library it called; else the innermost library."""
+    paths = [found[1] for frame in stack if (found := _PATH.search(frame))]
+    for path in reversed(paths):
+        own = path.removeprefix(f"{_ROOT}/")
+        if own != path and not own.startswith((".venv", *_ENTRY)):
+            return own
+    for path in reversed(paths):
+        if library := _LIBRARY.search(path):
+            return f"{library[1]} (library)"
+    return "Python itself"
+
+
+def _rabbitmq(rig: Rig) -> dict[str, int]:
+    """What RabbitMQ counts by itself, since it began; its own figures are up to 5 s old."""
+    Event().wait(_STATISTICS_S)
+    (node,) = _asked(rig, "nodes")
+    stats = _asked(rig, "overview")["message_stats"]
+    names = ("context_switches", "gc_num", "io_write_count", "io_sync_count")
+    counted = {name: node.get(name, 0) for name in names}
+    return counted | {name: stats.get(name, 0) for name in ("publish", "confirm", "deliver", "ack")}
+
+
+def _asked(rig: Rig, path: str) -> Any:
+    parts = urlsplit(rig.platform.management_url)
+    token = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    url = f"http://{parts.hostname}:{parts.port}/api/{path}"
+    with urlopen(Request(url, headers={"Authorization": f"Basic {token}"}), timeout=10) as answer:
+        return json.load(answer)

@@ -20,8 +20,11 @@ class Held(NamedTuple):
     files: int
 
 
-def _members(platform: Platform) -> Iterator[tuple[str, psutil.Process]]:
-    """(kind, process); a process that ends meanwhile is left out."""
+def members(platform: Platform) -> Iterator[tuple[str, psutil.Process]]:
+    """(kind, process) of everything there is now; a process that ends meanwhile is left out.
+
+    Kinds: api, relay, worker parent, worker children, sidecar, PostgreSQL, RabbitMQ.
+    """
     for member in platform.processes.values():
         if not member.is_running:
             continue
@@ -45,7 +48,7 @@ def cpu_seconds(platform: Platform) -> dict[str, float]:
     Kinds: api, relay, worker parent, worker children, sidecar, PostgreSQL, RabbitMQ, load.
     """
     found: dict[str, float] = {}
-    for kind, process in _members(platform):
+    for kind, process in members(platform):
         with suppress(psutil.Error):
             times = process.cpu_times()
             found[kind] = found.get(kind, 0.0) + times.user + times.system
@@ -61,7 +64,7 @@ def cpu_between(before: dict[str, float], after: dict[str, float]) -> dict[str, 
 def held(platform: Platform) -> dict[str, Held]:
     """By "kind pid": what each process holds now. PostgreSQL's backends count as one process."""
     found: dict[str, Held] = {}
-    for kind, process in _members(platform):
+    for kind, process in members(platform):
         with suppress(psutil.Error):
             name = kind if kind == "PostgreSQL" else f"{kind} {process.pid}"
             now = Held(process.memory_full_info().uss, process.num_fds())

@@ -21,7 +21,7 @@ _SETTLED_S = 60.0
 
 def main(url: str, seconds: float, batch: int, senders: int, open_max: int) -> None:
     """Prints a number, or fails when the first few events are not settled within a minute."""
-    asyncio.run(open_loop([url], schedule=_WARM, first=_WARM_FIRST, connections=senders))
+    open_loop([url], schedule=_WARM, first=_WARM_FIRST, connections=senders)
     if not wait_for(lambda: open_runs(url) == 0, deadline_s=_SETTLED_S):
         sys.exit(f"{open_runs(url)} of the first events are not settled")
     sent = flood(
