@@ -34,6 +34,7 @@ class Declarer:
     def __init__(self, url: str, *, name: str, heartbeat_s: int) -> None:
         self._url, self._name, self._heartbeat_s = url, name, heartbeat_s
         self._connection: Any = None
+        self._channel: Any = None
 
     def look(self, queues: Iterable[str]) -> Ensured:
         """What is there now, declaring nothing. Raises BrokerAway."""
@@ -61,7 +62,7 @@ class Declarer:
 
     def close(self) -> None:
         """Let the connection go. Never raises."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             close_connection(connection)
 
@@ -73,9 +74,12 @@ class Declarer:
                     self._url, name=self._name, heartbeat_s=self._heartbeat_s
                 )
                 self._connection.sock.settimeout(CONTROL_TIMEOUT_S)
-            channel = self._connection.channel()
-            result = work(channel, *args)
-            channel.close()
+                self._channel = None
+            # One for all looks: each new one leaves a cycle of garbage, a look comes every two
+            # seconds, and a process that makes little else collects it once an hour.
+            if self._channel is None or not self._channel.is_open:
+                self._channel = self._connection.channel()
+            result = work(self._channel, *args)
         except BrokerAway:
             raise
         except amqp.ChannelError:

@@ -1,5 +1,6 @@
 """The topology is data; a broker is made to have it, and nothing is destroyed for it."""
 
+import gc
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -178,6 +179,26 @@ def test_one_queue_that_cannot_be_declared_stops_no_other(declarer: Declarer, ch
 
     assert list(found.refused) == ["orders"]
     assert declarer.look(["mails"]).missing == []
+
+
+def test_looking_again_and_again_leaves_no_garbage(declarer: Declarer) -> None:
+    """A relay looks every two seconds for years, and collects garbage once an hour."""
+    declarer.ensure(QUEUES)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            declarer.look(QUEUES)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_a_look_after_a_missing_queue_finds_the_others(declarer: Declarer) -> None:
+    declarer.ensure(QUEUES)
+
+    assert declarer.look(["aaa", *QUEUES]).missing == ["aaa"]
+    assert declarer.look(QUEUES).missing == []
 
 
 def test_definitions_make_a_blank_virtual_host_whole(
