@@ -1,8 +1,11 @@
 """The Celery events that Flower reads: sent when they can be, and never waited for."""
 
+import time
 from typing import Any
 
+import msgspec
 from celery.events.dispatcher import EventDispatcher
+from celery.utils.time import utcoffset
 
 from app import telemetry
 from app.worker.collector import Delivery
@@ -25,17 +28,35 @@ class CeleryEvents(EventDispatcher):
         super().enable()
         self.exchange(self.producer.channel).declare()
 
+    def send(self, type_: str, *args: Any, **fields: Any) -> None:
+        """As Celery's; a task's event is a dictionary in a list until `flush`, and nothing else.
+
+        Celery's works out the group, the offset from UTC and the place of each of three events per
+        message, and its JSON goes through Python: together a quarter of this process's time.
+        """
+        if not self.enabled or not type_.startswith("task-"):
+            super().send(type_, *args, **fields)
+            return
+        waiting = self._group_buffer["task"]
+        fields |= {"type": type_, "timestamp": time.time(), "clock": self.clock.forward()}
+        waiting.append(fields)
+        if len(waiting) >= self.buffer_limit:
+            self.flush()
+
     def _publish(self, event: Any, producer: Any, routing_key: str, **_retry: Any) -> None:
         # RabbitMQ reads nothing while its alarm is raised: what is sent then fills the socket, and
         # the write that finds it full would wait until the alarm is over.
         if producer is None or self.is_blocked:
             return
+        common = {"hostname": self.hostname, "pid": self.pid, "utcoffset": utcoffset()}
+        told = [common | one for one in event] if isinstance(event, list) else event
         try:
             producer.publish(
-                event,
+                msgspec.json.encode(told),
                 routing_key=routing_key,
                 exchange=self.exchange.name,
-                serializer=self.serializer,
+                content_type="application/json",
+                content_encoding="utf-8",
                 headers=self.headers,
                 delivery_mode=self.delivery_mode,
             )

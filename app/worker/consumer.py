@@ -343,7 +343,7 @@ class ListConsumer(ConnectedConsumer):
             if not delivery.is_acknowledged:
                 delivery.is_acknowledged = True
                 self.acknowledge(delivery.request.message)
-            task_ready(delivery.request, successful=True)
+            task_ready(delivery.request)
             tell_end(delivery, self._monotonic())
 
     # ---- children

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.events import EventDispatcher
 from kombu import Connection, Queue
 
 from app.worker.celery_events import CeleryEvents
@@ -32,19 +33,26 @@ def events(line: Line) -> Iterator[CeleryEvents]:
 
 
 @pytest.fixture
-def flower(broker: Broker, events: CeleryEvents) -> Iterator[Any]:
-    """What somebody who reads events has been sent: their types."""
+def told(broker: Broker, events: CeleryEvents) -> Iterator[Any]:
+    """What somebody who reads events has been sent."""
     with Connection(broker.url) as connection, closing(connection.channel()) as channel:
         queue = Queue("flower", events.exchange(channel), routing_key="#", exclusive=True)(channel)
         queue.declare()
 
-        def types() -> list[str]:
+        def read() -> list[dict[str, Any]]:
             found = []
             while message := queue.get(no_ack=True):
-                found.append(message.decode()["type"])
+                body = message.decode()
+                found += body if isinstance(body, list) else [body]
             return found
 
-        yield types
+        yield read
+
+
+@pytest.fixture
+def flower(told: Any) -> Any:
+    """The types of what somebody who reads events has been sent."""
+    return lambda: [event["type"] for event in told()]
 
 
 def test_an_event_arrives_whose_exchange_was_declared_with_the_connection(
@@ -55,11 +63,51 @@ def test_an_event_arrives_whose_exchange_was_declared_with_the_connection(
     assert until(flower) == ["worker-online"]
 
 
+def test_a_tasks_event_says_what_celerys_own_says(events: CeleryEvents, told: Any) -> None:
+    fields = {"uuid": "0190a000-0000-7000-8000-000000000001", "name": "orders \u2713", "eta": None}
+    own = EventDispatcher(events.connection, "worker-1", app=events.app, buffer_group={"task"})
+    for dispatcher in (own, events):
+        dispatcher.send("task-received", **fields)
+        dispatcher.flush()
+
+    found: list[dict[str, Any]] = []
+
+    def came() -> bool:
+        found.extend(told())
+        return len(found) == 2
+
+    until(came, what="both events")
+    celerys, ours = found
+
+    changing = {"clock": 0, "timestamp": 0}
+    assert ours | changing == celerys | changing
+    assert ours["clock"] == celerys["clock"] + 1
+    assert ours["timestamp"] == pytest.approx(celerys["timestamp"], abs=10)
+
+
+def test_events_of_tasks_wait_for_a_flush_but_not_in_any_number(
+    events: CeleryEvents, flower: Any
+) -> None:
+    for _ in range(events.buffer_limit - 1):
+        events.send("task-started", uuid="1")
+    events.send("worker-online")
+    assert until(flower) == ["worker-online"]
+
+    events.send("task-started", uuid="1")
+
+    assert until(flower) == ["task-started"] * events.buffer_limit
+
+
 def test_a_broken_connection_is_not_made_again_and_the_event_is_kept(
     events: CeleryEvents, line: Line, flower: Any
 ) -> None:
     line.take_down()
-    until(lambda: events.send("worker-heartbeat", retry=True) or events._outbound_buffer)
+
+    def is_kept() -> bool:
+        events.send("worker-heartbeat", retry=True)
+        return bool(events._outbound_buffer)
+
+    until(is_kept)
 
     line.bring_up()
     events.send("worker-heartbeat", retry=True)
