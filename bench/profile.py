@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as temporary, Rig() as rig:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        rig.flood(2.0, open_max=5_000)
-        rig.drain()
+        if not options.rate:
+            rig.flood(2.0, open_max=5_000)
         reset(rig.engine)
         sampled = _sampled(rig, folder)
         told = _rabbitmq(rig)
@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> Result:
             sampler.wait(timeout=60)
         books = rig.drain()
         done = _rabbitmq(rig)
-    each = us_per_event(cpu, events)
+        each = us_per_event(cpu, events)
+        figures = _budget(sampled.values(), each)
     notes = [
         f"{one.ms * 1000 / events:8.1f} us/event  {one.calls / events:7.3f} calls/event "
         f" {one.wal_bytes / events:8.0f} WAL bytes/event  {one.name}"
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> Result:
     return Result(
         benchmark="profile",
         settings={"rate": options.rate or "flood", "seconds": options.seconds, "events": events},
-        figures=_budget(sampled.values(), each),
+        figures=figures,
         books=books,
         us_per_event=each,
         notes=notes,
