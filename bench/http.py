@@ -32,6 +32,10 @@ class Exchange:
         """The socket."""
         return self._number
 
+    def close(self) -> None:
+        """Let the connection go."""
+        self._socket.close()
+
     def send(self, request: bytes) -> None:
         """Send a request: the answer to the one before is complete."""
         self._answer = b""

@@ -9,8 +9,10 @@ import json
 import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import accumulate
+from math import inf
 from typing import NamedTuple
 
 from bench.http import Connection, Exchange, connect
@@ -138,13 +140,26 @@ def open_loop(
     """
     turns = due_times(schedule, size)
     requests = [request_of(first + i * size, size, type_) for i in range(len(turns))]
-    free = [Exchange(targets[n % len(targets)]) for n in range(connections)]
+    with ExitStack() as opened:
+        free = [
+            opened.enter_context(closing(Exchange(targets[number % len(targets)])))
+            for number in range(connections)
+        ]
+        return [
+            Sent(first + index * size, size, due, answered)
+            for index, due, answered in _on_schedule(free, turns, requests)
+        ]
+
+
+def _on_schedule(
+    free: list[Exchange], turns: Sequence[float], requests: Sequence[bytes]
+) -> Iterator[tuple[int, float, float]]:
+    """(index, when it was due, when it was answered or 0) of each request, as answers come."""
     busy: dict[Exchange, int] = {}
-    found: list[Sent] = []
     offset = time.time() - time.monotonic()
     start = time.monotonic() + 0.2
     turned = begun = 0
-    while len(found) < len(turns):
+    while begun < len(turns) or busy:
         now = time.monotonic() - start
         while turned < len(turns) and turns[turned] <= now:
             turned += 1
@@ -154,17 +169,14 @@ def open_loop(
             busy[exchange] = begun
             begun += 1
         # By select: its timers are exact, epoll's round up to the next millisecond.
-        until_turn = (
-            turns[turned] + start - time.monotonic() if turned < len(turns) else _PATIENCE_S
-        )
-        for exchange in select.select(busy, (), (), max(0.0, until_turn))[0]:
+        next_turn = turns[turned] + start if turned < len(turns) else inf
+        pause_s = min(_PATIENCE_S, max(0.0, next_turn - time.monotonic()))
+        for exchange in select.select(busy, (), (), pause_s)[0]:
             if status := exchange.receive():
                 index = busy.pop(exchange)
                 free.append(exchange)
                 answered = time.monotonic() + offset if status == 202 else 0.0
-                due = turns[index] + start + offset
-                found.append(Sent(first + index * size, size, due, answered))
-    return found
+                yield index, turns[index] + start + offset, answered
 
 
 def main() -> None:
