@@ -11,7 +11,7 @@ from app.store.transactions import open_autocommit
 # Words that only one of our statements has, and what that statement is called.
 _NAMES = (
     ("insert into identities", "accept"),
-    ("set state = 'running'", "claim"),
+    ("claimed_at = coalesce(r.claimed_at", "claim"),
     ("u.s_state", "write"),
     ("insert into journal", "write"),
     ("d.first_handed", "look"),
