@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from bench.peers.roster import NoSuchPeer, chosen
-from bench.peers.run import PYTHON, Ground, run
-from bench.peers.summary import Unsettled, summarise, table
+from bench.peers.run import PYTHON, Ground, Load, run
+from bench.peers.summary import Unsettled, latencies, latency_table, summarise, table
 
 
 def main() -> int:
@@ -17,6 +17,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="of load in each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0.0,
+        help="single events a second on schedule, for latencies, instead of batches for rates",
+    )
     parser.add_argument("--only", default="", help="names with commas between; default: all")
     parser.add_argument("--set", action="append", default=[], metavar="PEER.NAME=VALUE,...")
     parser.add_argument(
@@ -40,6 +46,7 @@ def main() -> int:
     if options.results and options.results.exists():
         results = [json.loads(line) for line in options.results.read_text().splitlines()]
     failed = 0
+    load = Load(options.seconds, options.batch, options.rate)
     with (
         tempfile.TemporaryDirectory(prefix="veltrix-peers-") as folder,
         Ground(Path(folder)) as ground,
@@ -47,7 +54,7 @@ def main() -> int:
         for _ in range(options.rounds):
             for peer in programs:
                 try:
-                    found = run(ground, peer, options.seconds, options.batch)
+                    found = run(ground, peer, load)
                 except Unsettled as error:
                     print(error, file=sys.stderr)
                     failed += 1
@@ -57,8 +64,9 @@ def main() -> int:
                 if options.results:
                     with options.results.open("a") as file:
                         file.write(json.dumps(found) + "\n")
-    rows = summarise(results)
-    print(json.dumps(rows) if options.as_json else table(rows))
+    rows = latencies(results) if options.rate else summarise(results)
+    shown = latency_table(rows) if options.rate else table(rows)
+    print(json.dumps(rows) if options.as_json else shown)
     return 1 if failed else 0
 
 

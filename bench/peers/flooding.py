@@ -1,8 +1,9 @@
-"""`python -m bench.peers.flooding URL SECONDS BATCH SENDERS OPEN_MAX`: the load, a process.
+"""`python -m bench.peers.flooding URL SECONDS BATCH SENDERS OPEN_MAX RATE`: the load, a process.
 
 A few single events first, so that every connection is open and every statement known; when those
-are settled, batches as in `python -m bench throughput`. Prints how many events of batches were
-accepted.
+are settled, batches as in `python -m bench throughput`, or with a RATE single events on schedule as
+in `python -m bench latency`. Prints JSON: how many events were accepted, and when those of a
+schedule were due, `[number, Unix seconds]` each.
 """
 
 import asyncio
@@ -19,15 +20,21 @@ _WARM_FIRST = 10**12  # none of the batches has such an id
 _SETTLED_S = 60.0
 
 
-def main(url: str, seconds: float, batch: int, senders: int, open_max: int) -> None:
-    """Prints a number, or fails when the first few events are not settled within a minute."""
+def main(url: str, seconds: float, rate: float, batch: int, senders: int, open_max: int) -> None:
+    """Prints the JSON, or fails when the first few events are not settled within a minute."""
     open_loop([url], schedule=_WARM, first=_WARM_FIRST, connections=senders)
     if not wait_for(lambda: open_runs(url) == 0, deadline_s=_SETTLED_S):
         sys.exit(f"{open_runs(url)} of the first events are not settled")
-    sent = flood(
+    if rate:
+        sent = [
+            one for one in open_loop([url], schedule=[(rate, seconds)], first=0) if one.answered
+        ]
+        print(json.dumps({"accepted": len(sent), "due": [(one.number, one.due) for one in sent]}))
+        return
+    flooded = flood(
         [url], seconds=seconds, size=batch, first=0, connections=senders, open_max=open_max
     )
-    print(asyncio.run(sent).accepted)
+    print(json.dumps({"accepted": asyncio.run(flooded).accepted, "due": []}))
 
 
 def open_runs(url: str) -> int:
@@ -43,4 +50,4 @@ def open_runs(url: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[6]), *map(int, sys.argv[3:6]))

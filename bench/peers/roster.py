@@ -27,6 +27,18 @@ select count(*), count(*) filter (where r.state = 'succeeded'),
     extract(epoch from min(e.accepted_at))::float8, extract(epoch from max(r.settled_at))::float8
 from events e join runs r on r.event_id = e.id where e.sender_id::bigint < 10^12
 """
+# When each event was settled, by the database's clock (DBOS: by its own): number, Unix seconds.
+_TIMES = """
+select id::bigint, extract(epoch from settled_at)::float8 from events where id::bigint < 10^12
+"""
+_TIMES_DBOS = """
+select workflow_uuid::bigint, updated_at / 1000.0::float8 from dbos.workflow_status
+where queue_name = 'peer' and workflow_uuid::bigint < 10^12
+"""
+TIMES_VELTRIX = """
+select e.sender_id::bigint, extract(epoch from r.settled_at)::float8
+from events e join runs r on r.event_id = e.id where e.sender_id::bigint < 10^12
+"""
 
 
 class NoSuchPeer(Exception):
@@ -40,9 +52,10 @@ class Peer:
     Commands are arguments of the Python in .venv-peers. Settings are `PEER_<NAME>` for its
     processes and `{name}` in its commands; `{number}` counts those of `workers`. `tally` gives
     accepted, settled, settled with the right output, first acceptance and last settlement in Unix
-    seconds. `senders` connections each send a batch at a time, none while more than `open_max`
-    events are open. `tries` are other settings, `name=value` with commas between; `label` is the
-    one of them that this is. `beside` are those that are run in every round too.
+    seconds; `times` when each was settled. `senders` connections each send a batch at a time, none
+    while more than `open_max` events are open. `tries` are other settings, `name=value` with commas
+    between; `label` is the one of them that this is. `beside` are those that are run in every round
+    too.
     """
 
     name: str
@@ -55,6 +68,7 @@ class Peer:
     senders: int = 4
     open_max: int = 2_000
     tally: str = _TALLY
+    times: str = _TIMES
     tries: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     label: str = ""
@@ -188,6 +202,7 @@ PEERS = {
             workers=2,
             open_max=1_000,
             tally=_TALLY_DBOS,
+            times=_TIMES_DBOS,
             tries=(
                 "concurrency=4",
                 "concurrency=8",

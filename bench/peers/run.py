@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import text
 
@@ -23,8 +23,9 @@ from app.pipeline.books import balance
 from app.store.schema import upgrade
 from app.store.transactions import make_engine, open_autocommit, transaction
 from bench.peers.flooding import open_runs
-from bench.peers.roster import TALLY_VELTRIX, VELTRIX, Peer
+from bench.peers.roster import TALLY_VELTRIX, TIMES_VELTRIX, VELTRIX, Peer
 from bench.peers.summary import Tally, Unsettled, judge
+from bench.report import percentiles
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -74,20 +75,33 @@ class Ground:
             engine.dispose()
 
 
-def run(ground: Ground, peer: Peer | None, seconds: float, batch: int) -> dict[str, Any]:
+class Load(NamedTuple):
+    """Batches as fast as they are answered, or `rate` single events a second on schedule."""
+
+    seconds: float
+    batch: int
+    rate: float = 0.0
+
+
+class Posted(NamedTuple):
+    """How many events were answered 202, and when those of a schedule were due, by number."""
+
+    accepted: int
+    due: dict[int, float]
+
+
+def run(ground: Ground, peer: Peer | None, load: Load) -> dict[str, Any]:
     """The figures of one run. `Unsettled` when not every accepted event was settled, once."""
     with (
         ground.empty() as place,
         tempfile.TemporaryDirectory(prefix="peers-", dir=ground.folder) as work,
     ):
         if peer is None:
-            return _run_veltrix(ground, place, Path(work), seconds, batch)
-        return _run_peer(ground, place, Path(work), peer, seconds, batch)
+            return _run_veltrix(ground, place, Path(work), load)
+        return _run_peer(ground, place, Path(work), peer, load)
 
 
-def _run_peer(
-    ground: Ground, place: str, folder: Path, peer: Peer, seconds: float, batch: int
-) -> dict[str, Any]:
+def _run_peer(ground: Ground, place: str, folder: Path, peer: Peer, load: Load) -> dict[str, Any]:
     env = _environment(ground, place, peer)
     _python(peer.set_up.split(), env)
     port = free_port()
@@ -98,9 +112,9 @@ def _run_peer(
             command = (str(PYTHON), *arguments)
             supervisor.start(Spec(name, command, env, folder / f"{name}.log"))
         _wait_front(supervisor.child("front"), port)
-        accepted = _flood(port, seconds, batch, peer.senders, peer.open_max)
+        posted = _post(port, load, peer.senders, peer.open_max)
         _drain(port)
-        figures = tally(ground.postgres.url_of(place), peer.tally, accepted)
+        figures = tally(ground.postgres.url_of(place), peer.tally, peer.times, posted)
     except Unsettled as error:
         logs = "\n".join(f"--- {log.stem}\n{tail(log)}" for log in sorted(folder.glob("*.log")))
         raise Unsettled(f"{peer.name}: {error}\n{logs}") from None
@@ -113,16 +127,14 @@ def _run_peer(
         "settings": {
             **peer.settings,
             "workers": peer.workers,
-            **_load(batch, peer.senders, peer.open_max),
+            **_told(load, peer.senders, peer.open_max),
         },
         "durability": f"{_DURABILITY}; {peer.broker}",
         "versions": dict(zip(peer.packages, versions, strict=True)),
     }
 
 
-def _run_veltrix(
-    ground: Ground, place: str, folder: Path, seconds: float, batch: int
-) -> dict[str, Any]:
+def _run_veltrix(ground: Ground, place: str, folder: Path, load: Load) -> dict[str, Any]:
     database_url = ground.postgres.url_of(place)
     upgrade(database_url)
     with Platform(
@@ -135,9 +147,9 @@ def _run_veltrix(
         vhost=place,
     ) as platform:
         port = next(one.port for one in platform.processes.values() if one.kind == "api")
-        accepted = _flood(port, seconds, batch, _SENDERS, _OPEN_MAX)
+        posted = _post(port, load, _SENDERS, _OPEN_MAX)
         _drain(port)
-        figures = tally(database_url, TALLY_VELTRIX, accepted)
+        figures = tally(database_url, TALLY_VELTRIX, TIMES_VELTRIX, posted)
         engine = make_engine(database_url, application="bench")
         books = balance(engine)
         engine.dispose()
@@ -147,19 +159,25 @@ def _run_veltrix(
     return {
         "program": VELTRIX,
         **figures,
-        "settings": {"children": 2, **_load(batch, _SENDERS, _OPEN_MAX)},
+        "settings": {"children": 2, **_told(load, _SENDERS, _OPEN_MAX)},
         "durability": f"{_DURABILITY}; {_QUORUM}",
         "versions": {name: version(name) for name in packages},
     }
 
 
-def tally(database_url: str, statement: str, accepted: int) -> dict[str, Any]:
-    """Counts and rate, from the database alone; `Unsettled` as in `judge`."""
+def tally(database_url: str, counts: str, times: str, posted: Posted) -> dict[str, Any]:
+    """Counts and rate, from the database alone; `Unsettled` as in `judge`.
+
+    Of events on schedule also p50 and p99, in milliseconds, from their turn to their settlement.
+    """
     engine = make_engine(database_url, application="bench")
     with transaction(engine) as tx:
-        found = tx.execute(text(statement)).one()
+        found = tx.execute(text(counts)).one()
+        settled = tx.execute(text(times)).all() if posted.due else []
     engine.dispose()
-    return judge(accepted, Tally(*found))
+    judged = judge(posted.accepted, Tally(*found))
+    took = [at - posted.due[number] for number, at in settled if number in posted.due]
+    return judged | {name: ms for name, ms in percentiles(took).items() if name in {"p50", "p99"}}
 
 
 def _environment(ground: Ground, place: str, peer: Peer) -> dict[str, str]:
@@ -195,21 +213,24 @@ def _wait_front(front: Child, port: int) -> None:
         raise Unsettled("the front does not answer")
 
 
-def _load(batch: int, senders: int, open_max: int) -> dict[str, int]:
-    return {"batch": batch, "senders": senders, "open_max": open_max}
+def _told(load: Load, senders: int, open_max: int) -> dict[str, float]:
+    if load.rate:
+        return {"events per second": load.rate}
+    return {"batch": load.batch, "senders": senders, "open_max": open_max}
 
 
 def _url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def _flood(port: int, seconds: float, batch: int, senders: int, open_max: int) -> int:
-    arguments = [_url(port), *map(str, (seconds, batch, senders, open_max))]
+def _post(port: int, load: Load, senders: int, open_max: int) -> Posted:
+    arguments = [_url(port), *map(str, (load.seconds, load.batch, senders, open_max, load.rate))]
     command = [sys.executable, "-m", "bench.peers.flooding", *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise Unsettled(f"the load ended with:\n{ended.stderr}")
-    return int(json.loads(ended.stdout))
+    said = json.loads(ended.stdout)
+    return Posted(said["accepted"], dict(said["due"]))
 
 
 def _drain(port: int) -> None:

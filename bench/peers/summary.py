@@ -43,13 +43,40 @@ def judge(answered: int, found: Tally) -> dict[str, Any]:
     }
 
 
+def latencies(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each program the medians of its runs' p50 and p99, the quickest first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if "p50" in run:
+            found.setdefault(run["program"], []).append(run)
+    rows = [
+        {
+            "program": program,
+            "runs": len(of),
+            **{name: median(float(run[name]) for run in of) for name in ("p50", "p99")},
+        }
+        for program, of in found.items()
+    ]
+    return sorted(rows, key=lambda row: float(row["p50"]))
+
+
+def latency_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The latencies as Markdown, as they stand in docs/peers.md."""
+    lines = ["| program | runs | p50, ms | p99, ms |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['program']} | {row['runs']} | {row['p50']:,.1f} | {row['p99']:,.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each program its runs, median, least and greatest rate, fastest first.
 
     `veltrix_is` is how many times the median Veltrix has of it; absent without runs of Veltrix.
     """
     rates: dict[str, list[float]] = {}
-    for run in runs:
+    for run in (one for one in runs if "p50" not in one):
         rates.setdefault(run["program"], []).append(float(run["rate"]))
     ours = median(rates[VELTRIX]) if VELTRIX in rates else None
     rows = [

@@ -8,7 +8,15 @@ from packaging.requirements import Requirement
 from bench.load import event_json
 from bench.peers.front import parse
 from bench.peers.roster import PEERS, VELTRIX, NoSuchPeer, chosen
-from bench.peers.summary import Tally, Unsettled, judge, summarise, table
+from bench.peers.summary import (
+    Tally,
+    Unsettled,
+    judge,
+    latencies,
+    latency_table,
+    summarise,
+    table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,3 +146,16 @@ def test_the_peers_are_locked_and_apart_from_the_product() -> None:
     assert not [
         name for name in ("dbos", "dramatiq", "procrastinate", "taskiq") if f"{name}==" in ours
     ]
+
+
+def test_latencies_are_medians_of_runs_and_no_rates() -> None:
+    runs: list[dict[str, object]] = [
+        {"program": "limit", "rate": 333.0, "p50": p50, "p99": 9.0} for p50 in (3.0, 4.0, 8.0)
+    ]
+    runs += [{"program": "on_dbos", "rate": 300.0}]
+
+    rows = latencies(runs)
+
+    assert rows == [{"program": "limit", "runs": 3, "p50": 4.0, "p99": 9.0}]
+    assert latency_table(rows).endswith("| limit | 3 | 4.0 | 9.0 |")
+    assert [row["program"] for row in summarise(runs)] == ["on_dbos"]
