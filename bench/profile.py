@@ -1,12 +1,11 @@
 """Profile: where each process spends its time under a given load, and what statements cost.
 
-py-spy samples every Python process, which costs it a tenth or so; PostgreSQL is seen by its
+py-spy samples every Python process, which takes processor time itself; PostgreSQL is seen by its
 statements, RabbitMQ by its own counters. Stacks go to the folder, one collapsed file per process:
 for speedscope or flamegraph.pl.
 """
 
 import argparse
-import base64
 import json
 import re
 import subprocess
@@ -18,9 +17,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import app
+from app.dev.rabbitmq import manage
 from bench.report import Result, Row, us_per_event
 from bench.rig import Rig
 from bench.statements import read, reset
@@ -32,7 +31,7 @@ _PATH = re.compile(r"\((.+\.py):\d+\)$")
 _ROOT = str(Path(app.__file__).parents[1])
 _LIBRARY = re.compile(r"python3\.\d+/(?:site-packages/)?([\w-]+)")
 # Modules in which a process spends its life, whatever it does.
-_ENTRY = ("app/cli.py", "app/commands/", "app/worker/run.py", "bench/__main__.py")
+_ENTRY = ("app/cli.py", "app/commands/", "app/api/server.py", "app/worker/run.py")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -146,8 +145,7 @@ def _rabbitmq(rig: Rig) -> dict[str, int]:
 
 
 def _asked(rig: Rig, path: str) -> Any:
-    parts = urlsplit(rig.platform.management_url)
-    token = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
-    url = f"http://{parts.hostname}:{parts.port}/api/{path}"
-    with urlopen(Request(url, headers={"Authorization": f"Basic {token}"}), timeout=10) as answer:
-        return json.load(answer)
+    at = urlsplit(rig.platform.management_url)
+    assert at.port is not None
+    assert at.password is not None
+    return json.loads(manage(at.port, at.password, "GET", f"/api/{path}"))

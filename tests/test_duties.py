@@ -109,6 +109,18 @@ def test_one_process_relays_sweeps_drains_folds_and_puts_policies(
     assert time.monotonic() - began < 3
 
 
+def test_a_queue_with_open_runs_keeps_its_limits_when_nobody_subscribes(
+    settings_of: Callable[..., Settings], engine: Engine, broker: Broker
+) -> None:
+    add_runs(engine, 1, workflow="write", queue="mails")
+    settings = settings_of(management_url=broker.management_url, relay_port=free_port())
+    management = Management(broker.management_url, broker.vhost)
+    topology = wanted(["mails"], limits_of(settings))
+
+    with relaying(settings):
+        until(lambda: plan(management.live(), topology) == [], what="its policy")
+
+
 @pytest.mark.slow
 def test_a_wiped_broker_is_whole_again_and_its_runs_are_handed_over_at_once(
     settings_of: Callable[..., Settings], engine: Engine, own_rabbitmq: RabbitMQ
@@ -162,7 +174,7 @@ def test_a_relay_with_nothing_to_do_says_little_to_the_database(
 ) -> None:
     """Per second: two due scans, a look and a half, and one look of each further duty."""
     subscribe(engine)
-    with open_autocommit(engine) as tx, relaying(settings_of(hold_s=1)):
+    with open_autocommit(engine) as tx, relaying(settings_of(hold_s=1, relay_port=free_port())):
         tx.execute(text("create extension if not exists pg_stat_statements"))
 
         def said(words: str = "") -> int:

@@ -11,7 +11,7 @@ from bench.report import Books, Result, percentiles, show, us_per_event
 BALANCED = Books(accepted=10, succeeded=10, failed=0, open=0, unaccounted=0, missing=0)
 
 
-def result(books: Books = BALANCED, **changes: Any) -> Result:
+def result(books: Books | None = BALANCED, **changes: Any) -> Result:
     return Result(
         benchmark="x", settings={"rate": 1}, figures=[{"p50": 2.0}], books=books, **changes
     )
@@ -25,6 +25,14 @@ def test_a_benchmark_fails_when_its_books_do_not_balance(name: str) -> None:
 
 def test_a_benchmark_fails_when_what_it_checks_does_not_hold() -> None:
     assert result(is_as_promised=False).exit_code == 1
+
+
+def test_where_nothing_was_accepted_there_are_no_books(capsys: pytest.CaptureFixture[str]) -> None:
+    show(result(None), as_json=False)
+
+    assert "books" not in capsys.readouterr().out
+    assert result(None).exit_code == 0
+    assert result(None, is_as_promised=False).exit_code == 1
 
 
 def test_percentiles_are_milliseconds() -> None:
