@@ -75,5 +75,7 @@ def close_connection(connection: Any) -> None:
         if transport is not None:
             transport.close()
         connection.collect()
+        # 128 KiB that would wait for the garbage collector: the rest of a connection is a cycle.
+        connection.frame_writer = None
     except Exception:  # noqa: BLE001, S110 - it was given up already, and there is nobody to tell
         pass

@@ -1,6 +1,6 @@
 """Declaring and looking over a connection of its own, apart from the one that publishes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import amqp
@@ -28,7 +28,8 @@ class Declarer:
     """A connection for declaring and looking, apart from the one that publishes.
 
     It never publishes, so an alarm does not block it; and a closed channel costs no confirms.
-    Opened when first used, again after it was lost. For one thread.
+    Opened when first used, again after it was lost. Whoever keeps it looks at least once per
+    heartbeat, if only at no queue: RabbitMQ closes a connection that says nothing. For one thread.
     """
 
     def __init__(self, url: str, *, name: str, heartbeat_s: int) -> None:
@@ -36,8 +37,10 @@ class Declarer:
         self._connection: Any = None
         self._channel: Any = None
 
-    def look(self, queues: Iterable[str]) -> Ensured:
+    def look(self, queues: Collection[str]) -> Ensured:
         """What is there now, declaring nothing. Raises BrokerAway."""
+        if not queues and self._connection is not None:
+            self._work(_say_something)
         found = {name: self._work(_look, name) for name in sorted(set(queues))}
         empty = [name for name, counts in found.items() if counts is not None and counts[0] == 0]
         return Ensured(
@@ -47,7 +50,7 @@ class Declarer:
             refused={},
         )
 
-    def ensure(self, queues: Iterable[str]) -> Ensured:
+    def ensure(self, queues: Collection[str]) -> Ensured:
         """Look at each queue, then declare everything, one queue's refusal not stopping another.
 
         Raises BrokerAway.
@@ -89,6 +92,11 @@ class Declarer:
             self.close()
             raise BrokerAway(f"{type(error).__name__}: {error}") from error
         return result
+
+
+def _say_something(channel: Any) -> None:
+    """The least that RabbitMQ answers; its own heartbeats are read on the way."""
+    channel.basic_qos(prefetch_size=0, prefetch_count=0, a_global=False)
 
 
 def _look(channel: Any, queue: str) -> tuple[int, int] | None:

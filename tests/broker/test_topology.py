@@ -2,7 +2,9 @@
 
 import gc
 import json
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -192,6 +194,21 @@ def test_looking_again_and_again_leaves_no_garbage(declarer: Declarer) -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_a_connection_with_nothing_to_look_at_is_kept_alive(broker: Broker) -> None:
+    """RabbitMQ closed it, and with it the relay gave up its publisher, twice a minute."""
+    with closing(Declarer(broker.url, name="tests", heartbeat_s=1)) as declarer:
+        declarer.ensure(QUEUES)
+        kept, began = declarer._connection, time.monotonic()
+
+        def outlived_it() -> bool:
+            declarer.look(())
+            return time.monotonic() - began > 4
+
+        until(outlived_it, what="four heartbeats to pass")
+        assert declarer.look(QUEUES).missing == []
+        assert declarer._connection is kept
 
 
 def test_a_look_after_a_missing_queue_finds_the_others(declarer: Declarer) -> None:

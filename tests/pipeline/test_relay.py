@@ -10,7 +10,6 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from app.pipeline.pace import REST_S
 from app.pipeline.relay import Relay, make_relay
 from app.settings import Settings
 from app.store import loads
@@ -32,22 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Rounds(Event):
-    """Moves the clock by each pause, notes how long it was, and stops after so many."""
-
-    def __init__(self, clock: Clock, rounds: int) -> None:
-        super().__init__()
-        self._clock, self._rounds = clock, rounds
-        self.paused_s: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.paused_s.append(timeout or 0.0)
-        self._clock.now += timeout or 0.0
-        if len(self.paused_s) == self._rounds:
-            self.set()
-        return super().wait(0)
 
 
 @contextmanager
@@ -351,35 +334,3 @@ def test_runs_whose_messages_were_not_confirmed_are_handed_over_again_at_once(
 
             # Their hold is 8 s: this is sooner.
             assert sorted(until(arrived_again, 4, "them again")) == ids
-
-
-def test_a_relay_rests_when_nothing_was_to_be_expected_for_a_hold(
-    settings: Settings, engine: Engine
-) -> None:
-    subscribe(engine)
-    clock = Clock()
-    rounds = Rounds(clock, 100)
-
-    with relaying(settings, engine, monotonic=clock) as relay:
-        relay.run(rounds)
-
-    before = rounds.paused_s.index(REST_S)
-    assert set(rounds.paused_s[:before]) == {settings.relay_scan_s}
-    assert sum(rounds.paused_s[:before]) == pytest.approx(settings.hold_s, abs=0.5)
-    assert set(rounds.paused_s[before:]) == {REST_S}
-
-
-@pytest.mark.parametrize("state", ["'waiting'", "'running', lease_token = gen_random_uuid()"])
-def test_a_relay_does_not_rest_while_a_run_is_about_to_be_due(
-    settings: Settings, engine: Engine, state: str
-) -> None:
-    subscribe(engine)
-    ids = add_runs(engine, 1)
-    change_runs(engine, ids, f"state = {state}, due_at = now() + interval '60 s'")
-    clock = Clock()
-    rounds = Rounds(clock, 200)
-
-    with relaying(settings, engine, monotonic=clock) as relay:
-        relay.run(rounds)
-
-    assert set(rounds.paused_s) == {settings.relay_scan_s}
