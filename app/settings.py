@@ -219,7 +219,7 @@ class Settings(BaseModel):
         le=10,
     )
     queue_bound_s: float = _setting(
-        0.5,
+        1.0,
         "Work handed to the broker ahead of the workers, per queue",
         unit="seconds of work",
         full="due runs wait in PostgreSQL",

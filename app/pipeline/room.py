@@ -31,8 +31,9 @@ FLOORS_S = 10.0
 # How late a transaction may commit a `due_at` without being overlooked until then.
 MARGIN = timedelta(seconds=1)
 _SPARE_ROWS = 2_000
-# So many due runs are a backlog, and are not counted further.
-BACKLOG_RUNS = 1_000
+# Due runs are counted as far as they would fit, but so many at least: what is due decides whether
+# the next look is worth it.
+DUE_COUNTED_MIN, DUE_COUNTED_MAX = 1_000, 20_000
 
 
 def limits_of(settings: Settings) -> ListLimits:
@@ -57,6 +58,7 @@ class Room:
         self._handed_floors: dict[str, datetime] = {}
         self.due_floors: dict[str, datetime] = {}
         self.depths: dict[str, QueueDepth] = {}
+        self._due_max: dict[str, int] = {}
         self._given: dict[str, int] = {}
 
     @property
@@ -78,6 +80,10 @@ class Room:
         if not self._workflows:
             return
         bound_max = max(map(self.bound, self._workflows))
+        self._due_max = {
+            queue: max(DUE_COUNTED_MIN, min(self.left(queue), DUE_COUNTED_MAX))
+            for queue in self._workflows
+        }
         self.depths = depths(
             tx,
             self._workflows,
@@ -85,7 +91,7 @@ class Room:
             due_floors=self.due_floors,
             hold_s_max=self._settings.hold_s_max,
             rows_max=bound_max + _SPARE_ROWS,
-            due_max=BACKLOG_RUNS,
+            due_max=self._due_max,
         )
         hold = timedelta(seconds=self._settings.hold_s)
         for queue, depth in self.depths.items():
@@ -130,9 +136,12 @@ class Room:
         return found
 
     def left_beside_due(self, queue: str) -> int:
-        """Runs the queue may be given that are not due: what is due has the room first."""
+        """Runs the queue may be given that are not due: what is due has the room first.
+
+        0 when not all that is due was counted: a backlog.
+        """
         depth = self.depths.get(queue)
-        if depth is None or depth.due >= BACKLOG_RUNS:
+        if depth is None or depth.due >= self._due_max[queue]:
             return 0
         return max(0, self.left(queue) - depth.due)
 

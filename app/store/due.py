@@ -124,8 +124,8 @@ select count(*) from failed
 # well.
 _DEPTHS = """
 select k.queue, d.ahead, d.handed, d.first_handed, w.due, w.first_due, now()
-from unnest(%(queue)s, %(floor)s::timestamptz[], %(due_floor)s::timestamptz[])
-    as k(queue, floor, due_floor)
+from unnest(%(queue)s, %(floor)s::timestamptz[], %(due_floor)s::timestamptz[], %(due_max)s)
+    as k(queue, floor, due_floor, due_max)
 cross join lateral (
     select count(*) as ahead, count(*) filter (where state = 'queued') as handed,
         min(due_at) filter (where state = 'queued') as first_handed
@@ -141,7 +141,7 @@ cross join lateral (
     from (
         select state, due_at from runs
         where runs.queue = k.queue and runs.due_at >= k.due_floor and runs.due_at <= now()
-        order by runs.due_at limit %(due_max)s
+        order by runs.due_at limit k.due_max
     ) behind
 ) w
 """
@@ -245,9 +245,9 @@ def depths(
     due_floors: Mapping[str, datetime],
     hold_s_max: float,
     rows_max: int,
-    due_max: int,
+    due_max: Mapping[str, int],
 ) -> dict[str, QueueDepth]:
-    """By queue: runs handed over and not yet claimed (up to `rows_max`), and due (`due_max`).
+    """By queue: runs handed over and not yet claimed (up to `rows_max`), and due (`due_max` each).
 
     `floors` and `due_floors`: nothing before them is of interest; both optional per queue.
     """
@@ -260,7 +260,7 @@ def depths(
             "due_floor": TextArray([due_floors.get(q, LONG_AGO).isoformat() for q in queues]),
             "hold_s_max": hold_s_max,
             "rows_max": rows_max,
-            "due_max": due_max,
+            "due_max": IntArray([due_max[q] for q in queues]),
         },
     )
     return {row[0]: QueueDepth(*row) for row in rows}

@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 from app.domain.due import DueRun
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
-from app.store.transactions import make_engine
+from app.store import loads
+from app.store.transactions import make_engine, transaction
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.services import Broker
@@ -91,6 +92,22 @@ def test_what_is_due_has_the_room_first(settings: Settings, engine: Engine) -> N
         until(lambda: not hints.take_room("orders", 1), what="the queue's room to be theirs")
 
         assert hints.take_room("mails", 1) == 1
+
+
+def test_hints_go_beside_as_many_due_runs_as_the_queue_has_room_for(
+    settings: Settings, engine: Engine
+) -> None:
+    """Else a flood whose first second came due would come due for ever (decision 20)."""
+    subscribe(engine)
+    claimed = round(2 * 3_000 / settings.queue_bound_s)
+    with transaction(engine) as tx:
+        loads.report(tx, "w@1", "w", {"queues": {"orders": {"claimed_2s": claimed}}, "children": 1})
+    with hinting(settings) as hints:
+        until(lambda: hints.take_room("orders", 9_000) == 3_000, what="room for 3,000")
+        add_runs(engine, 1_500)
+        until(lambda: hints.take_room("orders", 9_000) == 1_500, what="1,500 due to be seen")
+        add_runs(engine, 1_500)
+        until(lambda: not hints.take_room("orders", 1), what="the queue's room to be theirs")
 
 
 def test_there_is_no_room_for_a_queue_that_holds_enough(settings: Settings, engine: Engine) -> None:

@@ -123,7 +123,7 @@ def test_room_follows_what_workers_claim(settings: Settings, engine: Engine, cha
     subscribe(engine)
     add_runs(engine, 200)
     load = {
-        "queues": {"orders": {"claimed_2s": 480}},
+        "queues": {"orders": {"claimed_2s": 240}},
         "workflows": {"fulfil": {"occupied_s": 0.001}},
         "children": 1,
     }

@@ -195,7 +195,7 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
 
 def depth(engine: Engine, queue: str = "orders", **options: Any) -> due.QueueDepth:
     given: dict[str, Any] = {"floors": {}, "due_floors": {}, "hold_s_max": 300.0, "rows_max": 1000}
-    given["due_max"] = 3
+    given["due_max"] = {queue: 3}
     with transaction(engine) as tx:
         return due.depths(tx, [queue], **(given | options))[queue]
 
@@ -214,7 +214,9 @@ def test_depth_counts_what_is_due_up_to_a_limit(engine: Engine) -> None:
     add_runs(engine, 2)
     expired = add_runs(engine, 1, is_hinted=True)
     change_runs(engine, expired, HELD_BY_A_DEAD_WORKER)
-    assert depth(engine, due_max=9).due == 2, "what a dead worker holds is not in the queue"
+    assert depth(engine, due_max={"orders": 9}).due == 2, (
+        "what a dead worker holds is not in the queue"
+    )
 
     add_runs(engine, 5)
     assert depth(engine).due == 3 - 1
