@@ -14,7 +14,11 @@ _LOAD = "load generator"
 
 
 class Held(NamedTuple):
-    """What a process holds: bytes that are its alone, and open files, sockets and pipes."""
+    """What a process holds: bytes that are its alone, and open files, sockets and pipes.
+
+    A page of shared memory that only one process has touched yet is nobody's: PostgreSQL's buffers
+    have their size from the start.
+    """
 
     uss: int
     files: int
@@ -67,7 +71,12 @@ def held(platform: Platform) -> dict[str, Held]:
     for kind, process in members(platform):
         with suppress(psutil.Error):
             name = kind if kind == "PostgreSQL" else f"{kind} {process.pid}"
-            now = Held(process.memory_full_info().uss, process.num_fds())
+            now = Held(_own_bytes(process), process.num_fds())
             before = found.get(name, Held(0, 0))
             found[name] = Held(before.uss + now.uss, before.files + now.files)
     return found
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    maps = process.memory_maps(grouped=False)
+    return sum(one.private_clean + one.private_dirty for one in maps if "s" not in one.perms)

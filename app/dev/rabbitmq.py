@@ -35,7 +35,7 @@ raft.wal_max_size_bytes = {wal_bytes}
 """
 # Quorum queues keep what is in their common log in memory too, and the log until its file is full:
 # by default 512 MiB. deploy/rabbitmq/rabbitmq.conf says the same.
-WAL_BYTES = 64 * 1024 * 1024
+WAL_BYTES = 32 * 1024 * 1024
 _ACCOUNT = """\
 default_user = {user}
 default_pass = {password}

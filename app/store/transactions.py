@@ -67,6 +67,8 @@ def make_engine(
             "max_overflow": 0,
             "pool_timeout": connect_timeout_s,
             "pool_pre_ping": is_tried,
+            # By turns, each of them would in time open, cache and plan what one of them has.
+            "pool_use_lifo": True,
         }
     )
     engine = create_engine(
