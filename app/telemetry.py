@@ -5,6 +5,8 @@ Logs: one line per move, `noun.past_verb`, after the commit. Metrics: base units
 
 import logging
 import sys
+from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -12,6 +14,24 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _LATENCY = (0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.05, 0.1, 0.5, 1, 5, 30)
 _LIST = (1, 2, 4, 8, 16, 32, 64, 125, 250, 500, 1000, 2000)
+
+
+class ListHistogram(Histogram):
+    """A histogram that is told the values of a list together."""
+
+    def observe_all(self, amounts: Iterable[float]) -> None:
+        """What `observe` of each would do, in one write per bucket instead of two per value."""
+        buckets: dict[int, int] = {}
+        total = 0.0
+        for amount in amounts:
+            index = bisect_left(self._upper_bounds, amount)
+            buckets[index] = buckets.get(index, 0) + 1
+            total += amount
+        for index, count in buckets.items():
+            self._buckets[index].inc(count)
+        if buckets:
+            self._sum.inc(total)
+
 
 # Accept
 events_accepted = Counter("veltrix_events_accepted", "Events committed to the ledger")
@@ -53,7 +73,7 @@ broker_up = Gauge("veltrix_broker_up", "1 while this process has a broker connec
 # Worker and engine
 runs_claimed = Counter("veltrix_runs_claimed", "Runs claimed by this worker's children")
 runs_settled = Counter("veltrix_runs_settled", "Outcomes committed", ["workflow", "state"])
-outcome_seconds = Histogram(
+outcome_seconds = ListHistogram(
     "veltrix_outcome_seconds", "From acceptance to the committed outcome", buckets=_LATENCY
 )
 list_runs = Histogram("veltrix_list_runs", "Runs per list of a worker child", buckets=_LIST)

@@ -13,9 +13,10 @@ import uuid as _uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from app.domain.workflows import Step
@@ -55,8 +56,7 @@ class _Here(threading.local):
 here = _Here()
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+class StepContext(msgspec.Struct, frozen=True):
     """What a step may know of its attempt. `idempotency_key` is the same for every attempt."""
 
     run_id: str

@@ -3,7 +3,8 @@
 psycopg dumps a Python list element by element through its adapters; for lists of hundreds of rows
 and twenty columns that is most of the cost of a statement. These classes build the wire form with
 one join (format: PostgreSQL `array_send`). A column that is NULL in every row becomes an empty
-array: `unnest` of several arrays pads it with NULLs.
+array: `unnest` of several arrays pads it with NULLs. One that is the same in every row, as half of
+them are, is encoded once.
 """
 
 from collections.abc import Sequence
@@ -29,13 +30,18 @@ class PgArray:
     __slots__ = ("data",)
     element_oid: ClassVar[int]
     array_oid: ClassVar[int]
+    is_equal_same: ClassVar[bool] = True  # values that are equal have one encoding
 
     def __init__(self, values: Sequence[Any]) -> None:
-        if values.count(None) == len(values):
+        rows = len(values)
+        if values.count(None) == rows:
             self.data = _EMPTY(0, 0, self.element_oid)
+            return
+        if self.is_equal_same and values.count(values[0]) == rows:
+            parts = self._encode(values[:1]) * rows
         else:
             parts = self._encode(values)
-            self.data = _HEADER(1, 1, self.element_oid, len(parts), 1) + b"".join(parts)
+        self.data = _HEADER(1, 1, self.element_oid, rows, 1) + b"".join(parts)
 
     def _encode(self, values: Sequence[Any]) -> list[bytes]:
         raise TypeError(f"use one of the array classes below for {len(values)} values")
@@ -75,6 +81,7 @@ class FloatArray(PgArray):
     """double precision[]."""
 
     element_oid, array_oid = 701, 1022
+    is_equal_same = False  # 0.0 and -0.0
 
     def _encode(self, values: Sequence[float | None]) -> list[bytes]:
         return [_NULL if value is None else _FLOAT8(8, value) for value in values]

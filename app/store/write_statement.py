@@ -88,8 +88,12 @@ def parts_of(rows: Sequence[Row]) -> Parts:
     )
 
 
+_details = attrgetter("wait_s", "reason", "fingerprint", "failed_step", "key")
+_NO_DETAILS = (None,) * len(DETAILS)
+
+
 def _has_details(settlement: Any) -> bool:
-    return any(column.value_of(settlement) is not None for column in DETAILS)
+    return bool(_details(settlement) != _NO_DETAILS)
 
 
 def values_of(rows: Sequence[Row], parts: Parts) -> dict[str, object]:

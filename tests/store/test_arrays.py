@@ -1,0 +1,41 @@
+"""Columns reach PostgreSQL as they are, however few different values they hold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from app.store.arrays import BoolArray, BytesArray, FloatArray, IntArray, PgArray, TextArray
+from app.store.transactions import fetch, open_autocommit
+
+COLUMNS: list[tuple[type[PgArray], Sequence[Any]]] = [
+    (TextArray, ["a", "a", "a"]),
+    (TextArray, ["a", None, "\u00e9"]),
+    (TextArray, [None, None]),
+    (TextArray, ("", "")),
+    (TextArray, ["a"]),
+    (BytesArray, [b"\x00", b"\x00"]),
+    (BytesArray, [b"", None]),
+    (IntArray, [7, 7, 7]),
+    (IntArray, [-1, 2**62]),
+    (BoolArray, [True, True]),
+    (BoolArray, [True, False]),
+    (FloatArray, [0.5, 0.5]),
+    (FloatArray, [0.0, -0.0]),
+]
+
+
+@pytest.mark.parametrize(("array", "values"), COLUMNS)
+def test_a_column_arrives_as_it_is(
+    engine: Engine, array: type[PgArray], values: Sequence[Any]
+) -> None:
+    numbers = IntArray(range(len(values)))
+    with open_autocommit(engine) as tx:
+        rows = fetch(
+            tx,
+            "select u.value from unnest(%(number)s, %(value)s) as u(number, value) order by number",
+            {"number": numbers, "value": array(values)},
+        )
+
+    assert [repr(row[0]) for row in rows] == [repr(value) for value in values]
