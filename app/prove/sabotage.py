@@ -279,7 +279,7 @@ def key_per_attempt() -> None:
 
     def changing(context_of: Any) -> Any:
         def context(step: Any) -> Any:
-            from dataclasses import replace
+            from msgspec.structs import replace
 
             found = context_of(step)
             return replace(found, idempotency_key=f"{found.idempotency_key}/{found.attempt}")
