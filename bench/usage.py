@@ -66,10 +66,15 @@ def cpu_between(before: dict[str, float], after: dict[str, float]) -> dict[str, 
 
 
 def held(platform: Platform) -> dict[str, Held]:
-    """By "kind pid": what each process holds now. PostgreSQL's backends count as one process."""
+    """By "kind pid": what each process holds now.
+
+    PostgreSQL's processes count as one, without those that come, vacuum a table and go.
+    """
     found: dict[str, Held] = {}
     for kind, process in members(platform):
         with suppress(psutil.Error):
+            if "autovacuum worker" in " ".join(process.cmdline()):
+                continue
             name = kind if kind == "PostgreSQL" else f"{kind} {process.pid}"
             now = Held(_own_bytes(process), process.num_fds())
             before = found.get(name, Held(0, 0))
