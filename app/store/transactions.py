@@ -58,19 +58,6 @@ def make_engine(
             "plan_cache_mode": "force_generic_plan" if is_hot else "auto",
         }.items()
     )
-    pool: dict[str, Any] = (
-        {"poolclass": NullPool}
-        if connections_max == 1
-        else {
-            "poolclass": QueuePool,
-            "pool_size": connections_max,
-            "max_overflow": 0,
-            "pool_timeout": connect_timeout_s,
-            "pool_pre_ping": is_tried,
-            # By turns, each of them would in time open, cache and plan what one of them has.
-            "pool_use_lifo": True,
-        }
-    )
     engine = create_engine(
         url,
         connect_args={
@@ -82,7 +69,7 @@ def make_engine(
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
         },
-        **pool,
+        **_pool(connections_max, connect_timeout_s, is_tried=is_tried),
     )
 
     @event.listens_for(engine, "connect")
@@ -90,6 +77,20 @@ def make_engine(
         register_arrays(getattr(dbapi_connection, "driver_connection", dbapi_connection))
 
     return engine
+
+
+def _pool(connections_max: int, connect_timeout_s: int, *, is_tried: bool) -> dict[str, Any]:
+    if connections_max == 1:
+        return {"poolclass": NullPool}
+    return {
+        "poolclass": QueuePool,
+        "pool_size": connections_max,
+        "max_overflow": 0,
+        "pool_timeout": connect_timeout_s,
+        "pool_pre_ping": is_tried,
+        # By turns, each of them would in time open, cache and plan what one of them has.
+        "pool_use_lifo": True,
+    }
 
 
 def open_autocommit(engine: Engine) -> Connection:

@@ -197,7 +197,7 @@ def test_looking_again_and_again_leaves_no_garbage(declarer: Declarer) -> None:
 
 
 def test_a_connection_with_nothing_to_look_at_is_kept_alive(broker: Broker) -> None:
-    """RabbitMQ closed it, and with it the relay gave up its publisher, twice a minute."""
+    """RabbitMQ closed it, and with it the relay gave up its publisher, again and again."""
     with closing(Declarer(broker.url, name="tests", heartbeat_s=1)) as declarer:
         declarer.ensure(QUEUES)
         kept, began = declarer._connection, time.monotonic()
