@@ -160,7 +160,7 @@ def _both(what: str, once: Callable[[], None], seconds: float) -> Iterator[Row]:
         values = []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            if pause_s:
+            if pause_s:  # the pause is what is measured: how much dearer a cold call is
                 time.sleep(pause_s)
             began = time.perf_counter()
             once()

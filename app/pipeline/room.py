@@ -31,8 +31,8 @@ FLOORS_S = 10.0
 # How late a transaction may commit a `due_at` without being overlooked until then.
 MARGIN = timedelta(seconds=1)
 _SPARE_ROWS = 2_000
-# Due runs are counted as far as they would fit, but so many at least: what is due decides whether
-# the next look is worth it.
+# Due runs are counted as far as they would have fitted at the look before, but so many at least,
+# for there may be room since; and so many at most, for what a look may cost.
 DUE_COUNTED_MIN, DUE_COUNTED_MAX = 1_000, 20_000
 
 

@@ -51,13 +51,13 @@ SETTLED = (
     Column("s_outcome", TextArray, attrgetter("outcome"), "::json[]"),
     Column("s_code_version", TextArray, attrgetter("code_version")),
 )
+_TEXTS = ("reason", "fingerprint", "failed_step", "key")
 DETAILS = (
     Column("s_wait_ms", IntArray, lambda s: None if s.wait_s is None else round(s.wait_s * 1000)),
-    Column("s_reason", TextArray, attrgetter("reason")),
-    Column("s_fingerprint", TextArray, attrgetter("fingerprint")),
-    Column("s_failed_step", TextArray, attrgetter("failed_step")),
-    Column("s_key", TextArray, attrgetter("key")),
+    *(Column(f"s_{name}", TextArray, attrgetter(name)) for name in _TEXTS),
 )
+_details = attrgetter("wait_s", *_TEXTS)
+_NO_DETAILS = (None,) * len(DETAILS)
 
 
 class Parts(NamedTuple):
@@ -86,10 +86,6 @@ def parts_of(rows: Sequence[Row]) -> Parts:
         has_details=any(map(_has_details, settlements)),
         has_failed=any(settlement.state == "failed" for settlement in settlements),
     )
-
-
-_details = attrgetter("wait_s", "reason", "fingerprint", "failed_step", "key")
-_NO_DETAILS = (None,) * len(DETAILS)
 
 
 def _has_details(settlement: Any) -> bool:
