@@ -10,7 +10,7 @@ SEEDS := 1 2 3
 EVENTS := 200000
 
 # What starts whole platforms and waits for them: about half of what tests take.
-PLATFORMS := tests/path tests/prove
+PLATFORMS := tests/path tests/prove tests/broker
 # Lines of two halves stay whole; macOS has a make that cannot do that.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq chromium demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -85,13 +85,27 @@ chromium:
 	    echo "tests of the console need chromium: as root, apt-get install chromium (Debian, Ubuntu)"; \
 	fi
 
+# Tests of poolers run it; a service of it is not wanted.
+pgbouncer:
+	@if [ -x /usr/sbin/pgbouncer ]; then \
+	    : ; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "installing pgbouncer"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends pgbouncer >/dev/null || exit 1; \
+	    systemctl disable --now pgbouncer >/dev/null 2>&1 \
+	        || invoke-rc.d pgbouncer stop >/dev/null 2>&1 || true; \
+	else \
+	    echo "tests of poolers need pgbouncer: as root, apt-get install pgbouncer (Debian, Ubuntu)"; \
+	fi
+
 demo: setup
 	$(BIN)/veltrix demo
 
 dev: setup
 	$(BIN)/veltrix dev
 
-# Some 7 minutes a seed; stops at the first verdict that is not `held`.
+# Some 12 minutes a seed; stops at the first verdict that is not `held`.
 prove: setup
 	set -e; for seed in $(SEEDS); do \
 	    $(BIN)/veltrix prove --scenario everything --events $(EVENTS) --seed $$seed --json; \
@@ -99,7 +113,7 @@ prove: setup
 
 # Two halves side by side, each with servers of its own: while one waits for a lease to end or a
 # process to start, the other has the processor.
-test: setup chromium
+test: setup chromium pgbouncer
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going $(SYNCED) test-platforms test-others
 
 test-platforms:
@@ -108,7 +122,7 @@ test-platforms:
 test-others:
 	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(PLATFORMS))
 
-test-slow: setup chromium
+test-slow: setup chromium pgbouncer
 	$(BIN)/pytest -q -m slow
 
 # docs/console/: every page, light and dark, on a wide screen and a phone's.

@@ -10,6 +10,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Engine, create_engine, pool, text
 
+import app.store.access_tables
 import app.store.failure_tables
 import app.store.replay_tables  # noqa: F401 - its tables join the metadata
 from app.store.schema import ADVISORY_LOCK

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from app.domain.ids import EventIds
 from app.domain.registry import load_workflows
 from app.domain.workflows import Workflow
+from app.pipeline.frames import Limits
 from app.settings import Settings
 from app.settings_load import require
 from app.store.transactions import make_engine
@@ -67,8 +68,13 @@ def engine_for(
     statement_timeout_s: float | None = None,
     is_hot: bool = False,
     is_tried: bool = True,
+    is_writer: bool = True,
+    is_of_authors: bool = False,
 ) -> Engine:
-    """An engine on the configured database. Raises SettingsError if none is."""
+    """An engine on the configured database; a stand-by of it counts as away, if `is_writer`.
+
+    Raises SettingsError if none is configured.
+    """
     require(settings, "database_url")
     assert settings.database_url is not None
     return make_engine(
@@ -78,6 +84,8 @@ def engine_for(
         statement_timeout_s=statement_timeout_s or settings.statement_timeout_s,
         is_hot=is_hot,
         is_tried=is_tried,
+        is_writer=is_writer,
+        is_of_authors=is_of_authors,
     )
 
 
@@ -86,3 +94,18 @@ def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
     modules = f"{settings.workflows},{PROVE_WORKFLOWS}" if settings.prove else settings.workflows
     found = load_workflows(modules)
     return {name: (w, w.code_version(settings.release)) for name, w in sorted(found.items())}
+
+
+def limits_for(settings: Settings, sources: Sources) -> Limits:
+    """What the executions of a worker child must respect."""
+    return Limits(
+        output_bytes_max=settings.output_bytes_max,
+        error_chars_max=settings.error_chars_max,
+        step_timeout_s=settings.step_timeout_s,
+        journal_write_s=settings.journal_write_s,
+        deploy_grace_s=settings.deploy_grace_s,
+        deploy_backoff_s=settings.deploy_backoff_s,
+        monotonic=sources.monotonic,
+        jitter=sources.random,
+        arguments_bytes_max=settings.arguments_bytes_max,
+    )

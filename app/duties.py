@@ -11,47 +11,50 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
+from typing import Any
 
 import psycopg
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
-from app.broker.connect import BrokerAway, vhost_of
+from app.broker.connect import BrokerAway
 from app.broker.drain import Drain
-from app.broker.management import Management, ManagementRefused
-from app.broker.topology import Limits, is_queue_name, wanted
 from app.health import HealthServer
 from app.pipeline.backoff import Backoff
-from app.pipeline.books import fold_once, recount_once
+from app.pipeline.books import Measuring, fold_once, recount_once
 from app.pipeline.broker_links import make_declarer
 from app.pipeline.bury import bury
+from app.pipeline.deploys import Deploys
 from app.pipeline.groups import check_groups, fold_groups_once
+from app.pipeline.queues import LOOK_S, Following, Unattended
 from app.pipeline.relay import Relay, make_relay
 from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
+from app.policies import Policies, management_of
 from app.settings import Settings
 from app.settings_load import require
-from app.store import answers, sessions
+from app.store import answers, releases, sessions, subscriptions
+from app.store.errors import Answer, answer_of, told
 from app.store.groups import forget_hours
 from app.store.loads import forget_stale
 from app.store.replays import forget_unstarted
-from app.store.transactions import transaction
+from app.store.transactions import open_autocommit, transaction
 from app.telemetry import logger
 
 log = logger("duties")
 
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 1.0  # what is back is used within a second
 FORGET_S = 60.0
+DEPLOYS_S = 1.0
 ANSWERS_KEPT_S = 24 * 3600.0  # how long a call may be repeated with its Idempotency-Key
 HOURS_KEPT_DAYS = 90  # of what a failure group's sparkline is drawn from
 HOURS_FORGET_S = 24 * 3600.0
 PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
-POLICIES_S, NEW_QUEUES_S = 10.0, 0.5
 STOP_S = 1.5
 CONNECTIONS_MAX = 5
-_AWAY = (BrokerAway, SQLAlchemyError, psycopg.Error, OSError)
+_AWAY = (BrokerAway, SQLAlchemyError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +84,18 @@ def run_relay(settings: Settings, stop: Event) -> None:
         settings,
         engine_for(settings, "veltrix-relay", is_hot=True),
         name=name,
-        totals=_management(settings),
+        totals=management_of(settings),
     )
     drain = _drain(settings, engine, name)
+    troubles: dict[str, str] = {}
+    unattended = Unattended(engine)
+    policies = Policies(settings, lambda: relay.queues)
     threads = [
-        Thread(target=keep, args=(duty, stop), name=duty.name, daemon=True)
-        for duty in _duties(settings, engine, drain, lambda: relay.queues)
+        Thread(target=keep, args=(duty, stop, troubles), name=duty.name, daemon=True)
+        for duty in _duties(settings, engine, drain, lambda: relay.queues, unattended, policies)
     ]
     collect_rarely()
-    with _health(settings, relay):
+    with _health(settings, relay, troubles, unattended, policies):
         for thread in threads:
             thread.start()
         try:
@@ -105,26 +111,36 @@ def run_relay(settings: Settings, stop: Event) -> None:
             engine.dispose()
 
 
-def keep(duty: Duty, stop: Event) -> None:
+def keep(duty: Duty, stop: Event, troubles: dict[str, str] | None = None) -> None:
     """Do the duty until `stop`, whatever happens to PostgreSQL and RabbitMQ.
 
     An error that is no outage is logged with its traceback and tried again as well: one duty's
-    mistake must not end the others.
+    mistake must not end the others. While a duty cannot be done, `troubles` says why.
     """
     monotonic = real_sources().monotonic
     backoff = Backoff(BACKOFF_S, BACKOFF_S_MAX)
+    said: dict[str, str] = {} if troubles is None else troubles
     while not stop.is_set():
         try:
             pause_s = 0.0 if duty.once() else _pause_of(duty)
             backoff.reset()
-        except _AWAY as error:
+            said.pop(duty.name, None)
+        except Exception as error:
             pause_s = max(backoff.extend(monotonic()), duty.failed_pause_s)
-            log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
-        except Exception:
-            pause_s = max(backoff.extend(monotonic()), duty.failed_pause_s)
-            log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
+            said[duty.name] = _told(error)
+            if _is_outage(error):
+                log.warning("duty.waits", duty=duty.name, error=_told(error), retry_in_s=pause_s)
+            else:
+                log.exception("duty.failed", duty=duty.name, retry_in_s=pause_s)
         if pause_s:
             stop.wait(pause_s)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Nobody here has made a mistake: what it needs is away."""
+    if isinstance(error, DBAPIError | psycopg.Error):
+        return answer_of(error) is not Answer.OUR_FAULT
+    return isinstance(error, _AWAY)
 
 
 def _pause_of(duty: Duty) -> float:
@@ -133,16 +149,25 @@ def _pause_of(duty: Duty) -> float:
 
 def _told(error: Exception) -> str:
     """The first line: the rest of a database error is SQL and values."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {told(error)}"
 
 
 def _duties(
-    settings: Settings, engine: Engine, drain: Drain, queues: Callable[[], Collection[str]]
+    settings: Settings,
+    engine: Engine,
+    drain: Drain,
+    queues: Callable[[], Collection[str]],
+    unattended: Unattended | None = None,
+    policies: Policies | None = None,
 ) -> Iterator[Duty]:
     yield Duty("drain", drain.drain_once, 0.1)
     yield Duty("sweep", Sweep(engine, settings).once, settings.sweep_unrouted_s)
-    yield Duty("fold", lambda: fold_once(engine), settings.fold_s)
-    yield Duty("recount", lambda: _recount(engine), settings.recount_s)
+    yield Duty("deploys", Deploys(engine, settings).once, DEPLOYS_S)
+    yield Duty("follow", Following(engine).once, LOOK_S)
+    yield Duty("unattended", (unattended or Unattended(engine)).once, LOOK_S)
+    yield Duty("fold", lambda: _fold(engine, settings), settings.fold_s)
+    measuring = Measuring(engine)
+    yield Duty("recount", lambda: _recount(engine, measuring), settings.recount_s)
     replaying = Replaying(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, lambda: replaying.pause_s)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
@@ -150,10 +175,8 @@ def _duties(
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     yield Duty("forget-plans", lambda: _forget_plans(engine), FORGET_S, GROUPS_CHECK_S)
     yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
-    management = _management(settings)
-    if management is not None:
-        policies = Policies(settings, queues, management)
-        yield Duty("policies", policies.apply_once, NEW_QUEUES_S)
+    policies = policies or Policies(settings, queues)
+    yield Duty("policies", policies.apply_once, policies.pause_s)
 
 
 def _relay(relay: Relay, stop: Event) -> int:
@@ -161,8 +184,13 @@ def _relay(relay: Relay, stop: Event) -> int:
     return 0
 
 
-def _recount(engine: Engine) -> int:
+def _fold(engine: Engine, settings: Settings) -> int:
+    return fold_once(engine, unrouted_groups_max=settings.unrouted_groups_max)
+
+
+def _recount(engine: Engine, measuring: Measuring) -> int:
     recount_once(engine)
+    measuring.once()
     return 0  # what is left has time
 
 
@@ -177,6 +205,8 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
+        releases.forget(tx)
+        subscriptions.forget(tx)
         return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
 
 
@@ -193,62 +223,6 @@ def _forget_hours(engine: Engine) -> int:
     return 0
 
 
-class Policies:
-    """Keeps the limits of all queues as they should be; without management they are not applied."""
-
-    def __init__(
-        self, settings: Settings, queues: Callable[[], Collection[str]], management: Management
-    ) -> None:
-        self._queues, self._management = queues, management
-        self._limits = limits_of(settings)
-        self._applied: list[str] | None = None
-        self._applied_at = 0.0
-
-    def apply_once(self) -> int:
-        """Put what differs; 0, or raises BrokerAway. A refusal is a finding, not an end.
-
-        RabbitMQ is asked at once when a queue is new: until its policy is there, what a foreign
-        consumer rejects is not dead-lettered but gone.
-        """
-        queues = sorted(queue for queue in self._queues() if is_queue_name(queue))
-        now = real_sources().monotonic()
-        if queues == self._applied and now - self._applied_at < POLICIES_S:
-            return 0
-        self._put(queues)
-        self._applied, self._applied_at = queues, now
-        return 0
-
-    def _put(self, queues: list[str]) -> None:
-        try:
-            there = self._management.live().policies or {}
-            for policy in wanted(queues, self._limits).policies:
-                if there.get(policy.name) != policy:
-                    self._management.put_policy(policy)
-                    log.info("policy.put", policy=policy.name, queues=len(queues))
-        except ManagementRefused as error:
-            log.error(
-                "policy.refused",
-                error=str(error),
-                cure="use a definitions file, or a user with the tag `policymaker`",
-            )
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The bounds of a workflow queue, from the settings."""
-    return Limits(
-        delivery_limit=settings.delivery_limit,
-        messages_max=settings.queue_messages_max,
-        bytes_max=settings.queue_bytes_max,
-    )
-
-
-def _management(settings: Settings) -> Management | None:
-    if settings.management_url is None or settings.broker_url is None:
-        return None
-    vhost = vhost_of(settings.broker_url.get_secret_value())
-    return Management(settings.management_url.get_secret_value(), vhost)
-
-
 def _drain(settings: Settings, engine: Engine, name: str) -> Drain:
     assert settings.broker_url is not None
     return Drain(
@@ -257,7 +231,13 @@ def _drain(settings: Settings, engine: Engine, name: str) -> Drain:
         heartbeat_s=settings.broker_heartbeat_s,
         keep=lambda letters: bury(engine, letters),
         declare=lambda: _declare(settings, f"{name} drain topology"),
+        try_keeping=lambda: _try(engine),
     )
+
+
+def _try(engine: Engine) -> None:
+    with open_autocommit(engine) as tx:
+        tx.exec_driver_sql("select 1")
 
 
 def _declare(settings: Settings, name: str) -> None:
@@ -267,9 +247,21 @@ def _declare(settings: Settings, name: str) -> None:
 
 
 @contextmanager
-def _health(settings: Settings, relay: Relay) -> Iterator[None]:
-    def checks() -> dict[str, bool]:
-        return {"database": relay.has_database, "broker": relay.is_connected}
+def _health(
+    settings: Settings,
+    relay: Relay,
+    troubles: dict[str, str],
+    unattended: Unattended,
+    policies: Policies,
+) -> Iterator[None]:
+    def checks() -> dict[str, Any]:
+        return {
+            "database": relay.has_database,
+            "broker": relay.is_connected,
+            "troubles": dict(troubles),
+            "unserved_queues": unattended.findings,
+            "policies": policies.finding or "kept",
+        }
 
     server = HealthServer(settings.health_host, settings.relay_port, checks)
     server.start()

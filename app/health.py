@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -13,6 +14,7 @@ class HealthServer:
 
     `port` 0 takes a free one; `.port` says which. `checks()` names what the process needs and
     whether it has it; `/readyz` is 200 when it has everything, else 503, with the checks as JSON.
+    Beside true and false `checks()` may tell more, as lists and texts, which decide nothing.
     `metrics()` is the text of `/metrics`.
     """
 
@@ -20,7 +22,7 @@ class HealthServer:
         self,
         host: str,
         port: int,
-        checks: Callable[[], Mapping[str, bool]],
+        checks: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], bytes] = generate_latest,
     ) -> None:
         class Answers(_Answers):
@@ -51,7 +53,7 @@ class HealthServer:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    checks: Callable[[], Mapping[str, bool]]
+    checks: Callable[[], Mapping[str, Any]]
     metrics: Callable[[], bytes]
     timeout = 5
 
@@ -61,7 +63,8 @@ class _Answers(BaseHTTPRequestHandler):
             self._answer(200, b'{"status":"alive"}')
         elif path == "/readyz":
             checks = dict(self.checks())
-            self._answer(200 if all(checks.values()) else 503, json.dumps(checks).encode())
+            is_ready = False not in checks.values()
+            self._answer(200 if is_ready else 503, json.dumps(checks).encode())
         elif path == "/metrics":
             self._answer(200, self.metrics(), CONTENT_TYPE_LATEST)
         else:

@@ -80,6 +80,19 @@ class Settings(BaseModel):
         "127.0.0.1", "Address the API listens on; others than loopback need keys"
     )
     api_port: int = _setting(8080, "Port of the API; 0 takes a free one", ge=0, le=65535)
+    api_connections_max: int = _setting(
+        4_096,
+        "Connections to one api at a time",
+        full="who has connected and asked nothing for longest is closed",
+        metric="veltrix_connections_closed_total",
+        ge=16,
+        le=1_000_000,
+    )
+    webhook_origins: str = _setting(
+        "",
+        "Senders of webhooks that may deliver events when they ask by OPTIONS, as"
+        " eventgrid.azure.net; * for all",
+    )
     require_keys: bool = _setting(
         False, "Ask for API keys on loopback too: set it behind a proxy on the same machine"
     )
@@ -181,6 +194,15 @@ class Settings(BaseModel):
     refuse_unrouted: bool = _setting(False, "Refuse events that no workflow subscribes to (422)")
     subscriptions_cache_s: float = _setting(
         1.0, "How old an api's view of the subscriptions may be", unit="seconds", ge=0.05, le=60
+    )
+    clock_offset_s_max: float = _setting(
+        2.0,
+        "How far an api's clock may be from the database's. Events are dated by the database's in"
+        " any case",
+        unit="seconds",
+        full="503 with Retry-After, and not ready",
+        ge=0.1,
+        le=86_400,
     )
     wait_s_max: float = _setting(
         60.0,
@@ -338,6 +360,24 @@ class Settings(BaseModel):
         ge=1,
         le=256,
     )
+    child_memory_max: int = _setting(
+        0,
+        "Memory of a worker child above which it is replaced between two lists; 0: never",
+        unit="bytes",
+        full="the child ends, and another takes its place",
+        metric="veltrix_children_recycled_total",
+        ge=0,
+        le=1024 * 1024 * MIB,
+    )
+    child_runs_max: int = _setting(
+        0,
+        "Runs after which a worker child is replaced, between two lists; 0: never",
+        unit="runs",
+        full="the child ends, and another takes its place",
+        metric="veltrix_children_recycled_total",
+        ge=0,
+        le=1_000_000_000,
+    )
     worker_queues: str = _setting(
         "", "Queues a worker serves, separated by commas; empty: those of its workflows"
     )
@@ -370,8 +410,11 @@ class Settings(BaseModel):
     )
     hand_back_after_s: float = _setting(
         0.25,
-        "How long a step may run before the runs of its list that have not begun are handed back",
+        "How long a step may run before the runs of its list that have not begun are handed back,"
+        " and how long all children may be busy before messages that wait for one are given back",
         unit="seconds",
+        full="the runs go to whoever is free",
+        metric="veltrix_messages_given_back_total",
         ge=0.01,
         le=60,
     )
@@ -390,6 +433,14 @@ class Settings(BaseModel):
         metric="veltrix_runs_settled_total",
         ge=1_024,
         le=64 * MIB,
+    )
+    arguments_bytes_max: int = _setting(
+        1_024,
+        "Arguments of each step that are kept beside it, as JSON; 0 keeps none",
+        unit="bytes",
+        full="only their beginning is kept",
+        ge=0,
+        le=64 * 1_024,
     )
     error_chars_max: int = _setting(
         8_000,
@@ -441,6 +492,24 @@ class Settings(BaseModel):
     # Books
     fold_s: float = _setting(
         1.0, "Pause between folds of the counters", unit="seconds", ge=0.05, le=60
+    )
+    accounts_max: int = _setting(
+        100_000,
+        "Sources and types (pairs) that have books of their own",
+        unit="accounts",
+        full="events of further ones are taken and booked in one account, the overflow account",
+        metric="veltrix_events_overflowed_total",
+        ge=1,
+        le=10_000_000,
+    )
+    unrouted_groups_max: int = _setting(
+        1_000,
+        "Failure groups of unrouted events, one for each source and type",
+        unit="groups",
+        full="the unrouted events of further ones are in one group",
+        metric="veltrix_accounts",
+        ge=0,
+        le=100_000,
     )
     recount_s: float = _setting(
         10.0, "Pause between recounts of closed minutes", unit="seconds", ge=0.1, le=3600

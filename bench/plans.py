@@ -65,7 +65,7 @@ def explain(rig: Rig, size: int) -> list[Plan]:
 
 def _accept(tx: Connection, first: int, size: int) -> list[str]:
     unix_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
-    account = ledger.accounts(tx, [("/bench", "bench.event")])["/bench", "bench.event"]
+    account = ledger.accounts(tx, [("/bench", "bench.event")], 1_000)["/bench", "bench.event"]
     suffix = workflow_suffix("bench_flow")
     items = []
     for number, event_id in enumerate(_IDS.make(unix_ms, size), first):

@@ -77,7 +77,9 @@ def check_room(folder: Path, events: int) -> None:
 def seed(engine: Engine, events: int, note: Callable[[str], None]) -> None:
     """Insert that many settled events, then wait until their minutes are recounted and sealed."""
     with transaction(engine) as tx:
-        account = ledger.accounts(tx, [("/history", "bench.event")])["/history", "bench.event"]
+        account = ledger.accounts(tx, [("/history", "bench.event")], 1_000)[
+            "/history", "bench.event"
+        ]
         now_ms = tx.execute(text("select (extract(epoch from now()) * 1000)::bigint")).scalar_one()
     first_ms = int(now_ms) - _AGO_MS - events
     chunks = [(low, min(low + CHUNK, events)) for low in range(0, events, CHUNK)]

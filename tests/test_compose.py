@@ -27,7 +27,7 @@ from app.dev.children import Child, tail
 from app.dev.ports import LOOPBACK, free_port
 from app.dev.processes import Spec, Supervisor
 from app.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
-from app.duties import limits_of
+from app.policies import limits_of
 from app.settings import PREFIX, Settings
 from app.settings_load import load_settings
 from tests.support.services import Broker

@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from app.broker.connect import BrokerAway
 from app.broker.management import Management
 from app.broker.topology import plan, wanted
 from app.dev.ports import free_port
 from app.dev.rabbitmq import RabbitMQ
-from app.duties import Duty, _check_groups, _drain, _duties, keep, limits_of, run_relay
+from app.duties import Duty, _check_groups, _drain, _duties, keep, run_relay
 from app.health import HealthServer
 from app.pipeline.books import balance
+from app.policies import NO_MANAGEMENT, Policies, limits_of
 from app.settings import Settings
 from app.store.groups import take_turn
 from app.store.transactions import open_autocommit, transaction
@@ -279,6 +282,43 @@ def test_no_duty_forgets_a_failed_run_however_old_it_is(
     assert [row.state for row in read_runs(engine, [run_id], "state")] == ["failed"]
     assert balance(engine).runs.failed == 1
     assert balance(engine).unaccounted == 0
+
+
+def test_without_the_management_api_a_relay_says_that_nobody_sees_to_the_policies(
+    settings_of: Callable[..., Settings], engine: Engine
+) -> None:
+    port = free_port()
+    with capture_logs() as lines, relaying(settings_of(relay_port=port, management_url=None)):
+        until(lambda: get(port, "/readyz")[0] == 200, what="the relay to be ready")
+        found = json.loads(get(port, "/readyz")[1])
+
+    assert found["policies"] == NO_MANAGEMENT
+    assert "VELTRIX_MANAGEMENT_URL" in NO_MANAGEMENT
+    assert [line["event"] for line in lines].count("policies.not_kept") == 1
+
+
+def test_policies_that_are_kept_or_refused_are_told(
+    settings_of: Callable[..., Settings], broker: Broker
+) -> None:
+    kept = Policies(settings_of(), lambda: ["orders"])
+    kept.apply_once()
+    _ask_as_admin = Management(broker.management_url, broker.vhost)._ask
+    _ask_as_admin("PUT", f"/api/users/{broker.vhost}", {"password": "p", "tags": "management"})
+    _ask_as_admin(
+        "PUT",
+        f"/api/permissions/{broker.vhost}/{broker.vhost}",
+        {"configure": ".*", "write": ".*", "read": ".*"},
+    )
+    port = urlsplit(broker.management_url).port
+    url = f"http://{broker.vhost}:p@127.0.0.1:{port}"
+    refused = Policies(settings_of(management_url=url), lambda: ["orders", "more"])
+    with capture_logs() as lines:
+        refused.apply_once()
+        refused.apply_once()
+
+    assert kept.finding is None
+    assert "RabbitMQ refuses our policies" in (refused.finding or "")
+    assert [line["event"] for line in lines] == ["policies.not_kept"]
 
 
 def test_health_says_what_is_missing_and_nothing_else() -> None:

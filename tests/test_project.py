@@ -105,3 +105,13 @@ def test_workflows_and_types_are_installed_with_the_package() -> None:
     assert (ROOT / "app" / "py.typed").is_file()
     assert (ROOT / "workflows" / "__init__.py").is_file()
     assert PROJECT["scripts"] == {"veltrix": "app.cli:main"}
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [path.name.split("-")[0] for path in files]
+
+    assert len(set(numbers)) == len(numbers)
+    for path in files:
+        title = path.read_text(encoding="utf-8").splitlines()[0]
+        assert title.startswith(f"# {int(path.name.split('-')[0])}. "), path.name

@@ -25,6 +25,8 @@ async def body_of(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
 
 def decoded(body: bytes, type_: Callable[..., Any]) -> Any:
     """The body as this type, which has a `reason` that can be stored."""
+    if not body.strip():
+        raise Problem(400, "invalid-body", f"the body is missing: send {_shape_of(type_)}")
     try:
         asked = msgspec.json.decode(body, type=type_)
     except (ValueError, RecursionError) as error:
@@ -51,6 +53,17 @@ def id_of(name: str, text: str | None) -> str | None:
 def utc(time: datetime | None) -> datetime | None:
     """A time without a zone is UTC."""
     return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _shape_of(type_: Callable[..., Any]) -> str:
+    """What a body of this type has, in words."""
+    if not isinstance(type_, type) or not issubclass(type_, msgspec.Struct):
+        return "JSON"
+    fields = msgspec.structs.fields(type_)
+    needed = [f'"{field.encode_name}"' for field in fields if field.required]
+    others = [f'"{field.encode_name}"' for field in fields if not field.required]
+    may = f"; it may have {', '.join(others)} too" if others else ""
+    return f"a JSON object with {' and '.join(needed)}{may}" if needed else f"a JSON object{may}"
 
 
 def _is_unicode(text: str) -> bool:

@@ -9,9 +9,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded
-from app.api.auth import Author, check_audited, require
+from app.api.auth import Author, check_asked, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
+from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.replay_bodies import patch_of
 from app.api.replays import refusing
@@ -94,19 +95,18 @@ async def edit_run(
             "send If-Match with the ETag that GET /v1/runs/{run_id} gave: it keeps two people from"
             " editing one run",
         )
-    patch = patch_of(asked.patch)
+    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
     if patch is not None:  # what it says of a payload that it does not fit shows the payload
-        await check_audited(
-            services.engine, author, Scope.PAYLOADS_READ, request.method, request.url.path
-        )
+        await check_asked(request, author, Scope.PAYLOADS_READ)
     if (patch is None) == (asked.data is msgspec.UNSET):
         raise Problem(400, "invalid-body", "send either data or patch")
     if patch is None:
         raw = bytes(asked.data)
-        if problem := json_problem(raw):
+        if problem := await read_beside(len(raw), lambda: json_problem(raw)):
             raise Problem(400, "bad-input", f"data is {problem}")
         patch = replacing(raw.decode())
-    of = EditOf("", author.name, asked.reason, bytes_max, services.acceptor.new_ids)
+    limits = (services.acceptor.new_ids, services.settings.accounts_max)
+    of = EditOf("", author.name, asked.reason, bytes_max, *limits)
     tag = None if if_match.strip() == "*" else if_match.strip()
 
     def call() -> Response:

@@ -14,21 +14,22 @@ from sqlalchemy import Text, cast, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.auth import Author, check_audited, check_local, may_see_payloads, require
+from app.api.auth import FORWARDED, Author, check_audited, check_local, may_see_payloads, require
 from app.api.bodies import BodyReader, Disconnected, too_large
+from app.api.methods import EVENTS_PATH
+from app.api.parsing import parse_batch_beside, read_beside
 from app.api.problems import MEDIA_TYPE, Problem, problem_of
 from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
 from app.api.services import Services
 from app.domain.cloudevents import (
     BadBatch,
-    BadEvent,
     Mode,
     TooLarge,
     mode_of,
-    parse_batch,
     parse_binary,
     parse_structured,
 )
+from app.domain.event_checks import BadEvent
 from app.domain.events import NewEvent
 from app.domain.receipts import Receipt
 from app.domain.scopes import Scope as KeyScope
@@ -42,12 +43,10 @@ router = APIRouter()
 
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
+_FORWARDED = frozenset(name.encode() for name in FORWARDED)
 _RETRY = (b"retry-after", b"1")
 
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-
-
-PATH = "/v1/events"
 
 
 class EventsFirst:
@@ -62,7 +61,7 @@ class EventsFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or go through one lifespan."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["path"] == EVENTS_PATH and scope["method"] == "POST":
             scope["app"] = self._app
             await self._endpoint(scope, receive, send)
         else:
@@ -91,7 +90,7 @@ class EventsEndpoint:
 
 async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    content_type = authorization = host = origin = site = None
+    content_type = authorization = host = origin = site = forwarded = None
     for name, value in headers:
         if name == b"content-type":
             content_type = value.decode("latin-1")
@@ -103,17 +102,23 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
             origin = value.decode("latin-1")
         elif name == b"sec-fetch-site":
             site = value.decode("latin-1")
+        elif name in _FORWARDED:
+            forwarded = name.decode()
     if not services.keys.is_required:
-        check_local(host, origin, site)
+        check_local(host, origin, site, forwarded)
     author = services.keys.author_of(authorization)
-    await check_audited(services.engine, author, KeyScope.EVENTS_WRITE, "POST", PATH)
+    refusals = services.keys.refusals
+    await check_audited(refusals, author, KeyScope.EVENTS_WRITE, "POST", EVENTS_PATH, EVENTS_PATH)
     mode = mode_of(content_type, (name for name, _ in headers))
     bodies: BodyReader = scope["app"].state.bodies
     if mode is Mode.BATCH:
-        body = await bodies.read(scope, receive, services.settings.batch_bytes_max)
+        body = await bodies.read(scope, receive, services.settings.batch_bytes_max, author.name)
         return await _batch(services, author, body)
-    body = await bodies.read(scope, receive, services.settings.event_bytes_max)
-    event = parse_structured(body) if mode is Mode.STRUCTURED else parse_binary(headers, body)
+    body = await bodies.read(scope, receive, services.settings.event_bytes_max, author.name)
+    if mode is Mode.STRUCTURED:
+        event = await read_beside(len(body), lambda: parse_structured(body))
+    else:
+        event = await read_beside(len(body), lambda: parse_binary(headers, body))
     answer = (await services.acceptor.submit([Submission(event, author.name)]))[0]
     if not isinstance(answer, Receipt):
         raise problem_of_event(answer)
@@ -122,7 +127,7 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
 
 async def _batch(services: Services, author: Author, body: bytes) -> _Answer:
     settings = services.settings
-    parsed = parse_batch(body, settings.batch_events_max, settings.event_bytes_max)
+    parsed = await parse_batch_beside(body, settings.batch_events_max, settings.event_bytes_max)
     good = [Submission(e, author.name) for e in parsed if isinstance(e, NewEvent)]
     accepted = iter(await services.acceptor.submit(good) if good else ())
     answers: list[Receipt | Unanswered] = [
@@ -181,7 +186,7 @@ class EventDocument(msgspec.Struct, omit_defaults=True):
     redacted: bool = False
 
 
-@router.get(PATH, summary="Read an event by its identity", tags=["events"])
+@router.get(EVENTS_PATH, summary="Read an event by its identity", tags=["events"])
 def read_event(
     request: Request,
     source: Annotated[str, Query(description="The event's source", min_length=1)],

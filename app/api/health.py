@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import PlainTextResponse, Response
 
-from app.store.schema import at_head
-from app.store.transactions import open_autocommit
+from app.api.looks import Looks
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -24,23 +22,19 @@ async def livez() -> Response:
 
 
 @router.get("/readyz", summary="Can events be accepted")
-def readyz(request: Request) -> Response:
-    """200 when the database is there with the schema this code needs; the broker is only shown.
+async def readyz(request: Request) -> Response:
+    """200 when the database can write and has the schema this code needs; the broker is only shown.
 
     503 at once from SIGTERM on, while requests are still answered.
     """
     if request.app.state.is_leaving:
         return _not_ready({"status": "leaving"})
     services: Services = request.app.state.services
-    checks: dict[str, Any] = {"database": "away", "schema": "unknown"}
-    try:
-        with open_autocommit(services.engine) as tx:
-            checks["database"] = "ok"
-            checks["schema"] = "ok" if at_head(tx) else "not at head: run `veltrix db upgrade`"
-    except SQLAlchemyError as error:
-        checks["error"] = type(error).__name__
+    looks: Looks = request.app.state.looks
+    checks = dict(await looks.latest())
     checks["writer"] = "ok" if services.acceptor.is_writing else "away"
-    is_ready = all(checks[name] == "ok" for name in ("database", "schema", "writer"))
+    checks["clock"] = services.acceptor.clock_trouble or "ok"
+    is_ready = all(checks[name] == "ok" for name in ("database", "schema", "writer", "clock"))
     checks["broker"] = "ok" if services.is_broker_up() else "away (not needed to accept events)"
     if not is_ready:
         return _not_ready({"status": "not ready", "checks": checks})

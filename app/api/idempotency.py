@@ -4,6 +4,7 @@ draft-ietf-httpapi-idempotency-key-header: the same key and request replays the 
 another request is refused with 422, one that still runs with 409. Keys belong to their author.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import TypeVar
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.auth import Author
+from app.api.auth import LOCAL, Author
 from app.api.problems import MEDIA_TYPE, Problem
 from app.api.services import Services
 from app.store import answers
@@ -25,6 +26,7 @@ HEADER = "Idempotency-Key"
 T = TypeVar("T")
 
 KEY_CHARS_MAX = 255
+_LIKE_ITEM = re.compile(r"/[0-9]+/*$").search
 REPLAYED = "Idempotency-Replayed"
 
 
@@ -53,6 +55,23 @@ def key_of(request: Request) -> str | None:
             f"{HEADER} must have 1 to {KEY_CHARS_MAX} printable ASCII characters",
         )
     return key
+
+
+def own_key(author: Author, key: str) -> str:
+    """The key as this author's: no two of (author, key) are one; of who needs none, as it is."""
+    if author == LOCAL:
+        return f":{key}" if ":" in key else key
+    return f"{author.name.replace('%', '%25').replace(':', '%3A')}:{key}"
+
+
+def item_id(key: str, index: int) -> str:
+    """The id of the event for one input of a list."""
+    return f"{key}/{index}"
+
+
+def single_id(key: str) -> str:
+    """The id of the event of a single start: no key makes it that of an input of a list."""
+    return f"{key}/" if _LIKE_ITEM(key) else key
 
 
 async def answer_once(

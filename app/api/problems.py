@@ -15,8 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.api.methods import allowed
 from app.domain.receipts import AcceptUnavailable
-from app.store.transactions import is_away, is_transient
+from app.store.errors import Answer, answer_of
 from app.telemetry import logger
 
 MEDIA_TYPE = "application/problem+json"
@@ -89,7 +90,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem(error.status_code, slug, str(error.detail), headers=headers)
         case PoolTimeout():
             return unavailable("all database connections of this server are busy")
-        case DBAPIError() if is_away(error) or is_transient(error):
+        case DBAPIError() if answer_of(error) in {Answer.CANNOT_SERVE, Answer.AGAIN}:
             return unavailable("the database cannot be reached now")
     _log.error("request.failed", exc_info=error)
     return Problem(500, "internal", "an unexpected error; the server's log has its traceback")
@@ -104,8 +105,11 @@ def _invalid_request(error: RequestValidationError) -> Problem:
     return Problem(400, "invalid-request", detail, errors=errors)
 
 
-async def _render(_request: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+async def _render(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette tells those of one route
+        problem.headers = {"Allow": ", ".join(allowed(request.app.routes, request.scope))}
+    return problem.response()
 
 
 def install(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from app.api.problems import Problem, unavailable
-from app.domain.cloudevents import BadEvent
+from app.domain.event_checks import BadEvent
 from app.domain.receipts import (
     AcceptUnavailable,
     EventConflict,

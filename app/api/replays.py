@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of
-from app.api.auth import Author, check_audited, require
+from app.api.auth import Author, check_asked, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
+from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.replay_bodies import (
     ROW,
@@ -87,10 +88,10 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     services: Services = request.app.state.services
     body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
     asked = decoded(body, PlanAsked)
-    patch = patch_of(asked.patch)
+    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
     for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
         # What a refusal says of a payload that the patch does not fit shows the payload.
-        await check_audited(services.engine, author, scope, request.method, request.url.path)
+        await check_asked(request, author, scope)
     wanted = selection_of(asked)
     settings = services.settings
     is_unset = asked.stop_share is msgspec.UNSET
@@ -157,8 +158,9 @@ async def preview_edit(
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
-    asked = decoded(await body_of(request, bytes_max + _EXTRA_BYTES), PreviewAsked)
-    patch = patch_of(asked.patch)
+    body = await body_of(request, bytes_max + _EXTRA_BYTES)
+    asked = decoded(body, PreviewAsked)
+    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
     if patch is None:
         raise Problem(400, "invalid-patch", "send the patch that is to be looked at")
     look = partial(

@@ -23,7 +23,8 @@ from app.pipeline.cancel import Cancelled, CancelRequested, cancel
 from app.pipeline.replay import Replayed, replay_now
 from app.pipeline.replays import tag_text
 from app.store.actions import canonical
-from app.store.reads import RunFilter, RunPage, RunStory, page, redact, settled, story
+from app.store.reads import RunFilter, RunPage, page, settled
+from app.store.stories import RunStory, redact, story
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ _RUN: dict[str, Any] = {
     "key": "order-42",
     "generation": 0,
     "attempt": 1,
+    "claims": 1,
     "code_version": "3f2a9c",
     "reason": None,
     "failed_step": None,
@@ -116,6 +118,10 @@ _STORY: dict[str, Any] = {
             "error": None,
             "attempts": 1,
             "recorded_at": "2026-01-31T12:00:00.004Z",
+            "began_at": "2026-01-31T12:00:00.003Z",
+            "took_ms": 1,
+            "arguments": [["order-42"], {}],
+            "arguments_cut": None,
         }
     ],
     "failed_attempts": [],
@@ -186,8 +192,8 @@ async def read_run(
 ) -> Response:
     """With `wait_s` the answer comes when the run is settled, or when the time is over.
 
-    To a key without the scope `payloads:read` it comes `redacted`: outcome, outputs and errors of
-    steps, messages and tracebacks are null.
+    To a key without the scope `payloads:read` it comes `redacted`: outcome, arguments, outputs and
+    errors of steps, messages and tracebacks are null.
     """
     services: Services = request.app.state.services
     if wait_s > services.settings.wait_s_max:
@@ -280,7 +286,9 @@ def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -
     now = replay_now(engine, [run_id], mode, reason, author)
     (answer,) = now.answers
     if not isinstance(answer, Replayed):
-        raise _not_now(run_id, answer.state, "not-failed", "only a failed run can be replayed")
+        why = answer.why or "only a failed run can be replayed"
+        slug = "replayed-too-often" if answer.why else "not-failed"
+        raise _not_now(run_id, answer.state, slug, why)
     again = ReplayAnswer(
         answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept, now.replay_id
     )

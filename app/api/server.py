@@ -1,6 +1,7 @@
 """The api: an application around its services, and the process that serves it."""
 
 import asyncio
+import resource
 import signal
 import socket
 import sys
@@ -33,7 +34,11 @@ from app.api import (
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
+from app.api.connection import ApiConnection
 from app.api.events import EventsEndpoint, EventsFirst
+from app.api.gate import Gate, Limits
+from app.api.looks import Looks
+from app.api.methods import EVENTS_PATH, Methods
 from app.api.openapi import document_of
 from app.api.services import Services
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
@@ -56,6 +61,8 @@ GRACE_S = 10  # for requests in hand after that
 # Longer than load balancers keep an idle connection (haproxy.cfg: 60 s): the side that sends
 # requests should be the one that closes, or a request and the closing pass each other.
 KEEP_ALIVE_S = 75
+HEALTH_S = 2.0  # for the question whether the database is there
+FILES_SPARE = 128  # of an api besides its connections: PostgreSQL, RabbitMQ, logs, libraries
 SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
 
 _ADMIN_KEY = Audited(
@@ -84,19 +91,26 @@ def make_app(services: Services) -> FastAPI:
         yield
         await asyncio.to_thread(services.acceptor.stop)
         await asyncio.to_thread(services.keys.stop)
+        await asyncio.to_thread(app.state.looks.close)
 
     # FastAPI's own page loads its scripts from another host; this one has them with it.
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, title="Veltrix", lifespan=lifespan)
+    app.router.redirect_slashes = False  # to whatever the Host header says
     app.state.services = services
     app.state.is_leaving = False
+    app.state.looks = Looks(
+        engine_for(services.settings, "veltrix-api health", statement_timeout_s=HEALTH_S)
+    )
     app.state.bodies = BodyReader(services.settings.accept_waiting_bytes_max)
     add_routes(app)
+    origins = services.settings.webhook_origins
+    app.add_middleware(Methods, routes=app.router.routes, origins=origins)
     return app
 
 
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
-    app.router.routes.insert(0, Route(events.PATH, EventsEndpoint(), methods=["POST"]))
+    app.router.routes.insert(0, Route(EVENTS_PATH, EventsEndpoint(), methods=["POST"]))
     for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
         app.include_router(part.router)
     app.mount(BASE, make_console(app.state))
@@ -133,7 +147,7 @@ def serve(settings: Settings) -> None:
     relay.start()
     collect_rarely()
     try:
-        _serve_until_signalled(make_app(services), listening)
+        _serve_until_signalled(make_app(services), listening, make_gate(settings))
     finally:
         relay.stop()
         reads.dispose()
@@ -167,6 +181,24 @@ def make_ring(settings: Settings, engine: Engine) -> KeyRing:
             " `veltrix keys create`, or name a file with one in VELTRIX_ADMIN_KEY_FILE"
         )
     return ring
+
+
+def make_gate(settings: Settings) -> Gate:
+    """The limits of connections: as many as were asked for, or as this process may have files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.api_connections_max + FILES_SPARE
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = min(settings.api_connections_max, max(1, soft - FILES_SPARE))
+    if room < settings.api_connections_max:
+        _log.warning(
+            "connections.limited",
+            connections=room,
+            wanted=settings.api_connections_max,
+            cure=f"raise the limit of open files ({soft}) to {wanted}",
+        )
+    return Gate(Limits(connections_max=room))
 
 
 def _is_broker_up() -> bool:
@@ -241,12 +273,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
-    host, port = listening.getsockname()[:2]
-    config = uvicorn.Config(
+def config_of(app: FastAPI, gate: Gate) -> uvicorn.Config:
+    """How `app` is served, behind a gate."""
+    return uvicorn.Config(
         EventsFirst(app),
         loop="uvloop",
-        http="httptools",
+        http=partial(ApiConnection, gate),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         access_log=False,
@@ -256,6 +288,11 @@ def _serve_until_signalled(app: FastAPI, listening: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def _serve_until_signalled(app: FastAPI, listening: socket.socket, gate: Gate) -> None:
+    host, port = listening.getsockname()[:2]
+    config = config_of(app, gate)
 
     def on_leaving() -> None:
         app.state.is_leaving = True

@@ -16,13 +16,14 @@ from starlette.responses import Response
 from app.api.auth import Author, require
 from app.api.bodies import BodyReader, Disconnected, too_large
 from app.api.catalog import StartableWorkflow
-from app.api.idempotency import answer_once, key_of
+from app.api.idempotency import answer_once, item_id, key_of, own_key, single_id
+from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.receipts import Unanswered, batch_answer, problem_of_event
 from app.api.services import Services
-from app.domain.cloudevents import is_time
+from app.domain.attribute_values import is_time
 from app.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
-from app.domain.json_text import bad_json, json_problem
+from app.domain.json_text import bad_json, has_more_elements, json_problem
 from app.domain.receipts import EventConflict, Receipt
 from app.domain.scopes import Scope
 from app.pipeline.accept_list import DirectStart, Submission
@@ -39,12 +40,13 @@ class StartBody(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a start: `input` for one run or `inputs` for many, and optionally when."""
 
     input: msgspec.Raw = msgspec.Raw()
-    inputs: list[msgspec.Raw] | None = None
+    inputs: msgspec.Raw = msgspec.Raw()
     start_at: str | None = None
     delay_s: float | None = None
 
 
 _decode_body = msgspec.json.Decoder(StartBody).decode
+_decode_inputs = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 
 
 @router.post("/v1/workflows/{name}/runs", summary="Start a workflow", status_code=202)
@@ -56,7 +58,7 @@ async def start_workflow(
     With an `Idempotency-Key` the same request again gets the same answer and starts nothing.
     """
     services: Services = request.app.state.services
-    raw = await _read(request, services)
+    raw = await _read(request, services, author)
     return await answer_once(request, author, raw, lambda: _start(request, author, name, raw))
 
 
@@ -89,13 +91,15 @@ async def _start(request: Request, author: Author, name: str, raw: bytes) -> Res
         raise Problem(
             404, "no-such-workflow", f"no workflow is named {name!r}; GET /v1/workflows lists them"
         )
-    body = _body_of(raw)
+    most = services.settings.batch_events_max
+    body, inputs = await read_beside(len(raw), lambda: _body_of(raw, most))
     delay_s = await run_in_threadpool(_delay_s, services, body)
-    key = key_of(request) or services.new_key()
+    given = key_of(request)
+    key = services.new_key() if given is None else own_key(author, given)
     start = DirectStart(name, workflow.subscription.queue, delay_s)
-    if body.inputs is None:
+    if inputs is None:
         return await _start_one(services, author, workflow, body.input, key, start)
-    return await _start_many(services, author, workflow, body.inputs, key, start)
+    return await _start_many(services, author, workflow, inputs, key, start)
 
 
 async def _start_one(
@@ -106,7 +110,9 @@ async def _start_one(
     key: str,
     start: DirectStart,
 ) -> Response:
-    made = await run_in_threadpool(_submission, services, author, workflow, input_, key, start)
+    made = await run_in_threadpool(
+        _submission, services, author, workflow, input_, single_id(key), start
+    )
     if isinstance(made, Problem):
         raise made
     answer = (await services.acceptor.submit([made]))[0]
@@ -134,7 +140,7 @@ async def _start_many(
 
     def make() -> list[Submission | Problem]:
         return [
-            _submission(services, author, workflow, input_, f"{key}/{index}", start)
+            _submission(services, author, workflow, input_, item_id(key, index), start)
             for index, input_ in enumerate(inputs)
         ]
 
@@ -192,18 +198,29 @@ def _submission(
     )
 
 
-def _body_of(raw: bytes) -> StartBody:
+def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] | None]:
+    """The body and its inputs, None if it has none."""
     try:
         body = _decode_body(raw or b"{}")
+        if has_more_elements(bytes(body.inputs), inputs_max):
+            raise too_large(f"more than the {inputs_max:,} inputs allowed")
+        inputs = _inputs_of(body)
     except msgspec.ValidationError as error:
         raise Problem(400, "invalid-request", str(error)) from None
     except (ValueError, RecursionError) as error:
         raise Problem(400, "bad-input", f"the body is {bad_json(raw, error)}") from None
-    if body.inputs is not None and body.input:
+    if inputs is not None and body.input:
         raise Problem(400, "invalid-request", "send input or inputs, not both")
     if body.start_at is not None and body.delay_s is not None:
         raise Problem(400, "invalid-request", "send start_at or delay_s, not both")
-    return body
+    return body, inputs
+
+
+def _inputs_of(body: StartBody) -> list[msgspec.Raw] | None:
+    try:
+        return _decode_inputs(body.inputs) if body.inputs else None
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.inputs`") from None
 
 
 def _delay_s(services: Services, body: StartBody) -> float:
@@ -234,9 +251,10 @@ def _problem_of(error: Unanswered) -> Problem:
     return problem_of_event(error)
 
 
-async def _read(request: Request, services: Services) -> bytes:
+async def _read(request: Request, services: Services, author: Author) -> bytes:
     bodies: BodyReader = request.app.state.bodies
+    most = services.settings.batch_bytes_max
     try:
-        return await bodies.read(request.scope, request.receive, services.settings.batch_bytes_max)
+        return await bodies.read(request.scope, request.receive, most, author.name)
     except Disconnected:
         raise Problem(400, "disconnected", "the request ended early") from None

@@ -33,7 +33,8 @@ def _never(*_: Any) -> None:
 
 def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
     assert settings.broker_url is not None
-    exchange = Exchange(RUNS, type="topic", durable=True)
+    # The topology declares them: a user without the right to may use what is there.
+    exchange = Exchange(RUNS, type="topic", durable=True, no_declare=True)
     lines = max(1, len(queues))
     return {
         "broker_url": settings.broker_url.get_secret_value(),
@@ -75,6 +76,7 @@ def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
                 routing_key=name,
                 durable=True,
                 queue_arguments={"x-queue-type": "quorum"},
+                no_declare=True,
             )
             for name in queues
         ],
@@ -87,6 +89,8 @@ def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
         "worker_pool": "prefork",
         "worker_concurrency": settings.worker_children,
         "worker_proc_alive_timeout": 30.0,
+        # Any limit has billiard ask after each job: app.worker.recycling answers.
+        "worker_max_memory_per_child": (settings.child_memory_max or settings.child_runs_max) and 1,
         "worker_send_task_events": True,
         "task_send_sent_event": False,
         "worker_hijack_root_logger": False,

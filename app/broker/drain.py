@@ -1,12 +1,14 @@
 """The drains: raw AMQP messages of `veltrix.dead` and `veltrix.unroutable`, through pika.
 
-A list is kept first and acknowledged after: at least once. Whatever goes wrong, the connection is
-closed and RabbitMQ delivers again what was not acknowledged, saying so.
+A list is kept first and acknowledged after: at least once. While it cannot be kept it stays in
+hand, unacknowledged: each delivery again is counted by RabbitMQ, which drops a message after twenty
+of them where no policy says otherwise. What a lost connection had is delivered again, saying so.
 """
 
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
+from threading import Event, Thread
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from app.broker.names import DEAD, UNROUTABLE
 from app.domain.dead_letters import DeadLetter
 
 LIST_MESSAGES_MAX = 100
+HEARD_S = 1.0  # between two signs of life while a list is being kept
 # Added by quorum queues when they deliver again: not part of what the message is.
 _CHANGING_HEADERS = {"x-delivery-count", "x-acquired-count"}
 
@@ -34,10 +37,14 @@ class Drain:
         heartbeat_s: int,
         keep: Callable[[list[DeadLetter]], int],
         declare: Callable[[], object] = lambda: None,
+        try_keeping: Callable[[], object] = lambda: None,
     ) -> None:
-        """`keep` commits the letters, or raises; `declare` makes the queues before a connection."""
+        """`keep` commits the letters, or raises; `declare` makes the queues before a connection.
+
+        `try_keeping` raises while nothing could be kept: then no message is asked for.
+        """
         self._parameters = pika_parameters(url, name=name, heartbeat_s=heartbeat_s)
-        self._keep, self._declare = keep, declare
+        self._keep, self._declare, self._try_keeping = keep, declare, try_keeping
         self._connection: Any = None
         self._channel: Any = None
         self._waiting: list[tuple[int, DeadLetter]] = []
@@ -45,7 +52,8 @@ class Drain:
     def drain_once(self, wait_s: float = 1.0) -> int:
         """Keep and acknowledge everything that waits, waiting at most `wait_s` for the first.
 
-        How many letters were new. Raises BrokerAway, or what `keep` raises; the messages stay then.
+        How many letters were new. Raises BrokerAway, or what `keep` and `try_keeping` raise; what
+        waits is in hand then, until it is kept.
         """
         try:
             if self._channel is None:
@@ -53,16 +61,34 @@ class Drain:
             self._connection.process_data_events(time_limit=0 if self._waiting else wait_s)
             if not self._waiting:
                 return 0
-            waiting, self._waiting = self._waiting, []
-            kept = self._keep([letter for _, letter in waiting])
-            self._channel.basic_ack(waiting[-1][0], multiple=True)
+            count = len(self._waiting)
+            kept = self._kept([letter for _, letter in self._waiting])
+            self._channel.basic_ack(self._waiting[count - 1][0], multiple=True)
+            del self._waiting[:count]
         except (AMQPError, OSError) as error:
             self.close()
             raise BrokerAway(f"{type(error).__name__}: {error}") from error
-        except BaseException:
-            self.close()
-            raise
         return kept
+
+    def _kept(self, letters: list[DeadLetter]) -> int:
+        """What `keep` returns or raises; meanwhile RabbitMQ hears from us, however long."""
+        answers: list[int | Exception] = []
+        is_done = Event()
+
+        def keep() -> None:
+            try:
+                answers.append(self._keep(letters))
+            except Exception as error:  # noqa: BLE001 - raised again by who waits
+                answers.append(error)
+            is_done.set()
+
+        Thread(target=keep, name="drain-keep", daemon=True).start()
+        while not is_done.wait(HEARD_S):
+            self._connection.process_data_events(time_limit=0)
+        (answer,) = answers
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
         """Let the connection go; what was not acknowledged is delivered again. Never raises."""
@@ -75,6 +101,7 @@ class Drain:
             pass
 
     def _connect(self) -> None:
+        self._try_keeping()
         self._declare()
         self._connection = pika.BlockingConnection(self._parameters)
         channel = self._connection.channel()

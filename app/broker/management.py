@@ -43,6 +43,11 @@ class Management:
         found = self._get(f"/api/queues/{self._vhost}?columns=name,messages")
         return {queue["name"]: queue.get("messages", 0) for queue in found}
 
+    def bindings_of(self, queue: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """(exchange, routing key, arguments) of each. Raises BrokerAway or ManagementRefused."""
+        found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
+        return [(b["source"], b["routing_key"], b["arguments"]) for b in found if b["source"]]
+
     def put_policy(self, policy: Policy) -> None:
         """The policy is as given afterwards. Raises BrokerAway or ManagementRefused."""
         self._ask(

@@ -237,7 +237,7 @@ def _declare(channel: Any, topology: Topology) -> None:
     for exchange in topology.exchanges:
         _declare_exchange(channel, exchange)
     for queue in topology.queues:
-        _declare_queue(channel, queue)
+        declare_queue(channel, queue)
     for binding in topology.bindings:
         _bind(channel, binding)
 
@@ -248,7 +248,8 @@ def _declare_exchange(channel: Any, exchange: Exchange) -> None:
     )
 
 
-def _declare_queue(channel: Any, queue: Queue) -> None:
+def declare_queue(channel: Any, queue: Queue) -> None:
+    """It is there afterwards, as it is wanted. Raises amqp.PreconditionFailed if it is another."""
     channel.queue_declare(
         queue.name, durable=True, auto_delete=False, arguments={"x-queue-type": queue.type}
     )
@@ -319,7 +320,7 @@ def apply(
             case Exchange() as exchange:
                 _declare_exchange(channel, exchange)
             case Queue() as queue:
-                _declare_queue(channel, queue)
+                declare_queue(channel, queue)
             case Binding() as binding:
                 _bind(channel, binding)
             case Policy() as policy if put_policy is not None:

@@ -183,4 +183,4 @@ def _line(answer: Any) -> str:
         case "CancelRequested":
             return f"{answer.run_id}  a worker has it in hand; it ends before its next step"
     why = f"it is {answer.state}" if answer.state else "there is no such run"
-    return f"{answer.run_id}  not done: {why}"
+    return f"{answer.run_id}  not done: {getattr(answer, 'why', None) or why}"

@@ -53,14 +53,13 @@ def audit(
     if is_followed:
         _follow(as_json)
         return
-    at = now()
     wanted = AuditFilter(
         author=by,
         action=action,
         target=target,
         is_refused=refused,
-        since=time_of(since, at),
-        until=time_of(until, at, "--until"),
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
     )
     _list(wanted, after, limit, as_json)
 

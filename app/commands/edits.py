@@ -60,7 +60,8 @@ def edit(
     with connected() as (settings, engine):
         # Before the payload is read, which may take a person an hour.
         origin, tag = _as_it_is(engine, id_)
-        of = EditOf("", by, reason, settings.event_bytes_max, event_ids(real_sources()))
+        limits = (settings.event_bytes_max, event_ids(real_sources()), settings.accounts_max)
+        of = EditOf("", by, reason, *limits)
 
         def send(text: str) -> EditedNow:
             return edit_now(engine, id_, replacing(text), tag, of)

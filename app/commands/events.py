@@ -40,13 +40,12 @@ def list_(
     from app.store.event_reads import EventFilter, page
     from app.store.transactions import open_autocommit
 
-    at = now()
     wanted = EventFilter(
         source=source,
         type=type_,
         unrouted=unrouted,
-        since=time_of(since, at),
-        until=time_of(until, at, "--until"),
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
     )
     cursor = ids_of([after])[0] if after else None
     with connected() as (_, engine), open_autocommit(engine) as tx:
@@ -126,7 +125,7 @@ def start(
     from app.commands.terminal import author_of, connected, now, print_error, print_json
     from app.pipeline.sweep import start_events
 
-    begin = time_of(since, now())
+    begin = time_of(since, now)
     assert begin is not None
     with connected() as (_, engine):
         count = _count(engine, type_, workflow, begin)

@@ -58,7 +58,7 @@ def list_(
         kind=kind,
         states=tuple(state or ()),
         workflow=workflow,
-        since=time_of(since, now()),
+        since=time_of(since, now),
         is_empty=empty,
     )
     with connected() as (_, engine), open_autocommit(engine) as tx:
@@ -285,6 +285,8 @@ def _what(row: "GroupRow") -> str:
         step = f" in {row.step}" if row.step else ""
         error = f": {row.type}: {row.message}" if row.type else ""
         return f"{row.workflow}{step}{error}"
+    if row.source == "":
+        return "events of all other sources and types: VELTRIX_UNROUTED_GROUPS_MAX have a group"
     if row.source is not None:
         return f"{row.event_type} from {row.source}"
     return f"{row.reason} on {row.queue}"

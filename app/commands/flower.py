@@ -56,6 +56,7 @@ def _configure(settings: Settings) -> None:
     options.address = settings.flower_host
     options.port = settings.flower_port
     options.read_only = True
+    options.enable_events = False  # workers send them anyway, and take no commands
     options.max_tasks = TASKS_MAX
     if settings.management_url is not None:
         options.broker_api = settings.management_url.get_secret_value().rstrip("/") + "/api/"

@@ -21,14 +21,14 @@ def sentences_of(error: BaseException) -> list[str] | None:
 
 def _of_ours(error: BaseException) -> list[str] | None:
     from app.dev.children import CannotStart
-    from app.domain.workflows import DefinitionError
+    from app.domain.definitions import DefinitionError
     from app.store.keys import KeyRefused
     from app.store.schema import SchemaError
     from app.store.subscriptions import SuffixTaken
 
     expected = (CannotStart, DefinitionError, KeyRefused, SchemaError, SuffixTaken)
     if isinstance(error, expected):
-        return [str(error)]
+        return str(error).splitlines()
     # By name: these modules load FastAPI and the sweep, and an error of theirs has them loaded.
     if type(error).__name__ in {"StartRefused", "UnknownWorkflow"}:
         return [str(error)]

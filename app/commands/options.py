@@ -1,6 +1,7 @@
 """Options that several commands share, and the values people write for them."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -52,8 +53,12 @@ _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def time_of(text: str | None, now: datetime, option: str = "--since") -> datetime | None:
+def time_of(
+    text: str | None, now: Callable[[], datetime], option: str = "--since"
+) -> datetime | None:
     """The moment that a person wrote; None stays None. A time without a zone is UTC.
+
+    `now` is asked for what is written as so long ago.
 
     Raises a usage error (exit code 2) for what is neither a time nor an age.
     """
@@ -61,7 +66,7 @@ def time_of(text: str | None, now: datetime, option: str = "--since") -> datetim
         return None
     try:
         if ago := _AGO.fullmatch(text):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(

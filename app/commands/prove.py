@@ -23,8 +23,8 @@ _EVENTS_PER_S_MIN = 20  # so that something flows as long as was asked for
 _Scenario = Annotated[
     str,
     typer.Option(
-        help="What to break: smoke, workers, broker, database, network, deploy, cluster or"
-        " everything."
+        help="What to break: smoke, workers, broker, database, network, deploy, author,"
+        " standby, clock, cluster or everything."
     ),
 ]
 _Events = Annotated[
@@ -121,7 +121,7 @@ def _plan(
 ) -> "Plan":
     from app.bootstrap import real_sources
     from app.prove.clean import PREFIX
-    from app.prove.faults import FAMILIES, FAULTS
+    from app.prove.faults import FAMILIES, FAULTS, KINDS_OF
     from app.prove.scenario import Plan
 
     if scenario not in FAMILIES:
@@ -152,6 +152,7 @@ def _plan(
         seconds=seconds,
         seed=seed,
         source=f"{PREFIX}{seed}-{sources.unix_ms():x}",
+        families=frozenset() if target else KINDS_OF.get(scenario, frozenset()),
         command=shlex.join(["veltrix", "prove", *words]),
     )
 

@@ -62,7 +62,7 @@ def plan_replay(
     from app.domain.replays import Options
     from app.pipeline.replays import Asked, plan
 
-    edit, at = None if patch is None else _patch_in(patch), now()
+    edit = None if patch is None else _patch_in(patch)
     wanted = _selected(
         run_ids,
         everything,
@@ -70,8 +70,8 @@ def plan_replay(
         workflow=workflow,
         queue=queue,
         key=key,
-        since=time_of(since, at),
-        until=time_of(until, at, "--until"),
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
     )
     stops = _stops(stop_share, never_stop)
     with connected() as (settings, engine):

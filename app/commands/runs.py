@@ -1,6 +1,6 @@
 """`veltrix runs` and `veltrix run`: what there is, and the whole story of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +11,7 @@ from app.domain.states import RunState
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from app.store.reads import RunStory
+    from app.store.stories import RunStory
 
 _LOOK_S = 0.5
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
@@ -39,7 +39,6 @@ def runs(
     from app.store.reads import RunFilter, page
     from app.store.transactions import open_autocommit
 
-    at = now()
     wanted = RunFilter(
         state=state,
         workflow=workflow,
@@ -47,8 +46,8 @@ def runs(
         key=key,
         event=ids_of([event])[0] if event else None,
         fingerprint=fingerprint,
-        since=time_of(since, at),
-        until=time_of(until, at, "--until"),
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
         archived=archived,
     )
     cursor = ids_of([after])[0] if after else None
@@ -58,7 +57,7 @@ def runs(
         print_json(found)
         return
     print_table(
-        ["run", "workflow", "state", "gen", "attempt", "started", "settled", "reason"],
+        ["run", "workflow", "state", "gen", "attempt", "claims", "started", "settled", "reason"],
         [
             (
                 r.id,
@@ -66,6 +65,7 @@ def runs(
                 r.state,
                 r.generation,
                 r.attempt,
+                r.claims,
                 r.started_at,
                 r.settled_at,
                 r.reason,
@@ -102,7 +102,7 @@ def run(
 
 def _story(engine: "Engine", run_id: str) -> "RunStory":
     from app.commands.terminal import print_error
-    from app.store.reads import story
+    from app.store.stories import story
     from app.store.transactions import transaction
 
     with transaction(engine, snapshot=True) as tx:
@@ -142,6 +142,7 @@ def _lines(story: "RunStory") -> Iterator[str]:
         ("state", story.state + (f" ({story.reason})" if story.reason else "")),
         ("generation", story.generation),
         ("attempt", story.attempt),
+        ("claims", story.claims),
         ("key", story.key),
         ("code", story.code_version),
         ("worker", story.worker_id),
@@ -156,29 +157,10 @@ def _lines(story: "RunStory") -> Iterator[str]:
             yield f"{name:<12}{shown(value)}"
     if story.steps:
         yield "\nsteps"
-        yield from columns(
-            ["gen", "at", "kind", "name", "attempts", "recorded", "output"],
-            [
-                (s.generation, s.position, s.kind, s.name, s.attempts, s.recorded_at, _output(s))
-                for s in story.steps
-            ],
-        )
+        yield from _steps(story)
     if story.failed_attempts:
         yield "\nfailed attempts"
-        yield from columns(
-            ["gen", "step", "attempt", "failed", "next in s", "error"],
-            [
-                (
-                    a.generation,
-                    a.step,
-                    a.attempt,
-                    a.failed_at,
-                    a.retry_delay_s,
-                    f"{a.type}: {a.message}",
-                )
-                for a in story.failed_attempts
-            ],
-        )
+        yield from _attempts(story)
     if story.actions:
         yield "\nactions"
         yield from columns(
@@ -189,8 +171,61 @@ def _lines(story: "RunStory") -> Iterator[str]:
         yield f"\noutcome\n{shown(bytes(story.outcome).decode())}"
 
 
+def _steps(story: "RunStory") -> Iterable[str]:
+    from app.commands.terminal import columns
+    from app.store.stories import call_text
+
+    return columns(
+        ["gen", "at", "kind", "name", "arguments", "attempts", "began", "took", "output"],
+        [
+            (
+                s.generation,
+                s.position,
+                s.kind,
+                s.name,
+                _short(call_text(s.arguments, s.arguments_cut)),
+                s.attempts,
+                s.began_at or s.recorded_at,
+                _took(s.took_ms),
+                _output(s),
+            )
+            for s in story.steps
+        ],
+    )
+
+
+def _attempts(story: "RunStory") -> Iterable[str]:
+    from app.commands.terminal import columns
+    from app.store.stories import call_text
+
+    return columns(
+        ["gen", "at", "step", "arguments", "attempt", "began", "took", "next in", "error"],
+        [
+            (
+                a.generation,
+                a.position,
+                a.step,
+                _short(call_text(a.arguments, a.arguments_cut)),
+                a.attempt,
+                a.began_at or a.failed_at,
+                _took(a.took_ms),
+                None if a.retry_delay_s is None else _took(round(a.retry_delay_s * 1000)),
+                f"{a.type}: {a.message}",
+            )
+            for a in story.failed_attempts
+        ],
+    )
+
+
 def _output(entry: object) -> str:
     """The first characters of what the step returned or raised."""
     raw = getattr(entry, "error", None) or getattr(entry, "output", None)
-    text = bytes(raw).decode() if raw is not None else ""
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return _short(bytes(raw).decode() if raw is not None else "")
+
+
+def _short(text: str, chars_max: int = 100) -> str:
+    return text if len(text) <= chars_max else f"{text[: chars_max - 3]}..."
+
+
+def _took(ms: int | None) -> str | None:
+    return None if ms is None else f"{ms:,} ms" if ms < 10_000 else f"{ms / 1000:,.1f} s"

@@ -88,14 +88,33 @@ _decode_item = msgspec.json.Decoder(_Item).decode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+_PACKED = {
+    b"\x1f\x8b": ("gzip", "gunzip -c"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+    b"BZh": ("bzip2", "bunzip2 -c"),
+    b"\xfd7zXZ": ("xz", "xz -dc"),
+    b"PK\x03\x04": ("zip", "unzip -p"),
+}
+_NO_LINES = {
+    begin: (f"a {name} file", f"send what is in it: {command} FILE | veltrix send -")
+    for begin, (name, command) in _PACKED.items()
+} | dict.fromkeys(
+    (b"\xff\xfe", b"\xfe\xff"),
+    ("text in UTF-16", "write it in UTF-8: iconv -f UTF-16 -t UTF-8 FILE | veltrix send -"),
+)
+
+
 def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line]]:
     """The file's lines that are not empty, from `from_line` on, in lists of all that is there.
 
-    A pipe's lines are passed on as they come: nothing waits for a list to fill.
+    A pipe's lines are passed on as they come: nothing waits for a list to fill. Raises
+    CommandRefused for what is no file of lines, before anything of it is sent.
     """
-    rest, number, offset = b"", 0, 0
+    rest, number, offset, has_begun = b"", 0, 0, from_line > 1
     while True:
         piece = os.read(fd, READ_BYTES)
+        if number == 0:
+            _check_begin(rest + piece)
         *texts, rest = (rest + piece).split(b"\n") if piece else [rest, b""]
         if len(rest) > LINE_BYTES_MAX:
             raise CommandRefused(
@@ -109,6 +128,9 @@ def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line
             event = text.strip(b"\xef\xbb\xbf \t\r") if number == 1 else text.strip(b" \t\r")
             if number < from_line or not event:
                 continue
+            if not has_begun:
+                _check_first_line(event)
+            has_begun = True
             if batch and (len(batch) >= events_max or batch_bytes + len(event) > BATCH_BYTES_MAX):
                 yield batch
                 batch, batch_bytes = [], 0
@@ -118,6 +140,26 @@ def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line
             yield batch
         if not piece:
             return
+
+
+def _check_begin(text: bytes) -> None:
+    for begin, (kind, cure) in _NO_LINES.items():
+        if text.startswith(begin):
+            raise CommandRefused(f"this is {kind}, not NDJSON with an event a line; {cure}")
+
+
+def _check_first_line(line: bytes) -> None:
+    """A batch or an object written over several lines: each of its lines would be refused."""
+    if line.startswith(b"["):
+        raise CommandRefused(
+            "this is a JSON array, not NDJSON with an event a line; write each event on a line of"
+            " its own: jq -c '.[]' FILE | veltrix send -"
+        )
+    if line == b"{":
+        raise CommandRefused(
+            "this is JSON over several lines, not NDJSON with an event a line; write each event on"
+            " a line of its own: jq -c . FILE | veltrix send -"
+        )
 
 
 class Api:

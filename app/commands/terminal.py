@@ -12,11 +12,14 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
-from app.bootstrap import engine_for, real_sources
+from app.bootstrap import engine_for
 from app.commands.mistakes import CommandRefused
 from app.settings import Settings
 from app.settings_load import DEV_FILE, load_settings
 from app.store.actions import canonical
+from app.store.ledger import unix_s
+from app.store.queues import Unserved
+from app.store.transactions import open_autocommit
 from app.telemetry import configure_logs
 
 
@@ -34,7 +37,7 @@ def operator_settings() -> Settings:
 def connected() -> Iterator[tuple[Settings, Engine]]:
     """Settings and an engine on the configured database, closed at the end of the block."""
     settings = operator_settings()
-    engine = engine_for(settings, "veltrix-operator", connections_max=2)
+    engine = engine_for(settings, "veltrix-operator", connections_max=2, is_writer=False)
     try:
         yield settings, engine
     finally:
@@ -52,8 +55,9 @@ def author_of(given: str | None) -> str:
 
 
 def now() -> datetime:
-    """This machine's time, for what people write as so long ago."""
-    return datetime.fromtimestamp(real_sources().unix_ms() / 1000, UTC)
+    """The database's time, for what people write as so long ago: this machine's may be wrong."""
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        return datetime.fromtimestamp(unix_s(tx), UTC)
 
 
 def ids_of(texts: Iterable[str]) -> list[str]:
@@ -108,3 +112,9 @@ def shown(value: Any) -> str:
         case int():
             return f"{value:,}"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def print_unserved(found: Sequence[Unserved]) -> None:
+    """Name the queues with open runs that no worker serves; nothing if there are none."""
+    for one in found:
+        print_error(f"veltrix: queue {one.queue!r} has {one.told}")

@@ -114,7 +114,7 @@ def definitions(
     """
     from app.broker.topology import definitions
     from app.commands.terminal import operator_settings, print_json
-    from app.duties import limits_of
+    from app.policies import limits_of
 
     settings = operator_settings()
     print_json(definitions(_queues(settings, queues), vhost, limits_of(settings)))
@@ -146,7 +146,7 @@ def _queues(settings: "Settings", given: str | None) -> list[str]:
 
 def _target(settings: "Settings", queues: str | None) -> "Topology":
     from app.broker.topology import wanted
-    from app.duties import limits_of
+    from app.policies import limits_of
 
     return wanted(_queues(settings, queues), limits_of(settings))
 

@@ -13,50 +13,78 @@ group = typer.Typer(no_args_is_help=True, help="Workflows: which there are, regi
 def list_(as_json: AsJson = False) -> None:
     """List the workflows that can be started, with the event types that start them.
 
+    `workers` are the worker children that have the code which routes. Queues with open runs that no
+    worker serves are named below.
+
     Example: veltrix workflows list
     """
-    from app.commands.terminal import connected, print_json, print_table
-    from app.store.subscriptions import current
+    from app.commands.terminal import connected, print_json, print_table, print_unserved
+    from app.store.queues import unserved
+    from app.store.standing import standing
     from app.store.transactions import open_autocommit
 
     with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = current(tx)
+        found, bare = standing(tx), unserved(tx)
     if as_json:
         print_json(found)
         return
     print_table(
-        ["workflow", "started by", "queue", "since", "code", "about"],
+        ["workflow", "started by", "queue", "since", "code", "workers", "about"],
         [
             (
                 s.workflow,
                 ", ".join(s.types) or "name only",
                 s.queue,
                 s.since,
-                s.code_version,
+                s.code_version + (f" (back from {s.replaced})" if s.is_back else ""),
+                s.children,
                 s.options.get("description"),
             )
             for s in found
         ],
     )
+    print_unserved(bare)
 
 
 @group.command()
-def register(as_json: AsJson = False) -> None:
-    """Write what the modules in VELTRIX_WORKFLOWS subscribe to; workers do it at start as well.
+def register(
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Only begin workflows that nothing routes yet."),
+    ] = False,
+    author: Author = None,
+    reason: Why = "",
+    as_json: AsJson = False,
+) -> None:
+    """Deploy what the modules in VELTRIX_WORKFLOWS subscribe to; workers do it at start as well.
 
-    Before a deploy it lets events of a new workflow wait for its workers.
+    From now on events go by this code, and into its queues: before its workers are there they wait
+    for them. When none has come within VELTRIX_DEPLOY_GRACE_S, what workers have counts again. So
+    it is a roll-back, too. With --keep it only lets events of a new workflow wait for its workers.
 
     Example: VELTRIX_WORKFLOWS=workflows veltrix workflows register
     """
     from app.bootstrap import workflows_of
-    from app.commands.terminal import connected, print_json
-    from app.pipeline.register import register
+    from app.commands.terminal import author_of, connected, print_json
+    from app.pipeline.register import register_by_hand
+    from app.pipeline.registrable import mistakes_of, registered_names
+    from app.settings_load import SettingsError
     from app.store.transactions import transaction
 
     with connected() as (settings, engine):
         workflows = workflows_of(settings)
         with transaction(engine) as tx:
-            new = register(tx, workflows)
+            mistakes = mistakes_of(workflows, registered_names(tx))
+            if mistakes:
+                raise SettingsError(list(mistakes.values()))
+            new = register_by_hand(
+                tx,
+                workflows,
+                restart_s=settings.deploy_grace_s,
+                is_kept=keep,
+                author=author_of(author),
+                reason=reason,
+            )
     if as_json:
         print_json({"registered": sorted(workflows), "new": new})
         return

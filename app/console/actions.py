@@ -119,7 +119,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     mode = mode_of(form)
     (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
     if not isinstance(answer, Replayed):
-        raise _not_now(answer.state, "only a failed run can be replayed")
+        raise _not_now(answer.state, answer.why or "only a failed run can be replayed")
     return RedirectResponse(address(f"/runs/{answer.run_id}", done="replayed"), 303)
 
 
@@ -159,9 +159,7 @@ async def _noting(request: Request, visitor: Visitor, check: Callable[[], None])
     try:
         check()
     except Problem as refused:
-        engine = request.app.state.services.engine
-        name, path = visitor.author.name, request.url.path
-        await run_in_threadpool(note_refused, engine, name, refused.detail, path)
+        await run_in_threadpool(note_refused, request, visitor, refused.detail)
         raise
 
 

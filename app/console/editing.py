@@ -23,7 +23,7 @@ from app.domain.states import RunState
 from app.pipeline.edit import EditOf
 from app.pipeline.replays import EditedNow, edit_now, tag_text
 from app.store.event_reads import EventStory
-from app.store.reads import RunStory
+from app.store.stories import RunStory
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -65,8 +65,9 @@ def _made(request: Request, visitor: Visitor, form: Form, given: str) -> EditedN
     reason = reason_of(form)
     if problem := json_problem(given.encode()):
         raise Problem(400, "bad-input", f"the payload is {problem}")
-    bytes_max, new_ids = services.settings.event_bytes_max, services.acceptor.new_ids
-    of = EditOf("", visitor.author.name, reason, bytes_max, new_ids)
+    settings, new_ids = services.settings, services.acceptor.new_ids
+    limits = (settings.event_bytes_max, new_ids, settings.accounts_max)
+    of = EditOf("", visitor.author.name, reason, *limits)
     patch = replacing(given)
     made: EditedNow = refusing(lambda: edit_now(services.engine, found.id, patch, version, of))
     return made
@@ -91,6 +92,7 @@ def _page(
         payload=given,
         reason=reason,
         refused=refused,
+        errors=[] if refused is None else _places_of(refused),
         version=tag_text((found.generation, found.state, len(found.edited_as))),
         may_send=found.state == RunState.FAILED,
         once=form_key(),
@@ -111,3 +113,8 @@ def _text_of(request: Request, sent: EventStory | None) -> str:
         PAYLOAD_TIMES * services.settings.event_bytes_max
     )
     return lines if is_sendable else bytes(sent.data).decode()
+
+
+def _places_of(refused: Problem) -> list[dict[str, str]]:
+    """All places of the payload that do not fit: a form has one run."""
+    return [error for run in refused.members.get("runs", ()) for error in run["errors"]]

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse
 from app.api.auth import is_loopback
 from app.console.visitors import Visitor
 from app.domain.json_text import depth_of
+from app.store.stories import Attempt, Entry, call_text
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -106,10 +107,12 @@ def environment() -> Environment:
     )
     made.filters |= {
         "at": at,
+        "hour": hour,
         "age": age,
         "count": count,
         "took": took,
         "pretty": pretty,
+        "arguments": arguments,
         "shown": shown,
         "rate": rate,
         "plain": plain,
@@ -149,6 +152,12 @@ def at(time: datetime | None) -> Markup | str:
     utc = time.astimezone(UTC)
     text = f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}"
     return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), text)
+
+
+def hour(time: datetime, earlier_s: int = 0) -> Markup:
+    """A time in UTC that is known to the hour; or so much earlier."""
+    utc = time.astimezone(UTC) - timedelta(seconds=earlier_s)
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(), f"{utc:%Y-%m-%d %H:00}")
 
 
 def age(time: datetime | None, now: datetime) -> str:
@@ -196,6 +205,11 @@ def pretty(raw: msgspec.Raw | str | None, chars_max: int = SHOWN_CHARS_MAX) -> s
     if len(text) > chars_max or _indented_chars_max(text) > 8 * chars_max:
         return text
     return msgspec.json.format(text, indent=2)
+
+
+def arguments(of: Entry | Attempt | None) -> str:
+    """What a step was called with, as its call is written; empty if that was not kept."""
+    return "" if of is None else call_text(of.arguments, of.arguments_cut)
 
 
 def _indented_chars_max(text: str) -> int:

@@ -12,7 +12,7 @@ from app.api.problems import Problem, unavailable
 from app.console.edit_diff import edit_of
 from app.console.live import Live
 from app.console.rendering import form_key, rendered
-from app.console.timeline import courses_of
+from app.console.timeline import PLACES, courses_of
 from app.console.visitors import Visitor, visitor_of
 from app.domain.ids import event_id_of
 from app.domain.scopes import Scope
@@ -20,7 +20,7 @@ from app.domain.states import OPEN, RunState
 from app.store import event_reads
 from app.store.actions import canonical
 from app.store.event_reads import EventStory
-from app.store.reads import RunStory, story
+from app.store.stories import RunStory, story
 from app.store.transactions import transaction
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run(request: Request, visitor: Visitor) -> Response:
         event=sent,
         edit=edit,
         courses=courses_of(found, now),
+        positions=PLACES,
         is_open=found.state in OPEN,
         may_act=visitor.may(Scope.RUNS_REPLAY),
         may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,

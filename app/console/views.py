@@ -30,6 +30,7 @@ from app.store.actions import canonical
 from app.store.audit import AuditPage
 from app.store.event_reads import EventFilter, EventPage
 from app.store.reads import RunFilter, RunPage
+from app.store.standing import standing
 from app.store.transactions import open_autocommit
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class WorkflowRow(msgspec.Struct, frozen=True):
     types: tuple[str, ...]
     since: str | None
     is_checked: bool
+    workers: int
+    back_from: str | None
 
 
 def runs(request: Request, visitor: Visitor) -> Response:
@@ -113,14 +116,14 @@ def event(request: Request, visitor: Visitor) -> Response:
 def workflows(request: Request, visitor: Visitor) -> Response:
     """The workflows that can be started, with their open and failed runs one click away."""
     with _connection(request) as tx:
-        found = subscriptions.current(tx)
+        found = standing(tx)
     return rendered(request, visitor, "workflows.html", place="Workflows", workflows=found)
 
 
 def workflows_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
     with _connection(request) as tx:
-        found = subscriptions.current(tx)
+        found = standing(tx)
     rows = [
         WorkflowRow(
             row.workflow,
@@ -129,6 +132,8 @@ def workflows_file(request: Request, _visitor: Visitor, suffix: str) -> Response
             row.types,
             None if row.since is None else row.since.isoformat(),
             row.input_schema is not None,
+            row.children,
+            row.replaced if row.is_back else None,
         )
         for row in found
     ]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
-from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.auth import LOCAL, Author, check_local
+from app.api.auth import LOCAL, Author, check_local, forwarding
 from app.api.problems import Problem
+from app.api.refusals import route_of
 from app.domain.scopes import Scope, allows
 from app.store import audit, sessions
 from app.store.audit import Audited
@@ -72,6 +72,7 @@ def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None
     with transaction(services.engine) as tx:
         session = sessions.make(tx, key, token, csrf, services.settings.console_session_s)
         if session is None:
+            services.keys.failures.note("sign_in")
             return None
         is_reader = allows(session.scopes, Scope.RUNS_READ)
         if not is_reader:
@@ -84,8 +85,11 @@ def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None
             result={"expires_at": session.expires_at} if is_reader else {"lacks": "runs:read"},
             is_refused=not is_reader,
         )
-        audit.append(tx, [made])
+        refusals = services.keys.refusals
+        if is_reader and not refusals.is_repeat(made, made.action, "sign-in"):
+            audit.append(tx, [made])
     if not is_reader:
+        refusals.note(made, Scope.RUNS_READ, "sign-in")
         raise lacking(session.key_name, Scope.RUNS_READ)
     return Visitor(Author(session.key_name, frozenset(session.scopes)), session.csrf)
 
@@ -101,7 +105,8 @@ def sign_out(request: Request, visitor: Visitor) -> None:
             reason="signed out of the console",
             target="session",
         )
-        audit.append(tx, [ended])
+        if not services.keys.refusals.is_repeat(ended, ended.action, "sign-out"):
+            audit.append(tx, [ended])
 
 
 def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
@@ -112,27 +117,22 @@ def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
     if visitor.may(scope):
         return
     if request.method != "GET" or scope in _SHOWING:
-        note_refused(
-            request.app.state.services.engine,
-            visitor.author.name,
-            f"lacks the scope {scope}",
-            request.url.path,
-        )
+        note_refused(request, visitor, f"lacks the scope {scope}")
     raise lacking(visitor.author.name, scope)
 
 
-def note_refused(engine: Engine, author: str, why: str, path: str) -> None:
-    """An audit row of an action that was refused before it began."""
+def note_refused(request: Request, visitor: Visitor, why: str) -> None:
+    """An action that was refused before it began is in the audit, or counted there."""
+    services: Services = request.app.state.services
     refused = Audited(
-        author=author,
+        author=visitor.author.name,
         action="console.act",
         reason=why,
         target="console",
-        target_id=path,
+        target_id=request.url.path,
         is_refused=True,
     )
-    with transaction(engine) as tx:
-        audit.append(tx, [refused])
+    services.keys.refusals.note(refused, why, route_of(request))
 
 
 def lacking(name: str, scope: str) -> Problem:
@@ -189,4 +189,4 @@ def _check_host(request: Request) -> None:
 
     Raises a 403 Problem for another name than a loopback one.
     """
-    check_local(request.headers.get("host", ""), None, None)
+    check_local(request.headers.get("host", ""), None, None, forwarding(request.headers))

@@ -48,11 +48,15 @@ class Postgres(EmbeddedServer):
     """One PostgreSQL server in one folder, on a loopback port that it keeps.
 
     Only this folder's password opens it. It ends with the process that started it. `durable=False`
-    switches fsync off: for tests, where processes are killed but never the machine.
+    switches fsync off: for tests, where processes are killed but never the machine. `copied_from`:
+    it is a stand-by of that running server, made of a copy of it when it starts the first time.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = True, copied_from: "Postgres | None" = None
+    ) -> None:
         super().__init__(folder)
+        self._copied_from = copied_from
         self._data = self.folder / "data"
         self._log = self.folder / "log"
         self._password_file = self.folder / "password"
@@ -101,6 +105,35 @@ class Postgres(EmbeddedServer):
         if not wait_for(self._accepts, deadline_s=60, alive=self._child_lives):
             self.stop()
             raise CannotStart(f"PostgreSQL did not start; the end of its log:\n{tail(self._log)}")
+
+    @property
+    def port(self) -> int:
+        """Where it listens on loopback, once it has been started."""
+        return self._port
+
+    def promote(self) -> None:
+        """A stand-by becomes a primary: it takes writes when this returns."""
+        with self._connect() as connection:
+            connection.execute("select pg_promote(true, 60)")
+
+    def follow(self, primary: "Postgres") -> None:
+        """It is a stand-by of `primary`, which has all it had, from its next start on."""
+        places = [self._data / "standby.signal", self._data / "postgresql.auto.conf"]
+        places[0].touch()
+        password = primary._password.replace("'", "''")  # noqa: SLF001 - of the same class
+        told = f"host={LOOPBACK} port={primary.port} user={_SUPERUSER} password={password}"
+        with places[1].open("a") as file:
+            file.write(f"\nprimary_conninfo = '{told}'\nsynchronous_standby_names = ''\n")
+        user = _system_user()
+        if user is not None:
+            for place in places:
+                os.chown(place, *user)
+
+    def execute(self, statement: LiteralString) -> list[Any]:
+        """The rows of a statement of the superuser's, outside of a transaction."""
+        with self._connect() as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
     def stop(self) -> None:
         """A fast shutdown: sessions end, what was committed is on disk, nothing is left running."""
@@ -161,7 +194,10 @@ class Postgres(EmbeddedServer):
             _open_way(binaries)
             os.chown(self.folder, *user)
         if not (self._data / "PG_VERSION").exists():
-            self._make_cluster(binaries, user)
+            if self._copied_from is None:
+                self._make_cluster(binaries, user)
+            else:
+                self._copy_cluster(binaries, user, self._copied_from)
         self._password = self._password_file.read_text()
 
     def _make_cluster(self, binaries: Path, user: tuple[int, int] | None) -> None:
@@ -169,15 +205,44 @@ class Postgres(EmbeddedServer):
         self._password_file.write_text(secrets.token_urlsafe(24))
         if user is not None:
             os.chown(self._password_file, *user)
-        uid, gid = user if user is not None else (None, None)
-        made = subprocess.run(
+        self._make(
             [
                 str(binaries / "initdb"),
                 *("-D", str(self._data), "-U", _SUPERUSER, f"--pwfile={self._password_file}"),
                 *_INITDB,
                 *_INITDB_SET,
             ],
-            env=_environment(),
+            user,
+        )
+
+    def _copy_cluster(
+        self, binaries: Path, user: tuple[int, int] | None, primary: "Postgres"
+    ) -> None:
+        """A copy of the running primary, which will follow it."""
+        self._password_file.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
+        self._password_file.write_text(primary._password)  # noqa: SLF001 - of the same class
+        where = ("-h", LOOPBACK, "-p", str(primary.port), "-U", _SUPERUSER)
+        self._make(
+            [
+                str(binaries / "pg_basebackup"),
+                *where,
+                *("-D", str(self._data), "-R", "-X", "stream", "-c", "fast", "--no-sync"),
+            ],
+            user,
+            {"PGPASSWORD": primary._password},  # noqa: SLF001
+        )
+
+    def _make(
+        self,
+        command: list[str],
+        user: tuple[int, int] | None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Make the cluster's files by this command, as this user. Raises CannotStart."""
+        uid, gid = user if user is not None else (None, None)
+        made = subprocess.run(
+            command,
+            env=_environment() | (environment or {}),
             cwd=self.folder,
             user=uid,
             group=gid,
@@ -187,7 +252,8 @@ class Postgres(EmbeddedServer):
             check=False,
         )
         if made.returncode != 0:
-            raise CannotStart(f"PostgreSQL's initdb failed in {self.folder}:\n{made.stderr}")
+            name = Path(command[0]).name
+            raise CannotStart(f"PostgreSQL's {name} failed in {self.folder}:\n{made.stderr}")
 
     def _child_lives(self) -> bool:
         return self.is_running

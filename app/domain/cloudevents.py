@@ -9,30 +9,38 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
-from datetime import date
 from enum import Enum
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from app.domain.events import OWN_SOURCE_PREFIXES, NewEvent, content_digest
-from app.domain.json_text import bad_json, has_repeated_names, json_problem, split_array
+from app.domain.attribute_values import content_of, is_json, media_type
+from app.domain.event_checks import (
+    FORBIDDEN,
+    NAMED,
+    BadEvent,
+    Wire,
+    bad,
+    check_attributes,
+    check_extension,
+    check_media_type,
+)
+from app.domain.events import NewEvent, content_digest
+from app.domain.json_text import (
+    BOM,
+    JSON_SPACE,
+    bad_json,
+    has_more_elements,
+    has_repeated_names,
+    json_problem,
+    split_array,
+)
 
-KEY_BYTES_MAX = 1_024  # source, id, type: two of them fit into an index row (at most 2,704 bytes)
-ATTRIBUTE_BYTES_MAX = 4_096  # each other attribute that CloudEvents names
-SPECVERSION = "1.0"
 STRUCTURED_TYPE = "application/cloudevents+json"
 BATCH_TYPE = "application/cloudevents-batch+json"
 
 _JSON_DEFAULT = "application/json"
-_EXTENSION_NAME = re.compile(r"[a-z0-9]+").fullmatch
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search  # CloudEvents 1.0.2, "String"
-_TIME = re.compile(
-    r"([0-9]{4})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ](?:[01][0-9]|2[0-3]):[0-5][0-9]"
-    r":(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-).fullmatch  # RFC 3339, section 5.6
 _WRONG_TYPE_AT = re.compile(r"at `\$\.([a-z0-9_]+)").search
 
 
@@ -44,19 +52,6 @@ class Mode(Enum):
     BATCH = "batch"
 
 
-class BadEvent(ValueError):
-    """This event cannot be taken. `attribute` names what is wrong, if it is one.
-
-    `id` and `source` are the event's, as far as they could be read.
-    """
-
-    def __init__(
-        self, attribute: str | None, detail: str, id_: str | None = None, source: str | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.attribute, self.detail, self.id, self.source = attribute, detail, id_, source
-
-
 class BadBatch(ValueError):
     """The body is no JSON array: nothing of it could be told apart."""
 
@@ -65,26 +60,10 @@ class TooLarge(ValueError):
     """An event or the batch exceeds its limit: nothing of the request is taken."""
 
 
-class _Wire(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The attributes CloudEvents names, in the JSON format. null means absent (section 2.2)."""
+BatchItem = bytes | memoryview | msgspec.Raw
 
-    specversion: str | None = None
-    id: str | None = None
-    source: str | None = None
-    type: str | None = None
-    subject: str | None = None
-    time: str | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    traceparent: str | None = None
-    data: msgspec.Raw = msgspec.Raw()
-    data_base64: str | None = None
-
-
-_NAMED = frozenset(_Wire.__struct_fields__)
-_IN_HEADERS = _NAMED - {"data", "data_base64", "datacontenttype"}
-_REQUIRED = ("specversion", "id", "source", "type")
-_decode_wire = msgspec.json.Decoder(_Wire).decode
+_IN_HEADERS = NAMED - {"data", "data_base64", "datacontenttype"}
+_decode_wire = msgspec.json.Decoder(Wire).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
@@ -93,12 +72,12 @@ _encode = msgspec.json.Encoder().encode
 
 def mode_of(content_type: str | None, header_names: Iterable[bytes]) -> Mode:
     """The mode a request is in. Raises BadEvent naming `content-type` when it is in none."""
-    media_type = _media_type(content_type or "")
-    if media_type == STRUCTURED_TYPE:
+    named = media_type(content_type or "")
+    if named == STRUCTURED_TYPE:
         return Mode.STRUCTURED
-    if media_type == BATCH_TYPE:
+    if named == BATCH_TYPE:
         return Mode.BATCH
-    is_other_format = media_type.startswith("application/cloudevents")
+    is_other_format = named.startswith("application/cloudevents")
     if not is_other_format and any(name.startswith(b"ce-") for name in header_names):
         return Mode.BINARY
     raise BadEvent(
@@ -110,20 +89,31 @@ def mode_of(content_type: str | None, header_names: Iterable[bytes]) -> Mode:
 
 def parse_structured(body: bytes) -> NewEvent:
     """The event of a structured-mode body. Raises BadEvent."""
-    return _parse_json(body)
+    return _parse_json(body.removeprefix(BOM))
 
 
 def parse_batch(body: bytes, events_max: int, event_bytes_max: int) -> list[NewEvent | BadEvent]:
     """The events of a batched-mode body in the order sent, a BadEvent where one is not to be taken.
 
+    Raises what `batch_items` raises.
+    """
+    return [parse_item(item) for item in batch_items(body, events_max, event_bytes_max)]
+
+
+def batch_items(body: bytes, events_max: int, event_bytes_max: int) -> Sequence[BatchItem]:
+    """The elements of a batched-mode body, each for `parse_item`.
+
     Raises BadBatch when the body is no JSON array, TooLarge when it has more than `events_max`
     elements or one of more than `event_bytes_max` bytes.
     """
-    items: Sequence[bytes | memoryview | msgspec.Raw]
+    items: Sequence[BatchItem]
+    body = body.removeprefix(BOM)
+    if has_more_elements(body, events_max):
+        raise TooLarge(f"more than the {events_max:,} events allowed in one batch")
     try:
         items = _decode_items(body)
     except (ValueError, RecursionError) as error:
-        split = split_array(body)
+        split = split_array(body, events_max)
         if split is None:
             why = bad_json(body, error)
             raise BadBatch(f"the body is not a JSON array of events: {why}") from None
@@ -132,13 +122,15 @@ def parse_batch(body: bytes, events_max: int, event_bytes_max: int) -> list[NewE
         raise TooLarge(f"{len(items):,} events in one batch, more than the {events_max:,} allowed")
     if len(body) > event_bytes_max:
         _check_sizes(items, event_bytes_max)
-    events: list[NewEvent | BadEvent] = []
-    for item in items:
-        try:
-            events.append(_parse_json(item))
-        except BadEvent as bad:
-            events.append(bad)
-    return events
+    return items
+
+
+def parse_item(item: BatchItem) -> NewEvent | BadEvent:
+    """The event of one element of a batch, or what is wrong with it."""
+    try:
+        return _parse_json(item)
+    except BadEvent as bad:
+        return bad
 
 
 def parse_binary(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> NewEvent:
@@ -155,31 +147,35 @@ def parse_binary(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> NewEven
             if attribute in into:
                 raise BadEvent(attribute, f"the header ce-{attribute} is there twice")
             into[attribute] = _header_text(attribute, raw)
-    wire = _Wire(datacontenttype=content_type, **values)
+    wire = Wire(datacontenttype=content_type, **values)
     for attribute in extensions:
-        _check_extension(attribute, wire)
+        check_extension(attribute, wire)
     text = _encode(extensions).decode() if extensions else None
+    if content_type is None and body and json_problem(body.removeprefix(BOM)) is None:
+        # As in the JSON format, where data without a type is JSON: SDKs send it like this.
+        return _event_of(wire, text, None, msgspec.Raw(body.removeprefix(BOM)))
     return _event_of(wire, text, body or None, None)
 
 
-def _parse_json(raw: bytes | memoryview | msgspec.Raw) -> NewEvent:
+def _parse_json(raw: BatchItem) -> NewEvent:
     extensions: str | None = None
     try:
         wire = _decode_wire(raw)
         is_whole = _is_whole(raw, _encode(wire))
-    except (ValueError, RecursionError) as error:
-        wire, extensions, is_whole = _parse_members(raw, error)
-    if not is_whole and has_repeated_names(bytes(raw)):
+    except (ValueError, RecursionError):
+        wire, extensions, is_whole = _parse_members(raw)
+    if not is_whole and has_repeated_names(bytes(raw), _decode_members(raw)):
         raise BadEvent(None, "the event has an attribute twice", wire.id, wire.source)
+    check_media_type(wire)
     if wire.data:
         if wire.data_base64 is not None and bytes(wire.data) != b"null":
-            raise _bad(wire, "data_base64", "an event has data or data_base64, not both")
+            raise bad(wire, "data_base64", "an event has data or data_base64, not both")
         if wire.data_base64 is None:
             return _event_with_json_data(wire, extensions)
     return _event_of(wire, extensions, _base64_bytes(wire), None)
 
 
-def _is_whole(raw: bytes | memoryview | msgspec.Raw, written_back: bytes) -> bool:
+def _is_whole(raw: BatchItem, written_back: bytes) -> bool:
     """Surely no member was there twice. False says only that a closer look is needed.
 
     What is written back is as long as what was sent, unless there was space, an escape, null or a
@@ -191,24 +187,23 @@ def _is_whole(raw: bytes | memoryview | msgspec.Raw, written_back: bytes) -> boo
     return sent.count(b'"') == written_back.count(b'"') and b"\\" not in sent
 
 
-def _parse_members(
-    raw: bytes | memoryview | msgspec.Raw, error: Exception
-) -> tuple[_Wire, str | None, bool]:
+def _parse_members(raw: BatchItem) -> tuple[Wire, str | None, bool]:
     """The slow way, for events with extensions and for those that are wrong: member by member."""
     try:
         members = _decode_members(raw)
     except msgspec.ValidationError:
         raise BadEvent(None, "an event is a JSON object") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
         raise BadEvent(None, bad_json(bytes(raw), error)) from None
     is_whole = _is_whole(raw, _encode(members))
-    extensions = {name: members.pop(name) for name in members.keys() - _NAMED}
+    found = {name: members.pop(name) for name in members.keys() - NAMED}
+    extensions = {name: raw for name, raw in found.items() if bytes(raw) != b"null"}  # unset
     try:
         wire = _decode_wire(_encode(members))
     except (ValueError, RecursionError) as wrong:
         raise _wrong_member(members, wrong) from None
-    for name in sorted(extensions):
-        _check_extension(name, wire, extensions[name])
+    for name in sorted(found):
+        check_extension(name, wire, found[name])
     ordered = {name: extensions[name] for name in sorted(extensions)}
     return wire, _encode(ordered).decode() if ordered else None, is_whole
 
@@ -228,16 +223,18 @@ def _readable(raw: msgspec.Raw | None) -> str | None:
         return None
 
 
-def _event_with_json_data(wire: _Wire, extensions: str | None) -> NewEvent:
+def _event_with_json_data(wire: Wire, extensions: str | None) -> NewEvent:
     """Of a `data` member: a JSON value, or text when datacontenttype says it is no JSON (3.1.1)."""
     if wire.datacontenttype is None or is_json(wire.datacontenttype):
         return _event_of(wire, extensions, None, wire.data)
     try:
-        return _event_of(wire, extensions, _decode_text(wire.data).encode(), None)
+        return _event_of(
+            wire, extensions, content_of(_decode_text(wire.data), wire.datacontenttype), None
+        )
     except ValueError as error:
         if isinstance(error, BadEvent):
             raise
-        raise _bad(
+        raise bad(
             wire,
             "data",
             f"data of type {wire.datacontenttype} must be a JSON string, or bytes in data_base64",
@@ -245,26 +242,22 @@ def _event_with_json_data(wire: _Wire, extensions: str | None) -> NewEvent:
 
 
 def _event_of(
-    wire: _Wire, extensions: str | None, content: bytes | None, value: msgspec.Raw | None
+    wire: Wire, extensions: str | None, content: bytes | None, value: msgspec.Raw | None
 ) -> NewEvent:
     """The event, with `content` bytes of its datacontenttype, or a JSON `value`, or neither."""
-    _check_attributes(wire)
-    data_json: str | None = None
-    if value is None and content is not None and is_json(wire.datacontenttype or ""):
-        value, content = msgspec.Raw(content), None
-    if value is not None:
-        data_json = _checked_json(wire, value)
-    digest_type = wire.datacontenttype
-    if digest_type is None and data_json is not None:
-        digest_type = _JSON_DEFAULT  # what its absence means; so the HTTP mode makes no difference
+    check_attributes(wire)
+    text = None if value is None else bytes(value)
+    if text is None and content is not None and is_json(wire.datacontenttype or ""):
+        text, content = content.removeprefix(BOM), None
+    data_json = None if text is None else _checked_json(wire, text)
     source, id_, type_ = wire.source or "", wire.id or "", wire.type or ""  # none is empty
+    digest, digest_as_sent = _digests(wire, text, content)
     return NewEvent(
         source=source,
         id=id_,
         type=type_,
-        digest=content_digest(
-            type_, wire.subject, digest_type, wire.dataschema, value or content or b""
-        ),
+        digest=digest,
+        digest_as_sent=digest_as_sent,
         subject=wire.subject,
         time=wire.time,
         datacontenttype=wire.datacontenttype,
@@ -276,71 +269,36 @@ def _event_of(
     )
 
 
-def _checked_json(wire: _Wire, value: msgspec.Raw) -> str:
-    raw = bytes(value)
+def _digests(wire: Wire, text: bytes | None, content: bytes | None) -> tuple[bytes, bytes | None]:
+    """The digest of what the event says, and of how it was sent, if that is another one.
+
+    An SDK adds `charset=utf-8` or sends a file with its last newline in binary mode, and neither in
+    structured mode: of JSON, space around the value and parameters of the type say nothing.
+    """
+    type_ = as_sent = wire.datacontenttype
+    data = said = text or content or b""
+    if text is not None:
+        as_sent = type_ or _JSON_DEFAULT  # what its absence means
+        type_, said = media_type(as_sent), data.strip(JSON_SPACE)
+    digest = content_digest(wire.type or "", wire.subject, type_, wire.dataschema, said)
+    if type_ == as_sent and len(said) == len(data):
+        return digest, None
+    return digest, content_digest(wire.type or "", wire.subject, as_sent, wire.dataschema, data)
+
+
+def _checked_json(wire: Wire, raw: bytes) -> str:
     if problem := json_problem(raw):
-        raise _bad(wire, "data", f"data is {problem}")
+        raise bad(wire, "data", f"data is {problem}")
     return raw.decode()
 
 
-def _check_attributes(wire: _Wire) -> None:
-    source, id_, type_ = wire.source, wire.id, wire.type
-    if not source or not id_ or not type_ or wire.specversion != SPECVERSION:
-        _check_required(wire)
-    else:
-        key = source + id_ + type_
-        if len(key) > KEY_BYTES_MAX or not key.isascii() or not key.isprintable():
-            for name in ("source", "id", "type"):
-                _check_text(wire, name, getattr(wire, name), KEY_BYTES_MAX)
-    if source and source.startswith(OWN_SOURCE_PREFIXES):
-        raise _bad(
-            wire, "source", f"sources below {' and '.join(OWN_SOURCE_PREFIXES)} are reserved"
-        )
-    for name in ("subject", "datacontenttype", "dataschema", "traceparent"):
-        value = getattr(wire, name)
-        if value is not None:
-            _check_text(wire, name, value, ATTRIBUTE_BYTES_MAX)
-    if wire.time is not None and not is_time(wire.time):
-        raise _bad(wire, "time", "time must be an RFC 3339 timestamp, as 2026-01-31T12:00:00Z")
-
-
-def _check_required(wire: _Wire) -> None:
-    for name in _REQUIRED:
-        if not getattr(wire, name):
-            raise _bad(wire, name, f"{name} is missing or empty")
-    if wire.specversion != SPECVERSION:
-        raise _bad(wire, "specversion", f"specversion must be {SPECVERSION}")
-
-
-def _check_text(wire: _Wire, name: str, value: str, bytes_max: int) -> None:
-    if not value.isprintable() and _FORBIDDEN(value):
-        raise _bad(wire, name, f"{name} holds a control character or half a surrogate pair")
-    if len(value) > bytes_max or (not value.isascii() and len(value.encode()) > bytes_max):
-        raise _bad(wire, name, f"{name} has more than {bytes_max:,} bytes")
-
-
-def _check_extension(name: str, wire: _Wire, value: msgspec.Raw | None = None) -> None:
-    if name in _NAMED:  # in binary mode: data, data_base64, datacontenttype are no headers
-        raise _bad(wire, name, f"there is no header ce-{name} in binary mode")
-    if not _EXTENSION_NAME(name):
-        shown = name.encode("ascii", "backslashreplace").decode()[:100]
-        raise _bad(wire, shown, "attribute names are made of the letters a to z and of digits")
-    if value is None:
-        return
-    raw = bytes(value)
-    if raw[:1] in (b"{", b"["):
-        raise _bad(wire, name, f"the extension {name} must be a string, a number or a boolean")
-    if problem := json_problem(raw):
-        raise _bad(wire, name, f"the extension {name} is {problem}")
-
-
-def _base64_bytes(wire: _Wire) -> bytes | None:
+def _base64_bytes(wire: Wire) -> bytes | None:
     if wire.data_base64 is None:
         return None
     try:
         return b64decode(wire.data_base64, validate=True)
     except (binascii.Error, ValueError):
-        raise _bad(wire, "data_base64", "data_base64 is not valid Base64") from None
+        raise bad(wire, "data_base64", "data_base64 is not valid Base64") from None
 
 
 def _header_text(name: str, raw: bytes) -> str:
@@ -351,46 +309,15 @@ def _header_text(name: str, raw: bytes) -> str:
         text = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
     except UnicodeDecodeError:
         raise BadEvent(name, f"the header ce-{name} is not percent-encoded UTF-8") from None
-    if not text.isprintable() and _FORBIDDEN(text):
+    if not text.isprintable() and FORBIDDEN(text):
         raise BadEvent(name, f"{name} holds a control character")
     return text
 
 
-def _bad(wire: _Wire, attribute: str, detail: str) -> BadEvent:
-    return BadEvent(attribute, detail, wire.id, wire.source)
-
-
-def _check_sizes(items: Sequence[bytes | memoryview | msgspec.Raw], event_bytes_max: int) -> None:
+def _check_sizes(items: Sequence[BatchItem], event_bytes_max: int) -> None:
     for index, item in enumerate(items):
         if (size := len(memoryview(item))) > event_bytes_max:
             raise TooLarge(
                 f"event {index} of the batch has {size:,} bytes, more than the"
                 f" {event_bytes_max:,} allowed"
             )
-
-
-@lru_cache(maxsize=1_024)
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
-@lru_cache(maxsize=1_024)
-def is_json(content_type: str) -> bool:
-    """Whether content of this type is JSON: `application/json`, `text/json` or `*/*+json`."""
-    media_type = _media_type(content_type)
-    return media_type in ("application/json", "text/json") or media_type.endswith("+json")
-
-
-def is_time(text: str) -> bool:
-    """Whether this is an RFC 3339 timestamp on a day that exists."""
-    found = _TIME(text)
-    if found is None:
-        return False
-    year, month, day = int(found[1]), int(found[2]), int(found[3])
-    if day <= 28:
-        return True
-    try:
-        date(year or 4, month, day)  # year 0, which Python does not know, was a leap year as 4 was
-    except ValueError:
-        return False
-    return True

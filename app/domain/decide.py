@@ -1,10 +1,13 @@
 """What becomes of a failed attempt: decided purely, written once."""
 
 import re
+from collections.abc import Callable
 from hashlib import blake2b
-from traceback import extract_tb
+from traceback import extract_tb, format_exception, format_tb
 from types import TracebackType
+from typing import NamedTuple
 
+from app.domain.flow import type_and_message
 from app.domain.workflows import RetryPolicy
 
 # What tells one failure from another of the same kind: quoted values, addresses of people, machines
@@ -46,13 +49,54 @@ def storable_text(text: str, chars_max: int) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters ...\n{text[-half:]}"
 
 
-def message_of(error: BaseException, chars_max: int) -> str:
-    """The error's own text, storable; a class whose `str` fails has none."""
+class Described(NamedTuple):
+    """An exception as it is kept: storable texts, and what tells it from others."""
+
+    type: str
+    message: str
+    traceback: str
+    fingerprint: str
+
+
+def described(
+    error: BaseException, workflow: str, step: str, chars_max: int, type_: str | None = None
+) -> Described:
+    """What can be said of an error, whatever its class does when it is asked. Never raises.
+
+    `type_` is what it is called instead of its class.
+    """
+    name, text = type_and_message(error)
+    name, message = storable_text(type_ or name, 200), storable_text(text, chars_max)
+    traceback = _traceback_of(error)
+    trace = storable_text(_traceback_text(error, traceback, name, message), chars_max)
+    return Described(name, message, trace, fingerprint(workflow, step, name, message, traceback))
+
+
+# Not as an attribute of the error: its class may make anything of that.
+_traceback_of: Callable[[BaseException], TracebackType | None]
+_traceback_of = vars(BaseException)["__traceback__"].__get__
+
+
+def _traceback_text(
+    error: BaseException, traceback: TracebackType | None, name: str, message: str
+) -> str:
+    if traceback is None:
+        return ""
     try:
-        text = str(error)
-    except Exception as broken:  # noqa: BLE001 - the author's __str__ may raise anything
-        text = f"(no message: {type(broken).__name__} in its __str__)"
-    return storable_text(text, chars_max)
+        return "".join(format_exception(error))
+    except BaseException as broken:  # noqa: BLE001 - it asks for attributes, and a proxy may raise
+        said = f"{name}: {message}\n(cut short: {type(broken).__name__} while it was described)\n"
+        return "Traceback (most recent call last):\n" + "".join(format_tb(traceback)) + said
+
+
+def is_ours(filename: str) -> bool:
+    """Code of the platform."""
+    return filename.startswith(_OURS)
+
+
+def is_authors(filename: str) -> bool:
+    """Code of the author, neither ours nor installed."""
+    return not is_ours(filename) and not _INSTALLED.search(filename)
 
 
 def fingerprint(
@@ -75,8 +119,6 @@ def _places(traceback: TracebackType | None) -> list[str]:
     A function that calls itself counts once, however deep it was.
     """
     frames = list(extract_tb(traceback)) if traceback is not None else []
-    own = [
-        f for f in frames if not f.filename.startswith(_OURS) and not _INSTALLED.search(f.filename)
-    ]
+    own = [f for f in frames if is_authors(f.filename)]
     places = [f"{f.filename.rpartition('/')[2]}:{f.name}" for f in own or frames[-1:]]
     return list(dict.fromkeys(reversed(places)))[:_FRAMES_MAX]

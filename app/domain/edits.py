@@ -21,11 +21,12 @@ from app.domain.events import (
     content_digest,
 )
 from app.domain.input_schema import InputSchema
-from app.domain.json_text import json_problem
+from app.domain.json_text import depth_of, json_problem
 
 Patch = list[dict[str, Any]]
 
 DIFF_BYTES_MAX = 65_536  # beyond it the diff of two payloads takes seconds, and nobody reads it
+DIFF_DEPTH_MAX = 50
 OPERATIONS_MAX = 1_000
 
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -172,15 +173,17 @@ def _check_copy(size: int, bytes_max: int) -> None:
 def diff(before: str | None, after: str, patch: Patch) -> Patch:
     """The smallest patch known that leads from one payload to the other: what is kept of an edit.
 
-    A patch that does not replace the whole is that already; so is one of a large payload.
+    A patch that does not replace the whole is that already; so is one of a payload that is large,
+    or deep: the library writes every list on the way down once for each level.
     """
     is_whole = len(patch) == 1 and patch[0].get("path") == ""
     if not is_whole or len(before or "") + len(after) > DIFF_BYTES_MAX:
         return patch
-    try:
-        found: Patch = jsonpatch.make_patch(exact(before or "null"), exact(after)).patch
-    except RecursionError:
+    if max(depth_of((before or "").encode()), depth_of(after.encode())) > DIFF_DEPTH_MAX:
         return patch
+    found: Patch = jsonpatch.JsonPatch.from_diff(
+        exact(before or "null"), exact(after), dumps=text_of
+    ).patch
     return found
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -40,24 +41,72 @@ class StepFailed(Exception):
         self.fingerprint: str | None = None
 
 
+def type_and_message(error: BaseException) -> tuple[str, str]:
+    """Names of an exception's type and its text, whatever its class does when it is asked."""
+    try:
+        type_ = str(type(error).__name__)
+    except BaseException:  # noqa: BLE001 - a metaclass may raise anything
+        type_ = "Exception"
+    try:
+        return type_, str(error)
+    except BaseException as broken:  # noqa: BLE001 - the author's __str__ may raise anything
+        return type_, f"(no message: {type(broken).__name__} in its __str__)"
+
+
 class Recorder(Protocol):
     """The place in a run that is being advanced now; the engine's side of `now uuid random`."""
 
     def record(self, name: str, make: Callable[[], Any]) -> Any:
         """The value recorded at this position, or the one that `make` gives, from now on."""
 
+    def key(self) -> str:
+        """Another key at each call, the same ones whenever the code is run again."""
+
+
+class OutsideRun(BaseException):
+    """In a worker, something other than the engine wanted a step, `sleep` or `gather` to run.
+
+    No Exception: code that tries again whatever happens must not go on with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} was awaited outside of its run: in a worker only the engine starts steps, and"
+            " only of a run that the worker has claimed"
+        )
+
 
 class _Here(threading.local):
+    """`recorder` is set by the engine while it advances a workflow, in its own thread only.
+
+    None outside a run and inside steps. `is_engine`: the engine works in this thread, whether on a
+    run or not. `is_closing`: what runs now belongs to a run that is over, or goes on elsewhere.
+    """
+
     recorder: Recorder | None = None
+    is_engine = False
+    is_closing = False
 
 
-# Set by the engine while it advances a workflow, in its own thread only; None outside a run and
-# inside steps.
 here = _Here()
 
 
-class StepContext(msgspec.Struct, frozen=True):
-    """What a step may know of its attempt. `idempotency_key` is the same for every attempt."""
+class _Process:
+    """Of this process: `is_worker` is set in worker children, for good."""
+
+    is_worker = False
+
+
+def enter_worker() -> None:
+    """From now on nothing in this process but the engine can start a step."""
+    _Process.is_worker = True
+
+
+class StepContext(msgspec.Struct):
+    """What a step may know of its attempt. `idempotency_key` is the same for every attempt.
+
+    `is_over`: the attempt has ended; what it left running is no part of it any more.
+    """
 
     run_id: str
     workflow: str
@@ -65,9 +114,13 @@ class StepContext(msgspec.Struct, frozen=True):
     attempt: int
     idempotency_key: str
     traceparent: str | None
+    step: str = ""
+    is_over: bool = False
 
 
 step_context: ContextVar[StepContext | None] = ContextVar("step_context", default=None)
+# What the code that runs belongs to: the claim of its run, for log lines.
+run_here: ContextVar[Any] = ContextVar("run_here", default=None)
 # Outside a run: a step is running.
 _is_in_step: ContextVar[bool] = ContextVar("is_in_step", default=False)
 
@@ -75,10 +128,44 @@ _is_in_step: ContextVar[bool] = ContextVar("is_in_step", default=False)
 def idempotency_key() -> str:
     """Inside a step: a key that every attempt of this step of this run has, for other systems.
 
-    Outside a run a new key each time.
+    So it is in threads that the step starts or gives work to. In the workflow's own code another
+    key at each call, the same ones whenever the code is run again: to be given on to steps.
+    Outside a run, in unit tests, a new key each time. Raises RuntimeError in a worker where
+    neither is: in what an attempt left running when it ended, or in a thread of somebody else.
     """
+    if here.recorder is not None:
+        return here.recorder.key()
     context = step_context.get()
-    return context.idempotency_key if context else str(_uuid.uuid4())
+    if context is not None and not context.is_over:
+        return context.idempotency_key
+    if context is None and not _is_engine_here():
+        return str(_uuid.uuid4())
+    raise RuntimeError(
+        "idempotency_key() was asked for where no step runs; ask for it in the step itself, and"
+        " give it on as an argument"
+    )
+
+
+def _is_engine_here() -> bool:
+    """Only the engine may start a step here."""
+    return _Process.is_worker or here.is_engine
+
+
+def _is_part_of_step() -> bool:
+    """Whether what is awaited now belongs to a step that runs it. Raises nothing."""
+    context = step_context.get()
+    return not context.is_over if context is not None else _is_in_step.get()
+
+
+def log_facts() -> dict[str, Any]:
+    """What a log line of the code that runs here says of its run and step; {} outside of runs."""
+    claim, context = run_here.get(), step_context.get()
+    if claim is None:
+        return {}
+    facts = {"run_id": claim.run_id, "event_id": claim.event_id, "workflow": claim.workflow}
+    if context is not None:
+        facts |= {"step": context.step, "position": context.position, "attempt": context.attempt}
+    return facts
 
 
 class StepCall:
@@ -96,13 +183,17 @@ class StepCall:
         self.is_awaited = True
         if here.recorder is not None:
             return (yield self)
-        if step_context.get() is not None or _is_in_step.get():
-            return (yield from self._run())  # a part of the step that calls it
+        if here.is_closing:
+            yield self  # whoever closes it gives it up then, however often it tries
+        if _is_part_of_step():
+            return (yield from self._run())
+        if step_context.get() is not None or _is_engine_here():
+            raise OutsideRun(f"step {self.step.name!r}")
         mark = _is_in_step.set(True)
         try:
             return (yield from self._run())
         except Exception as error:
-            raise StepFailed(self.step.name, type(error).__name__, str(error)) from error
+            raise StepFailed(self.step.name, *type_and_message(error)) from error
         finally:
             _is_in_step.reset(mark)
 
@@ -130,8 +221,10 @@ class Sleep:
         self.seconds = seconds
 
     def __await__(self) -> Generator[Any, Any, None]:
-        if here.recorder is not None:
+        if here.recorder is not None or here.is_closing:
             yield self
+        elif _is_engine_here() and not _is_part_of_step():
+            raise OutsideRun("sleep()")
         else:
             yield from asyncio.sleep(self.seconds).__await__()
 
@@ -153,15 +246,20 @@ class Gather:
         self.branches, self.is_exceptions_returned = branches, is_exceptions_returned
 
     def coroutines(self) -> list[Coroutine[Any, Any, Any]]:
-        """One coroutine per branch."""
-        return [
-            branch if isinstance(branch, Coroutine) else _await(branch) for branch in self.branches
-        ]
+        """One coroutine per branch; one that is a branch already fails, as if awaited twice."""
+        made: list[Coroutine[Any, Any, Any]] = []
+        seen: set[int] = set()
+        for branch in self.branches:
+            made.append(_await(branch) if id(branch) in seen else coroutine_of(branch))
+            seen.add(id(branch))
+        return made
 
     def __await__(self) -> Generator[Any, Any, list[Any]]:
-        if here.recorder is not None:
+        if here.recorder is not None or here.is_closing:
             answer: list[Any] = yield self
             return answer
+        if _is_engine_here() and not _is_part_of_step():
+            raise OutsideRun("gather()")
         gathered = _gather_plain(self.coroutines(), self.is_exceptions_returned)
         results: list[Any] = yield from gathered.__await__()
         return results
@@ -176,16 +274,36 @@ def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather
     return Gather(branches, return_exceptions)
 
 
+def coroutine_of(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:
+    """A coroutine that awaits it, if it is none itself, or one that somebody awaits."""
+    if type(awaitable) is CoroutineType:
+        return _await(awaitable) if awaitable.cr_suspended else awaitable
+    return awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
+
+
 async def _await(branch: Awaitable[Any]) -> Any:
     return await branch
 
 
 async def _gather_plain(branches: list[Coroutine[Any, Any, Any]], is_returned: bool) -> list[Any]:
-    results = await asyncio.gather(*branches, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not is_returned:
-            raise result
-    return results
+    ended = await asyncio.gather(*map(_end_of, branches))
+    for _, error in ended:
+        if error is not None and not is_returned:
+            raise error
+    return [value if error is None else error for value, error in ended]
+
+
+async def _end_of(branch: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What it returned, which may be an exception too, or what it raised."""
+    try:
+        return await branch, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is the branch's outcome
+        return None, error
+
+
+_chance = _random.SystemRandom().random  # not the module's, which steps seed
 
 
 def _value(name: str, make: Callable[[], Any]) -> Any:
@@ -205,4 +323,4 @@ def uuid() -> _uuid.UUID:
 
 def random() -> float:
     """A random number in [0, 1); inside a run the one recorded when the code first came here."""
-    return float(_value("random", _random.random))
+    return float(_value("random", _chance))

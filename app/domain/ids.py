@@ -17,8 +17,12 @@ _SUFFIX_LAST = "f" * SUFFIX_HEX_LEN
 _MS_PER_MINUTE = 60_000
 
 
+# Two looks at a clock may differ by so much; what is further back was set right.
+BACK_MS_MAX = 1_000
+
+
 class EventIds:
-    """Makes event ids that never go back in time within one process.
+    """Makes event ids that do not go back in time within one process, unless its time was wrong.
 
     `random_bits(n)` must return n random bits. Thread-safe.
     """
@@ -29,9 +33,14 @@ class EventIds:
         self._last_ms = 0
 
     def make(self, unix_ms: int, count: int) -> list[str]:
-        """`count` ids of one millisecond (`unix_ms`, or the last one used if that is later)."""
+        """`count` ids of one millisecond (`unix_ms`, or the last one used if that is later).
+
+        Later by a second at most: one wrong reading is forgotten with the next right one.
+        """
         with self._lock:
-            self._last_ms = unix_ms = max(unix_ms, self._last_ms)
+            if unix_ms < self._last_ms <= unix_ms + BACK_MS_MAX:
+                unix_ms = self._last_ms
+            self._last_ms = unix_ms
         return [self._one(unix_ms) for _ in range(count)]
 
     def _one(self, unix_ms: int) -> str:

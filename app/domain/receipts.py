@@ -28,7 +28,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventRefused(Exception):
-    """This event was not taken; its neighbours may have been."""
+    """This event was not taken; its neighbours may have been. `word`: why, in metrics."""
+
+    word = "refused"
 
     def __init__(self, message: str, source: str, event_id: str) -> None:
         super().__init__(message)
@@ -37,6 +39,8 @@ class EventRefused(Exception):
 
 class EventConflict(EventRefused):
     """An event with this source and id is in the ledger with other content."""
+
+    word = "conflict"
 
     def __init__(self, source: str, event_id: str, event: str) -> None:
         super().__init__(
@@ -51,9 +55,13 @@ class EventConflict(EventRefused):
 class EventUnstorable(EventRefused):
     """The database cannot hold a value of this event."""
 
+    word = "unstorable"
+
 
 class EventUnrouted(EventRefused):
     """No workflow subscribes to the event's type and `refuse_unrouted` is set."""
+
+    word = "unrouted"
 
     def __init__(self, source: str, event_id: str, type_: str) -> None:
         super().__init__(

@@ -5,7 +5,8 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
-from app.domain.workflows import DefinitionError, Workflow
+from app.domain.definitions import DefinitionError
+from app.domain.workflows import Workflow
 
 
 def load_workflows(modules: str) -> Mapping[str, Workflow]:

@@ -15,6 +15,11 @@ RATE_MIN, RATE_MAX = 0.001, 100_000.0
 REASON_CHARS_MAX = 1_000
 # Before so many have an outcome, a share of them says nothing; unless no other is open.
 JUDGED_RUNS_MIN = 20
+GENERATION_MAX = 32_767
+SPENT = (
+    f"it was replayed {GENERATION_MAX:,} times, as often as a run can be: edit it, or start its"
+    " workflow with the same input"
+)
 
 
 class ReplayState(StrEnum):
@@ -132,30 +137,38 @@ def decide(
     canary_to: int,
     stop_share: float | None,
     since: Judged,
+    passed: int = 0,
 ) -> tuple[ReplayState, str | None]:
     """The state that follows from the counts, and why, if the replay stops by itself.
 
-    A canary is over when `canary_to` runs were replayed, or none is left, and all have an outcome.
+    A canary is over when `canary_to` runs were replayed, or none is left, and each of them has an
+    outcome or is one of the `passed`: open, but beyond the step that it had failed in.
     """
     if state not in MOVING:
         return state, None
     is_canary = state == ReplayState.CANARY
-    has_moved = counts.left == 0 or (is_canary and counts.replayed >= canary_to)
-    if counts.left and (why := _too_many(counts, stop_share, since, is_all=has_moved)):
+    has_moved = is_moved(state, counts, canary_to)
+    passed = passed if is_canary else 0
+    if counts.left and (why := _too_many(counts, stop_share, since, passed, is_all=has_moved)):
         return ReplayState.STOPPED, why
     if counts.left == 0 and counts.open == 0:
         return ReplayState.DONE, None
-    if is_canary and has_moved and counts.open == 0:
+    if is_canary and has_moved and counts.open <= passed:
         return ReplayState.RUNNING, None
     return state, None
 
 
+def is_moved(state: ReplayState, counts: Counts, canary_to: int) -> bool:
+    """Whether every run was moved whose turn it is before more outcomes are known."""
+    return counts.left == 0 or (state == ReplayState.CANARY and counts.replayed >= canary_to)
+
+
 def _too_many(
-    counts: Counts, stop_share: float | None, since: Judged, *, is_all: bool
+    counts: Counts, stop_share: float | None, since: Judged, passed: int, *, is_all: bool
 ) -> str | None:
     failed = counts.failed_again - since.failed_again
-    settled = failed + counts.succeeded - since.succeeded
-    is_enough = settled >= JUDGED_RUNS_MIN or (is_all and counts.open == 0)
+    settled = failed + counts.succeeded - since.succeeded + passed
+    is_enough = settled >= JUDGED_RUNS_MIN or (is_all and counts.open <= passed)
     if stop_share is None or not is_enough or failed <= stop_share * settled:
         return None
     return (

@@ -1,14 +1,15 @@
 """Workflows and steps as their authors declare them."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from hashlib import blake2b
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from app.domain.code import code_digest, name_of, referred
+from app.domain.definitions import DefinitionError, check_step, is_async
 from app.domain.encoding import Codec
 from app.domain.events import Event
 from app.domain.flow import NonRetryable, StepCall
@@ -22,8 +23,9 @@ DEFAULT_QUEUE = "default"
 NAME_CHARS_MAX = 200
 
 
-class DefinitionError(TypeError):
-    """A workflow or step is declared in a way that cannot work; the message says how it can."""
+# Not as an attribute of the group: its class may make anything of that.
+_members_of: Callable[[BaseException], tuple[BaseException, ...]]
+_members_of = vars(BaseExceptionGroup)["exceptions"].__get__
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,23 @@ class RetryPolicy:
             raise DefinitionError(
                 "back-off needs 0 <= backoff_s <= backoff_s_max and a factor >= 1"
             )
+        for type_ in self.non_retryable:
+            given: object = type_
+            if not (isinstance(given, type) and issubclass(given, BaseException)):
+                raise DefinitionError(f"non_retryable takes exception classes, not {type_!r}")
 
     def is_final(self, error: BaseException) -> bool:
-        """This error is not tried again."""
-        return isinstance(error, (NonRetryable, *self.non_retryable))
+        """This error, or one of those that it is a group of, is not tried again."""
+        # By its type alone: `isinstance` asks the error itself as well, and a proxy may raise.
+        final: tuple[type[BaseException], ...] = (NonRetryable, *self.non_retryable)
+        errors = [error]
+        while errors:
+            kind = type(one := errors.pop())
+            if issubclass(kind, final):
+                return True
+            if issubclass(kind, BaseExceptionGroup):  # as of a TaskGroup
+                errors += _members_of(one)
+        return False
 
 
 class Step(Generic[P, R]):
@@ -64,13 +79,14 @@ class Step(Generic[P, R]):
         timeout_s: float | None,
         is_transactional: bool = False,
     ) -> None:
-        update_wrapper(cast(Callable[..., Any], self), function)
+        check_step(function)
+        update_wrapper(cast(Callable[..., Any], self), function, updated=())
         self.function = function
-        self.name = name or function.__name__
+        self.name = name or name_of(function)
         self.policy = policy
         self.timeout_s = timeout_s
         self.is_transactional = is_transactional
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = is_async(function)
         self.codec = Codec(function)
         if is_transactional and self.is_async:
             raise DefinitionError(
@@ -195,12 +211,20 @@ class Workflow(Generic[Data, Outcome]):
         return self.function(event)
 
     def code_version(self, release: str | None) -> str:
-        """`release`, or a digest of the source of the workflow and of the steps it names."""
-        return release or _code_digest(self.function)
+        """`release`, or a digest of what it is: its types, its queue, its source and its steps'.
+
+        The source alone does not always show which types and queue it is declared with.
+        """
+        declared = f"{self.queue} {' '.join(self.types)}"
+        return release or code_digest(self.function, Step, declared)
+
+    def mistakes(self) -> list[str]:
+        """Why this workflow can never run; empty: nothing is known to be wrong with it."""
+        return self.codec.input_mistakes()
 
     def transactional_steps(self) -> list[str]:
         """The names of those of the steps it names whose effect is exactly once."""
-        steps = (found for found in _referred(self.function) if isinstance(found, Step))
+        steps = (found for found in referred(self.function, Step) if isinstance(found, Step))
         return sorted({found.name for found in steps if found.is_transactional})
 
 
@@ -213,6 +237,8 @@ class WorkflowDecorator(Protocol):
 
 
 def workflow(
+    function: object = None,
+    /,
     *,
     on: str | Sequence[str] = (),
     name: str | None = None,
@@ -228,10 +254,16 @@ def workflow(
     `when` decides per event whether there is anything to do; `key` is the business key (default:
     the event's subject). `retries` are for errors of the workflow's own code: steps have their own.
     """
+    if function is not None:
+        raise DefinitionError("@workflow takes options: write @workflow() or @workflow(on=...)")
     types = (on,) if isinstance(on, str) else tuple(on)
 
     def decorate(function: Callable[[Event[Any]], Awaitable[Any]]) -> Workflow[Any, Any]:
-        name_ = name or function.__name__
+        name_ = name or name_of(function)
+        predicates: dict[str, Any] = {"when": when, "key": key}
+        for what, predicate in predicates.items():
+            if predicate is not None and (not callable(predicate) or is_async(predicate)):
+                raise DefinitionError(f"`{what}` of workflow {name_!r} must be a def or a lambda")
         _check_definition(name_, function, types, queue, timeout_s)
         return Workflow(
             name=name_,
@@ -251,9 +283,9 @@ def workflow(
 def _check_definition(
     name: str, function: object, types: Sequence[str], queue: str, timeout_s: float | None
 ) -> None:
-    if not inspect.iscoroutinefunction(function):
-        raise DefinitionError(f"workflow {name!r} must be an async def")
-    if len(inspect.signature(function).parameters) != 1:
+    if not is_async(function):
+        raise DefinitionError(f"workflow {name!r} must be an async def, without yield")
+    if len(inspect.signature(cast(Any, function)).parameters) != 1:
         raise DefinitionError(f"workflow {name!r} must take exactly one argument, the event")
     for word, what in ((name, "name"), (queue, "queue")):
         if not 0 < len(word) <= NAME_CHARS_MAX or not word.isascii() or not word.isprintable():
@@ -262,42 +294,8 @@ def _check_definition(
             raise DefinitionError(f"{what} {word!r} must not hold a space or any of , * # /")
     if queue.startswith(("veltrix.", "amq.", "celery")):
         raise DefinitionError(f"queue {queue!r} of {name!r}: such names are the platform's own")
-    for type_ in types:
+    for type_ in map(str, types):
         if not type_ or "*" in type_.removesuffix(".*"):
             raise DefinitionError(f'event type {type_!r} must be a type, or a prefix and ".*"')
     if timeout_s is not None and not timeout_s > 0:
         raise DefinitionError(f"timeout_s of workflow {name!r} must be above 0")
-
-
-def _code_digest(function: Callable[..., Any]) -> str:
-    sources: dict[str, str] = {}
-    for found in _referred(function):
-        code = found.function if isinstance(found, Step) else found
-        label = f"{code.__module__}.{code.__qualname__}"
-        try:
-            sources[label] = inspect.getsource(code)
-        except (OSError, TypeError):
-            sources[label] = code.__code__.co_code.hex()
-    digest = blake2b(digest_size=8)
-    for label in sorted(sources):
-        digest.update(f"{label}\n{sources[label]}\n".encode())
-    return digest.hexdigest()
-
-
-def _referred(function: Callable[..., Any]) -> Iterator[Any]:
-    """The function, and what it names and so on: steps, and functions of its own module."""
-    seen: set[str] = set()
-    waiting: list[Any] = [function]
-    while waiting:
-        found = waiting.pop()
-        code = found.function if isinstance(found, Step) else found
-        label = f"{code.__module__}.{code.__qualname__}"
-        if label in seen:
-            continue
-        seen.add(label)
-        yield found
-        for referred in code.__code__.co_names:
-            named = code.__globals__.get(referred)
-            is_own = inspect.isfunction(named) and named.__module__ == function.__module__
-            if isinstance(named, Step) or is_own:
-                waiting.append(named)

@@ -10,25 +10,26 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.due import DueRun
 from app.domain.ids import EventIds
-from app.domain.receipts import AcceptUnavailable, EventRefused
+from app.domain.receipts import EventRefused
 from app.domain.routing import RoutingTable
 from app.pipeline.accept_list import (
     AcceptList,
-    Accounts,
     Answer,
     Submission,
-    bytes_of,
     unavailable,
 )
+from app.pipeline.accept_requests import Request, parts_of, settle
+from app.pipeline.accounts import Accounts
+from app.pipeline.clock import DatabaseClock
 from app.settings import Settings
 from app.store import ledger, subscriptions
+from app.store.ledger import UNKNOWN_ACCOUNT
 from app.store.transactions import is_away, open_autocommit, retry_transient
 from app.telemetry import (
     accept_list_events,
@@ -43,32 +44,16 @@ from app.telemetry import (
 )
 
 COUNT_S = 0.5  # how long counts beside the books may wait to be written together
-UNKNOWN_ACCOUNT = 0
 
 _log = logger("accept")
-
-
-class _Request:
-    """Submissions that are answered together. `settle` gives the answer to whoever waits."""
-
-    __slots__ = ("bytes", "future", "loop", "since", "submissions")
-
-    def __init__(
-        self,
-        submissions: Sequence[Submission],
-        future: "asyncio.Future[list[Answer]] | Future[list[Answer]]",
-        loop: asyncio.AbstractEventLoop | None,
-    ) -> None:
-        self.submissions, self.future, self.loop = submissions, future, loop
-        self.bytes = sum(map(bytes_of, submissions))
-        self.since = monotonic()
 
 
 class Acceptor:
     """The writer of one process. `start` it; `submit` from an event loop, `accept` from anywhere.
 
-    `new_ids` and `unix_ms` give events their ids; `take_room(queue, n)` says how many of n runs may
-    be hinted to the relay now, and `hint` receives those that were committed.
+    `new_ids` gives events their ids, by the database's clock; `unix_ms` is this machine's, which is
+    only compared with it. `take_room(queue, n)` says how many of n runs may be hinted to the relay
+    now, and `hint` receives those that were committed.
     """
 
     def __init__(
@@ -81,21 +66,27 @@ class Acceptor:
         hint: Callable[[list[DueRun]], None],
     ) -> None:
         self._engine, self._settings = engine, settings
-        self.new_ids, self._unix_ms = new_ids, unix_ms
+        self.new_ids = new_ids
+        self._clock = DatabaseClock(
+            monotonic, lambda: unix_ms() / 1000, settings.clock_offset_s_max
+        )
         self._take_room, self._hint = take_room, hint
-        self._waiting: SimpleQueue[_Request | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Request | None] = SimpleQueue()
         self._lock = Lock()
         self._waiting_events = self._waiting_bytes = self._refused_early = 0
         self._is_stopping = False
         self._thread = Thread(target=self._run, name="accept", daemon=True)
         # Below: the writer thread's own.
-        self._left: _Request | None = None
+        self._left: Request | None = None
         self._connection: Connection | None = None
-        self._accounts = Accounts()
+        self._accounts = Accounts(settings.accounts_max)
+        self._routes: list[subscriptions.Route] = []
         self._routing = RoutingTable(())
         self._routing_read_at: float | None = None
         self._beside: dict[int, tuple[int, int]] = {}
         self._counted_at = monotonic()
+        # For any thread: why this machine's clock is not fit, as of the last look.
+        self.clock_trouble: str | None = None
 
     def start(self) -> None:
         """Begin to write."""
@@ -125,13 +116,13 @@ class Acceptor:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Answer]] = loop.create_future()
-        self._enqueue(_Request(submissions, future, loop))
+        self._enqueue(Request(submissions, future, loop))
         return future
 
     def accept(self, submissions: Sequence[Submission]) -> list[Answer]:
         """As `submit`, for a thread without an event loop: returns the answers."""
         future: Future[list[Answer]] = Future()
-        self._enqueue(_Request(submissions, future, None))
+        self._enqueue(Request(submissions, future, None))
         return future.result()
 
     def count_refused(self, count: int) -> None:
@@ -139,7 +130,7 @@ class Acceptor:
         with self._lock:
             self._refused_early += count
 
-    def _enqueue(self, request: _Request) -> None:
+    def _enqueue(self, request: Request) -> None:
         events = len(request.submissions)
         with self._lock:
             if self._is_stopping:
@@ -165,7 +156,7 @@ class Acceptor:
         self._count(is_last=True)
         self._disconnect()
 
-    def _take(self) -> list[_Request] | None:
+    def _take(self) -> list[Request] | None:
         """All that waits, up to the list's limits; empty after a while without; None at the end."""
         try:
             request = self._left or self._waiting.get(timeout=COUNT_S)
@@ -191,10 +182,10 @@ class Acceptor:
         self._waiting.put(None)  # the end: after what was taken
         return taken
 
-    def _accept(self, taken: list[_Request]) -> None:
+    def _accept(self, taken: list[Request]) -> None:
         submissions = [s for request in taken for s in request.submissions]
         answers: list[Answer] = []
-        for part in _parts(submissions, self._settings):
+        for part in parts_of(submissions, self._settings):
             answers += self._write(part)
         with self._lock:
             self._waiting_events -= len(submissions)
@@ -203,17 +194,19 @@ class Acceptor:
         accept_waiting_bytes.set(self._waiting_bytes)
         accept_list_events.observe(len(submissions))
         accept_seconds.observe(monotonic() - taken[0].since)
-        _settle(taken, answers)
+        settle(taken, answers)
 
     def _write(self, submissions: Sequence[Submission]) -> list[Answer]:
         """Commit these; one answer each, whatever happens."""
         try:
             self._read_routing()
+            if (trouble := self._clock.trouble) is not None:
+                return [unavailable(trouble)] * len(submissions)
             written = AcceptList(
                 submissions,
                 self._routing,
                 self.new_ids,
-                self._unix_ms(),
+                self._clock.unix_ms(),
                 self._take_room,
                 is_unrouted_refused=self._settings.refuse_unrouted,
             )
@@ -250,9 +243,20 @@ class Acceptor:
             self._disconnect()
 
     def _connected(self) -> Connection:
+        """The connection. A new one may lead to a database that never heard of the last seconds.
+
+        After a failover or a restore an account's id may be another account's: ids are found anew,
+        and so is the routing.
+        """
         if self._connection is None:
             self._connection = open_autocommit(self._engine)
             self._routing_read_at = None
+            self._clock.forget()
+            self._accounts.forget()
+            counts = self._beside.values()
+            self._beside = {}
+            for duplicates, refused in counts:
+                self._count_beside(UNKNOWN_ACCOUNT, duplicates, refused)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -269,34 +273,53 @@ class Acceptor:
         self._disconnect()
 
     def _read_routing(self) -> None:
-        """Look at the subscriptions again, if the last look is too long ago."""
+        """Look at the subscriptions and the clock again, if the last look is too long ago."""
         now = monotonic()
         read_at = self._routing_read_at
-        if read_at is not None and now - read_at < self._settings.subscriptions_cache_s:
+        is_fresh = read_at is not None and now - read_at < self._settings.subscriptions_cache_s
+        if is_fresh and not self._clock.has_jumped:
             return
         try:
-            rows = subscriptions.current(self._connected())
+            rows = subscriptions.routes(self._connected())
         except DBAPIError as error:
             if not is_away(error):
                 raise
             self._disconnect()  # it died while it was idle
-            rows = subscriptions.current(self._connected())
-        self._routing = RoutingTable((row.workflow, row.queue, row.types) for row in rows)
+            rows = subscriptions.routes(self._connected())
+        self._read_clock(self._connected())
+        if rows != self._routes:
+            self._routes = rows
+            self._routing = RoutingTable((row.workflow, row.queue, row.types) for row in rows)
         self._routing_read_at = now
         subscriptions_read.set(len(rows))
+
+    def _read_clock(self, tx: Connection) -> None:
+        before = monotonic()
+        database_s = ledger.unix_s(tx)
+        self._clock.learn(before, database_s, monotonic())
+        trouble, self.clock_trouble = self.clock_trouble, self._clock.trouble
+        if self.clock_trouble is not None and trouble is None:
+            _log.error("clock.wrong", error=self.clock_trouble)
+        elif trouble is not None and self.clock_trouble is None:
+            _log.info("clock.right")
 
     def _note(self, answers: list[Answer], written: AcceptList) -> None:
         duplicates = refused = 0
         for account, (more_duplicates, more_refused) in written.beside().items():
-            had = self._beside.get(account, (0, 0))
-            self._beside[account] = (had[0] + more_duplicates, had[1] + more_refused)
+            self._count_beside(account, more_duplicates, more_refused)
             duplicates, refused = duplicates + more_duplicates, refused + more_refused
         events_accepted.inc(written.accepted)
+        if self._accounts.is_full:
+            self._accounts.count_overflowed(written.overflowed)
         if duplicates:
             events_duplicate.inc(duplicates)
         for answer in answers if refused else ():
             if isinstance(answer, EventRefused):
-                events_refused.labels(type(answer).__name__).inc()
+                events_refused.labels(answer.word).inc()
+
+    def _count_beside(self, account: int, duplicates: int, refused: int) -> None:
+        had = self._beside.get(account, (0, 0))
+        self._beside[account] = (had[0] + duplicates, had[1] + refused)
 
     def _count(self, *, is_last: bool = False) -> None:
         """Write the counts beside the books, when some are old enough and the database is there."""
@@ -306,61 +329,18 @@ class Acceptor:
         with self._lock:
             early, self._refused_early = self._refused_early, 0
         if early:
-            had = self._beside.get(UNKNOWN_ACCOUNT, (0, 0))
-            self._beside[UNKNOWN_ACCOUNT] = (had[0], had[1] + early)
+            self._count_beside(UNKNOWN_ACCOUNT, 0, early)
         if not self._beside:
             return
-        counts = [(account, *both) for account, both in self._beside.items()]
         try:
-            connection = self._connected()
+            connection = self._connected()  # a new one changes whose counts these are
+            counts = [(account, *both) for account, both in self._beside.items()]
             retry_transient(lambda: ledger.count_beside(connection, counts))
         except Exception as error:  # noqa: BLE001 - kept: a count may come late
             _log.warning("accept.counts_delayed", error=_line(error))
             self._disconnect()
         else:
             self._beside = {}
-
-
-def _parts(submissions: list[Submission], settings: Settings) -> list[list[Submission]]:
-    """Lists within the limits: one, unless a single request exceeds them."""
-    parts: list[list[Submission]] = [[]]
-    size = 0
-    for submission in submissions:
-        size += bytes_of(submission)
-        is_full = len(parts[-1]) >= settings.accept_list_events_max
-        if parts[-1] and (is_full or size > settings.accept_list_bytes_max):
-            parts.append([])
-            size = bytes_of(submission)
-        parts[-1].append(submission)
-    return parts
-
-
-def _settle(taken: list[_Request], answers: list[Answer]) -> None:
-    """Give every request its answers: one call into each event loop for all of its requests."""
-    at = 0
-    by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Any, list[Answer]]]] = {}
-    for request in taken:
-        end = at + len(request.submissions)
-        by_loop.setdefault(request.loop, []).append((request.future, answers[at:end]))
-        at = end
-    for loop, settled in by_loop.items():
-        if loop is None:
-            _resolve(settled)
-            continue
-        try:
-            loop.call_soon_threadsafe(_resolve, settled)
-        except RuntimeError:  # the loop is closed: its requests are gone, the commit stands
-            _log.warning("accept.answers_unwanted", requests=len(settled))
-
-
-def _resolve(settled: list[tuple[Any, list[Answer]]]) -> None:
-    for future, answers in settled:
-        if future.done():  # the caller has gone away
-            continue
-        if answers and all(isinstance(answer, AcceptUnavailable) for answer in answers):
-            future.set_exception(answers[0])
-        else:
-            future.set_result(answers)
 
 
 def _line(error: Exception) -> str:

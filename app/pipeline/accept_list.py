@@ -25,12 +25,15 @@ from app.domain.receipts import (
     StartedRun,
 )
 from app.domain.routing import Route, RoutingTable
+from app.pipeline.accounts import Accounts
 from app.store import ledger
-from app.store.ledger import EventInsert, KnownEvent, RunStart
+from app.store.ledger import OVERFLOW_ACCOUNT, UNKNOWN_ACCOUNT, EventInsert, KnownEvent, RunStart
 from app.store.transactions import is_bad_value, retry_transient
+from app.telemetry import logger
 
 RETRY_AFTER_S = 1
-ACCOUNTS_REMEMBERED_MAX = 50_000
+
+_log = logger("accept")
 
 Answer = Receipt | EventRefused | AcceptUnavailable
 
@@ -57,26 +60,6 @@ def bytes_of(submission: Submission) -> int:
     return 500 + event.payload_bytes + len(event.extensions or "")
 
 
-class Accounts:
-    """The account ids this process has seen committed."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, str], int] = {}
-
-    def find(self, tx: Connection, keys: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """The account of each (source, type), made if new; `tx` must be in autocommit."""
-        unknown = keys - self._ids.keys()
-        if not unknown:
-            return self._ids
-        found = ledger.accounts(tx, unknown)
-        if len(self._ids) + len(found) > ACCOUNTS_REMEMBERED_MAX:
-            known = {key: self._ids[key] for key in keys - unknown}
-            self._ids.clear()
-            self._ids.update(known)
-        self._ids.update(found)
-        return self._ids
-
-
 class AcceptList:
     """Submissions that are accepted together. Make it, `write` it, ask for `answers`."""
 
@@ -90,7 +73,7 @@ class AcceptList:
         *,
         is_unrouted_refused: bool,
     ) -> None:
-        self._submissions = submissions
+        self._submissions, self._new_ids = submissions, new_ids
         self._by_identity: dict[tuple[str, str], EventInsert] = {}
         self._echoes: list[int] = []  # indexes of submissions whose identity came before
         first: dict[tuple[str, str], Submission] = {}
@@ -132,6 +115,9 @@ class AcceptList:
         Raises what `is_away` recognises when the database goes away; `write` may then be called
         again with another connection.
         """
+        if self._is_uncertain:  # what was found on a connection that died may be another's by now
+            for item in self._by_identity.values():
+                item.account_id = UNKNOWN_ACCOUNT
         while self._undecided:
             self._insert(tx, self._undecided, accounts, hold_s)
         others = [
@@ -145,9 +131,17 @@ class AcceptList:
             self._known.update(retry_transient(lambda: ledger.known(tx, others)))
 
     def _insert(
-        self, tx: Connection, items: list[EventInsert], accounts: Accounts, hold_s: float
+        self,
+        tx: Connection,
+        items: list[EventInsert],
+        accounts: Accounts,
+        hold_s: float,
+        draws: int = ledger.DRAWS_MAX,
     ) -> None:
-        """Insert `items` and strike them off, in halves where a value cannot be stored."""
+        """Insert `items` and strike them off, in halves where a value cannot be stored.
+
+        One whose id is taken gets another, `draws` times at most.
+        """
         try:
             ids = retry_transient(
                 lambda: accounts.find(tx, {(i.event.source, i.event.type) for i in items})
@@ -166,11 +160,24 @@ class AcceptList:
                 self._insert(tx, items[:middle], accounts, hold_s)
                 self._insert(tx, items[middle:], accounts, hold_s)
                 return
-            self._refuse(items[0], error)
+            if ledger.is_id_taken(error):
+                if draws > 0:
+                    self._draw_again(items[0])
+                    self._insert(tx, items, accounts, hold_s, draws - 1)
+                    return
+                _log.error("accept.ids_meet", draws=ledger.DRAWS_MAX, event_id=items[0].event_id)
+            else:
+                self._refuse(items[0], error)
         else:
             self._fresh |= fresh
         decided = {item.event_id for item in items}
         self._undecided = [i for i in self._undecided if i.event_id not in decided]
+
+    def _draw_again(self, item: EventInsert) -> None:
+        _log.warning("accept.id_drawn_again", event_id=item.event_id)
+        (item.event_id,) = self._new_ids.make(unix_ms_of(item.event_id), 1)
+        for run in item.runs:
+            run.id = run_id(item.event_id, run.id[-SUFFIX_HEX_LEN:])
 
     def _refuse(self, item: EventInsert, error: Exception) -> None:
         original = getattr(error, "orig", None) or error
@@ -198,7 +205,7 @@ class AcceptList:
             runs = [StartedRun(run.id, run.workflow) for run in item.runs]
             return _receipt(event, item.event_id, runs, is_duplicate=is_echo)
         if known is not None:
-            if event.digest != known.digest:
+            if known.digest not in (event.digest, event.digest_as_sent):
                 return EventConflict(event.source, event.id, known.event_id)
             return _receipt(event, known.event_id, known.runs, is_duplicate=True)
         if is_echo and event.digest != item.event.digest:
@@ -214,6 +221,12 @@ class AcceptList:
     def accepted(self) -> int:
         """How many events of this list are in the ledger because of it."""
         return sum(map(self._is_own, self._by_identity.values()))
+
+    @property
+    def overflowed(self) -> int:
+        """How many of them are in the overflow account."""
+        items = self._by_identity.values()
+        return sum(i.account_id == OVERFLOW_ACCOUNT and self._is_own(i) for i in items)
 
     def hinted_runs(self) -> list[DueRun]:
         """The hinted runs of this list that were committed, or may have been.

@@ -48,6 +48,10 @@ class Pauses:
             backoff.reset()
         return backoff.extend(now) if backoff.is_over(now) else None
 
+    def forget(self, name: str) -> None:
+        """It may be tried now, and its next pause is short again."""
+        self._of.pop(name, None)
+
     def clear(self) -> None:
         """None of them pauses."""
         self._of.clear()

@@ -5,7 +5,8 @@ Two lines hold at every moment, per source, type and minute of acceptance: event
 is told.
 """
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -13,24 +14,25 @@ from sqlalchemy import Engine
 
 from app.domain.states import RunState
 from app.store.balance import (
-    Books,
+    UNROUTED_GROUPS_MAX,
     Recount,
     fold,
     has_deltas,
     lock_books,
     minutes_to_recount,
-    names,
-    read,
     recount,
 )
-from app.store.tables import COUNTED
+from app.store.balance_reads import Summed, count, page, totals
+from app.store.ledger import OVERFLOW_ACCOUNT
 from app.store.transactions import open_autocommit, retry_transient, transaction
+from app.telemetry import accounts as accounts_gauge
 from app.telemetry import logger, oldest_open_seconds, open_runs
 from app.telemetry import unaccounted as unaccounted_gauge
 
 log = logger("books")
 
-_NOTHING = (0,) * len(COUNTED)
+SHARE_MAX = 1 / 20  # of the time may be spent on measuring
+_SETTLED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
 class EventCounts(msgspec.Struct, frozen=True):
@@ -66,7 +68,10 @@ class BesideCounts(msgspec.Struct, frozen=True):
 
 
 class AccountBalance(msgspec.Struct, frozen=True):
-    """The books of one source and type; None: refusals and dead letters that tell neither."""
+    """The books of one source and type; None: refusals and dead letters that tell neither.
+
+    `is_overflow`: of all sources and types that came when VELTRIX_ACCOUNTS_MAX had an account.
+    """
 
     source: str | None
     type: str | None
@@ -74,45 +79,27 @@ class AccountBalance(msgspec.Struct, frozen=True):
     runs: RunCounts
     beside: BesideCounts
     unaccounted: int
+    is_overflow: bool = False
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """The books at one moment of the database. They balance when `unaccounted` is 0."""
+    """The books at one moment of the database. They balance when `unaccounted` is 0.
+
+    `accounts`: how many sources and types have books of their own.
+    """
 
     as_of: datetime
     events: EventCounts
     runs: RunCounts
     beside: BesideCounts
     unaccounted: int
+    accounts: int
     by: list[AccountBalance]
 
 
-class _Account:
-    """One account while it is added up."""
-
-    __slots__ = ("counted", "discrepancy", "open")
-
-    def __init__(self, counted: tuple[int, ...], discrepancy: int) -> None:
-        self.counted = dict(zip(COUNTED, counted, strict=True))
-        self.discrepancy = discrepancy
-        self.open = {RunState.QUEUED: 0, RunState.RUNNING: 0, RunState.WAITING: 0}
-
-    @property
-    def unaccounted(self) -> int:
-        """What the recounts found, and what the living books show beyond that.
-
-        The open minutes are not recounted yet, but two differences show at once: events that are
-        neither routed nor unrouted, and runs that are neither settled nor open rows.
-        """
-        c = self.counted
-        is_open = sum(self.open.values())
-        settled = c["succeeded"] + c["failed"] + c["cancelled"]
-        events_astray = abs(c["accepted"] - c["routed"] - c["unrouted"])
-        runs_astray = abs(c["started"] - settled - is_open)
-        return max(self.discrepancy, events_astray + runs_astray)
-
-
-def fold_once(engine: Engine, list_max: int = 10_000) -> int:
+def fold_once(
+    engine: Engine, list_max: int = 10_000, unrouted_groups_max: int = UNROUTED_GROUPS_MAX
+) -> int:
     """Move up to `list_max` deltas into the counters; how many (0: none, or another process folds).
 
     One transaction: a delta is counted once, by whichever process, whenever one dies.
@@ -123,7 +110,7 @@ def fold_once(engine: Engine, list_max: int = 10_000) -> int:
             if not has_deltas(look):
                 return 0
         with transaction(engine) as tx:
-            return fold(tx, list_max) if lock_books(tx) else 0
+            return fold(tx, list_max, unrouted_groups_max) if lock_books(tx) else 0
 
     return retry_transient(_fold)
 
@@ -137,7 +124,7 @@ def recount_once(
     rows_max: int = 500_000,
     is_forced: bool = False,
 ) -> Recount:
-    """Recount closed minutes from rows, mark and seal them, and set the gauges of the books.
+    """Recount closed minutes from rows, mark and seal them.
 
     A minute is closed `closed_minutes` after its end, by the database's clock; it is recounted when
     it changed or is not sealed, with growing pauses unless `is_forced`. One call reads about
@@ -162,82 +149,80 @@ def recount_once(
     found = retry_transient(_recount)
     if found.unbalanced:
         log.error("books.unbalanced", minutes=found.unbalanced, discrepancy=found.discrepancy)
-    _measure(engine)
     return found
 
 
-def balance(engine: Engine, by: int = 100) -> Balance:
+def balance(engine: Engine, by: int = 100, skip: int = 0) -> Balance:
     """Both sides of the books in one snapshot, with the `by` accounts that need most attention.
 
-    Those are the ones with most unaccounted, then most open, then most accepted. Totals cover all.
+    Those are the ones with most unaccounted, then most open, then most accepted, after the first
+    `skip` of them. Totals cover all.
     """
     with transaction(engine, snapshot=True) as tx:
-        books = read(tx)
-        accounts = _accounts(books)
-        shown = sorted(accounts, key=lambda id_: _attention(accounts[id_]), reverse=True)[:by]
-        named = names(tx, shown)
+        books = totals(tx)
+        shown = page(tx, limit=by, skip=skip) if by else []
+        accounts = count(tx)
     return Balance(
         as_of=books.as_of,
-        events=_events(accounts.values()),
-        runs=_runs(accounts.values()),
-        beside=_beside(accounts.values()),
-        unaccounted=sum(account.unaccounted for account in accounts.values()),
-        by=[_shown(named.get(id_, (None, None)), accounts[id_]) for id_ in shown],
+        events=_events(books),
+        runs=_runs(books),
+        beside=_beside(books),
+        unaccounted=books.unaccounted,
+        accounts=accounts,
+        by=[
+            AccountBalance(
+                source=account.source,
+                type=account.type,
+                events=_events(account),
+                runs=_runs(account),
+                beside=_beside(account),
+                unaccounted=account.unaccounted,
+                is_overflow=account.id == OVERFLOW_ACCOUNT,
+            )
+            for account in shown
+        ],
     )
 
 
-def _accounts(books: Books) -> dict[int, _Account]:
-    accounts = {
-        id_: _Account(counted, books.discrepancy[id_]) for id_, counted in books.counted.items()
-    }
-    for row in books.open:
-        account = accounts.setdefault(row.account_id, _Account(_NOTHING, 0))
-        account.open[RunState(row.state)] = row.count
-    return accounts
-
-
-def _attention(account: _Account) -> tuple[int, int, int]:
-    return account.unaccounted, sum(account.open.values()), account.counted["accepted"]
-
-
-def _shown(named: tuple[str | None, str | None], account: _Account) -> AccountBalance:
-    return AccountBalance(
-        source=named[0],
-        type=named[1],
-        events=_events([account]),
-        runs=_runs([account]),
-        beside=_beside([account]),
-        unaccounted=account.unaccounted,
-    )
-
-
-def _sums(accounts: Collection[_Account], *columns: str) -> dict[str, int]:
-    return {column: sum(a.counted[column] for a in accounts) for column in columns}
-
-
-def _events(accounts: Collection[_Account]) -> EventCounts:
-    return EventCounts(**_sums(accounts, "accepted", "routed", "unrouted"))
-
-
-def _beside(accounts: Collection[_Account]) -> BesideCounts:
-    return BesideCounts(**_sums(accounts, "duplicates", "refused", "dead_letters"))
-
-
-def _runs(accounts: Collection[_Account]) -> RunCounts:
-    states = {
-        str(state): sum(a.open[state] for a in accounts)
-        for state in (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
-    }
-    counted = _sums(accounts, "started", "succeeded", "failed", "cancelled")
-    return RunCounts(open=sum(states.values()), **counted, **states)
-
-
-def _measure(engine: Engine) -> None:
+def measure(engine: Engine) -> None:
+    """Set the gauges of the books from the database as it is now."""
     with transaction(engine, snapshot=True) as tx:
-        books = read(tx)
-    accounts = _accounts(books)
-    unaccounted_gauge.set(sum(account.unaccounted for account in accounts.values()))
-    for state in (RunState.QUEUED, RunState.RUNNING, RunState.WAITING):
-        open_runs.labels(state=str(state)).set(sum(a.open[state] for a in accounts.values()))
-    oldest = min((row.oldest_started_at for row in books.open), default=books.as_of)
-    oldest_open_seconds.set((books.as_of - oldest).total_seconds())
+        books = totals(tx)
+        accounts_gauge.set(count(tx))
+    unaccounted_gauge.set(books.unaccounted)
+    for state, runs in books.open.items():
+        open_runs.labels(state=state).set(runs)
+    oldest_open_seconds.set((books.as_of - (books.oldest_at or books.as_of)).total_seconds())
+
+
+class Measuring:
+    """Measures the books again and again, for `SHARE_MAX` of the time at most. For one thread.
+
+    Every open run is counted from its row: of ten million that takes seconds.
+    """
+
+    def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._engine, self._monotonic = engine, monotonic
+        self._again_at = monotonic()
+
+    def once(self) -> None:
+        """Measure, unless that was done lately for its cost."""
+        began = self._monotonic()
+        if began < self._again_at:
+            return
+        measure(self._engine)
+        ended = self._monotonic()
+        self._again_at = ended + (ended - began) / SHARE_MAX
+
+
+def _events(books: Summed) -> EventCounts:
+    return EventCounts(*(books.counted[name] for name in EventCounts.__struct_fields__))
+
+
+def _beside(books: Summed) -> BesideCounts:
+    return BesideCounts(*(books.counted[name] for name in BesideCounts.__struct_fields__))
+
+
+def _runs(books: Summed) -> RunCounts:
+    counted = {name: books.counted[name] for name in ("started", *map(str, _SETTLED))}
+    return RunCounts(**counted, **books.open, open=sum(books.open.values()))

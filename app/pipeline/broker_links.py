@@ -1,5 +1,8 @@
 """What a relay holds towards RabbitMQ, made from the settings: both relays need the same."""
 
+from collections.abc import Iterable
+
+from app.broker import broken
 from app.broker.declarer import Declarer
 from app.broker.publisher import Publisher
 from app.settings import Settings
@@ -23,3 +26,19 @@ def make_declarer(settings: Settings, name: str) -> Declarer:
     return Declarer(
         settings.broker_url.get_secret_value(), name=name, heartbeat_s=settings.broker_heartbeat_s
     )
+
+
+class Asking:
+    """Asks after queues, and renews them, by connections of that name which serve one question."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        assert settings.broker_url is not None
+        self._url, self._name = settings.broker_url.get_secret_value(), name
+
+    def health_of(self, queue: str) -> broken.Health:
+        """See `app.broker.broken`."""
+        return broken.health_of(self._url, queue, name=self._name)
+
+    def renew(self, queue: str, bindings: Iterable[broken.Bound]) -> broken.Renewal:
+        """See `app.broker.broken`."""
+        return broken.renew(self._url, queue, bindings, name=self._name)

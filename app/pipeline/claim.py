@@ -1,6 +1,6 @@
 """Claim: take the runs that messages name, under a token, with their events and their past."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.domain.states import Reason
 from app.domain.workflows import Workflow
@@ -12,18 +12,35 @@ from app.store.journal import Past
 from app.store.leases import Claim
 from app.store.transactions import Link
 
+PAST_BYTES_MAX = 16 * 2**20  # of recorded outputs in a list, if it is of more than one run
+
 
 def claim(
-    link: Link, token: str, worker_id: str, deliveries: Sequence[tuple[str, str]], hold_s: float
+    link: Link,
+    token: str,
+    worker_id: str,
+    deliveries: Sequence[tuple[str, str]],
+    hold_s: float,
+    on_claimed: Callable[[list[str]], object] = lambda _run_ids: None,
 ) -> tuple[list[Claim], dict[str, Past]]:
     """The runs of `deliveries` that are ours now, and what earlier attempts left of them.
 
     A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
-    acknowledging its message is safe. Waits for the database as long as it takes.
+    acknowledging its message is safe. So is one that was given back, because what the others had
+    done fills PAST_BYTES_MAX already. Waits for the database as long as it takes. `on_claimed` is
+    told the leases as soon as they are ours, before what was done is read.
     """
     claims = link.call(lambda tx: leases.claim(tx, token, worker_id, deliveries, hold_s))
+    on_claimed([c.run_id for c in claims])
     old = [c for c in claims if c.attempt > 1 or c.generation > 0]
-    return claims, link.call(lambda tx: journal.past(tx, old)) if old else {}
+    if not old:
+        return claims, {}
+    past = link.call(lambda tx: journal.past(tx, old, PAST_BYTES_MAX))
+    others = [c.run_id for c in old if c.run_id not in past]
+    if others:
+        link.call(lambda tx: leases.hand_back(tx, token, others))
+        claims = [c for c in claims if c.run_id not in others]
+    return claims, past
 
 
 def executions(

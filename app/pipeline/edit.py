@@ -44,13 +44,14 @@ class Refused(msgspec.Struct):
 
 
 class EditOf(msgspec.Struct, frozen=True):
-    """What an edit is made with: whose, why, for which replay, and the limit of a payload."""
+    """What an edit is made with: whose, why, for which replay, and with which limits."""
 
     replay_id: str
     author: str
     reason: str
     bytes_max: int
     new_ids: EventIds
+    accounts_max: int
 
 
 def schemas(tx: Connection) -> dict[str, InputSchema]:
@@ -96,12 +97,16 @@ def _insert(
     tx: Connection, made: Sequence[Payload], of: EditOf, skipped: list[Skipped]
 ) -> list[Moved]:
     """Insert all that can be stored; in halves where a value cannot be."""
-    try:
-        with tx.begin_nested():
-            return _insert_all(tx, made, of)
-    except (DBAPIError, UnicodeError, OverflowError) as error:
-        if not is_bad_value(error):
-            raise
+    for draws in range(ledger.DRAWS_MAX, -1, -1):
+        try:
+            with tx.begin_nested():
+                return _insert_all(tx, made, of)
+        except (DBAPIError, UnicodeError, OverflowError) as error:
+            if draws and ledger.is_id_taken(error):
+                continue  # with other ids
+            if ledger.is_id_taken(error) or not is_bad_value(error):
+                raise
+            break
     if len(made) == 1:
         skipped.append(Skipped(made[0].origin.run_id, "PostgreSQL cannot store the payload"))
         return []
@@ -133,7 +138,8 @@ def _items(
         ((edited_event(one.origin, one.after), one) for one in made),
         key=lambda pair: (pair[0].source, pair[0].id),
     )
-    accounts = ledger.accounts(tx, {(event.source, event.type) for event, _ in events})
+    pairs = {(event.source, event.type) for event, _ in events}
+    accounts = ledger.accounts(tx, pairs, of.accounts_max)
     ids = of.new_ids.make(edits.unix_ms(tx), len(events))
     return [
         (

@@ -6,25 +6,30 @@ is written (`runnable`). After a crash the same code is advanced through the jou
 answer at once.
 """
 
+from collections.abc import Coroutine
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 import msgspec
 
-from app import telemetry
 from app.domain.decide import retry_delay_s, storable_text
-from app.domain.encoding import InvalidInput, Unstorable, digest, encode
-from app.domain.events import Event, identity_shown
-from app.domain.flow import Gather, Sleep, StepCall, here
+from app.domain.encoding import InvalidInput, Unstorable, encode
+from app.domain.flow import coroutine_of, run_here
+from app.domain.places import DEPLOY_POSITION, WORKER_POSITION
 from app.domain.states import Reason, RunState
 from app.domain.workflows import Workflow
 from app.pipeline import failures
+from app.pipeline.abandon import abandon
+from app.pipeline.advance import advance
+from app.pipeline.contexts import fresh
+from app.pipeline.event_input import event_of
 from app.pipeline.frames import Frame, JournalMismatch, Limits, PendingStep
 from app.store.journal import FailedAttempt, JournalEntry, Past, Settlement
 from app.store.leases import Claim
 
 _decode = msgspec.json.Decoder().decode
-Answer = tuple[bool, Any, BaseException | None]  # answered now?, with this value, or this error
-_LATER: Answer = (False, None, None)
+_order = count()
 
 
 class Execution:
@@ -43,11 +48,15 @@ class Execution:
         "has_begun",
         "in_flight",
         "is_cancel_requested",
+        "is_lost",
         "is_over",
+        "is_returned",
         "key",
         "limits",
+        "mismatch",
         "pending",
         "settlement",
+        "todo",
         "unwritten",
         "wakes",
         "workflow",
@@ -67,14 +76,18 @@ class Execution:
         self.failures = past.failures if past else {}
         self.unwritten: list[JournalEntry] = []
         self.failed_attempts: list[FailedAttempt] = []
-        self.pending: list[PendingStep] = []
-        self.wakes: list[float] = []
-        self.in_flight = 0
+        self.pending: list[PendingStep] = []  # asked for, not yet given to be run
+        self.todo: list[PendingStep] = []  # given; the sync ones not begun, the next one last
+        # What sleeps or backs off, as a heap: until when, its frame, the step to be tried again.
+        self.wakes: list[tuple[float, int, Frame, PendingStep | None]] = []
+        self.in_flight = 0  # given, and not yet ended
         self.settlement: Settlement | None = None
-        self.is_over = self.has_begun = False
+        self.mismatch: str | None = None
+        self.is_over = self.has_begun = self.is_lost = False
+        self.is_returned = False  # the worker leaves: what it could do now is another's to do
         self.is_cancel_requested, self.key = claim.is_cancel_requested, claim.key
         self.busy_s = 0.0  # that its own code and steps kept the child from anything else
-        self.frames: list[Frame] = []
+        self.frames: dict[Frame, None] = {}  # that have not ended
         self.claimed = limits.monotonic()
         self.deadline: float | None = None
         if workflow.timeout_s is not None:
@@ -92,71 +105,156 @@ class Execution:
         """Check the input and advance the workflow to its first requests."""
         if self.is_cancel_requested:
             return self.settle(RunState.CANCELLED, reason=Reason.REQUESTED)
-        workflow = self.workflow
+        if self.deadline is not None and self.is_late(self.limits.monotonic()):
+            return failures.time_out(self)
+        context = fresh()
         try:
-            event = event_of(self.claim, workflow)
-            if workflow.key is not None:
-                key = workflow.key(event)
-                self.key = None if key is None else storable_text(str(key), 1_000)
-            if workflow.when is not None and not workflow.when(event):
-                return self.settle(RunState.SUCCEEDED, reason=Reason.SKIPPED)
+            coroutine = context.run(self._open)
         except InvalidInput as error:
             return failures.fail_input(self, error)
-        except Exception as error:  # noqa: BLE001 - the author's predicates may raise anything
+        except BaseException as error:  # noqa: BLE001 - the author's predicates may raise anything
             return failures.fail_workflow(self, error)
-        root = Frame(self, workflow.function(event))  # type: ignore[arg-type]
-        self.frames.append(root)
-        self._advance(root, None, None)
+        if coroutine is None:
+            return self.settle(RunState.SUCCEEDED, reason=Reason.SKIPPED)
+        root = Frame(self, coroutine, context)
+        self.frames[root] = None
+        advance(self, root, None, None)
         self._rest()
         return None
+
+    def _open(self) -> Coroutine[Any, Any, Any] | None:
+        """The workflow's coroutine; None if its `when` says that there is nothing to do."""
+        run_here.set(self.claim)
+        workflow = self.workflow
+        event = event_of(self.claim, workflow)
+        if workflow.key is not None:
+            key = workflow.key(event)
+            self.key = None if key is None else storable_text(str(key), 1_000)
+        if workflow.when is not None and not self._has_run() and not workflow.when(event):
+            return None
+        return coroutine_of(workflow.function(event))
+
+    def _has_run(self) -> bool:
+        """Something of the run was done before, so its `when` has said yes: once, for all of it."""
+        return bool(self.entries) or any(
+            position not in ("", DEPLOY_POSITION, WORKER_POSITION) for position in self.failures
+        )
 
     def finish_step(self, step: PendingStep, value: Any, text: str) -> None:
         """A step's output is known: record its JSON `text`, advance with `value`."""
         self.in_flight -= 1
         self.journal(step, text, None)
-        self._advance(step.frame, value, None)
+        advance(self, step.frame, value, None)
         self._rest()
 
     def fail_step(self, step: PendingStep, error: BaseException) -> None:
         """An attempt failed: record it; then wait for the next one, or let the workflow know."""
-        self.in_flight -= 1
-        name, policy = step.call.step.name, step.call.step.policy
+        policy = step.call.step.policy
         delay_s = retry_delay_s(
-            policy, step.attempt, self.limits.jitter(), is_final=policy.is_final(error)
+            policy, step.tries, self.limits.jitter(), is_final=policy.is_final(error)
         )
-        failed = failures.note_attempt(self, step.position, name, step.attempt, error, delay_s)
-        if delay_s is not None:
-            self.wakes.append(self.limits.monotonic() + delay_s)
+        self.end_attempt(step, error, delay_s)
+
+    def end_attempt(
+        self,
+        step: PendingStep,
+        error: BaseException,
+        delay_s: float | None,
+        *,
+        is_next: bool = False,
+    ) -> None:
+        """An attempt failed, and the next follows in `delay_s`; None: none follows.
+
+        `is_next`: the next one is made here, as soon as this one is written.
+        """
+        self.in_flight -= 1
+        name = step.call.step.name
+        failed = failures.note_attempt(
+            self, step.position, name, step.attempt, error, delay_s, step
+        )
+        if is_next:
+            self.pending.append(step.again())
+        elif delay_s is not None:
+            self.wake(self.limits.monotonic() + delay_s, step.frame, step.again())
         else:
             parts = failed.type, failed.message, failed.fingerprint
             self.journal(step, None, failures.error_text(*parts))
-            self._advance(step.frame, None, failures.step_failed(name, *parts))
+            advance(self, step.frame, None, failures.step_failed(name, *parts))
         self._rest()
+
+    def wake(self, at: float, frame: Frame, step: PendingStep | None = None) -> None:
+        """This frame goes on at `at`, in monotonic seconds; with another attempt of `step`."""
+        heappush(self.wakes, (at, next(_order), frame, step))
+
+    def rouse(self, now: float) -> None:
+        """Beside what is in flight, go on with what has slept or backed off long enough."""
+        while self.wakes and self.wakes[0][0] <= now and self.may_begin(now):
+            _, _, frame, step = heappop(self.wakes)
+            if step is not None:
+                self.pending.append(step)
+            else:
+                advance(self, frame, None, None)
 
     def fail_unstorable(self, step: PendingStep, error: Exception) -> None:
         """The step's output cannot be kept: the run fails with that reason."""
         self.in_flight -= 1
-        failures.fail_unstorable(self, step.call.step.name, step.position, step.attempt, error)
+        failures.fail_unstorable(
+            self, step.call.step.name, step.position, step.attempt, error, step
+        )
 
     def runnable(self) -> list[PendingStep]:
-        """The steps that may start now: none while something before them is not written."""
+        """The steps to be given now: none while something before them is not written."""
         if self.has_news or not self.pending:
             return []
-        if self.is_cancel_requested:
-            self._rest()
-            return []
         now = self.limits.monotonic()
-        if self.deadline is not None and now >= self.deadline:
-            failures.time_out(self)
+        if not self.may_begin(now):
+            self.withdraw()
             return []
         steps, self.pending = self.pending, []
         for step in steps:
-            own = step.call.step.timeout_s
-            step.limit_s = self.limits.step_timeout_s if own is None else own
+            step.given = now
             if self.deadline is not None:
-                step.limit_s = max(0.001, min(step.limit_s, self.deadline - now))
+                step.limit_s = self.limit_of(step, now)
         self.in_flight += len(steps)
         return steps
+
+    # ---- the gate before each step; for any thread
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a step of this run may begin: not over, cancelled, late, or somebody else's."""
+        return not (
+            self.is_over
+            or self.is_lost
+            or self.is_cancel_requested
+            or self.settlement is not None
+            or (self.deadline is not None and now >= self.deadline)
+        )
+
+    def is_late(self, now: float) -> bool:
+        """The run is past the limit of its workflow."""
+        return self.deadline is not None and now >= self.deadline
+
+    def limit_of(self, step: PendingStep, now: float) -> float:
+        """How long an attempt of this step that begins now may take, in seconds."""
+        own = step.call.step.timeout_s
+        limit_s = self.limits.step_timeout_s if own is None else own
+        if self.deadline is not None:
+            limit_s = max(0.001, min(limit_s, self.deadline - now))
+        return limit_s
+
+    def withdraw(self, refused: int = 0) -> None:
+        """None of its steps that have not begun does so here; decide how the run waits or ends.
+
+        `refused` are those given that were refused at the gate.
+        """
+        self.in_flight -= refused + len(self.todo)
+        self.todo.clear()
+        self.pending = []
+        if self.is_lost:
+            self.close()
+        elif not self.is_over:
+            self.is_returned = self.is_returned or self.may_begin(self.limits.monotonic())
+            self._rest()
 
     def settle(
         self,
@@ -171,7 +269,7 @@ class Execution:
         """Decide what becomes of the run; the next write says so in the ledger."""
         self.settlement = Settlement(
             run_id=self.claim.run_id,
-            state=state.value,
+            state=state._value_,  # `value` is two calls of Python
             wait_s=wait_s,
             outcome=outcome,
             reason=None if reason is None else reason.value,
@@ -192,17 +290,13 @@ class Execution:
         return self.settlement is not None and self.settlement.wait_s is None
 
     def close(self) -> None:
-        """Let go of the coroutines: the run is over, or goes on elsewhere."""
+        """The run is over, or goes on elsewhere: nothing of its code runs here any more."""
         self.is_over = True
-        for step in self.pending:
-            step.call.is_awaited = True
         self.pending = []
-        for frame in reversed(self.frames):
-            try:
-                frame.coroutine.close()
-            except BaseException as error:  # noqa: BLE001 - a `finally` cannot hold what is over
-                telemetry.logger("execute").debug("coroutine.refused_to_close", error=repr(error))
-        self.frames = []
+        self.todo.clear()
+        frames, self.frames = self.frames, {}
+        if frames:
+            abandon(frame.coroutine for frame in frames)
 
     # ---- what frames need
 
@@ -223,130 +317,20 @@ class Execution:
             )
         return entry
 
-    # ---- advancing
+    # ---- how it ends
 
-    def _advance(self, frame: Frame, value: Any, error: BaseException | None) -> None:
-        answered = True
-        while answered:
-            here.recorder = frame
-            try:
-                if error is None:
-                    request = frame.coroutine.send(value)
-                else:
-                    request = frame.coroutine.throw(error)
-                here.recorder = None
-                answered, value, error = self._ask(frame, request)
-            except StopIteration as stop:
-                here.recorder = None
-                return self._finish(frame, stop.value, None)
-            except JournalMismatch as mismatch:
-                here.recorder = None
-                return self._mismatch(str(mismatch))
-            except BaseException as raised:  # noqa: BLE001 - whatever it raises is its outcome
-                here.recorder = None
-                return self._finish(frame, None, raised)
-        return None
-
-    def _ask(self, frame: Frame, request: Any) -> Answer:
-        if type(request) is StepCall:
-            return self._ask_step(frame, request)
-        if type(request) is Sleep:
-            return self._ask_sleep(frame, request)
-        if type(request) is Gather:
-            return self._ask_gather(frame, request)
-        message = (
-            f"a workflow can await steps, gather() and sleep(), not {type(request).__name__};"
-            " put other awaitables into a step"
-        )
-        return True, None, TypeError(message)
-
-    def _ask_step(self, frame: Frame, call: StepCall) -> Answer:
-        position = frame.next_position()
-        arguments = digest(call.arguments, call.keywords)
-        entry = self.take_entry(position, "step", call.step.name)
-        if entry is None:
-            failed = self.failures.get(position)
-            left_s = (failed.retry_delay_s or 0.0) - failed.last_s if failed else 0.0
-            if left_s > 0:
-                self.wakes.append(self.claimed + left_s)
-            else:
-                self.pending.append(PendingStep(self, frame, call, position, arguments))
-            return _LATER
-        if None not in (entry.arguments_digest, arguments) and entry.arguments_digest != arguments:
-            raise JournalMismatch(
-                f"step {call.step.name!r} at {position} was recorded with other arguments"
-            )
-        if entry.error is not None:
-            error = _decode(entry.error)
-            parts = error["type"], error["message"], error.get("fingerprint")
-            return True, None, failures.step_failed(call.step.name, *parts)
-        return True, call.step.codec.recorded(entry.output or "null"), None
-
-    def _ask_sleep(self, frame: Frame, request: Sleep) -> Answer:
-        position = frame.next_position()
-        entry = self.take_entry(position, "sleep", "sleep")
-        if entry is None:
-            text = repr(request.seconds)
-            self.unwritten.append(
-                JournalEntry(self.claim.run_id, position, "sleep", "sleep", None, text)
-            )
-            self.wakes.append(self.limits.monotonic() + request.seconds)
-            return _LATER
-        left_s = float(entry.output or "0") - entry.age_s
-        if left_s > 0:
-            self.wakes.append(self.claimed + left_s)
-            return _LATER
-        return True, None, None
-
-    def _ask_gather(self, frame: Frame, request: Gather) -> Answer:
-        position = frame.next_position()
-        coroutines = request.coroutines()
-        if not coroutines:
-            return True, [], None
-        frame.branches = len(coroutines)
-        frame.results = [None] * len(coroutines)
-        frame.is_errors_returned = request.is_exceptions_returned
-        children = [
-            Frame(self, coroutine, f"{position}.{index}.", frame, index)
-            for index, coroutine in enumerate(coroutines)
-        ]
-        self.frames += children
-        for child in children:
-            if self.settlement is None:
-                self._advance(child, None, None)
-        return _LATER
-
-    def _finish(self, frame: Frame, value: Any, error: BaseException | None) -> None:
-        if self.settlement is not None:
-            return
-        parent = frame.parent
-        if parent is None:
-            if error is None:
-                self._succeed(value)
-            else:
-                failures.fail_workflow(self, error)
-            return
-        parent.results[frame.index] = value if error is None else error
-        parent.branches -= 1
-        if parent.branches:
-            return
-        errors = [r for r in parent.results if isinstance(r, BaseException)]
-        if errors and not parent.is_errors_returned:
-            self._advance(parent, None, errors[0])
-        else:
-            self._advance(parent, parent.results, None)
-
-    def _succeed(self, value: Any) -> None:
+    def succeed(self, value: Any) -> None:
+        """The workflow has returned `value`: the outcome, if the journal ends here as well."""
         if self.entries:
             first = min(self.entries)
-            return self._mismatch(f"the workflow ended, but the journal goes on at {first}")
+            return self.mismatched(f"the workflow ended, but the journal goes on at {first}")
         try:
             outcome = encode(value, self.limits.output_bytes_max)
         except Unstorable as error:
             return failures.fail_unstorable(self, "", "", self.failed_count("") + 1, error)
         return self.settle(RunState.SUCCEEDED, outcome=outcome)
 
-    def _mismatch(self, detail: str) -> None:
+    def mismatched(self, detail: str) -> None:
         """The journal and the code disagree: never guess, write nothing of this attempt."""
         self.unwritten, self.failed_attempts = [], []
         failures.hold_for_deploy(self, Reason.JOURNAL_MISMATCH, detail)
@@ -357,43 +341,25 @@ class Execution:
         entry = JournalEntry(
             run_id, step.position, "step", name, step.digest, text, error, step.attempt
         )
+        step.mark(entry)
         self.unwritten.append(entry)
 
     def _rest(self) -> None:
         """If nothing of the run can go on here, decide how it waits or ends."""
         if self.settlement is not None or self.in_flight:
-            return
+            return None
         if self.is_cancel_requested:
-            self.settle(RunState.CANCELLED, reason=Reason.REQUESTED)
+            return self.settle(RunState.CANCELLED, reason=Reason.REQUESTED)
+        if self.deadline is None and not self.is_returned and (self.pending or not self.wakes):
+            return None  # as most runs are
+        now = self.limits.monotonic()
+        if self.is_late(now):
+            failures.time_out(self)
+        elif self.is_returned:
+            self.settle(RunState.QUEUED, wait_s=0.0)
         elif not self.pending and self.wakes:
-            wake = min(self.wakes)
+            wake = self.wakes[0][0]
             if self.deadline is not None:
                 wake = min(wake, self.deadline)
-            self.settle(RunState.WAITING, wait_s=max(0.0, wake - self.limits.monotonic()))
-
-
-def event_of(claim: Claim, workflow: Workflow) -> Event[Any]:
-    """The event as its author sees it. Raises InvalidInput if its data does not fit."""
-    if claim.source is None:
-        raise InvalidInput("the event of this run is no longer in the ledger")
-    data: Any = claim.data_binary
-    if claim.data is not None:
-        data = workflow.codec.input(claim.data)
-    elif workflow.codec.input_type is not Any:
-        raise InvalidInput("the event has no JSON data")
-    extensions = _decode(claim.extensions) if claim.extensions else {}
-    source, id_, type_ = identity_shown(claim.source, claim.sender_id, claim.type, extensions)
-    return Event(
-        source=source,
-        id=id_,
-        type=type_,
-        data=data,
-        subject=claim.subject,
-        time=claim.time,
-        datacontenttype=claim.datacontenttype,
-        dataschema=claim.dataschema,
-        extensions=extensions,
-        traceparent=claim.traceparent,
-        event_id=claim.event_id,
-        accepted_at=claim.accepted_at,
-    )
+            self.settle(RunState.WAITING, wait_s=max(0.0, wake - now))
+        return None

@@ -1,13 +1,13 @@
 """How a run fails, or waits for another try: the decisions, as settlements of its execution."""
 
-import traceback as tracebacks
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from app.domain.decide import fingerprint, message_of, retry_delay_s, storable_text
+from app.domain.decide import described, fingerprint, retry_delay_s, storable_text
 from app.domain.encoding import Codec
 from app.domain.flow import StepFailed
+from app.domain.places import DEPLOY_POSITION
 from app.domain.states import Reason, RunState
 from app.domain.workflows import RetryPolicy
 from app.pipeline.frames import StepTimeout
@@ -15,9 +15,9 @@ from app.store.journal import FailedAttempt
 
 if TYPE_CHECKING:
     from app.pipeline.execution import Execution
+    from app.pipeline.frames import PendingStep
 
-# Where the attempts that found no matching code are counted: apart from the workflow's own ("").
-DEPLOY_POSITION = "deploy"
+GRACES_MAX = 10  # of versions one after the other, so that no run waits for ever between two
 
 # For a run whose workflow is not here.
 NO_RETRIES = RetryPolicy(retries=0)
@@ -31,49 +31,61 @@ def note_attempt(
     attempt: int,
     error: BaseException,
     delay_s: float | None,
+    of: "PendingStep | None" = None,
     type_: str | None = None,
 ) -> FailedAttempt:
-    """Keep the evidence of a failed attempt with the execution, to be written with its journal."""
-    chars_max = execution.limits.error_chars_max
-    type_, message = type_ or type(error).__name__, message_of(error, chars_max)
-    trace = "".join(tracebacks.format_exception(error)) if error.__traceback__ else ""
-    failed = FailedAttempt(
-        execution.claim.run_id,
-        position,
-        step,
-        attempt,
-        type_,
-        message,
-        storable_text(trace, chars_max),
-        fingerprint(execution.claim.workflow, step, type_, message, error.__traceback__),
-        delay_s,
-    )
+    """Keep the evidence of a failed attempt with the execution, to be written with its journal.
+
+    `of` is the step that was attempted: when it began, and with what.
+    """
+    claim, chars_max = execution.claim, execution.limits.error_chars_max
+    said = described(error, claim.workflow, step, chars_max, type_)
+    failed = FailedAttempt(claim.run_id, position, step, attempt, *said, delay_s)
+    if of is not None:
+        of.mark(failed)
     execution.failed_attempts.append(failed)
     return failed
 
 
 def fail_workflow(execution: "Execution", error: BaseException) -> None:
     """The workflow raised: a step's failure ends the run, an error of its own may be retried."""
-    if isinstance(error, StepFailed):
-        is_timeout = error.type == StepTimeout.__name__
-        execution.settle(
-            RunState.FAILED,
-            reason=Reason.TIMEOUT if is_timeout else Reason.ERROR,
-            outcome=error_text(error.type, error.message),
-            fingerprint=getattr(error, "fingerprint", None)
-            or fingerprint(execution.claim.workflow, error.step, error.type, error.message, None),
-            failed_step=error.step,
-        )
-        return
+    if issubclass(type(error), StepFailed):
+        return _fail_of_step(execution, error)
     policy, attempt = execution.workflow.policy, execution.failed_count("") + 1
+    past = execution.failures.get("")
+    tries = attempt - past.crashes if past else attempt
     delay_s = retry_delay_s(
-        policy, attempt, execution.limits.jitter(), is_final=policy.is_final(error)
+        policy, tries, execution.limits.jitter(), is_final=policy.is_final(error)
     )
     failed = note_attempt(execution, "", "", attempt, error, delay_s)
     if delay_s is not None:
-        execution.settle(RunState.WAITING, wait_s=delay_s)
-    else:
-        fail_with(execution, Reason.ERROR, failed)
+        return execution.settle(RunState.WAITING, wait_s=delay_s)
+    return fail_with(execution, Reason.ERROR, failed)
+
+
+def _fail_of_step(execution: "Execution", error: BaseException) -> None:
+    """The workflow let a step's failure go: nothing is tried again."""
+    step, type_, message = (
+        storable_text(_attribute(error, name), execution.limits.error_chars_max)
+        for name in ("step", "type", "message")
+    )
+    execution.settle(
+        RunState.FAILED,
+        reason=Reason.TIMEOUT if type_ == StepTimeout.__name__ else Reason.ERROR,
+        outcome=error_text(type_, message),
+        fingerprint=_attribute(error, "fingerprint")
+        or fingerprint(execution.claim.workflow, step, type_, message, None),
+        failed_step=step,
+    )
+
+
+def _attribute(error: BaseException, name: str) -> str:
+    """Its text, or nothing, whatever an author's subclass makes of it."""
+    try:
+        found = getattr(error, name)
+        return "" if found is None else str(found)
+    except BaseException:  # noqa: BLE001 - a subclass may raise anything
+        return ""
 
 
 def fail_input(execution: "Execution", error: Exception) -> None:
@@ -83,39 +95,58 @@ def fail_input(execution: "Execution", error: Exception) -> None:
 
 
 def fail_unstorable(
-    execution: "Execution", step: str, position: str, attempt: int, error: Exception
+    execution: "Execution",
+    step: str,
+    position: str,
+    attempt: int,
+    error: Exception,
+    of: "PendingStep | None" = None,
 ) -> None:
     """A value that the run produced cannot be written."""
-    failed = note_attempt(execution, position, step, attempt, error, None)
+    failed = note_attempt(execution, position, step, attempt, error, None, of)
     fail_with(execution, Reason.UNSTORABLE, failed, step or None)
 
 
 def time_out(execution: "Execution") -> None:
     """The run is past the limit of its workflow."""
     limit_s = execution.workflow.timeout_s
-    error = StepTimeout(f"the run took longer than the {limit_s} s of its workflow")
+    error = StepTimeout(f"the run took longer than the {limit_s:g} s of its workflow")
     failed = note_attempt(execution, "", "", execution.failed_count("") + 1, error, None)
     fail_with(execution, Reason.TIMEOUT, failed)
 
 
 def hold_for_deploy(execution: "Execution", reason: Reason, detail: str) -> None:
-    """This code cannot go on with the run: wait for one that can; fail after the grace."""
+    """This code cannot go on with the run: wait for one that can; fail after the grace.
+
+    The grace counts per deploy: from the first time since the run made progress, and anew for each
+    other version that cannot go on with it, a few times.
+    """
     since, limits = execution.failures.get(DEPLOY_POSITION), execution.limits
-    if since is not None and since.first_s >= limits.deploy_grace_s:
+    is_other_code = execution.claim.code_version != execution.code_version
+    if since is not None and (
+        since.first_s >= limits.deploy_grace_s * GRACES_MAX
+        or (since.last_s >= limits.deploy_grace_s and not is_other_code)
+    ):
         failed = note_attempt(
-            execution, DEPLOY_POSITION, "", since.count + 1, ValueError(detail), None, reason.value
+            execution,
+            DEPLOY_POSITION,
+            "",
+            since.count + 1,
+            ValueError(detail),
+            None,
+            type_=reason.value,
         )
         fail_with(execution, reason, failed)
         return
-    if since is None:
+    if since is None or is_other_code:
         note_attempt(
             execution,
             DEPLOY_POSITION,
             "",
-            1,
+            1 if since is None else since.count + 1,
             ValueError(detail),
             limits.deploy_backoff_s,
-            reason.value,
+            type_=reason.value,
         )
     execution.settle(RunState.WAITING, wait_s=limits.deploy_backoff_s)
 

@@ -121,12 +121,12 @@ def _about_effects(
                     done.step,
                 )
     tried: Counter[tuple[str, str]] = Counter()
-    crashed: Counter[str] = Counter()
+    crashed: Counter[tuple[str, str | None]] = Counter()
     for one in seen.failures:
         if one.failed_step is not None and one.reason in _IN_FLIGHT:
             tried[one.workflow, one.failed_step] += one.runs
         elif one.reason == Reason.POISON:
-            crashed[one.workflow] += one.runs
+            crashed[one.workflow, one.failed_step] += one.runs
     for (workflow, step), runs in tried.most_common():
         if not _is_transactional(known, workflow, step):
             yield Warned(
@@ -137,8 +137,10 @@ def _about_effects(
                 workflow,
                 step,
             )
-    for workflow, runs in crashed.most_common():
-        yield Warned("effect_may_repeat", "ended their worker in some step", runs, workflow)
+    for (workflow, ended_in), runs in crashed.most_common():
+        where = "some step" if ended_in is None else "this step"
+        detail = f"ended their worker in {where}"
+        yield Warned("effect_may_repeat", detail, runs, workflow, ended_in)
 
 
 def _is_transactional(known: Mapping[str, Subscription], workflow: str, step: str) -> bool:

@@ -1,13 +1,15 @@
 """The parts of an execution: its coroutines, the steps they ask for, and what it must respect."""
 
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from app.domain.encoding import encode
+from app.domain.encoding import arguments_text, encode
 from app.domain.flow import StepCall
-from app.store.journal import JournalEntry
+from app.store.journal import FailedAttempt, JournalEntry
 
 if TYPE_CHECKING:
     from app.pipeline.execution import Execution
@@ -34,20 +36,29 @@ class Limits(msgspec.Struct, frozen=True):
     deploy_backoff_s: float
     monotonic: Callable[[], float]
     jitter: Callable[[], float]
+    arguments_bytes_max: int = 1_024
 
 
 class PendingStep:
-    """A step that a run has asked for, at its position. `started` is 0 until an attempt runs."""
+    """A step that a run has asked for, at its position.
+
+    `given` is when it was handed over to be run, `started` when the attempt began; 0 until then.
+    `attempt` counts what began, crashes too; `tries` what counts against its retries. `limit_s` is
+    less than that of the step where the run's own limit is nearer.
+    """
 
     __slots__ = (
+        "arguments",
         "attempt",
         "call",
         "digest",
         "execution",
         "frame",
+        "given",
         "limit_s",
         "position",
         "started",
+        "tries",
     )
 
     def __init__(
@@ -57,24 +68,51 @@ class PendingStep:
         call: StepCall,
         position: str,
         digest: bytes | None,
+        encoded: bytes | None,
     ) -> None:
         self.execution, self.frame, self.call, self.position = execution, frame, call, position
         self.digest = digest
-        self.attempt = execution.failed_count(position) + 1
-        self.limit_s = 0.0
-        self.started = 0.0
+        self.arguments = arguments_text(encoded, execution.limits.arguments_bytes_max)
+        failed = execution.failures.get(position)
+        self.attempt = failed.count + 1 if failed else 1
+        self.tries = self.attempt - failed.crashes if failed else 1
+        own_s = call.step.timeout_s
+        self.limit_s = execution.limits.step_timeout_s if own_s is None else own_s
+        self.given = self.started = 0.0
+
+    def again(self) -> "PendingStep":
+        """The attempt after this one."""
+        step = copy(self)
+        step.attempt, step.tries = self.attempt + 1, self.tries + 1
+        step.given = step.started = 0.0
+        return step
+
+    def mark(self, evidence: JournalEntry | FailedAttempt) -> None:
+        """Say when the attempt that ends now began, and with what arguments."""
+        evidence.arguments = self.arguments
+        if self.started:
+            evidence.began = self.started
+            took_s = self.execution.limits.monotonic() - self.started
+            evidence.took_ms = int(took_s * 1000 + 0.5)
 
 
 class Frame:
-    """A coroutine of the run: the workflow itself, or a branch of a `gather`."""
+    """A coroutine of the run: the workflow itself, or a branch of a `gather`.
+
+    What its code sets in `context` is seen by its own steps and branches, as with asyncio's tasks,
+    and by no other run.
+    """
 
     __slots__ = (
         "asked",
         "branches",
+        "context",
         "coroutine",
+        "errors",
         "execution",
         "index",
         "is_errors_returned",
+        "keys",
         "parent",
         "prefix",
         "results",
@@ -84,15 +122,18 @@ class Frame:
         self,
         execution: "Execution",
         coroutine: Coroutine[Any, Any, Any],
+        context: Context,
         prefix: str = "",
         parent: "Frame | None" = None,
         index: int = 0,
     ) -> None:
         self.execution, self.coroutine, self.prefix = execution, coroutine, prefix
+        self.context = context
         self.parent, self.index = parent, index
-        self.asked = 0
+        self.asked = self.keys = 0
         self.branches = 0
         self.results: list[Any] = []
+        self.errors: dict[int, BaseException] = {}
         self.is_errors_returned = False
 
     def next_position(self) -> str:
@@ -100,10 +141,19 @@ class Frame:
         self.asked += 1
         return f"{self.prefix}{self.asked}"
 
+    def key(self) -> str:
+        """Another key at each call, the same ones whenever the code is run again."""
+        self.keys += 1
+        return f"{self.execution.claim.run_id}:{self.prefix}key{self.keys}"
+
     def record(self, name: str, make: Callable[[], Any]) -> Any:
         """The value recorded at this position, or the one that `make` gives, from now on."""
         execution, position = self.execution, self.next_position()
-        entry = execution.take_entry(position, "value", name)
+        try:
+            entry = execution.take_entry(position, "value", name)
+        except JournalMismatch as mismatch:
+            execution.mismatch = str(mismatch)  # whatever its author's code makes of the error
+            raise
         if entry is not None:
             return _decode(entry.output or "null")
         value = make()

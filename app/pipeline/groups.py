@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Engine
 from app.domain.groups import RUN_KINDS, GroupKind, GroupState
 from app.store import groups
 from app.store.audit import Audited, append
-from app.store.groups import Folded, Miscount
+from app.store.groups import SHARED_GROUP, Folded, Miscount
 from app.store.transactions import open_autocommit, retry_transient, transaction
 from app.telemetry import groups_miscounted, logger
+
+SAID_MAX = 20  # of the groups that one fold opened or saw again, each by a line of its own
 
 log = logger("groups")
 T = TypeVar("T")
@@ -65,10 +67,19 @@ def fold_groups_once(engine: Engine, list_max: int = 10_000) -> int:
             return groups.fold(tx, list_max) if groups.lock_groups(tx) else Folded()
 
     folded = retry_transient(_fold)
-    for group_id in folded.opened:
+    for group_id in folded.opened[:SAID_MAX]:
         log.warning("group.opened", group=group_id)
-    for group_id in folded.regressed:
+    for group_id in folded.regressed[:SAID_MAX]:
         log.error("group.regressed", group=group_id)
+    if more := len(folded.opened[SAID_MAX:]) + len(folded.regressed[SAID_MAX:]):
+        log.warning("groups.more", groups=more, see="veltrix failures list --order first_seen")
+    if SHARED_GROUP in folded.opened:
+        log.error(
+            "groups.unrouted_full",
+            group=SHARED_GROUP,
+            cure="who sends so many sources or types that nobody subscribes to? if they are meant,"
+            " raise VELTRIX_UNROUTED_GROUPS_MAX",
+        )
     return folded.deltas
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.broker.connect import BrokerAway
 from app.broker.message import Message, messages_for
-from app.broker.topology import is_queue_name
 from app.domain.due import DueRun
 from app.pipeline.backoff import Backoff
 from app.pipeline.broker_links import make_declarer, make_publisher
+from app.pipeline.declaring import Declaring
 from app.pipeline.pace import LOOK_SHARE
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
@@ -78,7 +78,8 @@ class HintRelay:
         self._connections = 0  # counted by the answers thread
         self._lost: deque[Message] = deque()  # or returned, or refused: for the room thread
         self._room = Room(settings)
-        self._declared: set[str] = set()  # by the room thread, for this many connections:
+        # By the room thread, for this many connections:
+        self._declaring = Declaring(self._declarer, "hints", monotonic)
         self._declared_for = 0
         self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
         self._threads = [
@@ -227,13 +228,14 @@ class HintRelay:
         began = self._monotonic()
         self._room.refresh(tx, began)
         if self._declared_for != self._connections:
-            self._declared, self._declared_for = set(), self._connections
-        if self._publisher.is_connected:
-            new = {q for q in self._room.queues if q not in self._declared and is_queue_name(q)}
-            self._declare(tx, new)
+            self._declaring.reconnected()
+            self._declared_for = self._connections
         self._return_lost(tx)
+        if self._publisher.is_connected:
+            self._declare(tx)
+        there = self._declaring.there
         left = {
-            queue: self._room.left_beside_due(queue) if queue in self._declared else 0
+            queue: self._room.left_beside_due(queue) if queue in there else 0
             for queue in self._room.queues
         }
         with self._lock:
@@ -241,18 +243,17 @@ class HintRelay:
             self._low = {queue: runs // 2 for queue, runs in left.items()}
             self._occupied_s = dict(self._room.occupied_s)
 
-    def _declare(self, tx: Connection, queues: set[str]) -> None:
-        if not queues:
-            return
-        found = self._declarer.ensure(queues)
-        self._declarer.close()
-        for name, reason in found.refused.items():
-            log.error("queue.refused", queue=name, reason=reason, cure="see `veltrix topology`")
-        for queue in found.missing:
+    def _declare(self, tx: Connection) -> None:
+        """Make sure of some more queues: hints for those that are there need not wait for all."""
+        found = self._declaring.go_on(self._room.queues, self._room.depths)
+        for queue in sorted(found.missing):
             runs = make_due(tx, queue)
             if runs:
                 log.warning("queue.lost", queue=queue, why="missing", runs_made_due=runs)
-        self._declared |= queues
+        if found.has_news:
+            self._is_low.set()  # go on at once
+        else:
+            self._declarer.close()
 
     def _return_lost(self, tx: Connection) -> None:
         """Runs of messages that were refused, returned or never confirmed are due now.
@@ -264,4 +265,4 @@ class HintRelay:
             queues = {message.queue for message in lost}
             log.warning("hints.lost", queues=sorted(queues), messages=len(lost))
             make_runs_due(tx, [run_id for message in lost for run_id in message.run_ids])
-            self._declare(tx, queues)
+            self._declaring.doubt(queues)

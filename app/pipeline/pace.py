@@ -35,20 +35,16 @@ class Pace:
         age = now - self._looked_at
         if age < max(ROOM_FULL_S, min(self._look_s / LOOK_SHARE, ROOM_S)):
             return False
-        if self._is_full:
+        if self._room.is_full:
             return True
         return age >= (ROOM_S if self._room.has_given else ROOM_IDLE_S)
 
     def pause_s(self, now: float, *, is_publishing: bool) -> float:
         """How long to pause after a round that had no work."""
-        if is_publishing or self._is_full:
+        if is_publishing or self._room.is_full:
             return min(ROOM_FULL_S, self._scan_s)
         if not self._room.is_quiet:
             self._busy_at = now
         # A look leaves out what is due within a hold from now, but the looks before saw it.
         is_resting = now - self._busy_at >= self._hold_s
         return max(self._scan_s, REST_S if is_resting else 0.0)
-
-    @property
-    def _is_full(self) -> bool:
-        return any(self._room.left(queue) == 0 for queue in self._room.queues)

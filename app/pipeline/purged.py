@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
+from app.broker.broken import Bound
 from app.broker.connect import BrokerAway
 from app.broker.declarer import Ensured
 from app.telemetry import logger
@@ -26,6 +27,10 @@ class QueueTotals(Protocol):
         """Messages per queue, unacknowledged ones too. Raises BrokerAway."""
         ...
 
+    def bindings_of(self, queue: str) -> list[Bound]:
+        """What is bound to the queue. Raises BrokerAway or ManagementRefused."""
+        ...
+
 
 class PurgeWatch:
     """Remembers which queues look purged, since when. `totals` None: there is no management API."""
@@ -40,7 +45,7 @@ class PurgeWatch:
         `found` is a look at the queues of `waiting`, which says by queue what marks its oldest run
         that was handed over and not claimed. `now` is monotonic seconds.
         """
-        for queue in self._suspects.keys() - set(found.empty):
+        for queue in self._suspects.keys() & waiting.keys() - set(found.empty):
             del self._suspects[queue]
         unconsumed = set(found.unconsumed)
         held = self._held(set(found.empty) - unconsumed)

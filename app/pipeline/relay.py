@@ -6,21 +6,22 @@ Nothing is believed that RabbitMQ did not confirm, and nothing is scanned that c
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from threading import Event
 
 import msgspec
 from sqlalchemy import Connection, Engine
 
 from app.broker.connect import BrokerAway
-from app.broker.declarer import Declarer, Ensured
+from app.broker.declarer import Declarer
 from app.broker.message import Message, messages_for
 from app.broker.publisher import Polled, Publisher
-from app.broker.topology import is_queue_name
 from app.pipeline.backoff import Backoff, Pauses
-from app.pipeline.broker_links import make_declarer, make_publisher
+from app.pipeline.broker_links import Asking, make_declarer, make_publisher
+from app.pipeline.declaring import Declaring
 from app.pipeline.pace import Pace
 from app.pipeline.purged import PurgeWatch, QueueTotals
+from app.pipeline.renewing import Renewing
 from app.pipeline.room import Room, limits_of
 from app.settings import Settings
 from app.store.due import Scanned, make_due, make_runs_due, scan
@@ -57,11 +58,15 @@ class RelayCounts(msgspec.Struct):
     rescued: int = 0
     poisoned: int = 0
     made_due: int = 0
+    declared: int = 0
+    renewed: int = 0
 
     @property
     def has_work(self) -> bool:
         """There may be more at once."""
-        return bool(self.handed or self.poisoned or self.made_due or self.confirmed)
+        return bool(
+            self.handed or self.poisoned or self.made_due or self.confirmed or self.declared
+        )
 
 
 class Relay:
@@ -83,6 +88,7 @@ class Relay:
     ) -> None:
         self._settings, self._engine, self._name = settings, engine, name
         self._publisher, self._declarer = publisher, declarer
+        self._declaring = Declaring(declarer, "relay", monotonic)
         self._monotonic = monotonic
         self._limits = limits_of(settings)
         self._room = Room(settings)
@@ -92,8 +98,7 @@ class Relay:
         self._checked_at = self._rescued_at = -1e9
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses = Pauses(PAUSE_S, PAUSE_S_MAX)
-        self._declared: set[str] = set()
-        self._is_new_connection = False
+        self._renewing = Renewing(Asking(settings, f"{name} repair"), totals, monotonic)
         self._purge_watch = PurgeWatch(totals)
         self._outgoing: deque[Message] = deque()
         self._lost: list[str] = []  # runs that nobody may have been told of
@@ -189,7 +194,8 @@ class Relay:
         if not self._broker_backoff.is_over(self._monotonic()):
             return False
         self._publisher.connect()
-        self._declared, self._is_new_connection = set(), True
+        self._declaring.reconnected()
+        self._renewing.reconnected()
         self._pauses.clear()  # a broker that was away may be well again
         broker_up.set(1)
         log.info("broker.connected")
@@ -209,18 +215,12 @@ class Relay:
         self._lost += [run_id for message in given_up for run_id in message.run_ids]
         self._outgoing.clear()
 
-    def _ensure(self, tx: Connection, queues: Collection[str], counts: RelayCounts) -> Ensured:
-        """Declare; make due what a missing or, on a new connection, an empty queue had."""
-        found = self._declarer.ensure(queues)
-        for name, reason in found.refused.items():
-            log.error("queue.refused", queue=name, reason=reason, cure="see `veltrix topology`")
-        lost = [
-            q for q in found.missing + found.empty if q in found.missing or q not in self._declared
-        ]
-        for queue in lost:
+    def _declare(self, tx: Connection, counts: RelayCounts) -> None:
+        """Make sure of some more queues; make due what those had that are missing or empty."""
+        found = self._declaring.go_on(self._room.queues, self._room.depths)
+        for queue in sorted(found.missing | found.empty):
             self._make_due(tx, queue, counts, "missing" if queue in found.missing else "empty")
-        self._declared.update(queues)
-        return found
+        counts.declared = found.there
 
     def _make_due(self, tx: Connection, queue: str, counts: RelayCounts, why: str) -> None:
         runs = retry_transient(lambda: make_due(tx, queue, is_first=True))
@@ -230,20 +230,25 @@ class Relay:
         if runs:
             log.warning("queue.lost", queue=queue, why=why, runs_made_due=runs)
 
+    def _renew(self, tx: Connection, counts: RelayCounts) -> None:
+        queue = self._renewing.go_on()
+        if queue is not None:
+            self._pauses.forget(queue)
+            self._declaring.doubt([queue])
+            self._make_due(tx, queue, counts, "broken")
+            counts.renewed += 1
+
     # One round
 
     def _work(self, tx: Connection, counts: RelayCounts) -> None:
-        new = [q for q in self._room.queues if q not in self._declared and is_queue_name(q)]
-        if new or self._is_new_connection:
-            self._ensure(tx, new, counts)
-            self._is_new_connection = False
-            self._broker_backoff.reset()
+        self._declare(tx, counts)
+        self._broker_backoff.reset()
         if self._lost:  # or they would wait for the end of their hold
             counts.made_due += self._make_runs_due(tx, self._lost, self._room.queues)
             self._lost = []
         self._take(tx, self._publisher.poll(), counts)
-        if self._monotonic() - self._checked_at >= CHECK_S:
-            self._check(tx, counts)
+        self._renew(tx, counts)
+        self._check(tx, counts)
         if not self._outgoing:
             scanned = self._scan(tx)
             if scanned is not None:
@@ -267,7 +272,7 @@ class Relay:
         if self._publisher.room == 0:
             return None
         now = self._monotonic()
-        queues = list(self._open_queues(now))
+        queues = self._open_queues(now)
         wanted = self._room.wanted(queues, SCAN_RUNS_MAX)
         may_rescue = now >= self._rescue_from and now - self._rescued_at >= RESCUE_S
         if not wanted and not may_rescue:
@@ -288,10 +293,10 @@ class Relay:
         self._room.due_floors.update(scanned.first_due_at if scanned else {})
         return scanned
 
-    def _open_queues(self, now: float) -> Iterable[str]:
-        """Queues that are declared and not paused, those with the most room last."""
-        names = [q for q in self._room.queues if q in self._declared]
-        return sorted((q for q in names if self._pauses.is_over(q, now)), key=self._room.left)
+    def _open_queues(self, now: float) -> list[str]:
+        """Queues that are there and not paused."""
+        there, is_over = self._declaring.there, self._pauses.is_over
+        return [q for q in self._room.queues if q in there and is_over(q, now)]
 
     def _count(self, scanned: Scanned, counts: RelayCounts) -> None:
         """Say what the committed scan moved."""
@@ -315,14 +320,16 @@ class Relay:
     def _take(self, tx: Connection, said: Polled, counts: RelayCounts) -> None:
         counts.confirmed, counts.nacked = len(said.confirmed), len(said.nacked)
         counts.returned = len(said.returned)
+        self._renewing.took(message.queue for message in said.confirmed)
         if said.nacked:
             publish_nacks.inc(len(said.nacked))
-            self._pause(said.nacked, "queue.full")
+            self._pause(said.nacked, "queue.refuses")
+            self._renewing.refused({message.queue for message in said.nacked})
             self._return(tx, said.nacked)
         if said.returned:
             publish_returns.inc(len(said.returned))
             self._pause(said.returned, "queue.unroutable")
-            self._ensure(tx, {message.queue for message in said.returned}, counts)
+            self._declaring.doubt({message.queue for message in said.returned})
             self._return(tx, said.returned)
 
     def _pause(self, messages: list[Message], finding: str) -> None:
@@ -350,17 +357,19 @@ class Relay:
 
     def _check(self, tx: Connection, counts: RelayCounts) -> None:
         """Find queues that were deleted or purged while runs of theirs wait, and make those due."""
-        self._checked_at = now = self._monotonic()
-        self._look(tx)
-        waiting = {
-            queue: depth.first_handed
-            for queue, depth in self._room.depths.items()
-            if depth.first_handed is not None and queue in self._declared
-        }
-        found = self._declarer.look(waiting)
-        if found.missing:
-            self._ensure(tx, found.missing, counts)
-        for queue in self._purge_watch.lost(found, waiting, now):
+        now = self._monotonic()
+        if now - self._checked_at >= CHECK_S and not self._declaring.is_looking:
+            self._checked_at = now
+            self._look(tx)
+            self._declaring.look_at(
+                {
+                    queue: depth.first_handed
+                    for queue, depth in self._room.depths.items()
+                    if depth.first_handed is not None
+                }
+            )
+        looked = self._declaring.look()
+        for queue in self._purge_watch.lost(*looked, now) if looked else ():
             self._make_due(tx, queue, counts, "purged")
 
 

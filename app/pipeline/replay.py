@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from sqlalchemy import Connection, Engine
 
-from app.domain.replays import Mode
+from app.domain.replays import GENERATION_MAX, SPENT, Mode
 from app.domain.states import Reason
 from app.store import audit, replay_plans
 from app.store.actions import (
@@ -36,11 +36,12 @@ class Replayed(msgspec.Struct, frozen=True):
     steps_kept: int
 
 
-class NotReplayed(msgspec.Struct, frozen=True):
-    """The run is not failed, but in this state; None: there is no such run."""
+class NotReplayed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The run is in this state; None: there is no such run. `why`: a failed one is not either."""
 
     run_id: str
     state: str | None
+    why: str | None = None
 
 
 class ReplayedNow(msgspec.Struct, frozen=True):
@@ -71,7 +72,8 @@ def replay_now(
 
     def once() -> ReplayedNow:
         with transaction(engine) as tx:
-            moved = move(tx, failed_runs(tx, ids), mode, reason=reason, author=author)
+            failed = failed_runs(tx, ids)
+            moved = move(tx, failed, mode, reason=reason, author=author)
             replay_id = (
                 replay_plans.insert_begun(tx, mode, moved, author=author, reason=reason)
                 if moved
@@ -79,7 +81,12 @@ def replay_now(
             )
             states = states_of(tx, ids) if len(moved) < len(ids) else {}
             _audit(tx, [*ids, *strange], moved, mode, replay_id, reason=reason, author=author)
-        answers = {r.run_id: Replayed(r.run_id, r.generation, r.steps_kept) for r in moved}
+        answers: dict[str, Replayed | NotReplayed] = {
+            r.run_id: NotReplayed(r.run_id, states.get(r.run_id), SPENT)
+            for r in failed
+            if r.generation >= GENERATION_MAX
+        }
+        answers |= {r.run_id: Replayed(r.run_id, r.generation, r.steps_kept) for r in moved}
         return ReplayedNow(
             replay_id,
             [
@@ -94,7 +101,11 @@ def replay_now(
 def move(
     tx: Connection, runs: Sequence[FailedRun], mode: Mode, *, reason: str, author: str
 ) -> list[MovedRun]:
-    """Those of these runs that still were failed in this generation are queued in the next one."""
+    """Those of these runs that still were failed in this generation are queued in the next one.
+
+    One that has no next one stays: see `SPENT`.
+    """
+    runs = [run for run in runs if run.generation < GENERATION_MAX]
     dropped: dict[str, list[str]] | None = None
     if mode == "failed_step":
         journals = recorded(tx, runs)
@@ -158,10 +169,12 @@ def repeated(journal: Sequence[Recorded], run: FailedRun) -> list[str]:
     one in a branch beside it is run again as well, or the run would fail of it at once.
     """
     errors = [entry for entry in journal if entry.is_error]
-    if run.failed_step is not None:
+    if run.reason == Reason.POISON:
+        errors = []  # the step that ended the workers is in no journal; the others were dealt with
+    elif run.failed_step is not None:
         errors = [entry for entry in errors if entry.name == run.failed_step]
     elif run.reason != Reason.ERROR:
-        errors = []  # a time-out of the run, a poison run: no step is to blame
+        errors = []  # a time-out of the run: no step is to blame
     if not errors:
         return []
     last = _path(errors[-1].position)

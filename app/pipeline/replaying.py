@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Engine
 
 from app.domain.edits import exact
 from app.domain.ids import EventIds
-from app.domain.replays import MOVING, Mode, ReplayedState, ReplayState, decide
+from app.domain.replays import (
+    GENERATION_MAX,
+    MOVING,
+    SPENT,
+    Mode,
+    ReplayedState,
+    ReplayState,
+    decide,
+    is_moved,
+)
 from app.pipeline import edit
 from app.pipeline.edit import EditOf
 from app.pipeline.replay import move
@@ -82,10 +91,10 @@ class Replaying:
                 return 0
             settled, has_more = self._follow(tx, held)
             state = held.state
-            self._judge(held)
+            self._judge(tx, held)
             moved, skipped = self._move(tx, held) if held.state in MOVING else (0, 0)
             if moved or skipped:
-                self._judge(held)
+                self._judge(tx, held)
             if settled or moved or skipped or held.state != state:
                 replays.save(tx, held, moved=moved)
                 self._note(tx, held, state)
@@ -113,13 +122,19 @@ class Replaying:
                     held.cancelled += 1
         return len(settled), has_more
 
-    def _judge(self, held: Held) -> None:
+    def _judge(self, tx: Connection, held: Held) -> None:
+        is_waiting = held.state == ReplayState.CANARY and held.open and held.left
+        if is_waiting and is_moved(held.state, held, held.canary_to):
+            passed = replays.passed(tx, held, FOLLOWED_MAX)
+        else:
+            passed = 0
         held.state, why = decide(
             held.state,
             held,
             canary_to=held.canary_to,
             stop_share=held.stop_share,
             since=held.since,
+            passed=passed,
         )
         held.why = why or held.why
 
@@ -131,7 +146,10 @@ class Replaying:
         if most <= 0 or not (planned := replays.next_runs(tx, held.id, most)):
             return 0, 0
         now = replays.as_they_are(tx, [run.run_id for run in planned])
-        reasons = {run.run_id: _why_not(run, now.get(run.run_id)) for run in planned}
+        is_edit = held.patch is not None
+        reasons = {
+            run.run_id: _why_not(run, now.get(run.run_id), is_edit=is_edit) for run in planned
+        }
         ready = [(run.run_id, run.generation) for run in planned if not reasons[run.run_id]]
         moved, skipped = (
             self._edit(tx, held, ready) if held.patch else (_again(tx, held, ready), [])
@@ -153,6 +171,7 @@ class Replaying:
             held.start_reason or held.reason,
             self._settings.event_bytes_max,
             self._new_ids,
+            self._settings.accounts_max,
         )
         return edit.make(tx, ready, exact(held.patch), of)
 
@@ -197,7 +216,7 @@ def _again(tx: Connection, held: Held, ready: list[tuple[str, int]]) -> list[Mov
     return [Moved(run.run_id, run.generation) for run in moved]
 
 
-def _why_not(planned: Planned, now: Now | None) -> str | None:
+def _why_not(planned: Planned, now: Now | None, *, is_edit: bool) -> str | None:
     """Why this run is not replayed; None: it is as it was when it was planned."""
     if now is None:
         return "the run is gone"
@@ -209,5 +228,7 @@ def _why_not(planned: Planned, now: Now | None) -> str | None:
         )
     if now.edits > planned.edits:
         return f"it was edited since the plan and ran as another run{by}"
+    if now.generation >= GENERATION_MAX and not is_edit:
+        return SPENT
     is_archived = now.is_archived and not planned.is_archived
     return f"it was archived since the plan{by}" if is_archived else None

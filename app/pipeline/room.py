@@ -31,6 +31,8 @@ FLOORS_S = 10.0
 # How late a transaction may commit a `due_at` without being overlooked until then.
 MARGIN = timedelta(seconds=1)
 _SPARE_ROWS = 2_000
+# Queues of which no run was due at the last look, in one scan: by turns, and half of it at most.
+UNSEEN_QUEUES_MAX = 100
 # Due runs are counted as far as they would have fitted at the look before, but so many at least,
 # for there may be room since; and so many at most, for what a look may cost.
 DUE_COUNTED_MIN, DUE_COUNTED_MAX = 1_000, 20_000
@@ -59,11 +61,14 @@ class Room:
         self.due_floors: dict[str, datetime] = {}
         self.depths: dict[str, QueueDepth] = {}
         self._due_max: dict[str, int] = {}
-        self._given: dict[str, int] = {}
+        self._lefts: dict[str, int] = {}
+        self._with_due: set[str] = set()
+        self._has_given = self._was_quiet = False
+        self._turn = 0
 
     @property
     def queues(self) -> Collection[str]:
-        """Every queue with a subscription or an open run."""
+        """Every queue with a subscription, a worker or an open run."""
         return self._workflows.keys()
 
     @property
@@ -79,7 +84,7 @@ class Room:
             self._load_at = now
         if not self._workflows:
             return
-        bound_max = max(map(self.bound, self._workflows))
+        bounds = {queue: self.bound(queue) for queue in self._workflows}
         self._due_max = {
             queue: max(DUE_COUNTED_MIN, min(self.left(queue), DUE_COUNTED_MAX))
             for queue in self._workflows
@@ -90,14 +95,19 @@ class Room:
             floors=self._handed_floors,
             due_floors=self.due_floors,
             hold_s_max=self._settings.hold_s_max,
-            rows_max=bound_max + _SPARE_ROWS,
+            rows_max=max(bounds.values()) + _SPARE_ROWS,
             due_max=self._due_max,
         )
         hold = timedelta(seconds=self._settings.hold_s)
         for queue, depth in self.depths.items():
             self._handed_floors[queue] = depth.first_handed or depth.now + hold - MARGIN
             self.due_floors[queue] = depth.first_due or depth.now - MARGIN
-        self._given = {}
+            bounds[queue] = max(0, bounds[queue] - depth.handed)
+        # At once: what each round asks of every queue is kept, a thousand of them may be here.
+        self._lefts = bounds
+        self._with_due = {queue for queue, depth in self.depths.items() if depth.due}
+        self._was_quiet = all(depth.is_quiet for depth in self.depths.values())
+        self._has_given = False
 
     def _refresh_queues(self, tx: Connection, now: float) -> None:
         known: Collection[str] = self._workflows
@@ -107,7 +117,8 @@ class Room:
             known = queues_with_open_runs(tx)
         if now - self._queues_at >= QUEUES_S:
             # At once, for another thread may ask for `queues`.
-            self._workflows = {queue: [] for queue in known} | queues_subscribed(tx)
+            served: dict[str, list[str]] = {queue: [] for queue in (*known, *self._load.children)}
+            self._workflows = served | queues_subscribed(tx)
             self._queues_at = now
 
     def bound(self, queue: str) -> int:
@@ -121,18 +132,39 @@ class Room:
 
     def left(self, queue: str) -> int:
         """Runs the queue may be given now, by the last refresh and what `give` was told since."""
-        depth = self.depths.get(queue)
-        handed = (depth.handed if depth else 0) + self._given.get(queue, 0)
-        return max(0, self.bound(queue) - handed)
+        left = self._lefts.get(queue)
+        return self.bound(queue) if left is None else left
+
+    @property
+    def is_full(self) -> bool:
+        """A queue has no room left."""
+        return 0 in self._lefts.values()
 
     def wanted(self, queues: Iterable[str], runs_max: int) -> list[Wanted]:
-        """What to look for in these queues, in this order: what each may be given."""
+        """What to look for in these queues: what each may be given, in even shares.
+
+        What a queue does not need is left to those that need more. Queues of which nothing is known
+        to be due get half of it at most, by turns: what became due there is known at the next look.
+        """
+        rooms = [(left, queue) for queue in queues if (left := self.left(queue)) > 0]
+        unseen = [room for room in rooms if room[1] not in self._with_due]
+        seen = [room for room in rooms if room[1] in self._with_due]
+        if len(unseen) > UNSEEN_QUEUES_MAX:
+            self._turn = (self._turn + UNSEEN_QUEUES_MAX) % len(unseen)
+            unseen = (unseen + unseen)[self._turn : self._turn + UNSEEN_QUEUES_MAX]
+        unseen_max = runs_max // 2 if seen else runs_max
+        found = self._shared(unseen, unseen_max)
+        return found + self._shared(seen, runs_max - sum(one.runs_max for one in found))
+
+    def _shared(self, rooms: list[tuple[int, str]], runs_max: int) -> list[Wanted]:
         found = []
-        for queue in queues:
-            runs = min(self.left(queue), runs_max)
-            if runs > 0:
-                runs_max -= runs
-                found.append(Wanted(queue, runs, self.due_floors.get(queue, LONG_AGO)))
+        rooms.sort()
+        for index, (left, queue) in enumerate(rooms):
+            runs = min(left, max(1, runs_max // (len(rooms) - index)))
+            if runs_max <= 0:
+                break
+            runs_max -= runs
+            found.append(Wanted(queue, runs, self.due_floors.get(queue, LONG_AGO)))
         return found
 
     def left_beside_due(self, queue: str) -> int:
@@ -146,15 +178,17 @@ class Room:
         return max(0, self.left(queue) - depth.due)
 
     def give(self, queue: str, runs: int) -> None:
-        """The queue is being given this many runs."""
-        self._given[queue] = self._given.get(queue, 0) + runs
+        """The queue is being given this many runs, that were due."""
+        self._lefts[queue] = max(0, self.left(queue) - runs)
+        self._with_due.add(queue)
+        self._has_given = True
 
     @property
     def is_quiet(self) -> bool:
         """The last look saw no run due or about to be, and nothing was given since."""
-        return not self._given and all(depth.is_quiet for depth in self.depths.values())
+        return self._was_quiet and not self._has_given
 
     @property
     def has_given(self) -> bool:
         """Something was given since the last refresh."""
-        return bool(self._given)
+        return self._has_given

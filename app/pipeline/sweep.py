@@ -5,8 +5,10 @@ began, is started here, every time and once (mechanics 21). `start_events` does 
 history.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection, Engine
 
@@ -22,6 +24,7 @@ from app.store.startable import (
     read_unrouted,
     start,
     types_unrouted,
+    types_unrouted_lately,
 )
 from app.store.subscriptions import Subscription, current
 from app.store.transactions import open_autocommit, retry_transient, transaction
@@ -35,6 +38,9 @@ STRETCH_EVENTS_MAX = 5_000
 GRACE = timedelta(seconds=5)
 # How long after its window the beginning of a subscription is looked at again.
 WATCH = timedelta(seconds=30)
+# How long after its event was given its id a list may still be committed.
+LATE = timedelta(seconds=30)
+CALM_S = 10.0  # between looks while no subscription changes
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,22 +55,95 @@ class UnknownWorkflow(LookupError):
 
 
 class Sweep:
-    """Starts what stale caches missed. For one thread."""
+    """Starts what stale caches missed. For one thread.
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._engine = engine
+    A look reads the types of what was accepted since the look before and a little more: it costs
+    what the events of that time cost, however many are unrouted from before. An event is missed
+    only while its api does not know of a change yet, so looks are rarer while nothing changes; now
+    and then one is wide, for lists whose commit took long.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._monotonic = engine, monotonic
         self._window = timedelta(seconds=2 * settings.subscriptions_cache_s) + GRACE
         self._looks: dict[tuple[str, datetime], timedelta] = {}
+        self._wanted = Wanted(())
+        self._changed_at = self._looked_at = self._widely_at = monotonic()
+        self._begun: set[datetime] = set()  # beginnings before which nothing is looked for
 
     def once(self) -> int:
         """Start what was missed; how many runs. Ask again at once while it is not 0."""
         with open_autocommit(self._engine) as tx:
             subscriptions = [s for s in current(tx) if s.types]
-            now, types = types_unrouted(tx)
-        started = sum(_sweep_unrouted(self._engine, subscriptions, type_) for type_ in types)
+            if not self._is_look_due(subscriptions):
+                return 0
+            began = self._monotonic()
+            is_wide = began - self._widely_at >= CALM_S
+            behind = self._window + timedelta(seconds=began - self._looked_at)
+            if is_wide:
+                behind = self._window + LATE + timedelta(seconds=began - self._widely_at)
+            now, types = types_unrouted_lately(
+                tx, behind_s=behind.total_seconds(), ahead_s=self._window.total_seconds()
+            )
+        first, last = first_id_at(now - behind), first_id_at(now + self._window)
+        started = self._start_between(types, first, last) + self._start_begun(now - behind)
         started += sum(self._sweep_beginning(subscription, now) for subscription in subscriptions)
+        self._looked_at, self._widely_at = began, began if is_wide else self._widely_at
         if started:
             log.info("runs.started_late", runs=started)
+        return started
+
+    def _is_look_due(self, subscriptions: Sequence[Subscription]) -> bool:
+        """Each time while apis may route by other subscriptions than these; else now and then."""
+        now = self._monotonic()
+        if subscriptions != self._wanted.subscriptions:
+            self._wanted, self._changed_at = Wanted(subscriptions), now
+            keys = {(s.workflow, _since(s)) for s in subscriptions}
+            self._looks = {key: age for key, age in self._looks.items() if key in keys}
+        busy = self._window + 2 * WATCH + LATE
+        return now - self._changed_at <= busy.total_seconds() or now - self._looked_at >= CALM_S
+
+    def _start_between(self, types: Iterable[str], first: str, last: str) -> int:
+        """Unrouted events of these types that a subscription covers since before they came."""
+        since = {t: begun for t in types if (begun := self._wanted.since(t)) is not None}
+        started, after = 0, first if since else None
+        while after is not None:
+            more, after = retry_transient(partial(self._start_list, since, after, last))
+            started += more
+        return started
+
+    def _start_list(
+        self, since: dict[str, datetime], after: str, last: str
+    ) -> tuple[int, str | None]:
+        started = 0
+        with transaction(self._engine) as tx:
+            events = read_unrouted(tx, since, after=after, last=last, limit=LIST_EVENTS_MAX)
+            for subscription in self._wanted.subscriptions:
+                begun = _since(subscription)
+                ids = [
+                    event_id
+                    for event_id, type_, accepted_at in events
+                    if accepted_at >= begun and _covers(subscription.types, type_)
+                ]
+                started += _start(tx, subscription, ids)
+        return started, events[-1][0] if len(events) == LIST_EVENTS_MAX else None
+
+    def _start_begun(self, looked_from: datetime) -> int:
+        """What was missed when a subscription began, while no relay was there to see it: once."""
+        started = 0
+        beginnings = {_since(s) for s in self._wanted.subscriptions}
+        for begun in sorted(beginnings - self._begun):
+            if begun < looked_from:
+                first, last = first_id_at(begun), first_id_at(begun + self._window)
+                with open_autocommit(self._engine) as tx:
+                    types = types_unrouted(tx, first, last)
+                started += self._start_between(types, first, last)
+        self._begun = beginnings
         return started
 
     def _sweep_beginning(self, subscription: Subscription, now: datetime) -> int:
@@ -96,23 +175,23 @@ class Sweep:
         return started
 
 
-def _sweep_unrouted(engine: Engine, subscriptions: Sequence[Subscription], type_: str) -> int:
-    """Events of this type without any run that a subscription covers since before they came."""
-    covering = [s for s in subscriptions if _covers(s.types, type_)]
-    if not covering:
-        return 0
+class Wanted:
+    """What subscriptions cover, asked by event type at a cost that does not grow with them."""
 
-    def _once() -> int:
-        started = 0
-        with transaction(engine) as tx:
-            events = read_unrouted(tx, type_, min(map(_since, covering)), LIST_EVENTS_MAX)
-            for subscription in covering:
-                begun = _since(subscription)
-                ids = [event_id for event_id, accepted_at in events if accepted_at >= begun]
-                started += _start(tx, subscription, ids)
-        return started
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        self.subscriptions = subscriptions
+        self._since: dict[str, datetime] = {}  # by type, or by what a type begins with
+        for subscription in subscriptions:
+            for pattern in subscription.types:
+                key = pattern.removesuffix("*")
+                earliest = self._since.get(key, _since(subscription))
+                self._since[key] = min(earliest, _since(subscription))
 
-    return retry_transient(_once)
+    def since(self, type_: str) -> datetime | None:
+        """Since when the first of them covers this type; None: none does."""
+        dots = [at for at, letter in enumerate(type_[:-1], 1) if letter == "."]
+        keys = (type_, *(type_[:at] for at in dots))
+        return min((self._since[key] for key in keys if key in self._since), default=None)
 
 
 def count_events(

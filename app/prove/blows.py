@@ -1,8 +1,14 @@
 """A blow: one fault as it struck, with what was open and in hand, and how long recovery took."""
 
 import time
+from collections.abc import Sequence
 
 import msgspec
+
+
+def names_of(pids: Sequence[int]) -> str:
+    """The pattern of what the sessions of these worker children call themselves."""
+    return f"^veltrix worker ({'|'.join(map(str, pids))})( .*)?$" if pids else "^$"
 
 
 class Blow(msgspec.Struct):
@@ -11,6 +17,7 @@ class Blow(msgspec.Struct):
     name: str
     target_s: float  # for recovery; see `recovery_s`
     victims: list[str] = []
+    since: float = 0.0  # the first try: it is taken back and tried again until it strikes work
     at: float = 0.0
     healed_at: float = 0.0
     recovered_at: float | None = None
@@ -26,20 +33,23 @@ class Blow(msgspec.Struct):
     frozen_pids: list[int] = []
     thawed_seq: int | None = None  # where the witness was when they were woken
     letters: list[str] = []  # of bodies sent, that have to be rows
+    releases: list[tuple[str, float, float]] = []  # deployed: from when, and until when all had it
+    is_forgetful: bool = False  # PostgreSQL may lose commits that nobody waited for: claims
+    is_harmless: bool = False  # it takes nothing away: all is to go on as without it
 
     def strike(self) -> None:
         """Now."""
         self.at = time.time()
+        self.since = self.since or self.at
 
     def heal(self) -> None:
         """What was taken away is back: recovery is counted from here."""
         self.healed_at = time.time()
 
     @property
-    def frozen_names(self) -> list[str]:
+    def frozen_names(self) -> str:
         """Frozen processes, as the witness knows them: they do not recover what they held."""
-        parts = ("", " transactions")
-        return [f"veltrix worker {pid}{part}" for pid in self.frozen_pids for part in parts]
+        return names_of(self.frozen_pids)
 
     @property
     def is_tried(self) -> bool:

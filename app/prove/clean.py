@@ -16,7 +16,7 @@ from app.dev.children import CannotStart, wait_for
 from app.domain.ids import first_id_of_minute
 from app.store.arrays import IntArray, TextArray
 from app.store.balance import lock_books
-from app.store.groups import LEAVE_GROUPS, UNROUTED_GROUP, lock_groups
+from app.store.groups import LEAVE_GROUPS, SHARED_GROUP, UNROUTED_GROUP, lock_groups
 from app.store.startable import FIRST_ID
 from app.store.transactions import retry_transient, transaction
 
@@ -158,10 +158,20 @@ delete from identities where (source, sender_id) in (
     order by source, sender_id limit %(max)s
 )
 """
-# Of events without a run, whose counts go with the books.
+# Of events without a run, whose counts go with the books. Those that share a group leave it.
 _UNROUTED_GROUPS = f"""
 with ours as (
     select {UNROUTED_GROUP} as id from accounts where id = any(%(accounts)s)
+), shared as (
+    insert into failure_deltas (group_id, kind, source, event_type, count, seen)
+    select '{SHARED_GROUP}', 'unrouted', '', '', -sum(unrouted), 0
+    from (
+        select account_id, unrouted from counter_totals
+        union all
+        select account_id, unrouted from counters where not is_sealed
+    ) as counted join accounts a on a.id = counted.account_id and not a.has_unrouted_group
+    where a.id = any(%(accounts)s)
+    having sum(unrouted) <> 0
 ), deltas as (
     delete from failure_deltas where group_id in (select id from ours)
 ), hours as (

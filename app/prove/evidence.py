@@ -14,19 +14,21 @@ import msgspec
 import psycopg
 
 from app.prove.items import content_digest
+from app.prove.notes import SEEN_FILE, Seen
 from app.prove.witness import Move, read_moves
 
 _EVENTS = """
 copy (
     select id::text, sender_id, type, datacontenttype, data::text, data_binary, unrouted,
-        extract(epoch from accepted_at)::float8
+        extract(epoch from accepted_at)::float8, account_id, minute
     from events where source = %(source)s
 ) to stdout
 """
 _RUNS = """
 copy (
     select r.id::text, r.event_id::text, r.workflow, r.state, r.generation, coalesce(r.reason, ''),
-        r.due_at is not null, extract(epoch from r.settled_at)::float8
+        r.due_at is not null, extract(epoch from r.settled_at)::float8, r.account_id, r.minute,
+        coalesce(r.key, ''), r.archived_at is not null
     from runs r where r.account_id in (select id from accounts where source = %(source)s)
 ) to stdout
 """
@@ -36,6 +38,7 @@ copy (
     where run_id in (
         select id from runs
         where account_id in (select id from accounts where source = %(source)s)
+        union all select run_id from edits
     )
 ) to stdout
 """
@@ -51,7 +54,44 @@ from (
     from counter_deltas
 ) both_of_them where account_id in (select id from accounts where source = %(source)s)
 """
-_STRANGERS = "select count(*) from events where source <> %(source)s"
+_BOOKS_BY_MINUTE = """
+select account_id, minute, sum(accepted), sum(routed), sum(unrouted), sum(started),
+    sum(succeeded), sum(failed), sum(cancelled)
+from (
+    select account_id, minute, accepted, routed, unrouted, started, succeeded, failed, cancelled
+    from counters
+    union all
+    select account_id, minute, accepted, routed, unrouted, started, succeeded, failed, cancelled
+    from counter_deltas
+) both_of_them where account_id in (select id from accounts where source = %(source)s)
+group by 1, 2
+"""
+_FAILED_ATTEMPTS = """
+copy (
+    select run_id::text, generation, position, attempt, type, coalesce(worker_id, '')
+    from failed_attempts
+    where run_id in (
+        select id from runs
+        where account_id in (select id from accounts where source = %(source)s)
+        union all select run_id from edits
+    )
+) to stdout
+"""
+_GROUPS = """
+select kind, sum(count), sum(archived) from (
+    select kind, count, archived from failure_groups
+    union all select kind, count, archived from failure_deltas
+) both_of_them group by kind
+"""
+# Runs that edits made of others, for events of a source of ours.
+_EDITED = """
+select d.run_id::text, d.origin_run_id::text, r.state
+from edits d left join runs r on r.id = d.run_id
+"""
+_STRANGERS = """
+select count(*) from events where source <> %(source)s
+    and id not in (select r.event_id from edits d join runs r on r.id = d.run_id)
+"""
 
 
 class StoredEvent(NamedTuple):
@@ -63,6 +103,8 @@ class StoredEvent(NamedTuple):
     digest: str
     is_unrouted: bool
     accepted_at: float
+    account: int = 0
+    minute: int = 0
 
 
 class StoredRun(NamedTuple):
@@ -76,6 +118,10 @@ class StoredRun(NamedTuple):
     reason: str
     is_open: bool
     settled_at: float | None
+    account: int = 0
+    minute: int = 0
+    key: str = ""
+    is_archived: bool = False
 
 
 class Entry(NamedTuple):
@@ -98,6 +144,17 @@ class Begin(NamedTuple):
     attempt: int
     pid: int
     at: float
+
+
+class Failed(NamedTuple):
+    """An attempt of a step failed, by the ledger; position "": of the workflow's own code."""
+
+    run_id: str
+    generation: int
+    position: str
+    attempt: int
+    type: str
+    worker_id: str = ""
 
 
 class Books(NamedTuple):
@@ -124,6 +181,11 @@ class Evidence(msgspec.Struct):
     letters: Counter[str]
     books: Books
     strangers: int = 0  # events of other sources, in a database that is the proof's alone
+    failed: list[Failed] = []
+    seen: list[Seen] = []  # what workflows say they were given
+    edited: dict[str, tuple[str, str]] = {}  # runs made by edits: of which, and their state
+    groups: dict[str, tuple[int, int]] = {}  # by kind: what they count, and what is archived
+    books_by_minute: dict[tuple[int, int], Books] = {}  # by account and minute
 
 
 class Clock:
@@ -170,6 +232,22 @@ def read_evidence(
             ),
             books=Books(*map(int, books or ())),
             strangers=_count(connection, _STRANGERS, source),
+            failed=list(_failed(connection, source)),
+            seen=list(read_seen(effects.with_name(SEEN_FILE))) if effects else [],
+            edited={
+                run_id: (origin, state or "")
+                for run_id, origin, state in connection.execute(_EDITED)
+            },
+            groups={
+                kind: (int(count), int(archived))
+                for kind, count, archived in connection.execute(_GROUPS)
+            },
+            books_by_minute={
+                (account, minute): Books(*map(int, counts))
+                for account, minute, *counts in connection.execute(
+                    _BOOKS_BY_MINUTE, {"source": source}
+                )
+            },
         )
 
 
@@ -180,17 +258,17 @@ def _count(connection: psycopg.Connection, sql: LiteralString, source: str) -> i
 
 
 def _events(connection: psycopg.Connection, source: str) -> Iterator[StoredEvent]:
-    types = ["text"] * 5 + ["bytea", "bool", "float8"]
+    types = ["text"] * 5 + ["bytea", "bool", "float8", "int4", "int4"]
     with connection.cursor() as cursor, cursor.copy(_EVENTS, {"source": source}) as copy:
         copy.set_types(types)
-        for id_, sender_id, type_, content_type, data, binary, is_unrouted, at in copy.rows():
+        for id_, sender_id, type_, content_type, data, binary, *rest in copy.rows():
             content = binary if binary is not None else (data or "").encode()
             digest = content_digest(type_, content_type, content)
-            yield StoredEvent(id_, sender_id, type_, digest, is_unrouted, at)
+            yield StoredEvent(id_, sender_id, type_, digest, *rest)
 
 
 def _runs(connection: psycopg.Connection, source: str) -> Iterator[StoredRun]:
-    types = ["text"] * 4 + ["int2", "text", "bool", "float8"]
+    types = ["text"] * 4 + ["int4", "text", "bool", "float8", "int4", "int4", "text", "bool"]
     with connection.cursor() as cursor, cursor.copy(_RUNS, {"source": source}) as copy:
         copy.set_types(types)
         for row in copy.rows():
@@ -198,11 +276,29 @@ def _runs(connection: psycopg.Connection, source: str) -> Iterator[StoredRun]:
 
 
 def _entries(connection: psycopg.Connection, source: str) -> Iterator[Entry]:
-    types = ["text", "int2", "text", "text", "text", "bool"]
+    types = ["text", "int4", "text", "text", "text", "bool"]
     with connection.cursor() as cursor, cursor.copy(_ENTRIES, {"source": source}) as copy:
         copy.set_types(types)
         for row in copy.rows():
             yield Entry(*row)
+
+
+def _failed(connection: psycopg.Connection, source: str) -> Iterator[Failed]:
+    keys = {"source": source}
+    with connection.cursor() as cursor, cursor.copy(_FAILED_ATTEMPTS, keys) as copy:
+        copy.set_types(["text", "int4", "text", "int4", "text", "text"])
+        for row in copy.rows():
+            yield Failed(*row)
+
+
+def read_seen(path: Path) -> Iterator[Seen]:
+    """What workflows say they were given, in the order they said it."""
+    if not path.exists():
+        return
+    decode = msgspec.json.Decoder(Seen).decode
+    with path.open("rb") as file:
+        for line in file:
+            yield decode(line)
 
 
 def read_begins(path: Path, clock: Clock) -> Iterator[Begin]:

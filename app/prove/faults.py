@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import NamedTuple
 
+from app.prove import faults_author as author
 from app.prove import faults_broker as broker
+from app.prove import faults_clock as clock
 from app.prove import faults_cluster as cluster
 from app.prove import faults_database as database
+from app.prove import faults_deploy as deploy
 from app.prove import faults_network as network
 from app.prove import faults_processes as processes
+from app.prove import faults_standby as standby
 from app.prove.blows import Blow
 from app.prove.site import Site
 
@@ -73,6 +77,34 @@ _DEPLOY = (
     Fault(processes.worker_terminated, 20.0, 10.0),
     Fault(processes.rolling_restart, 20.0, 30.0),
 )
+_AUTHOR = (
+    Fault(author.hands_full, 20.0, 20.0),
+    Fault(processes.child_killed, 1.0, 2.0),
+    Fault(processes.worker_terminated, 20.0, 10.0),
+    Fault(processes.worker_frozen, 30.0, 16.0),
+)
+_STANDBY = (
+    Fault(standby.server_read_only, 10.0, 8.0),
+    Fault(standby.switched_over, 10.0, 20.0),
+    Fault(standby.failed_over, 10.0, 20.0),
+    Fault(standby.journal_broken, 20.0, 10.0),
+    Fault(standby.commits_refused, 20.0, 8.0),
+    Fault(standby.backends_terminated, 10.0, 6.0),
+    Fault(standby.connections_cut, 20.0, 8.0),
+    Fault(standby.options_dropped, 20.0, 8.0),
+)
+_CLOCK = (
+    Fault(clock.api_fast, 20.0, 14.0),
+    Fault(clock.api_slow, 20.0, 14.0),
+    Fault(clock.api_jumping, 20.0, 16.0),
+    Fault(clock.relay_wrong, 20.0, 14.0),
+    Fault(processes.clock_wrong, 20.0, 20.0),
+)
+_RELEASES = (
+    Fault(deploy.rolled_back, 30.0, 40.0),
+    Fault(deploy.rolled_back_at_once, 30.0, 25.0),
+    Fault(deploy.queue_renamed, 30.0, 20.0),
+)
 _CLUSTER = (
     Fault(cluster.each_process_killed, 20.0, 20.0),
     Fault(cluster.member_killed, 20.0, 20.0),
@@ -84,19 +116,27 @@ def _names(faults: Iterable[Fault]) -> tuple[str, ...]:
     return tuple(fault.name for fault in faults)
 
 
-_EVERYTHING = (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)
-FAULTS = {fault.name: fault for fault in (*_EVERYTHING, *_CLUSTER)}
+_PLAIN = (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)
+_EVERYTHING = (*_PLAIN, *_AUTHOR, *_STANDBY, *_CLOCK, *_RELEASES)
+FAULTS = {fault.name: fault for fault in (*_CLUSTER, *_EVERYTHING)}
 FAMILIES: dict[str, tuple[str, ...]] = {
     "smoke": ("child_killed", "queues_purged", "sessions_terminated", "malformed_messages"),
     "workers": _names(_WORKERS),
     "broker": _names(_BROKER),
     "database": _names(_DATABASE),
     "network": _names(_NETWORK),
-    "deploy": _names(_DEPLOY),
+    "deploy": _names(_DEPLOY + _RELEASES),
+    "author": _names(_AUTHOR),
+    "standby": _names(_STANDBY),
+    "clock": _names(_CLOCK),
     "cluster": _names(_CLUSTER),
-    "everything": _names(_EVERYTHING),
+    "everything": tuple(dict.fromkeys(_names(_EVERYTHING))),
 }
-NEED_LINES = frozenset(_names(_NETWORK))
+# Families that send kinds of events of their own (`items.FAMILY_KINDS`).
+KINDS_OF = {name: frozenset({name}) for name in ("author", "deploy")}
+KINDS_OF["everything"] = frozenset({"author", "deploy"})
+NEED_LINES = frozenset((*_names(_NETWORK), "connections_cut", "options_dropped"))
+NEED_FRONT = frozenset(("switched_over", "failed_over"))
 NEED_ONE_NODE = frozenset(
     one.__name__
     for one in (
@@ -107,6 +147,7 @@ NEED_ONE_NODE = frozenset(
         broker.disk_full,
     )
 )
+NEED_FAKETIME = frozenset((*_names(_CLOCK), "clock_wrong"))
 NEED_CLUSTER = frozenset(_names(_CLUSTER)) - {"each_process_killed"}
 NEED_BALANCER = frozenset(_names(_CLUSTER)) | {"rolling_restart"}
 

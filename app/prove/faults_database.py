@@ -9,15 +9,20 @@ from app.prove.striking import catch
 
 _TERMINATE = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
-where application_name like 'veltrix%%' and application_name <> 'veltrix prove'
+where application_name like 'veltrix%' and application_name <> 'veltrix prove'
 """
+
+
+def terminate(site: Site) -> int:
+    """Every connection of ours is ended; how many there were."""
+    return site.one(_TERMINATE)
 
 
 def sessions_terminated(site: Site, blow: Blow, _chance: Random) -> None:
     """Every connection of ours is ended by the server."""
     catch(site, blow)
     blow.strike()
-    ended = site.one(_TERMINATE)
+    ended = terminate(site)
     blow.detail = f"{ended} sessions"
     if not ended:
         blow.not_tried = "there was no session to terminate"
@@ -37,6 +42,7 @@ def postgres_killed(site: Site, blow: Blow, _chance: Random) -> None:
     """SIGKILL to all its processes, and a start: it recovers from its log."""
     catch(site, blow)
     blow.strike()
+    blow.is_forgetful = True
     site.platform.postgres.kill()
     site.platform.postgres.start()
     wait_for(lambda: site.one("select 1") == 1, deadline_s=60)

@@ -13,7 +13,7 @@ from app.dev.children import kill_all, wait_for
 from app.prove.blows import Blow
 from app.prove.site import Site
 from app.prove.striking import catch, catch_in_hand, of_kind, one_of, strike_holder
-from app.prove.workflows import DEADLY_WORKFLOWS, TRANSACTIONAL_WORKFLOWS
+from app.prove.workflows import DEADLY_WORKFLOWS, LONG_WORKFLOWS, TRANSACTIONAL_WORKFLOWS
 
 _FAKETIME = "*/faketime/libfaketime.so.1"
 _ENDED_S = 60.0
@@ -40,7 +40,7 @@ def child_killed(site: Site, blow: Blow, _chance: Random) -> None:
         blow.victims = [victims.pop()]
         return [pid]
 
-    strike_holder(site, blow, holder, strike)
+    strike_holder(site, blow, holder, strike, without=LONG_WORKFLOWS)
 
 
 def _is_child(site: Site, worker: str) -> bool:
@@ -73,7 +73,7 @@ def worker_terminated(site: Site, blow: Blow, chance: Random) -> None:
     catch(site, blow, lambda worker: worker.startswith(f"{name}@"))
     blow.victims = [name]
     blow.strike()
-    _replace(site, name)
+    replace(site, name)
     blow.heal()
 
 
@@ -150,20 +150,20 @@ def _killed(site: Site, blow: Blow, name: str) -> None:
 
 def clock_wrong(site: Site, blow: Blow, chance: Random) -> None:
     """A worker is replaced by one whose clock is a minute wrong, which works for a while."""
-    libraries = sorted(Path("/usr/lib").glob(_FAKETIME))
-    if not libraries:
+    library = faketime()
+    if library is None:
         blow.not_tried = "libfaketime is not here: apt-get install faketime"
         return
     name = one_of(chance, of_kind(site, "worker"))
     offset = chance.choice(["+60s", "-60s"])
-    wrong = {"LD_PRELOAD": str(libraries[0]), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
+    wrong = {"LD_PRELOAD": library, "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
     blow.victims, blow.detail = [name], offset
-    _replace(site, name, wrong)
+    replace(site, name, wrong)
     catch_in_hand(site, blow, lambda worker: worker.startswith(f"{name}@"))
     blow.strike()
     blow.heal()
     wait_for(lambda: _is_taken_up(site, blow), deadline_s=30)
-    _replace(site, name)
+    replace(site, name)
 
 
 def rolling_restart(site: Site, blow: Blow, _chance: Random) -> None:
@@ -172,11 +172,19 @@ def rolling_restart(site: Site, blow: Blow, _chance: Random) -> None:
     blow.strike()
     for name in sorted(site.members):
         blow.victims.append(name)
-        _replace(site, name)
+        replace(site, name)
     blow.heal()
 
 
-def _replace(site: Site, name: str, env: dict[str, str] | None = None) -> None:
+def faketime() -> str | None:
+    """Where the library is that gives a process another time."""
+    libraries = sorted(Path("/usr/lib").glob(_FAKETIME))
+    return str(libraries[0]) if libraries else None
+
+
+def replace(
+    site: Site, name: str, env: dict[str, str] | None = None, *, is_awaited: bool = True
+) -> None:
     """SIGTERM, wait for the end (SIGKILL after a minute), start again, wait until it is ready."""
     member = site.members[name]
     family = member.child.family()
@@ -190,4 +198,7 @@ def _replace(site: Site, name: str, env: dict[str, str] | None = None) -> None:
         code = member.child.popen.returncode
         site.misdeeds.append(f"{name} ended with exit code {code} after SIGTERM")
     kill_all(family)
-    site.start_ready(name, env)
+    if is_awaited:
+        site.start_ready(name, env)
+    else:
+        site.start(name, env)

@@ -6,7 +6,15 @@ _DEPTH_MAX = 20
 _TEXTS = {
     "date-time": "2026-01-31T12:00:00Z",
     "date": "2026-01-31",
+    "date-time-local": "2026-01-31T12:00:00",
+    "iso-date-time": "2026-01-31T12:00:00Z",
     "time": "12:00:00Z",
+    "partial-time": "12:00:00",
+    "iso-time": "12:00:00Z",
+    "duration": "PT1S",
+    "decimal": "1",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
     "uuid": "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b",
     "email": "prove@example.com",
     "uri": "https://example.com/",
@@ -46,6 +54,8 @@ def _value(schema: Any, root: Any, depth: int) -> Any:
             first = [_value(item, root, depth + 1) for item in schema.get("prefixItems", ())]
             rest = max(0, schema.get("minItems", 0) - len(first))
             return first + [_value(schema.get("items"), root, depth + 1)] * rest
+        case "string" if "contentEncoding" in schema:
+            return "eA=="
         case "string":
             return _TEXTS.get(schema.get("format", ""), "x" * max(1, schema.get("minLength", 1)))
         case "integer" | "number":

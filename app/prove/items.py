@@ -5,7 +5,8 @@ A number has two contents: the one it is first sent with, and another for the sa
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from hashlib import sha256
 from random import Random
 from typing import Any, NamedTuple
@@ -35,8 +36,33 @@ _SHARES = {
     "nobody": 10,  # no workflow subscribes: unrouted
     "invalid": 10,  # to be refused
 }
-# How a run of each kind ends.
-FAILED_KINDS = frozenset({"failing", "poison"})
+# What families add: (weight in its round, kind); see `_of_family`.
+FAMILY_KINDS: dict[str, tuple[tuple[int, str], ...]] = {
+    "author": (
+        *((2, kind) for kind in ("finally", "catching", "managing", "stubborn", "ending")),
+        *(
+            (2, kind)
+            for kind in (
+                "changing",
+                "chance",
+                "chosen",
+                "unchosen",
+                "long",
+                "tenant",
+                "tenantless",
+                "threads",
+            )
+        ),
+        *((1, kind) for kind in ("wide", "rounds", "long_wide", "dying_loop", "odd", "programs")),
+        *((1, kind) for kind in ("limited_sleep", "limited_backoff", "limited_wide", "mute")),
+        *((1, kind) for kind in ("refused", "unconnected", "untidy")),
+        (6, "values"),
+    ),
+    "deploy": ((3, "moving"), (2, "turning")),
+}
+# One in so many events is of a family: more of them at first, so that a short proof has all.
+_FAMILY_EVERY, _FAMILY_EVERY_AT_FIRST, _AT_FIRST = 60, 10, 1_500
+_AUTHORED = frozenset(kind for named in FAMILY_KINDS.values() for _, kind in named)
 WORKFLOWS = {"pair": ("prove_pair_left", "prove_pair_right"), "nobody": (), "invalid": ()}
 
 
@@ -77,10 +103,14 @@ def kind_of(type_: str) -> str:
     return type_.removeprefix(PREFIX)
 
 
-def make_item(seed: int, number: int, *, is_other: bool = False) -> Item:
+def make_item(
+    seed: int, number: int, *, is_other: bool = False, families: Collection[str] = ()
+) -> Item:
     """The event with this number, or another content under its identity."""
     chance = Random(f"{seed}/{number}")
     kind = _kind(chance, number)
+    if kind == "fast" and families:
+        kind = _of_family(number, families) or kind
     id_ = f"{number}"
     type_ = f"{PREFIX}{kind}"
     if is_other:
@@ -108,14 +138,41 @@ def _kind(chance: Random, number: int) -> str:
     return "fast"
 
 
+def _of_family(number: int, families: Collection[str]) -> str:
+    """One kind after the other, at fixed numbers; "" for most numbers."""
+    every = _FAMILY_EVERY_AT_FIRST if number < _AT_FIRST else _FAMILY_EVERY
+    if number % every:
+        return ""
+    kinds = _round_of(frozenset(families))
+    return kinds[number // every % len(kinds)] if kinds else ""
+
+
+@cache
+def _round_of(families: frozenset[str]) -> tuple[str, ...]:
+    """Every kind of these families as often as it weighs, in an order that mixes them."""
+    named = [one for family in sorted(families) for one in FAMILY_KINDS.get(family, ())]
+    most = max((weight for weight, _ in named), default=0)
+    return tuple(kind for turn in range(most) for weight, kind in named if turn < weight)
+
+
+def order_of(kind: str, seconds: float, times: int) -> bytes:
+    """An order, as the workload sends it."""
+    return json.dumps({"seconds": seconds, "times": times, "pad": kind}).encode()
+
+
 def _order(chance: Random, kind: str) -> bytes:
     seconds = {
         "slow": chance.uniform(0.05, 0.6),
         "blocking": chance.uniform(0.01, 0.05),
         "sleeping": chance.uniform(0.1, 2.0),
         "parallel": chance.uniform(0.0, 0.02),
-    }.get(kind, 0.0)
-    times = {"flaky": chance.randint(1, 3), "booking": int(chance.random() < 0.2)}.get(kind, 0)
+    }.get(kind, chance.uniform(0.1, 1.5) if kind in _AUTHORED else 0.0)
+    times = {
+        "flaky": chance.randint(1, 3),
+        "booking": int(chance.random() < 0.2),
+        "refused": 2,
+        "unconnected": 2,
+    }.get(kind, chance.randrange(3) if kind in _AUTHORED else 0)
     order = {"seconds": round(seconds, 3), "times": times, "pad": "x" * chance.randrange(60)}
     return json.dumps(order).encode()
 

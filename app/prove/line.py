@@ -16,6 +16,8 @@ from app.dev.ports import LOOPBACK, free_port
 
 _READ_BYTES = 65_536
 _CALL_S = 10.0
+_PROTOCOL_3 = (196_608).to_bytes(4, "big")
+_START_UP_MIN = 9
 
 
 class Line:
@@ -32,6 +34,8 @@ class Line:
         self._loop = uvloop.new_event_loop()
         self._is_up = asyncio.Event()
         self._delay_s = 0.0
+        self._bytes_max = 0
+        self._is_dropping = False
         self._is_closed = False
         self._ends: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -54,6 +58,14 @@ class Line:
     def slow_down(self, seconds: float) -> None:
         """Each piece is passed on so much later (0: at once)."""
         self._delay_s = seconds
+
+    def cut_after(self, bytes_: int) -> None:
+        """Each connection is cut when so many bytes were answered (0: none is)."""
+        self._bytes_max = bytes_
+
+    def drop_options(self, *, is_dropping: bool) -> None:
+        """New connections to PostgreSQL are made without what they ask of their session."""
+        self._is_dropping = is_dropping
 
     def close(self) -> None:
         """No more line."""
@@ -100,7 +112,7 @@ class Line:
             self._ends.add(back)
             try:
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pass(reader, back))
+                    both.create_task(self._pass(reader, back, is_asking=True))
                     both.create_task(self._pass(there, writer))
             finally:
                 self._ends.discard(back)
@@ -111,11 +123,36 @@ class Line:
             self._ends.discard(writer)
             writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_asking: bool = False,
+    ) -> None:
+        passed = 0
         while piece := await reader.read(_READ_BYTES):
             await self._is_up.wait()
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
+            if is_asking and self._is_dropping:
+                piece = without_options(piece)
+            passed += len(piece)
+            if self._bytes_max and not is_asking and passed > self._bytes_max:
+                writer.write(piece[: len(piece) // 2])
+                await writer.drain()
+                raise ConnectionResetError("cut")
             writer.write(piece)
             await writer.drain()
         writer.write_eof()
+
+
+def without_options(piece: bytes) -> bytes:
+    """A start-up packet of PostgreSQL's protocol without its `options`; all else as it is."""
+    if len(piece) < _START_UP_MIN or piece[4:8] != _PROTOCOL_3:
+        return piece
+    words = piece[8:].split(b"\0")
+    pairs = list(zip(words[::2], words[1::2], strict=False))
+    kept = [pair for pair in pairs if pair[0] not in (b"options", b"")]
+    body = _PROTOCOL_3 + b"".join(name + b"\0" + value + b"\0" for name, value in kept) + b"\0"
+    return (4 + len(body)).to_bytes(4, "big") + body

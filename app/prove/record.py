@@ -65,7 +65,46 @@ class Replayed(msgspec.Struct, tag="replayed", frozen=True):
     why: str = ""
 
 
-Line = Asked | Told | Unanswered | Replaying | Replayed
+class Cancelling(msgspec.Struct, tag="cancelling", frozen=True):
+    """An open run is about to be cancelled."""
+
+    run_id: str
+    at: float
+
+
+class Cancelled(msgspec.Struct, tag="cancelled", frozen=True):
+    """The state that the answer named; "": there was no such answer, and why."""
+
+    run_id: str
+    at: float
+    state: str
+    why: str = ""
+
+
+class Planned(msgspec.Struct, tag="planned", frozen=True):
+    """A planned replay of these runs, each in its generation, was started, says the answer."""
+
+    generations: dict[str, int]
+    at: float
+
+
+class Archived(msgspec.Struct, tag="archived", frozen=True):
+    """These failed runs were archived, and that was answered."""
+
+    run_ids: list[str]
+    at: float
+
+
+class Edited(msgspec.Struct, tag="edited", frozen=True):
+    """A failed run's payload was edited, and that was answered with this new run."""
+
+    run_id: str
+    new_run_id: str
+    at: float
+
+
+Operated = Replaying | Replayed | Cancelling | Cancelled | Planned | Archived | Edited
+Line = Asked | Told | Unanswered | Operated
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
 

@@ -6,7 +6,6 @@ the ledger remembers what the broker forgot (`due_at`); those take that net away
 design that trusts its broker would.
 """
 
-import importlib
 import json
 import runpy
 import sys
@@ -17,48 +16,23 @@ from threading import Thread
 from typing import Any
 
 from app.dev.platform import Kind
-
-Saboteur = Callable[[], None]
-
-
-def _swap(module: str, name: str, *pairs: tuple[str, str]) -> None:
-    """Replace parts of a statement; each must be there, or the sabotage would be a sham."""
-    there = importlib.import_module(module)
-    text: str = getattr(there, name)
-    for old, new in pairs:
-        if old not in text:
-            raise AssertionError(f"{module}.{name} has no {old!r}")
-        text = text.replace(old, new)
-    setattr(there, name, text)
-
-
-def _replace(module: str, path: str, make: Callable[[Any], Any]) -> None:
-    """Replace a function, or a method `Class.name`, by what `make` makes of it."""
-    there: Any = importlib.import_module(module)
-    *holders, name = path.split(".")
-    for holder in holders:
-        there = getattr(there, holder)
-    setattr(there, name, make(getattr(there, name)))
-
-
-def _nothing(result: Any = None) -> Callable[[Any], Any]:
-    return lambda _: lambda *_args, **_keywords: result
-
+from app.prove import sabotage_authors, sabotage_servers
+from app.prove.sabotage_swaps import Saboteur, nothing, replace, swap
 
 # The ledger forgets what it handed over
 
 
 def due_cleared_at_publish() -> None:
     """A run that was handed over is the broker's: nothing makes it due again."""
-    _swap("app.store.due", "_SCAN", ("due_at = now() +", "due_at = 'infinity'::timestamptz +"))
-    _swap(
+    swap("app.store.due", "_SCAN", ("due_at = now() +", "due_at = 'infinity'::timestamptz +"))
+    swap(
         "app.store.ledger",
         "_INSERT",
         ("now() + case", "case when r.hinted then 'infinity'::timestamptz else now() end + case"),
     )
     for name in ("make_due", "make_runs_due"):
-        _replace("app.pipeline.relay", name, _nothing(0))
-        _replace("app.pipeline.hints", name, _nothing(0))
+        replace("app.pipeline.relay", name, nothing(0))
+        replace("app.pipeline.hints", name, nothing(0))
 
 
 def early_ack() -> None:
@@ -73,8 +47,8 @@ def early_ack() -> None:
 
         return taken
 
-    _replace("app.worker.consumer", "ListConsumer._on_message", early)
-    _replace("app.worker.consumer", "ListConsumer.acknowledge", _nothing())
+    replace("app.worker.consumer", "ListConsumer._on_message", early)
+    replace("app.worker.consumer", "ListConsumer.acknowledge", nothing())
 
 
 def no_confirms() -> None:
@@ -99,7 +73,7 @@ def no_confirms() -> None:
 
         return believed
 
-    _replace("app.broker.publisher", "Publisher.publish", believing)
+    replace("app.broker.publisher", "Publisher.publish", believing)
 
 
 def rescue_off() -> None:
@@ -108,7 +82,7 @@ def rescue_off() -> None:
     def blind(scan: Any) -> Any:
         return lambda *args, **keywords: scan(*args, **{**keywords, "rescue": ()})
 
-    _replace("app.pipeline.relay", "scan", blind)
+    replace("app.pipeline.relay", "scan", blind)
 
 
 # Accept
@@ -127,8 +101,8 @@ def answered_before_commit() -> None:
         Thread(target=_write_late, args=(write, lists), daemon=True).start()
         return written
 
-    _replace("app.pipeline.accept_list", "AcceptList.write", late)
-    _replace("app.pipeline.accept_list", "AcceptList.hinted_runs", _nothing([]))
+    replace("app.pipeline.accept_list", "AcceptList.write", late)
+    replace("app.pipeline.accept_list", "AcceptList.hinted_runs", nothing([]))
 
 
 def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
@@ -146,7 +120,7 @@ def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
 
 def identity_forgotten() -> None:
     """An event that is sent again is another event."""
-    _swap(
+    swap(
         "app.store.ledger",
         "_INSERT",
         ("select source, sender_id, digest,", "select source, sender_id || event_id, digest,"),
@@ -167,7 +141,7 @@ def content_normalised() -> None:
 
         return made
 
-    _replace("app.pipeline.accept_list", "AcceptList.__init__", normal)
+    replace("app.pipeline.accept_list", "AcceptList.__init__", normal)
 
 
 def unrouted_dropped() -> None:
@@ -182,7 +156,7 @@ def unrouted_dropped() -> None:
 
         return made
 
-    _replace("app.pipeline.accept_list", "AcceptList.__init__", dropping)
+    replace("app.pipeline.accept_list", "AcceptList.__init__", dropping)
 
 
 def conflicts_overwrite() -> None:
@@ -207,7 +181,7 @@ def conflicts_overwrite() -> None:
 
         return written
 
-    _replace("app.pipeline.accept_list", "AcceptList.write", overwriting)
+    replace("app.pipeline.accept_list", "AcceptList.write", overwriting)
 
 
 # Work
@@ -216,12 +190,12 @@ def conflicts_overwrite() -> None:
 def settle_without_token() -> None:
     """Whoever comes to an end writes it, whether the run is still his or not."""
     for piece in ("_LOCKED", "_MOVED"):
-        _swap(
+        swap(
             "app.store.write_statement",
             piece,
             ("r.lease_token = %(token)s", "(r.lease_token = %(token)s or true)"),
         )
-    _swap(
+    swap(
         "app.store.leases",
         "_LOCK_HELD",
         ("lease_token = %(token)s", "(lease_token = %(token)s or true)"),
@@ -231,47 +205,48 @@ def settle_without_token() -> None:
 def journal_after_next_step() -> None:
     """The next step begins while the one before it is not written yet."""
 
-    def eager(finish: Any) -> Any:
-        @wraps(finish)
-        def finished(self: Any, hand: Any, ended: Any, dirty: Any) -> None:
-            steps = list(ended)
-            finish(self, hand, steps, dirty)
-            for execution in {step.execution for step, _, _ in steps}:
-                unwritten, execution.unwritten = execution.unwritten, []
-                later: list[Any] = []
-                self._start(hand, execution, later, dirty)
-                execution.unwritten = unwritten + execution.unwritten
-                execution.pending += later  # transactional steps wait for their turn all the same
-                execution.in_flight -= len(later)
+    def eager(land: Any) -> Any:
+        @wraps(land)
+        def landed(self: Any, hand: Any, step: Any, value: Any, error: Any, dirty: Any) -> Any:
+            now = land(self, hand, step, value, error, dirty)
+            execution = step.execution
+            unwritten, execution.unwritten = execution.unwritten, []
+            later: list[Any] = []
+            self._start(hand, execution, later, dirty)
+            execution.unwritten = unwritten + execution.unwritten
+            execution.pending += later  # transactional steps wait for their turn all the same
+            execution.in_flight -= len(later)
+            return now
 
-        return finished
+        return landed
 
-    _replace("app.pipeline.execute", "Engine._finish", eager)
+    replace("app.pipeline.execute", "Engine._land", eager)
 
 
 def journal_forgotten() -> None:
     """A run that is taken up again begins from its beginning."""
 
     def blank(past: Any) -> Any:
-        def nothing_past(tx: Any, claims: Any) -> Any:
-            found = past(tx, claims)
+        @wraps(past)
+        def nothing_past(*arguments: Any) -> Any:
+            found = past(*arguments)
             for one in found.values():
                 one.entries.clear()
             return found
 
         return nothing_past
 
-    _replace("app.store.journal", "past", blank)
+    replace("app.store.journal", "past", blank)
 
 
 def lease_shorter_than_work() -> None:
     """A lease ends after a twentieth of a second and is not renewed."""
-    _swap(
+    swap(
         "app.store.leases",
         "_CLAIM",
         ("now() + %(hold_s)s * interval '1 second'", "now() + interval '50 milliseconds'"),
     )
-    _replace("app.store.leases", "renew", lambda _: lambda _tx, _token, ids, _hold_s: set(ids))
+    replace("app.store.leases", "renew", lambda _: lambda _tx, _token, ids, _hold_s: set(ids))
 
 
 def key_per_attempt() -> None:
@@ -279,14 +254,16 @@ def key_per_attempt() -> None:
 
     def changing(context_of: Any) -> Any:
         def context(step: Any) -> Any:
-            from msgspec.structs import replace
+            from msgspec import structs
 
             found = context_of(step)
-            return replace(found, idempotency_key=f"{found.idempotency_key}/{found.attempt}")
+            return structs.replace(
+                found, idempotency_key=f"{found.idempotency_key}/{found.attempt}"
+            )
 
         return context
 
-    _replace("app.pipeline.steps", "context_of", changing)
+    replace("app.pipeline.steps", "context_of", changing)
 
 
 def effects_beside_the_transaction() -> None:
@@ -298,7 +275,7 @@ def effects_beside_the_transaction() -> None:
             bind=bind.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
 
-    _replace("app.pipeline.transact", "Session", apart)
+    replace("app.pipeline.transact", "Session", apart)
 
 
 def shutdown_cancels() -> None:
@@ -316,7 +293,7 @@ def shutdown_cancels() -> None:
 
         return left
 
-    _replace("app.pipeline.execute", "Engine._leave", cancelling)
+    replace("app.pipeline.execute", "Engine._leave", cancelling)
 
 
 # What nobody may lose sight of
@@ -328,13 +305,13 @@ def dead_letters_dropped() -> None:
     def silent(_refuse: Any) -> Any:
         return lambda self, message, _reason, _detail: self.acknowledge(message)
 
-    _replace("app.worker.consumer", "ListConsumer._refuse", silent)
-    _replace("app.worker.child", "Child._write_unknown", _nothing())
+    replace("app.worker.consumer", "ListConsumer._refuse", silent)
+    replace("app.worker.child", "Child._write_unknown", nothing())
 
 
 def failures_not_counted() -> None:
     """The books know of successes only."""
-    _swap(
+    swap(
         "app.store.write_statement",
         "_COUNTED",
         ("count(*) filter (where state = 'failed')", "count(*) filter (where false)"),
@@ -364,6 +341,7 @@ SABOTAGES: dict[str, Saboteur] = {
         failures_not_counted,
     )
 }
+SABOTAGES |= sabotage_authors.SABOTAGES | sabotage_servers.SABOTAGES
 
 
 def sabotaged(name: str) -> Callable[[Kind], tuple[str, ...]]:

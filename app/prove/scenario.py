@@ -16,16 +16,19 @@ from app.prove import faults
 from app.prove.blows import Blow
 from app.prove.case import Case
 from app.prove.checker import Property, check
+from app.prove.database import Unreachable
+from app.prove.errands import Canceller, Errands
 from app.prove.evidence import Clock, read_evidence
 from app.prove.faults import Fault, schedule
+from app.prove.logs import nothing_unforeseen
 from app.prove.pace import Pace
-from app.prove.record import Record, Replayed, Replaying, read_record
+from app.prove.record import Record, read_record
 from app.prove.report import Proof
-from app.prove.site import Site, Unreachable
+from app.prove.site import Site
 from app.prove.striking import catch_rest
 from app.prove.summary import summarise
 from app.prove.watch import Look, Sample, Watch
-from app.prove.workload import Workload
+from app.prove.workload import Events, Workload
 
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
@@ -33,13 +36,6 @@ _CALM_S_MAX = 30.0
 _LOOK_S_MIN = 5.0
 _QUIET_LOOKS = 3
 _SPARE = 2.5  # of the time that faults take: the load must not end before them
-REPLAYS = 4  # after each fault
-_FAILED = """
-select r.id::text from runs r join accounts a on a.id = r.account_id
-where a.source = %(source)s and r.workflow = 'prove_failing' and r.state = 'failed'
-    and r.generation = 0
-order by r.id limit %(count)s
-"""
 _LATE = """
 select count(*) from runs
 where due_at < now() - interval '1 second'
@@ -60,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     stall_s: float = 90.0
     slack: float = 1.0  # recovery targets are multiplied by it: for a machine that others share
+    families: frozenset[str] = frozenset()  # whose kinds of events are sent beside the plain ones
 
 
 class Driver:
@@ -96,12 +93,16 @@ class Driver:
                 events=plan.events,
                 pace=pace,
                 doubles=site.api_urls,
+                traffic=Events(plan.seed, plan.source, plan.families),
             )
             watch = Watch(lambda: self._look(workload), self._show)
             stack.enter_context(watch)
+            errands = Errands(site, record, plan.source)
+            site.send_events = errands.send
+            stack.enter_context(Canceller(errands))
             self._expect(pace, self._faults())
             stack.enter_context(workload)
-            self._strike_all(pace, workload, record)
+            self._strike_all(pace, workload, errands)
             pace.hurry()
             self._finish(workload)
             self._drain()
@@ -124,7 +125,7 @@ class Driver:
         """The load lasts as long as the faults that are left, with some of it to spare."""
         pace.must_last(2.0 + _SPARE * sum(fault.takes_s for fault in left))
 
-    def _strike_all(self, pace: Pace, workload: Workload, record: Record) -> None:
+    def _strike_all(self, pace: Pace, workload: Workload, errands: Errands) -> None:
         planned = self._faults()
         began = time.monotonic()
         wait_for(lambda: self._site.open_count() > 0, deadline_s=20)
@@ -135,7 +136,7 @@ class Driver:
                 self._notes.append(f"the workload was over before {fault.name}")
             self._strike(fault)
             wait_for(self._is_calm, deadline_s=_CALM_S_MAX)
-            self._replay_some(record)
+            errands.operate()
             self._pause.wait(self._chance.uniform(0.2, 1.0))
         if self._plan.seconds is not None:
             left_s = self._plan.seconds - (time.monotonic() - began)
@@ -201,15 +202,6 @@ class Driver:
         else:
             blow.slowest = next(id_ for id_ in blow.affected if id_ not in moved)
 
-    def _replay_some(self, record: Record) -> None:
-        """An operator replays some runs that failed, from the beginning or from the failed step."""
-        keys = {"source": self._plan.source, "count": REPLAYS}
-        for number, (run_id,) in enumerate(self._site.rows(_FAILED, keys)):
-            mode = ("beginning", "failed_step")[number % 2]
-            record.write(Replaying(run_id, time.time(), mode)).result()
-            generation, why = self._site.replay(run_id, mode)
-            record.write(Replayed(run_id, time.time(), generation, why)).result()
-
     def _is_calm(self) -> bool:
         """Nothing is left over from the fault before: the next one is seen by itself."""
         return self._site.one(_LATE) == 0
@@ -230,6 +222,7 @@ class Driver:
         counts = self._site.counts()
         if counts is not None:
             settled, open_ = counts
+        self._site.look_at_commits()
         return Look(workload.sent, workload.accepted, settled, open_)
 
     def _drain(self) -> None:
@@ -263,8 +256,18 @@ class Driver:
             evidence = read_evidence(
                 connection, self._plan.source, self._site.effects_file, self._clock
             )
-        case = Case(read_record(path), evidence, self._blows)
-        properties = [*check(case), self._processes_live()]
+        case = Case(
+            read_record(path),
+            evidence,
+            self._blows,
+            committed=self._site.committed,
+            slack=self._plan.slack,
+        )
+        logs = nothing_unforeseen(
+            self._site.folder / "logs",
+            has_faketime=bool(set(self._plan.faults) & faults.NEED_FAKETIME),
+        )
+        properties = [*check(case), self._processes_live(), logs]
         return summarise(
             self._plan,
             case,
@@ -309,6 +312,7 @@ def prove(
         "has_lines": bool(names & faults.NEED_LINES),
         "has_small_disk": "disk_full" in names,
         "has_balancer": bool(names & faults.NEED_BALANCER),
+        "has_front": bool(names & faults.NEED_FRONT),
         "is_cluster": bool(names & faults.NEED_CLUSTER),
     }
     if needs["is_cluster"] and (alone := names & faults.NEED_ONE_NODE):

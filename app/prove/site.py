@@ -4,49 +4,44 @@ PostgreSQL and RabbitMQ are its own, or those of a test run, which are then not 
 have a load balancer before its apis, and a cluster of RabbitMQ nodes.
 """
 
-import http.client
 import json
+import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, LiteralString, Self
-from urllib.parse import quote, urlsplit
+from typing import Any, Self
 
 import psutil
-import psycopg
-from psycopg.conninfo import make_conninfo
 
 from app.dev.children import kill_all, wait_for
 from app.dev.cluster import Cluster
 from app.dev.haproxy import HAProxy, before_apis
 from app.dev.platform import Kind, Member, Platform
+from app.dev.postgres import Postgres
 from app.dev.rabbitmq import RabbitMQ
+from app.domain.cloudevents import STRUCTURED_TYPE
 from app.prove import witness
+from app.prove.calls import get, manage, metric, post
+from app.prove.database import ProvedDatabase, Unreachable
+from app.prove.front import Front
 from app.prove.line import Line
-from app.prove.workflows import EFFECTS_FILE
+from app.prove.notes import EFFECTS_FILE
 from app.settings import PREFIX, Settings
 
 SMALL_DISK_BYTES = 1024 * 1024 * 1024
+WORKFLOWS = (
+    "app.prove.workflows",
+    "app.prove.authors",
+    "app.prove.authors_values",
+    "app.prove.authors_harm",
+)
+RELEASE = "app.prove.release_"
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
 _SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
-_OPEN = """
-select id::text, state, coalesce(worker_id, ''), workflow from runs where due_at is not null
-"""
 _SWITCH_S = 0.0005
-_OPEN_COUNT = "select count(*) from runs where due_at is not null"
-_COUNTS = """
-select coalesce(sum(s), 0)::bigint, (select count(*) from runs where due_at is not null)
-from (
-    select sum(succeeded + failed + cancelled) as s from counters
-    union all select sum(succeeded + failed + cancelled) from counter_deltas
-) x
-"""
 
 
 _ORPHANED_S = 2.0
@@ -59,11 +54,7 @@ def _is_at_work(one: psutil.Process) -> bool:
         return False
 
 
-class Unreachable(Exception):
-    """The database did not answer in time."""
-
-
-class Site:
+class Site(ProvedDatabase):
     """A running deployment. `with Site(folder) as site:` is ready inside the block."""
 
     def __init__(
@@ -73,31 +64,37 @@ class Site:
         has_lines: bool = False,
         has_small_disk: bool = False,
         has_balancer: bool = False,
+        has_front: bool = False,
         is_cluster: bool = False,
         env: Mapping[str, str] | None = None,
         members_of_each: int = 2,
         **platform: Any,
     ) -> None:
+        super().__init__()
         self.folder = folder.absolute()
         self.effects = self.folder / "effects"
         self.effects.mkdir(parents=True, exist_ok=True)
         self.has_lines, self._count = has_lines, members_of_each
         self._has_small_disk, self._has_balancer = has_small_disk, has_balancer
         self.balancer: HAProxy | None = None
+        self._has_front = has_front
+        self._front: Front | None = None
+        self._servers: list[Postgres] = []  # that were primaries or are to be
         self.cluster = Cluster(self.folder / "cluster") if is_cluster else None
         if self.cluster is not None:
             platform["rabbitmq"] = self.cluster
         self.lines: dict[str, Line] = {}
+        self.send_events: Callable[[str, int], Sequence[str]] = lambda _kind, _count: ()
         self.misdeeds: list[str] = []  # of processes that were told to end, or whose parent died
         self._env: dict[str, dict[str, str]] = {}
-        self._connection: psycopg.Connection | None = None
-        self._counting: psycopg.Connection | None = None
+        self._standbys = 0
+        self.release = "a"  # of the workers that are started from now on
         self.platform = Platform(
             self.folder,
             apis=0,
             relays=0,
             workers=0,
-            workflows="app.prove.workflows",
+            workflows=",".join(WORKFLOWS),
             env={f"{PREFIX}PROVE_EFFECTS": str(self.effects), **(env or {})},
             **platform,
         )
@@ -126,13 +123,23 @@ class Site:
         self.platform.open()
         with self.connect() as connection:
             witness.install(connection)
+        database_url = self.platform.database_url
+        if self._has_front:
+            self._front = Front(self.folder / "front", self.platform.postgres.port)
+            self._front.start()
+            old, new = self.platform.postgres.port, self._front.port
+            database_url = database_url.replace(f":{old}/", f":{new}/")
+            for kind in KINDS:
+                for number in range(1, self._count + 1):
+                    name = f"{kind}-{number}"
+                    self._env[name] = {f"{PREFIX}DATABASE_URL": database_url}
         if self.has_lines:
             # They share this process with the workload; a piece shall not wait 5 ms for its turn.
             sys.setswitchinterval(_SWITCH_S)
-            urls = {"database": self.platform.database_url, "broker": self.platform.broker_url}
+            urls = {"database": database_url, "broker": self.platform.broker_url}
             self.lines = {name: Line(url) for name, url in urls.items()}
             through = {f"{PREFIX}{name.upper()}_URL": line.url for name, line in self.lines.items()}
-            self._env = {f"{kind}-2": dict(through) for kind in KINDS}
+            self._env |= {f"{kind}-2": dict(through) for kind in KINDS}
         for kind in KINDS:
             for number in range(1, self._count + 1):
                 self.start(f"{kind}-{number}")
@@ -154,11 +161,13 @@ class Site:
             stack.callback(self.platform.close, grace_s=0)
             if self.balancer is not None:
                 stack.callback(self.balancer.stop)
+            for server in self._servers:
+                stack.callback(server.stop)
+            if self._front is not None:
+                stack.callback(self._front.stop)
             for line in self.lines.values():
                 stack.callback(line.close)
-            for connection in (self._connection, self._counting):
-                if connection is not None:
-                    stack.callback(connection.close)
+            stack.callback(self.close_connections)
 
     def _mount(self) -> None:
         """RabbitMQ's folder is a small file system, where we may make one: as root, on Linux."""
@@ -205,12 +214,22 @@ class Site:
     def start(self, name: str, env: Mapping[str, str] | None = None) -> Member:
         """Start a process, or again one that ended; `env` for this time only."""
         kind: Any = name.partition("-")[0]
-        return self.platform.start(name, kind, {**self._env.get(name, {}), **(env or {})})
+        own = dict(self._env.get(name, {}))
+        if kind == "worker":
+            own[f"{PREFIX}WORKFLOWS"] = ",".join((*WORKFLOWS, RELEASE + self.release))
+        return self.platform.start(name, kind, {**own, **(env or {})})
 
     def start_ready(self, name: str, env: Mapping[str, str] | None = None) -> None:
         """The same, and wait until it says that it is ready."""
         self.start(name, env)
         self.platform.wait_ready(name, deadline_s=60)
+
+    def lives(self, name: str) -> bool:
+        """It answers, whether it is ready to work or not."""
+        with suppress(OSError):
+            get(f"{self.members[name].url}/livez")
+            return True
+        return False
 
     def kill(self, name: str, *, is_orphaning: bool = False) -> None:
         """SIGKILL; what it had started ends too, as a container's processes do.
@@ -249,135 +268,90 @@ class Site:
 
     def metric(self, name: str, member: str) -> float:
         """The sum of a metric of a process over its labels; 0 when it does not answer."""
-        total = 0.0
         with suppress(OSError):
-            url = f"{self.members[member].url}/metrics"
-            for line in self._get(url).decode().splitlines():
-                words = line.rsplit(" ", 1)
-                if words[0].partition("{")[0] == name:
-                    total += float(words[1])
-        return total
+            return metric(self.members[member].url, name)
+        return 0.0
 
-    # The database, beside the code under test
+    def start_standby(self) -> Postgres:
+        """A stand-by of the primary; what was a primary before is gone."""
+        for server in self._servers:
+            if server is not self.platform.postgres:
+                server.stop()
+                shutil.rmtree(server.folder, ignore_errors=True)
+        primary = self.platform.postgres
+        self._standbys += 1
+        standby = Postgres(self.folder / f"postgres-{self._standbys}", copied_from=primary)
+        self._servers = [primary, standby]
+        standby.start()
+        return standby
 
-    def connect(self) -> psycopg.Connection:
-        """A connection of our own, in autocommit."""
-        url = self.platform.database_url.replace("postgresql+psycopg://", "postgresql://")
-        info = make_conninfo(url, application_name="veltrix prove", connect_timeout=5)
-        return psycopg.connect(info, autocommit=True)
+    def lead_to(self, primary: Postgres, *, is_name_late: bool = False) -> None:
+        """This is the primary; processes find it by its name, at once or the next time."""
+        self.platform.postgres = primary
+        if self._front is not None and not is_name_late:
+            self._front.lead_to(primary.port)
 
-    def rows(
-        self, sql: LiteralString, values: Mapping[str, Any] | None = None, deadline_s: float = 60.0
-    ) -> list[Any]:
-        """The rows, however often the connection has to be made again. Raises Unreachable."""
-        found: list[Any] = []
+    # The api
 
-        def is_read() -> bool:
-            nonlocal found
-            try:
-                if self._connection is None:
-                    self._connection = self.connect()
-                found = self._connection.execute(sql, values).fetchall()
-            except psycopg.OperationalError:
-                connection, self._connection = self._connection, None
-                if connection is not None:
-                    connection.close()
-                return False
-            return True
-
-        if not wait_for(is_read, deadline_s=deadline_s):
-            raise Unreachable(f"PostgreSQL did not answer for {deadline_s:.0f} s")
-        return found
-
-    def one(self, sql: LiteralString, deadline_s: float = 60.0) -> int:
-        """The number that a query gives."""
-        return int(self.rows(sql, None, deadline_s)[0][0])
-
-    def open_runs(self) -> list[tuple[str, str, str, str]]:
-        """(id, state, worker, workflow) of every run without an outcome."""
-        return self.rows(_OPEN)
-
-    def open_count(self) -> int:
-        """How many runs have no outcome."""
-        return self.one(_OPEN_COUNT)
-
-    def counts(self) -> tuple[int, int] | None:
-        """Runs with an outcome by the books, and open ones; None when nobody answers.
-
-        For another thread than the rest, with a connection of its own.
-        """
+    def unaccounted(self) -> int | None:
+        """What the api says of all its books; None if it says nothing."""
         try:
-            if self._counting is None:
-                self._counting = self.connect()
-            row = self._counting.execute(_COUNTS).fetchone()
-        except psycopg.OperationalError:
-            connection, self._counting = self._counting, None
-            if connection is not None:
-                connection.close()
+            answer = json.loads(get(f"{self.api_urls[0]}/v1/balance"))
+        except OSError:
             return None
-        assert row is not None
-        return int(row[0]), int(row[1])
-
-    def unaccounted(self) -> int:
-        """What the api says of all its books."""
-        answer = json.loads(self._get(f"{self.api_urls[0]}/v1/balance"))
         return int(answer["unaccounted"])
-
-    def letters(self) -> set[str]:
-        """The digests of the bodies of all dead letters."""
-        return {sha256(body).hexdigest() for (body,) in self.rows("select body from dead_letters")}
 
     def replay(self, run_id: str, mode: str) -> tuple[int | None, str]:
         """The generation that the api says it opened; None, and why, if it said nothing of one."""
-        body = json.dumps({"from": mode, "reason": "veltrix prove"}).encode()
-        url = f"{self.front_urls[0]}/v1/runs/{run_id}/replay"
-        request = urllib.request.Request(url, body, {"content-type": "application/json"})  # noqa: S310 - on loopback
-        try:
-            with urllib.request.urlopen(request, timeout=30) as told:  # noqa: S310
-                return int(json.loads(told.read())["generation"]), ""
-        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-            return None, f"{type(error).__name__}: {error}"[:200]
+        asked = {"from": mode, "reason": "veltrix prove"}
+        _, told, why = post(
+            f"{self.front_urls[0]}/v1/runs/{run_id}/replay", json.dumps(asked).encode()
+        )
+        return (int(told["generation"]), "") if "generation" in told else (None, why)
 
-    def _get(self, url: str) -> bytes:
-        with urllib.request.urlopen(url, timeout=30) as told:  # noqa: S310 - on loopback
-            body: bytes = told.read()
-        return body
+    def replay_planned(self, run_ids: Sequence[str]) -> bool:
+        """A plan of these runs was made and started, says the api."""
+        url = f"{self.front_urls[0]}/v1/replays"
+        asked = {"ids": list(run_ids), "from": "beginning", "reason": "veltrix prove"}
+        _, plan, _ = post(url, json.dumps(asked | {"stop_share": None}).encode())
+        if "id" not in plan:
+            return False
+        status, _, _ = post(f"{url}/{plan['id']}/start", b'{"reason": "veltrix prove"}')
+        return status == 200
 
-    def witness_seq(self) -> int:
-        """The number of the witness's last line."""
-        return self.one("select coalesce(max(seq), 0) from prove_moves")
+    def edit(self, run_id: str) -> str:
+        """The run that an edit of this one's payload made, says the api; "": it made none."""
+        url = f"{self.front_urls[0]}/v1/runs/{run_id}/edit"
+        body = b'{"data": {"seconds": 0, "times": 0, "pad": "edited"}, "reason": "veltrix prove"}'
+        _, told, _ = post(url, body, headers={"if-match": "*"})
+        return str(told.get("id", ""))
 
-    def settled(self, run_ids: Sequence[str]) -> list[str]:
-        """Those of these runs that have an outcome."""
-        sql = "select id::text from runs where id = any(%(ids)s::uuid[]) and due_at is null"
-        return [row[0] for row in self.rows(sql, {"ids": list(run_ids)})] if run_ids else []
+    def archive(self, run_ids: Sequence[str]) -> bool:
+        """These failed runs are archived, says the api."""
+        url = f"{self.front_urls[0]}/v1/runs/archive"
+        asked = {"ids": list(run_ids), "reason": "veltrix prove"}
+        _, told, _ = post(url, json.dumps(asked).encode())
+        return "runs" in told
 
-    def first_moves(
-        self, after: int, run_ids: Sequence[str], but: Sequence[str] = ()
-    ) -> dict[str, float]:
-        """See `witness.first_moves`."""
-        keys = {"after": after, "ids": list(run_ids), "but": list(but)}
-        return dict(self.rows(witness.FIRST_MOVES, keys))
+    def cancel(self, run_id: str) -> tuple[str, str]:
+        """The state that the api says the run has; "", and why, if it said nothing of one."""
+        asked = {"reason": "veltrix prove"}
+        _, told, why = post(
+            f"{self.front_urls[0]}/v1/runs/{run_id}/cancel", json.dumps(asked).encode()
+        )
+        return str(told.get("state", "")), why
+
+    def send(self, structured: bytes) -> tuple[int, str | None]:
+        """The status of an event's answer, and the event's id; 0: there was none."""
+        status, told, _ = post(f"{self.front_urls[0]}/v1/events", structured, STRUCTURED_TYPE)
+        return status, told.get("event")
 
     # RabbitMQ, by its management API
 
     def manage(self, method: str, path: str, body: Any = None) -> Any:
         """Call it; `{vhost}` in the path is ours. Raises OSError."""
-        parts = urlsplit(self.platform.management_url)
-        vhost = quote(urlsplit(self.platform.broker_url).path[1:], safe="%")
-        url = f"http://{parts.hostname}:{parts.port}/api/{path.format(vhost=vhost)}"
-        passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
-        passwords.add_password(
-            None, url, parts.username or "", parts.password or "", is_authenticated=True
-        )
-        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            url, data, {"content-type": "application/json"}, method=method
-        )
-        with opener.open(request, timeout=20) as told:
-            answer = told.read()
-        return json.loads(answer) if answer else None
+        platform = self.platform
+        return manage(platform.management_url, platform.broker_url, method, path, body)
 
     def queues(self) -> list[str]:
         """The queues of our virtual host."""

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from jsonschema.validators import validator_for
-from referencing import Registry
-
 from app.dev.children import CannotStart
 from app.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE
+from app.domain.input_schema import InputSchema
 from app.prove.inputs import smallest_input
 from app.prove.items import JSON, Item
 from app.prove.target_api import Known
@@ -61,11 +59,10 @@ class Starts:
 
 def _input_of(known: Known) -> Any:
     value = smallest_input(known.input_schema)
-    if isinstance(known.input_schema, dict):
-        kind: Any = validator_for(known.input_schema)
-        for error in kind(known.input_schema, registry=Registry()).iter_errors(value):
-            raise CannotStart(
-                f"no input for the workflow {known.name!r} can be made up from its schema"
-                f" ({error.message}); name another one with --workflow"
-            )
+    schema = known.input_schema if isinstance(known.input_schema, dict) else None
+    for violation in InputSchema(schema).violations(value):
+        raise CannotStart(
+            f"no input for the workflow {known.name!r} can be made up from its schema"
+            f" ({violation.message}); name another one with --workflow"
+        )
     return value

@@ -5,7 +5,7 @@ from random import Random
 from threading import Event
 
 from app.dev.children import wait_for
-from app.prove.blows import Blow
+from app.prove.blows import Blow, names_of
 from app.prove.site import Site
 
 _BUSY_S = 20.0
@@ -88,13 +88,12 @@ def strike_holder(
         blow.strike()
         pids = strike()
         blow.heal()
-        names = [f"veltrix worker {pid}{part}" for pid in pids for part in ("", " transactions")]
         if undo is None:
             _wait_gone(site, pids)
         else:
             _never.wait(_IN_FLIGHT_S)
         done = site.first_moves(blow.seq, blow.affected)
-        by_others = site.first_moves(blow.seq, blow.affected, names)
+        by_others = site.first_moves(blow.seq, blow.affected, names_of(pids))
         left = [id_ for id_ in blow.affected if id_ not in done or id_ in by_others]
         blow.affected, blow.in_hand = left, len(left)
         if left:
@@ -105,7 +104,7 @@ def strike_holder(
 
 def _wait_gone(site: Site, pids: Sequence[int]) -> None:
     """What the sessions of ended processes had under way is committed, or never will be."""
-    keys = {"names": f"^veltrix worker ({'|'.join(map(str, pids))})\\M"}
+    keys = {"names": names_of(pids)}
     sql = "select count(*) from pg_stat_activity where application_name ~ %(names)s"
     if pids:
         wait_for(lambda: site.rows(sql, keys)[0][0] == 0, deadline_s=5.0)

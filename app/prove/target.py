@@ -16,6 +16,7 @@ import msgspec
 
 from app.dev.children import CannotStart
 from app.domain.states import Reason
+from app.prove import logs
 from app.prove.case import Case
 from app.prove.checker import PROPERTIES, SAMPLES_MAX, Property, check
 from app.prove.evidence import Books
@@ -39,17 +40,30 @@ _NOTES = "needs the notes that steps leave on the machines of the workers"
 _HOST = "needs the host of the target: no fault was tried"
 _SHARED = "needs a source of its own, and starts by name share theirs with others"
 _THEIRS = "is known only of the workflows of prove, which this target does not serve"
-_MANY = "needs books with fewer sources and types: GET /v1/balance lists 1,000"
+_MANY = "needs books with fewer sources and types: GET /v1/balance lists 1,000, without an overflow"
 # Why a property cannot be checked from outside.
 UNSEEN = {
     "settled_once": _DATABASE,
     "replays_have_their_outcome": "no run was replayed: they are the target's operators' to replay",
+    "edits_make_runs": "no run was edited: they are the target's operators' to edit",
+    "failures_are_in_their_groups": _DATABASE,
     "no_zombie_writes": _DATABASE,
+    "steps_begin_under_a_claim": _DATABASE,
+    "attempts_are_counted": _NOTES,
+    "cancelled_runs_stop": "no run was cancelled: they are the target's operators' to cancel",
+    "limits_end_runs": _DATABASE,
+    "values_are_seen_again": _NOTES,
+    "tenants_are_apart": _NOTES,
+    "times_are_the_databases": "needs a clock that agrees with the target's database",
+    "commits_are_waited_for": _DATABASE,
+    "commits_are_kept": _DATABASE,
+    "idle_hands_get_the_work": _DATABASE,
     "finished_steps_stay_finished": _NOTES,
     "steps_wait_for_the_journal": _NOTES,
     "nothing_dropped": "needs the broker of the target: no malformed message was sent",
     "faults_are_recovered_from": _HOST,
     "processes_live": _HOST,
+    logs.NAME: "needs the logs of the target's processes",
 }
 # And where somebody's own workflows are started instead.
 UNSEEN_OF_STARTS = {
@@ -265,6 +279,7 @@ class Visit:
         told = [self._told(one, case) for one in check(case)]
         promise = "No process ends that was not ended by a fault."
         told.append(Property("processes_live", promise, not_checked=self._unseen["processes_live"]))
+        told.append(Property(logs.NAME, logs.PROMISE, not_checked=self._unseen[logs.NAME]))
         held = sum(one.is_held for one in told)
         left = [one.name.replace("_", " ") for one in told if one.not_checked]
         self._notes.insert(
@@ -288,7 +303,7 @@ class Visit:
 
 
 def _names() -> list[str]:
-    return [*(rule.__name__ for rule in PROPERTIES), "processes_live"]
+    return [*(rule.__name__ for rule in PROPERTIES), "processes_live", logs.NAME]
 
 
 def _without_deaths(found: Property, case: Case) -> Property:

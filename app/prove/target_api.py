@@ -31,6 +31,7 @@ class Account(msgspec.Struct):
     events: dict[str, int]
     runs: dict[str, int]
     unaccounted: int
+    is_overflow: bool = False
 
 
 class Balance(msgspec.Struct):
@@ -41,8 +42,8 @@ class Balance(msgspec.Struct):
 
     @property
     def is_whole(self) -> bool:
-        """No account was left out."""
-        return len(self.by) < ACCOUNTS_MAX
+        """No account was left out, and none is of sources that have none of their own."""
+        return len(self.by) < ACCOUNTS_MAX and not any(account.is_overflow for account in self.by)
 
     def of(self, source: str) -> list[Account]:
         """The accounts of this source."""

@@ -114,11 +114,16 @@ class RunDocument(msgspec.Struct):
             yield Entry(*where, step.kind, step.name, step.error is None)
 
     def begins(self) -> Iterable[Begin]:
-        """Its steps that finished and leave a note, by the key that is their output."""
+        """Its steps that ended and leave a note, by the key that is their output.
+
+        One that failed for good has no output: nobody but its worker knows its key.
+        """
         for step in self.steps if self.workflow.startswith("prove_") else ():
-            if step.kind == "step" and step.error is None and step.name not in _WITHOUT_NOTE:
+            if step.kind == "step" and step.name not in _WITHOUT_NOTE:
                 at = step.recorded_at.timestamp()
-                yield Begin(self.id, step.position, str(step.output), step.attempts, 0, at)
+                is_ok = step.error is None
+                key = str(step.output) if is_ok else f"{self.id}:{step.position}"
+                yield Begin(self.id, step.position, key, step.attempts, 0, at)
 
     def booked(self) -> Counter[str]:
         """Its transactional effects by key, as it counted them at its end."""

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable
-from threading import Event, Thread
-from types import TracebackType
-from typing import Self
 
 import msgspec
+
+from app.prove.background import Background
 
 LOOK_S = 0.25
 
@@ -30,28 +29,14 @@ class Look(msgspec.Struct, frozen=True):
     open: int | None
 
 
-class Watch:
+class Watch(Background):
     """Looks every quarter of a second inside `with`, from a thread of its own."""
 
     def __init__(self, look: Callable[[], Look], show: Callable[[Sample], None]) -> None:
+        super().__init__("watch")
         self._look, self._show = look, show
         self.samples: list[Sample] = []
         self.error: Exception | None = None  # the last look that failed
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name="watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from app.prove.authors_harm import REFUSED_KEY
 from app.store.prove_effects import TABLE
 
 # A `move` is a change of state, token or outcome; an `entry` a journalled step. Renewed leases and
@@ -18,13 +19,14 @@ _WITNESS = """
 create table prove_moves (
     seq bigserial primary key,
     run_id uuid not null,
-    generation smallint not null,
+    generation integer not null,
     what text not null,
     old_state text,
     new_state text,
     worker_id text,
     application text not null default current_setting('application_name'),
     xid text not null default pg_current_xact_id()::text,
+    synchronous text not null default current_setting('synchronous_commit'),
     at timestamptz not null default clock_timestamp()
 );
 create function prove_move() returns trigger language plpgsql as $$
@@ -47,10 +49,22 @@ create trigger prove_move after update on runs referencing old table as was new 
 create trigger prove_entry after insert on journal referencing new table as is_now
     for each statement execute function prove_entry();
 """
+# What authors' steps write to find out that a commit can be refused.
+_REFUSAL = f"""
+create function prove_refuse() returns trigger language plpgsql as $$
+begin
+    if new.key = '{REFUSED_KEY}' then
+        raise exception 'this is committed by nobody';
+    end if;
+    return null;
+end $$;
+create constraint trigger prove_refuse after insert on prove_effects
+    deferrable initially deferred for each row execute function prove_refuse();
+"""
 _MOVES = """
 copy (
     select seq, run_id::text, generation, what, coalesce(old_state, ''), coalesce(new_state, ''),
-        coalesce(worker_id, ''), application, xid, extract(epoch from at)::float8
+        coalesce(worker_id, ''), application, xid, extract(epoch from at)::float8, synchronous
     from prove_moves order by seq
 ) to stdout
 """
@@ -59,8 +73,16 @@ FIRST_MOVES = """
 select m.run_id::text, extract(epoch from min(m.at))::float8
 from prove_moves m
 where m.seq > %(after)s and m.run_id = any(%(ids)s::uuid[]) and m.what = 'move'
-    and m.new_state <> 'queued' and not (m.application = any(%(but)s))
+    and m.new_state <> 'queued' and m.application !~ %(but)s
 group by m.run_id
+"""
+
+# Of the latest lines, those that may not be lost (see `properties_time.is_lasting`).
+LATEST = """
+select seq, run_id::text, xid from (
+    select seq, run_id, xid, what, new_state from prove_moves order by seq desc limit 100
+) latest
+where what = 'entry' or new_state in ('succeeded', 'failed', 'cancelled')
 """
 
 
@@ -77,19 +99,19 @@ class Move(NamedTuple):
     application: str
     xid: str  # the transaction; in one statement an outcome comes before the entries beside it
     at: float
+    synchronous: str = "on"  # what its commit waits for
 
 
 def install(connection: psycopg.Connection) -> None:
     """The witness watches from now on. The connection is in autocommit."""
     connection.execute(TABLE)
     connection.execute(_WITNESS)
+    connection.execute(_REFUSAL)
 
 
 def read_moves(connection: psycopg.Connection) -> Iterator[Move]:
     """Every line, in order."""
     with connection.cursor() as cursor, cursor.copy(_MOVES) as copy:
-        copy.set_types(
-            ["int8", "text", "int2", "text", "text", "text", "text", "text", "text", "float8"]
-        )
+        copy.set_types(["int8", "text", "int4", *["text"] * 6, "float8", "text"])
         for row in copy.rows():
             yield Move(*row)

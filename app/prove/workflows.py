@@ -1,19 +1,15 @@
 """What the events of `veltrix prove` start: one workflow for each way in which work can go.
 
-Workers serve these when VELTRIX_PROVE is 1. Each step notes that it began in the folder that
-VELTRIX_PROVE_EFFECTS names, if one is named: the effects that the checker reads, beside the table
-of the transactional ones (`effects`, made by `app.store.prove_effects`). Where neither can be read,
-the runs tell: an output is the step's idempotency key, and a booking's outcome counts its effects.
+Workers serve these when VELTRIX_PROVE is 1. Each step notes that it began (`notes`): the effects
+that the checker reads, beside the table of the transactional ones (`effects`, made by
+`app.store.prove_effects`). Where neither can be read, the runs tell: an output is the step's
+idempotency key, and a booking's outcome counts its effects.
 """
 
 import asyncio
 import os
 import signal
-import tempfile
 import threading
-import time
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,14 +17,15 @@ from sqlalchemy import Column, MetaData, Table, Text, func, select
 from sqlalchemy.orm import Session
 
 from app.domain.events import Event
-from app.domain.flow import StepContext, gather, sleep, step_context
+from app.domain.flow import gather, sleep, step_context
 from app.domain.workflows import step, transaction, workflow
-from app.settings_load import load_settings
+from app.prove.notes import is_first_time, note
 
-EFFECTS_FILE = "effects"
 QUEUE, SLOW_QUEUE = "prove", "prove-slow"
 PREFIX = "veltrix.prove."
 DEADLY_WORKFLOWS = ("prove_killing", "prove_poison")  # they end the process that runs them
+# Runs that were together in a dead hand go on alone, one after the other: not behind one of these.
+LONG_WORKFLOWS = ("prove_holding", "prove_long_wide", "prove_limited_wide", "prove_rounds")
 TRANSACTIONAL_WORKFLOWS = ("prove_booking",)  # their runs are locked while it goes on
 
 effects = Table("prove_effects", MetaData(), Column("key", Text(collation="C"), nullable=False))
@@ -47,55 +44,16 @@ class Planned(Exception):
     """A step was told to fail."""
 
 
-@cache
-def _folder() -> Path | None:
-    return load_settings().prove_effects
-
-
-@cache
-def _file() -> int | None:
-    folder = _folder()
-    if folder is None:
-        return None
-    return os.open(folder / EFFECTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-
-def _note() -> StepContext:
-    """One line: run, position, key, attempt, process, nanoseconds of the machine's monotonic clock.
-
-    Written by one system call, so it is there whole or not at all, whatever dies next.
-    """
-    context = step_context.get()
-    assert context is not None
-    file = _file()
-    if file is not None:
-        words = context.run_id, context.position, context.idempotency_key, context.attempt
-        line = " ".join(map(str, (*words, os.getpid(), time.monotonic_ns()))) + "\n"
-        os.write(file, line.encode())
-    return context
-
-
-def _is_first_time(context: StepContext) -> bool:
-    """No process of this machine has been here: the mark outlives the one that is."""
-    folder = _folder() or Path(tempfile.gettempdir())
-    mark = folder / f"veltrix-prove-{context.run_id}-{context.position}"
-    try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    return True
-
-
 @step
 def touch() -> str:
     """Takes no time; its effect is the note. The key that every attempt has."""
-    return _note().idempotency_key
+    return note().idempotency_key
 
 
 @step(timeout_s=60)
 def block(seconds: float) -> str:
     """Holds the worker child."""
-    key = _note().idempotency_key
+    key = note().idempotency_key
     _never.wait(seconds)
     return key
 
@@ -103,7 +61,7 @@ def block(seconds: float) -> str:
 @step(timeout_s=60)
 async def linger(seconds: float) -> str:
     """Holds its run, not the child."""
-    key = _note().idempotency_key
+    key = note().idempotency_key
     await asyncio.sleep(seconds)
     return key
 
@@ -111,7 +69,7 @@ async def linger(seconds: float) -> str:
 @step(retries=5, backoff_s=0.05, backoff_factor=2)
 def stumble(times: int) -> str:
     """Fails so many times, then succeeds."""
-    context = _note()
+    context = note()
     if context.attempt <= times:
         raise Planned(f"attempt {context.attempt} of {times} that shall fail")
     return context.idempotency_key
@@ -120,15 +78,15 @@ def stumble(times: int) -> str:
 @step(retries=1, backoff_s=0.05)
 def fall() -> None:
     """Fails whenever it is tried."""
-    _note()
+    note()
     raise Planned("it shall fail")
 
 
 @step
 def die_once() -> str:
     """Ends its process the first time, as if memory had run out."""
-    context = _note()
-    if _is_first_time(context):
+    context = note()
+    if is_first_time(context):
         os.kill(os.getpid(), signal.SIGKILL)
     return context.idempotency_key
 
@@ -136,7 +94,7 @@ def die_once() -> str:
 @step
 def die() -> None:
     """Ends its process whenever it is tried."""
-    _note()
+    note()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,18 +7,17 @@ again, as a producer would; some are left, so that nobody but the ledger knows o
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from random import Random
-from threading import Event, Thread
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import msgspec
 import uvloop
 
 from app.prove import items
+from app.prove.background import Background
 from app.prove.items import Item, make_item
 from app.prove.pace import Pace
 from app.prove.record import Asked, Record, Told, Unanswered
@@ -77,12 +76,12 @@ class Events:
 
     request_events_max = 1_000
 
-    def __init__(self, seed: int, source: str) -> None:
-        self._seed, self._source = seed, source
+    def __init__(self, seed: int, source: str, families: Collection[str] = ()) -> None:
+        self._seed, self._source, self._families = seed, source, families
 
     def make(self, number: int, *, is_other: bool = False) -> Item:
         """See `items.make_item`."""
-        return make_item(self._seed, number, is_other=is_other)
+        return make_item(self._seed, number, is_other=is_other, families=self._families)
 
     def parcel(self, part: Sequence[Item], request: int) -> Parcel:
         """Several in a batch, one in binary or structured mode."""
@@ -102,7 +101,7 @@ class Acknowledged(NamedTuple):
     events: int
 
 
-class Workload:
+class Workload(Background):
     """Sends `events` events from a thread of its own, inside `with`.
 
     To any of `urls`; some requests to two of `doubles` at once. Without `traffic` they are those of
@@ -122,6 +121,7 @@ class Workload:
         headers: dict[str, str] | None = None,
         traffic: Traffic | None = None,
     ) -> None:
+        super().__init__("workload")
         self._urls, self._record, self._pace = list(urls), record, pace
         self._seed, self.events = seed, events
         self._traffic = traffic or Events(seed, source)
@@ -132,21 +132,6 @@ class Workload:
         self.sent = self.accepted = self.duplicates = self.refused = self.unanswered = 0
         self.acknowledged: list[Acknowledged] = []
         self.error: BaseException | None = None
-        self._stop = Event()
-        self._thread = Thread(target=self._run, name="workload", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     @property
     def is_done(self) -> bool:

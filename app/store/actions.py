@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from app.store.arrays import IntArray, TextArray
 from app.store.groups import LEAVE_GROUPS
+from app.store.subscriptions import QUEUE_NOW
 
 LIST_RUNS_MAX = 1_000
 
@@ -76,6 +77,7 @@ with held as materialized (
     order by r.id for no key update of r
 ), moved as (
     update runs r set state = 'queued', generation = r.generation + 1, due_at = now(),
+        queue = {QUEUE_NOW},
         attempt = 0, hand_overs = 0, crashes = 0, alone = false, cancel_requested_at = null,
         claimed_at = null, settled_at = null, outcome = null, reason = null, fingerprint = null,
         failed_step = null, archived_at = null
@@ -89,9 +91,9 @@ with held as materialized (
     {LEAVE_GROUPS.format(rows="moved")}
 ), kept as (
     insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
-        attempts, recorded_at)
+        attempts, recorded_at, began_at, took_ms, arguments)
     select j.run_id, m.generation, j.position, j.kind, j.name, j.arguments_digest, j.output,
-        j.error, j.attempts, j.recorded_at
+        j.error, j.attempts, j.recorded_at, j.began_at, j.took_ms, j.arguments
     from moved m join journal j on j.run_id = m.id and j.generation = m.generation - 1
     where %(is_journal_kept)s and not exists (
         select from unnest(%(dropped_id)s::uuid[], %(dropped_position)s) as d(id, position)

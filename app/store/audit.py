@@ -1,7 +1,9 @@
 """The audit: who did or asked what, why, to which runs, and what came of it. Rows are only added.
 
 A row commits with the effect that it tells of; a refusal, which has none, by itself. A trigger
-keeps rows from being changed or deleted, also by our own code.
+keeps rows from being changed or deleted, also by our own code. Another numbers them without gaps,
+also where the server crashes: who writes waits until who wrote before has committed, so append
+last in a transaction.
 """
 
 from collections.abc import Collection, Sequence

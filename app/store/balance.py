@@ -1,4 +1,4 @@
-"""The books in the database: deltas folded into counters, minutes recounted from rows, both read.
+"""The books in the database: deltas folded into counters, minutes recounted from rows.
 
 Every delta commits with the rows it counts, so in one snapshot counters + deltas equal the rows, of
 every minute and at every moment; a difference is never a race. Fold and recount are the only
@@ -7,7 +7,6 @@ lets one of them work at a time, in whatever process.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import msgspec
 from sqlalchemy import Connection
@@ -17,6 +16,7 @@ from app.store.arrays import IntArray, TextArray
 from app.store.groups import UNROUTED_GROUP
 from app.store.tables import COUNTED
 
+UNROUTED_GROUPS_MAX = 1_000
 BOOKS_LOCK = 0x56454C5452495801  # "VELTRIX" and 1, as bigint: nothing else locks this number
 # What rows can prove. Duplicates and refusals leave no row; they are counted beside the books.
 PROVABLE = tuple(name for name in COUNTED if name not in ("duplicates", "refused"))
@@ -35,7 +35,9 @@ _HAS_DELTAS = "select exists (select from counter_deltas order by id limit 1)"
 
 # A sealed minute that is moved again (a replay, a late sweep) leaves the totals: to be recounted.
 # Of an unrouted event only the minute is known: for its group it was seen as late as it can have
-# been, so that one right after a group was resolved is not taken for one from before.
+# been, so that one right after a group was resolved is not taken for one from before. An account
+# gets a group of its own with its first unrouted event, while there are fewer than `groups_max`;
+# the others, and those whose account is the overflow account, share the group of no source.
 _FOLD = f"""
 with taken as materialized (
     delete from counter_deltas
@@ -54,13 +56,32 @@ with taken as materialized (
     select minute, account_id, {_COLUMNS} from sums
     on conflict (minute, account_id) do update
     set {_ADDED}, changed_at = now(), is_sealed = false
+), unrouted as materialized (
+    select s.account_id, s.minute, s.unrouted, a.source, a.type, a.has_unrouted_group as has_group
+    from sums s left join accounts a on a.id = s.account_id where s.unrouted <> 0
+), newcomers as materialized (
+    select account_id, exists (select from failure_groups g where g.id = new.own)
+        or row_number() over (order by account_id) <= %(groups_max)s
+            - (select count(*) from accounts where has_unrouted_group) as has_group
+    from (
+        select distinct account_id, {UNROUTED_GROUP} collate "default" as own from unrouted
+        where has_group is null and source is not null
+    ) as new
+), decided as (
+    update accounts a set has_unrouted_group = n.has_group
+    from newcomers n where a.id = n.account_id
 ), grouped as (
     insert into failure_deltas (group_id, kind, source, event_type, count, seen, seen_at)
     select {UNROUTED_GROUP}, 'unrouted', source, type, sum(unrouted),
         sum(greatest(unrouted, 0)),
         least(clock_timestamp(), to_timestamp(minute * 60.0) + interval '59.999999 seconds')
-    from sums join accounts on accounts.id = sums.account_id
-    where unrouted <> 0 group by source, type, minute
+    from (
+        select case when coalesce(u.has_group, n.has_group) then source else '' end as source,
+            case when coalesce(u.has_group, n.has_group) then type else '' end as type,
+            minute, unrouted
+        from unrouted u left join newcomers n using (account_id)
+    ) as shared
+    group by source, type, minute
 )
 select count(*) from taken
 """  # noqa: S608 - column names of our own table
@@ -183,25 +204,6 @@ select count(distinct minute), count(distinct minute) filter (where discrepancy 
 from judged
 """  # noqa: S608 - as _FOLD
 
-_COUNTED = f"""
-select account_id, {_SUMS}, sum(discrepancy)::bigint
-from (
-    select account_id, {_COLUMNS}, 0 as discrepancy from counter_totals
-    union all
-    select account_id, {_COLUMNS}, discrepancy from counters where not is_sealed
-    union all
-    select account_id, {_COLUMNS}, 0 from counter_deltas
-) as books
-group by account_id
-"""  # noqa: S608 - as _FOLD
-
-_OPEN = """
-select account_id, state, count(*), min(started_at)
-from runs where due_at is not null group by account_id, state
-"""
-
-_NAMES = "select id, source, type from accounts where id = any(%(id)s)"
-
 
 class Recount(msgspec.Struct, frozen=True):
     """What a recount found: minutes looked at, those that do not balance, accounts sealed."""
@@ -210,24 +212,6 @@ class Recount(msgspec.Struct, frozen=True):
     unbalanced: int = 0
     sealed: int = 0
     discrepancy: int = 0
-
-
-class OpenRuns(msgspec.Struct, gc=False):
-    """Open runs of one account in one state, counted from rows."""
-
-    account_id: int
-    state: str
-    count: int
-    oldest_started_at: datetime
-
-
-class Books(msgspec.Struct):
-    """Both sides of the books at one moment. `counted` has the columns of COUNTED, by account."""
-
-    as_of: datetime
-    counted: dict[int, tuple[int, ...]]
-    discrepancy: dict[int, int]
-    open: list[OpenRuns]
 
 
 def lock_books(tx: Connection) -> bool:
@@ -240,12 +224,14 @@ def has_deltas(tx: Connection) -> bool:
     return bool(tx.exec_driver_sql(_HAS_DELTAS).scalar_one())
 
 
-def fold(tx: Connection, list_max: int) -> int:
+def fold(tx: Connection, list_max: int, unrouted_groups_max: int = UNROUTED_GROUPS_MAX) -> int:
     """Move the oldest `list_max` deltas into the counters; how many there were.
 
-    Needs `lock_books`. A sealed minute that gets a delta is unsealed.
+    Needs `lock_books`. A sealed minute that gets a delta is unsealed. Sources and types of unrouted
+    events beyond `unrouted_groups_max` share a failure group.
     """
-    return int(tx.exec_driver_sql(_FOLD, {"list_max": list_max}).scalar_one())
+    keys = {"list_max": list_max, "groups_max": unrouted_groups_max}
+    return int(tx.exec_driver_sql(_FOLD, keys).scalar_one())
 
 
 def minutes_to_recount(
@@ -283,23 +269,6 @@ def recount(tx: Connection, minutes: Sequence[int]) -> Recount:
     agrees leaves them.
     """
     return Recount(*tx.exec_driver_sql(_RECOUNT, _ranges(minutes)).one())
-
-
-def read(tx: Connection) -> Books:
-    """Counters and open rows, in a REPEATABLE READ transaction. Costs the same however long ago."""
-    as_of = tx.exec_driver_sql("select now()").scalar_one()
-    counted: dict[int, tuple[int, ...]] = {}
-    discrepancy: dict[int, int] = {}
-    for account_id, *counts, different in tx.exec_driver_sql(_COUNTED):
-        counted[account_id] = tuple(counts)
-        discrepancy[account_id] = different
-    return Books(as_of, counted, discrepancy, [OpenRuns(*row) for row in tx.exec_driver_sql(_OPEN)])
-
-
-def names(tx: Connection, account_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """Source and type of accounts; account 0 ("not known") has none."""
-    found = tx.exec_driver_sql(_NAMES, {"id": IntArray(account_ids)})
-    return {row[0]: (row[1], row[2]) for row in found}
 
 
 def _ranges(minutes: Sequence[int]) -> dict[str, object]:

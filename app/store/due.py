@@ -11,9 +11,9 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.due import DueRun
-from app.domain.states import Reason
+from app.store import crashes
 from app.store.arrays import IntArray, TextArray
-from app.store.groups import POISON_GROUP
+from app.store.subscriptions import routes
 from app.store.transactions import fetch, retry_transient
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -101,24 +101,6 @@ returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, 
     now()
 """
 
-_FAIL_POISON = f"""
-with failed as (
-    update runs set state = 'failed', reason = %(reason)s, due_at = null, settled_at = now(),
-        fingerprint = {POISON_GROUP}
-    where id = any(%(id)s::uuid[]) and state = 'queued'
-    returning id, account_id, minute, workflow, code_version, fingerprint
-), counted as (
-    insert into counter_deltas (account_id, minute, failed)
-    select account_id, minute, count(*) from failed group by account_id, minute
-), grouped as (
-    insert into failure_deltas (group_id, kind, workflow, code_version, run_id, count, seen)
-    select fingerprint, 'poison', workflow, code_version, (array_agg(id order by id desc))[1],
-        count(*), count(*)
-    from failed group by fingerprint, workflow, code_version
-)
-select count(*) from failed
-"""  # noqa: S608 - put together from constants
-
 # The look reads a bounded stretch of the index: rows still queued there were handed over and not
 # yet claimed. Sleeping runs lie in the same index, which is why the stretch is bounded in rows as
 # well.
@@ -144,10 +126,6 @@ cross join lateral (
         order by runs.due_at limit k.due_max
     ) behind
 ) w
-"""
-
-_QUEUES = """
-select distinct queue, workflow from subscriptions where retired_at is null
 """
 
 # Queues that still have open runs though nobody subscribes any more: one index probe each.
@@ -223,16 +201,17 @@ def scan(
     for row in rows:
         if row[6] != "running":
             first[row[2]] = min(row[7], first.get(row[2], row[7]))
+    rescued = [row[0] for row in rows if row[6] == "running"]
+    # By themselves: with another scan in its place, what this one took would wait for its hold.
+    if rescued:
+        retry_transient(lambda: crashes.note_vanished(tx, rescued))
     if poisoned:
-        ids = TextArray(sorted(run.id for run in poisoned))
-        keys = {"id": ids, "reason": Reason.POISON.value}
-        # By itself: with another scan in its place, what this one took would wait for its hold.
-        retry_transient(lambda: tx.exec_driver_sql(_FAIL_POISON, keys))
+        retry_transient(lambda: crashes.fail_poison(tx, [run.id for run in poisoned]))
     return Scanned(
         runs=[DueRun(*row[:5]) for row in rows if row[5] < poison_crashes_max],
         now=rows[0][8],
         first_due_at=first,
-        rescued=[row[0] for row in rows if row[6] == "running"],
+        rescued=rescued,
         poisoned=poisoned,
     )
 
@@ -267,10 +246,10 @@ def depths(
 
 
 def queues_subscribed(tx: Connection) -> dict[str, list[str]]:
-    """The workflows by queue, of all subscriptions that are not retired."""
+    """The workflows by queue, by what routes now."""
     found: dict[str, list[str]] = {}
-    for queue, workflow in tx.exec_driver_sql(_QUEUES):
-        found.setdefault(queue, []).append(workflow)
+    for route in routes(tx):
+        found.setdefault(route.queue, []).append(route.workflow)
     return found
 
 

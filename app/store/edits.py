@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from app.domain.edits import Origin
 from app.store import archive
 from app.store.arrays import IntArray, TextArray
+from app.store.subscriptions import QUEUE_NOW
 
 
 class NewEdit(msgspec.Struct, gc=False):
@@ -33,10 +34,10 @@ class EditStory(msgspec.Struct):
     patch: msgspec.Raw
 
 
-_COLUMNS = """r.id::text, r.generation, r.workflow, r.queue, r.priority,
+_COLUMNS = f"""r.id::text, r.generation, r.workflow, {QUEUE_NOW}, r.priority,
     (select count(*) from edits d where d.origin_run_id = r.id), r.event_id::text,
     e.source, e.sender_id, e.type, e.subject, e.time, e.datacontenttype, e.dataschema,
-    e.data::text, e.data_binary is not null, e.extensions::text, e.traceparent"""
+    e.data::text, e.data_binary is not null, e.extensions::text, e.traceparent"""  # noqa: S608 - put together from constants
 
 _READ = f"""
 select {_COLUMNS}

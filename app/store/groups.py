@@ -6,6 +6,7 @@ moves deltas, which changes no sum; a correction is a delta like any other.
 """
 
 from collections.abc import Sequence
+from hashlib import md5
 
 import msgspec
 from sqlalchemy import Connection
@@ -27,6 +28,8 @@ _RUN_KINDS = [kind.value for kind in RUN_KINDS]
 LETTER_GROUP = "left(md5('letter' || chr(31) || queue || chr(31) || reason), 16)"
 LETTER_KIND = "case when reason = 'unroutable' then 'unroutable' else 'dead_letter' end"
 UNROUTED_GROUP = "left(md5('unrouted' || chr(31) || source || chr(31) || type), 16)"
+# Of unrouted events whose source and type have no group of their own: of no source and no type.
+SHARED_GROUP = md5(b"unrouted\x1f\x1f", usedforsecurity=False).hexdigest()[:16]
 POISON_GROUP = "left(md5('poison' || chr(31) || workflow), 16)"
 RUN_GROUP = f"coalesce(fingerprint, '{UNGROUPED}')"
 RUN_KIND = f"case when reason = '{Reason.POISON}' then 'poison' else 'run' end"
@@ -117,10 +120,16 @@ _FOUND = f"""
     union all
     select {UNROUTED_GROUP}, sum(unrouted)::bigint, 0, null, null, source, type, false
     from (
-        select account_id, unrouted from counter_totals
-        union all
-        select account_id, unrouted from counters where not is_sealed
-    ) as counted join accounts on accounts.id = counted.account_id
+        select case when a.has_unrouted_group is false then '' else coalesce(source, '') end
+                as source,
+            case when a.has_unrouted_group is false then '' else coalesce(type, '') end as type,
+            unrouted
+        from (
+            select account_id, unrouted from counter_totals
+            union all
+            select account_id, unrouted from counters where not is_sealed
+        ) as counted left join accounts a on a.id = counted.account_id
+    ) as shared
     group by source, type having sum(unrouted) <> 0
 """  # noqa: S608 - as LEAVE_GROUPS
 

@@ -13,9 +13,11 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.domain.scopes import ALL_SCOPES, Scope, unknown_scopes
-from app.store.tables import api_keys
+from app.store.access_tables import api_keys
 
 ADMIN_NAME = "admin"
+# Authors of what nobody's key did, and the key of VELTRIX_ADMIN_KEY_FILE.
+OWN_NAMES = frozenset({ADMIN_NAME, "local", "preview", "veltrix", "veltrix_admin_key_file"})
 TOKEN_CHARS_MIN = 32
 
 
@@ -52,6 +54,8 @@ def create(tx: Connection, name: str, scopes: Sequence[str], created_by: str, to
     A name is never used twice, not even after a revoke: it is the author on runs and actions.
     """
     _check(name, scopes, token)
+    if name.lower() in OWN_NAMES:
+        raise KeyRefused(f"{name!r} is an author that Veltrix itself writes; choose another name")
     row = {
         "name": name,
         "hash": hash_of(token),

@@ -80,20 +80,23 @@ select id::text from runs where id = any(%(id)s::uuid[]) and lease_token = %(tok
 order by id for no key update
 """
 
-# Rows locked by the child's own transactional steps are skipped: nobody can rescue those now.
+_HELD = "select id::text from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s"
+
+# Rows locked by the child's own transactional steps are skipped: nobody can rescue those now. In
+# such a transaction itself it is not the time at which that began that counts.
 _RENEW = """
 with held as (
     select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
     order by id for no key update skip locked
 )
-update runs r set due_at = now() + %(hold_s)s * interval '1 second'
+update runs r set due_at = clock_timestamp() + %(hold_s)s * interval '1 second'
 from held where r.id = held.id returning r.id::text
 """
 
 _HAND_BACK = """
 with held as (
     select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
-    order by id for no key update
+    order by id for no key update{skip_locked}
 )
 update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
     attempt = greatest(r.attempt - 1, 0)
@@ -101,7 +104,8 @@ from held where r.id = held.id returning r.id::text
 """
 
 # The hand died with these runs in it. Each travels alone from now on, so that the one that kills
-# workers is found; only a death while alone counts against it.
+# workers is found; only a death while alone counts against it. Where only the hand failed, none is
+# suspected.
 _RELEASE = """
 with held as (
     select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
@@ -109,8 +113,18 @@ with held as (
 )
 update runs r set state = 'queued', lease_token = null, hand_overs = 0,
     due_at = now() + %(due_in_s)s * interval '1 second',
-    crashes = r.crashes + r.alone::int, alone = true
+    crashes = r.crashes + (r.alone and %(is_death)s)::int, alone = r.alone or %(is_death)s
 from held where r.id = held.id returning r.id::text
+"""
+
+
+# Runs that travelled alone and have got on: no longer suspected.
+_FORGIVE = """
+with m as (
+    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s and alone
+    order by id for no key update
+)
+update runs r set crashes = 0, alone = false from m where r.id = m.id
 """
 
 
@@ -152,21 +166,59 @@ def lock_held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
 
 
 def renew(tx: Connection, token: str, run_ids: Sequence[str], hold_s: float) -> set[str]:
-    """Extend the leases of these runs by `hold_s` from now; the ones extended."""
+    """Extend the leases of these runs by `hold_s` from now; the ones extended.
+
+    Of those missing some may be locked by a transactional step; see `held`.
+    """
     keys = {"id": TextArray(sorted(run_ids)), "token": token, "hold_s": hold_s}
     return {row[0] for row in tx.exec_driver_sql(_RENEW, keys)}
 
 
-def hand_back(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
-    """Make runs nobody began due now; the ones that were still held."""
+def held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of these runs that carry the token, locked or not."""
     keys = {"id": TextArray(sorted(run_ids)), "token": token}
-    return {row[0] for row in tx.exec_driver_sql(_HAND_BACK, keys)}
+    return {row[0] for row in tx.exec_driver_sql(_HELD, keys)}
 
 
-def release(tx: Connection, token: str, run_ids: Sequence[str], due_in_s: float) -> set[str]:
-    """Free the runs of a dead hand, each alone and due in `due_in_s`; the ones still held."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token, "due_in_s": due_in_s}
+def hand_back(
+    tx: Connection, token: str, run_ids: Sequence[str], *, waits: bool = True
+) -> set[str]:
+    """Make runs nobody began due now; the ones that were still held.
+
+    Without `waits`, of those missing some may be locked by a transactional step; see `held`.
+    """
+    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    statement = _HAND_BACK.format(skip_locked="" if waits else " skip locked")
+    return {row[0] for row in tx.exec_driver_sql(statement, keys)}
+
+
+def release(
+    tx: Connection,
+    token: str,
+    run_ids: Sequence[str],
+    due_in_s: float,
+    *,
+    is_death: bool = True,
+) -> set[str]:
+    """Free the runs of a dead hand, due in `due_in_s`; the ones still held.
+
+    `is_death`: each is alone from now on. Else its child lives: nothing is held against them.
+    """
+    keys = {
+        "id": TextArray(sorted(run_ids)),
+        "token": token,
+        "due_in_s": due_in_s,
+        "is_death": is_death,
+    }
     return {row[0] for row in tx.exec_driver_sql(_RELEASE, keys)}
+
+
+def forgive(tx: Connection, token: str, run_ids: Sequence[str]) -> None:
+    """Those of these runs that are held have got past what ended their workers.
+
+    They need not travel alone any more.
+    """
+    tx.exec_driver_sql(_FORGIVE, {"id": TextArray(sorted(run_ids)), "token": token})
 
 
 def existing(tx: Connection, run_ids: Sequence[str]) -> set[str]:

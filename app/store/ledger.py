@@ -7,13 +7,20 @@ with the same identities never deadlock (measured: unsorted ones do).
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import psycopg
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from app.domain.events import NewEvent
 from app.domain.ids import minute_of, runs_range
 from app.domain.receipts import StartedRun
 from app.store.arrays import BoolArray, BytesArray, IntArray, TextArray
 from app.store.transactions import fetch
+
+UNKNOWN_ACCOUNT = 0  # of what tells neither source nor type
+OVERFLOW_ACCOUNT = -1  # of every source and type that came when there were as many as there may be
+DRAWS_MAX = 10  # so often an id is drawn again before a list is told to come again
+_DRAWN_KEYS = frozenset({"events_pkey", "runs_pkey"})
 
 
 class RunStart(msgspec.Struct, gc=False):
@@ -118,19 +125,32 @@ join runs r on r.id > k.event_id and r.id <= k.last
 order by r.id
 """
 
+# Ids have few gaps, so that the greatest one says at once that there is room.
 _ACCOUNTS = """
-with k as (select * from unnest(%(source)s, %(type)s) as t(source, type) order by source, type),
-new as (
+with k as materialized (
+    select * from unnest(%(source)s, %(type)s) as t(source, type) order by source, type
+), room as materialized (
+    select case
+        when coalesce((select max(id) from accounts), 0) + (select count(*) from k)
+            <= %(accounts_max)s then (select count(*) from k)
+        else greatest(0, %(accounts_max)s - (select count(*) from accounts))
+    end as accounts
+), new as (
     insert into accounts (source, type)
     select source, type from k
     where not exists (select from accounts a where a.source = k.source and a.type = k.type)
+    order by source, type limit (select accounts from room)
     on conflict do nothing
     returning source, type, id
 )
 select source, type, id from new
 union all
 select a.source, a.type, a.id from accounts a join k on a.source = k.source and a.type = k.type
+union all
+select null, null, (select accounts from room) - (select count(*) from new)
 """
+
+_UNIX_S = "select extract(epoch from clock_timestamp())::float8"
 
 _COUNT_BESIDE = """
 insert into counter_deltas (account_id, minute, duplicates, refused)
@@ -187,6 +207,18 @@ def insert(tx: Connection, items: Sequence[EventInsert], unix_ms: int, hold_s: f
     return {row[0] for row in fresh}
 
 
+def is_id_taken(error: BaseException) -> bool:
+    """An id that we drew is another event's or run's: nothing is wrong with this one; draw again.
+
+    An id has 50 random bits beside its millisecond, so two meet now and then.
+    """
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return (
+        isinstance(original, psycopg.errors.UniqueViolation)
+        and original.diag.constraint_name in _DRAWN_KEYS
+    )
+
+
 def known(
     tx: Connection, identities: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], KnownEvent]:
@@ -216,20 +248,36 @@ def runs_of(tx: Connection, event_ids: Sequence[str]) -> dict[str, list[StartedR
     return runs
 
 
-def accounts(tx: Connection, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The account id of each (source, type), made if new. Commit it before it is cached."""
+def accounts(
+    tx: Connection, pairs: Iterable[tuple[str, str]], accounts_max: int
+) -> dict[tuple[str, str], int]:
+    """The account id of each (source, type), made if new. Commit it before it is cached.
+
+    When there are `accounts_max` of them, it is OVERFLOW_ACCOUNT for each new one.
+    """
     wanted = sorted(set(pairs))
     missing = set(wanted)
     ids: dict[tuple[str, str], int] = {}
     while missing:  # a second look finds what another process inserted meanwhile
         keys = sorted(missing)
-        for source, type_, id_ in tx.exec_driver_sql(
+        *found, (_, _, room) = tx.exec_driver_sql(
             _ACCOUNTS,
-            {"source": TextArray([k[0] for k in keys]), "type": TextArray([k[1] for k in keys])},
-        ):
-            ids[source, type_] = id_
+            {
+                "source": TextArray([k[0] for k in keys]),
+                "type": TextArray([k[1] for k in keys]),
+                "accounts_max": accounts_max,
+            },
+        ).all()
+        ids |= {(source, type_): id_ for source, type_, id_ in found}
         missing -= ids.keys()
+        if room <= 0:
+            return ids | dict.fromkeys(missing, OVERFLOW_ACCOUNT)
     return ids
+
+
+def unix_s(tx: Connection) -> float:
+    """The database's clock: seconds since 1970."""
+    return float(tx.exec_driver_sql(_UNIX_S).scalar_one())
 
 
 def count_beside(tx: Connection, counts: Sequence[tuple[int, int, int]]) -> None:

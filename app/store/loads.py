@@ -4,7 +4,9 @@ A child reports about every second while it works and every 5 seconds while it d
 
     {"queues": {queue: {"claimed_2s": runs claimed in the last 2 seconds}},   every queue it serves
      "workflows": {name: {"occupied_s": mean seconds a run occupies the child}},
-     "children": 1}
+     "children": 1,
+     "release": id,        which code it has (app/store/releases.py)
+     "left": true}         only of a child that takes nothing any more, in its last report
 
 `occupied_s` is the time the child is busy with a run, not the time the run awaits something.
 """
@@ -20,7 +22,13 @@ from app.store.arrays import TextArray
 # An older claim rate says nothing about the last two seconds; the child may still be there.
 FRESH_S = 4.0
 PRESENT_S = 15.0
+LEFT_S = 5.0  # a child that said goodbye counts as there for so long: a restart is no departure
 STALE_S = 300.0
+
+# A child is there as long as it reports; one that said goodbye, for a moment more.
+IS_LIVE = """seen_at > now() - case when load ->> 'left' is null
+    then %(present_s)s else %(left_s)s end * interval '1 second'"""
+LIVE_LIMITS = {"present_s": PRESENT_S, "left_s": LEFT_S}
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -64,8 +72,9 @@ def forget(tx: Connection, worker_ids: list[str]) -> None:
 
 
 def forget_stale(tx: Connection, stale_s: float = STALE_S) -> int:
-    """Forget children not heard of for `stale_s`; how many."""
-    return tx.exec_driver_sql(_FORGET_STALE, {"stale_s": stale_s}).rowcount
+    """Forget children not heard of for `stale_s`, and those that said goodbye; how many."""
+    keys = {"stale_s": stale_s, "present_s": PRESENT_S}
+    return tx.exec_driver_sql(_FORGET_STALE, keys).rowcount
 
 
 def current(tx: Connection) -> Load:
@@ -76,6 +85,8 @@ def current(tx: Connection) -> Load:
     rows = tx.exec_driver_sql(_CURRENT, {"fresh_s": FRESH_S, "present_s": PRESENT_S})
     for text, is_fresh in rows:
         load = msgspec.json.decode(text)
+        if load.get("left"):
+            continue
         for queue, of_queue in load.get("queues", {}).items():
             children[queue] += load.get("children", 1)
             claimed[queue] += of_queue["claimed_2s"] if is_fresh else 0

@@ -16,13 +16,14 @@ _WORKERS_MAX = 500
 
 
 class QueueRuns(msgspec.Struct, frozen=True):
-    """The open runs of a queue, counted from rows."""
+    """The open runs of a queue, counted from rows. `is_served`: by a worker that is present."""
 
     queue: str
     queued: int
     running: int
     waiting: int
     oldest_started_at: datetime
+    is_served: bool = True
 
 
 class WorkerChild(msgspec.Struct, frozen=True):
@@ -59,15 +60,20 @@ class Minute(msgspec.Struct, frozen=True):
 
 
 _QUEUES = """
+with served as (
+    select distinct json_object_keys(load -> 'queues') as queue from workers
+    where seen_at > now() - %(present_s)s * interval '1 second'
+)
 select queue, count(*) filter (where state = 'queued'), count(*) filter (where state = 'running'),
-    count(*) filter (where state = 'waiting'), min(started_at)
+    count(*) filter (where state = 'waiting'), min(started_at),
+    exists (select from served where served.queue = runs.queue)
 from runs where due_at is not null group by queue order by queue
 """
 
 _WORKERS = """
 select id, node, started_at, seen_at, seen_at > now() - %(present_s)s * interval '1 second',
     load::text
-from workers order by node, id limit %(max)s
+from workers where load ->> 'left' is null order by node, id limit %(max)s
 """
 
 _LATENCY = """
@@ -102,7 +108,7 @@ select count(*) from (select from dead_letters where seen_at is null limit %(max
 
 def queues(tx: Connection) -> list[QueueRuns]:
     """The queues that have open runs, by name."""
-    return [QueueRuns(*row) for row in tx.exec_driver_sql(_QUEUES)]
+    return [QueueRuns(*row) for row in tx.exec_driver_sql(_QUEUES, {"present_s": PRESENT_S})]
 
 
 def workers(tx: Connection) -> list[WorkerChild]:

@@ -1,4 +1,4 @@
-"""Runs as people read them: one with its whole story, or a page of many.
+"""Runs as people read them: lines of lists.
 
 A page costs the same however long the history is: it is served by the primary key or a partial
 index on few rows; where a filter has no index, it looks at `ROWS_MAX` rows and says where to go on.
@@ -14,16 +14,19 @@ from sqlalchemy.sql.selectable import Subquery
 from app.domain.groups import UNGROUPED
 from app.domain.ids import runs_range
 from app.domain.states import OPEN, RunState
-from app.store.arrays import TextArray
+from app.store.arrays import IntArray, TextArray
 from app.store.tables import runs
 
 ROWS_MAX = 50_000
-ENTRIES_MAX = 1_000
-OUTPUT_BYTES_MAX = 8 * 1024 * 1024
 
 
 class RunRow(msgspec.Struct, kw_only=True):
-    """A run without its outcome and steps: a line of a list."""
+    """A run without its outcome and steps: a line of a list.
+
+    `attempt` is which of the workflow's own code: 1, and one more for each that failed and was, or
+    will be, tried again; 0 before the first. `claims`: how often a worker took the run, which it
+    does for each pause and back-off too. Both are of this generation.
+    """
 
     id: str
     event: str
@@ -33,6 +36,7 @@ class RunRow(msgspec.Struct, kw_only=True):
     key: str | None
     generation: int
     attempt: int
+    claims: int
     code_version: str | None
     reason: str | None
     failed_step: str | None
@@ -52,74 +56,6 @@ class RunRow(msgspec.Struct, kw_only=True):
     priority: int
     payload_bytes: int
     archived_at: datetime | None = None
-
-
-class EventIdentity(msgspec.Struct):
-    """The event a run is for, as its producer identifies it. None: its row is gone."""
-
-    source: str | None
-    id: str | None
-    type: str | None
-    subject: str | None
-    accepted_at: datetime | None
-
-
-class Entry(msgspec.Struct):
-    """A line of the journal: a step that finished or failed for good, a sleep, or a recorded value.
-
-    `output` is None where the outputs before it are 8 MiB together already; `output_bytes` says so.
-    """
-
-    generation: int
-    position: str
-    kind: str
-    name: str
-    output: msgspec.Raw | None
-    output_bytes: int
-    error: msgspec.Raw | None
-    attempts: int
-    recorded_at: datetime
-
-
-class Attempt(msgspec.Struct):
-    """An attempt that failed; `retry_delay_s` until the next, None if it was the last."""
-
-    generation: int
-    position: str
-    step: str
-    attempt: int
-    type: str
-    message: str | None
-    traceback: str | None
-    fingerprint: str
-    worker_id: str | None
-    retry_delay_s: float | None
-    failed_at: datetime
-
-
-class Action(msgspec.Struct):
-    """What somebody did to the run, and why."""
-
-    action: str
-    generation: int
-    author: str
-    reason: str
-    acted_at: datetime
-
-
-class RunStory(RunRow, kw_only=True):
-    """A run with all that is known of it: of every generation, the first 1,000 of each list.
-
-    `edited_as`: the runs that edits of this one made.
-    """
-
-    cloudevent: EventIdentity
-    outcome: msgspec.Raw | None
-    steps: list[Entry]
-    failed_attempts: list[Attempt]
-    actions: list[Action]
-    edited_as: list[str]
-    redacted: bool = False
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,45 +83,17 @@ class RunPage(msgspec.Struct):
     next: str | None
 
 
-_COLUMNS = tuple(
-    runs.c["event_id" if name == "event" else name] for name in RunRow.__struct_fields__
-)
+# The column of a field, where it has another name: what old code calls an attempt is a claim.
+COLUMN_OF = {"event": "event_id", "claims": "attempt"}
+_COLUMNS = tuple(runs.c[COLUMN_OF.get(name, name)].label(name) for name in RunRow.__struct_fields__)
 _UNSUCCESSFUL = frozenset({RunState.FAILED, RunState.CANCELLED})
 
-_STORY = """
-select e.source, e.sender_id, e.type, e.subject, e.accepted_at, r.outcome::text
-from runs r left join events e on e.id = r.event_id
-where r.id = %(id)s
-"""
-
-_ENTRIES = """
-select generation, position, kind, name,
-    case when sum(bytes) over (order by generation, recorded_at, position) <= %(bytes_max)s
-         then output end,
-    bytes, error, attempts, recorded_at
-from (
-    select generation, position, kind, name, output::text,
-        coalesce(octet_length(output::text), 0) as bytes, error::text, attempts, recorded_at
-    from journal where run_id = %(id)s
-    order by generation, recorded_at, position limit %(max)s
-) as entries
-order by generation, recorded_at, position
-"""
-
-_ATTEMPTS = """
-select generation, position, step, attempt, type, message, traceback, fingerprint, worker_id,
-    retry_delay_s, failed_at
-from failed_attempts where run_id = %(id)s order by id limit %(max)s
-"""
-
-_ACTIONS = """
-select action, generation, author, reason, acted_at
-from actions where run_id = %(id)s order by id limit %(max)s
-"""
-
-_EDITED_AS = """
-select run_id::text from edits where origin_run_id = %(id)s order by edited_at, run_id
-limit %(max)s
+# Those of the workflow's own code that were not the last.
+_TRIED_AGAIN = """
+select k.id, count(*) from unnest(%(id)s, %(generation)s) as k(id, generation)
+join failed_attempts f on f.run_id = k.id::uuid and f.generation = k.generation
+where f.position = '' and f.retry_delay_s is not null
+group by k.id
 """
 
 _SETTLED = """
@@ -193,31 +101,26 @@ select id::text from runs where id = any(%(id)s::uuid[]) and settled_at is not n
 """
 
 
-def story(tx: Connection, run_id: str) -> RunStory | None:
-    """The run and its whole story, or None if there is no such run. Needs a snapshot."""
-    row = tx.execute(select(*_COLUMNS).where(runs.c.id == run_id)).one_or_none()
-    if row is None:
-        return None
-    *identity, outcome = tx.exec_driver_sql(_STORY, {"id": run_id}).one()
-    keys = {"id": run_id, "max": ENTRIES_MAX, "bytes_max": OUTPUT_BYTES_MAX}
-    return RunStory(
-        **msgspec.structs.asdict(_run_row(row)),
-        cloudevent=EventIdentity(*identity),
-        outcome=_raw(outcome),
-        steps=[_entry(*entry) for entry in tx.exec_driver_sql(_ENTRIES, keys)],
-        failed_attempts=[Attempt(*attempt) for attempt in tx.exec_driver_sql(_ATTEMPTS, keys)],
-        actions=[Action(*action) for action in tx.exec_driver_sql(_ACTIONS, keys)],
-        edited_as=[row[0] for row in tx.exec_driver_sql(_EDITED_AS, keys)],
-    )
+def run_row(tx: Connection, run_id: str) -> RunRow | None:
+    """The run, or None if there is no such run."""
+    rows = tx.execute(select(*_COLUMNS).where(runs.c.id == run_id)).all()
+    return next(iter(_run_rows(tx, rows)), None)
 
 
-def redact(run: RunStory) -> None:
-    """Take out what payloads said: outputs, errors' messages and tracebacks, and the outcome."""
-    run.outcome, run.redacted = None, True
-    for entry in run.steps:
-        entry.output = entry.error = None
-    for attempt in run.failed_attempts:
-        attempt.message = attempt.traceback = None
+def count_attempts(tx: Connection, found: Sequence[RunRow]) -> None:
+    """Set `attempt` of these rows, of which `claims` is known."""
+    for run in found:
+        run.attempt = min(run.claims, 1)
+    asked = [r for r in found if r.claims > 1 or (r.claims == 1 and r.state != RunState.SUCCEEDED)]
+    if not asked:
+        return
+    keys = {
+        "id": TextArray([run.id for run in asked]),
+        "generation": IntArray([run.generation for run in asked]),
+    }
+    by_id = {run.id: run for run in asked}
+    for run_id, times in tx.exec_driver_sql(_TRIED_AGAIN, keys):
+        by_id[run_id].attempt += times
 
 
 def settled(tx: Connection, run_ids: Sequence[str]) -> set[str]:
@@ -238,16 +141,16 @@ def page(
     if wanted.archived is None and _is_served(wanted):
         rows = tx.execute(_newest(runs, [*bounds, *_conditions(runs, wanted)], limit)).all()
         is_more = len(rows) == limit
-        return RunPage([_run_row(row) for row in rows], str(rows[-1].id) if is_more else None)
+        return RunPage(_run_rows(tx, rows), str(rows[-1].id) if is_more else None)
     # What an index leads to is looked at in it; the rest of what is wanted is looked for in that.
     if _is_served(wanted):
         bounds += _conditions(runs, msgspec.structs.replace(wanted, archived=None))
     looked_at = _newest(runs, bounds, rows_max).subquery("looked_at")
     rows = tx.execute(_newest(looked_at, _conditions(looked_at, wanted), limit)).all()
     if len(rows) == limit:
-        return RunPage([_run_row(row) for row in rows], str(rows[-1].id))
+        return RunPage(_run_rows(tx, rows), str(rows[-1].id))
     last = select(runs.c.id).where(*bounds).order_by(runs.c.id.desc()).offset(rows_max - 1).limit(1)
-    return RunPage([_run_row(row) for row in rows], tx.execute(last).scalar_one_or_none())
+    return RunPage(_run_rows(tx, rows), tx.execute(last).scalar_one_or_none())
 
 
 def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
@@ -258,7 +161,10 @@ def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
 def _newest(
     table: Table | Subquery, conditions: Sequence[ColumnElement[bool]], limit: int
 ) -> Select[tuple[object, ...]]:
-    columns = [table.c[column.name] for column in _COLUMNS]
+    columns = [
+        table.c[name if isinstance(table, Subquery) else COLUMN_OF.get(name, name)].label(name)
+        for name in RunRow.__struct_fields__
+    ]
     return select(*columns).where(*conditions).order_by(table.c.id.desc()).limit(limit)
 
 
@@ -314,33 +220,8 @@ def _first_id_at(time: datetime) -> str:
     return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
 
 
-def _run_row(row: Sequence[object]) -> RunRow:
-    return msgspec.convert(dict(zip(RunRow.__struct_fields__, row, strict=True)), RunRow)
-
-
-def _entry(
-    generation: int,
-    position: str,
-    kind: str,
-    name: str,
-    output: str | None,
-    output_bytes: int,
-    error: str | None,
-    attempts: int,
-    recorded_at: datetime,
-) -> Entry:
-    return Entry(
-        generation,
-        position,
-        kind,
-        name,
-        _raw(output),
-        output_bytes,
-        _raw(error),
-        attempts,
-        recorded_at,
-    )
-
-
-def _raw(text: str | None) -> msgspec.Raw | None:
-    return None if text is None else msgspec.Raw(text.encode())
+def _run_rows(tx: Connection, rows: Sequence[Sequence[object]]) -> list[RunRow]:
+    names = RunRow.__struct_fields__
+    found = [msgspec.convert(dict(zip(names, row, strict=True)), RunRow) for row in rows]
+    count_attempts(tx, found)
+    return found

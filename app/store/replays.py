@@ -126,6 +126,28 @@ from (
 order by k.run_id
 """
 
+# Of the moved runs that are open: those with an entry for the step whose error was the last in the
+# generation that was planned, recorded since the move. From the beginning also what came before
+# that step runs again, so its position counts too.
+_PASSED = """
+select count(*)
+from (
+    select run_id, generation, new_run_id, moved_generation, moved_at from replay_runs
+    where replay_id = %(id)s and state = 'replayed' order by run_id limit %(limit)s
+) k
+cross join lateral (
+    select j.name, j.position from journal j
+    where j.run_id = k.run_id and j.generation = k.generation and j.error is not null
+    order by j.recorded_at desc, j.position desc limit 1
+) failed
+where exists (
+    select from journal j
+    where j.run_id = coalesce(k.new_run_id, k.run_id) and j.generation = k.moved_generation
+      and j.name = failed.name and j.error is null and j.recorded_at > k.moved_at
+      and (%(is_begun_anew)s is false or j.position = failed.position)
+)
+"""
+
 _MARK_MOVED = """
 update replay_runs k set state = 'replayed', moved_generation = u.generation,
     new_run_id = u.new_run_id, moved_at = now()
@@ -225,6 +247,15 @@ def follow(tx: Connection, replay_id: str, after: str, limit: int) -> list[Follo
     """What has become of the replayed runs beyond `after` that had no outcome yet."""
     keys = {"id": replay_id, "after": after, "limit": limit}
     return [Followed(*row) for row in tx.exec_driver_sql(_OPEN, keys)]
+
+
+def passed(tx: Connection, held: Held, limit: int) -> int:
+    """How many of its open runs (the first `limit`) are beyond the step that they had failed in.
+
+    A run that failed in no step has to have an outcome instead.
+    """
+    keys = {"id": held.id, "limit": limit, "is_begun_anew": held.mode == "beginning"}
+    return int(tx.exec_driver_sql(_PASSED, keys).scalar_one())
 
 
 def as_they_are(tx: Connection, run_ids: Sequence[str]) -> dict[str, Now]:

@@ -4,7 +4,7 @@ Ids are looked up. A word is compared with the newest events and runs, a bounded
 nothing else has an index, because the path of an event would pay for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from app.domain.groups import UNGROUPED
 from app.store.actions import canonical
 from app.store.arrays import TextArray
 from app.store.event_reads import EventFilter, EventRow, page
-from app.store.reads import RunFilter, RunPage, RunRow
+from app.store.reads import COLUMN_OF, RunFilter, RunPage, RunRow, count_attempts
 
 NEWEST_MAX = 50_000
 FOUND_MAX = 20
@@ -33,7 +33,8 @@ class Hits(msgspec.Struct):
 
 
 _RUN_COLUMNS = ", ".join(
-    "event_id as event" if name == "event" else name for name in RunRow.__struct_fields__
+    f"{COLUMN_OF[name]} as {name}" if name in COLUMN_OF else name
+    for name in RunRow.__struct_fields__
 )
 _EVENT_COLUMNS = "id as event, source, sender_id as id, type, subject, accepted_at, unrouted"
 
@@ -103,7 +104,7 @@ def look_up(tx: Connection, word: str) -> Hits:
     accounts = tx.exec_driver_sql(_ACCOUNTS, keys).all()
     runs_since, events_since = tx.exec_driver_sql(_SINCE, keys).one()
     return Hits(
-        runs=[_run(row) for row in runs],
+        runs=_runs(tx, runs),
         events=[_event(row) for row in events],
         accounts=[(source, type_) for source, type_ in accounts],
         runs_since=runs_since,
@@ -128,7 +129,7 @@ def runs_of_events(
     for name in ("state", "workflow", "queue", "key", "fingerprint"):
         values[name] = getattr(wanted, name)
     rows = tx.exec_driver_sql(_RUNS_OF_EVENTS, values) if found.items else ()
-    return RunPage([_run(row) for row in rows], found.next)
+    return RunPage(_runs(tx, rows), found.next)
 
 
 def _by_id(tx: Connection, id_: str) -> Hits:
@@ -136,11 +137,14 @@ def _by_id(tx: Connection, id_: str) -> Hits:
     last = id_[:-6] + "ffffff" if id_.endswith("000000") else id_
     runs = tx.exec_driver_sql(_RUNS_BY_ID, {"id": id_, "last": last, "max": FOUND_MAX})
     events = tx.exec_driver_sql(_EVENT_BY_ID, {"id": id_})
-    return Hits([_run(row) for row in runs], [_event(row) for row in events], [])
+    return Hits(_runs(tx, runs), [_event(row) for row in events], [])
 
 
-def _run(row: Sequence[Any]) -> RunRow:
-    return msgspec.convert(_texts(RunRow.__struct_fields__, row), RunRow)
+def _runs(tx: Connection, rows: Iterable[Sequence[Any]]) -> list[RunRow]:
+    names = RunRow.__struct_fields__
+    found = [msgspec.convert(_texts(names, row), RunRow) for row in rows]
+    count_attempts(tx, found)
+    return found
 
 
 def _event(row: Sequence[Any]) -> EventRow:

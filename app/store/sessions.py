@@ -11,6 +11,8 @@ from sqlalchemy import Connection
 
 from app.store.keys import hash_of
 
+SESSIONS_MAX = 100  # of one key
+
 
 class Session(msgspec.Struct, frozen=True):
     """Who is signed in. `csrf` is the token that every form of this session carries."""
@@ -28,6 +30,14 @@ select %(hash)s, name, hash, %(csrf)s, now() + %(age_s)s * interval '1 second'
 from api_keys where hash = %(key_hash)s and revoked_at is null
 """
 
+# Who signs in again and again has no more of them than this: the oldest end.
+_BOUND = """
+delete from sessions where hash in (
+    select hash from sessions where key_name = %(key_name)s
+    order by made_at desc, hash offset %(sessions_max)s
+)
+"""
+
 _FIND = """
 select s.key_name, k.scopes, s.csrf, s.made_at, s.expires_at
 from sessions s
@@ -41,10 +51,17 @@ _FORGET = "delete from sessions where expires_at < now()"
 
 
 def make(tx: Connection, key: str, token: str, csrf: str, age_s: float) -> Session | None:
-    """A session that `token` opens for `age_s`; None: no key that may call is `key`."""
+    """A session that `token` opens for `age_s`; None: no key that may call is `key`.
+
+    Of more than SESSIONS_MAX of a key the oldest end.
+    """
     row = {"hash": hash_of(token), "key_hash": hash_of(key), "csrf": csrf, "age_s": age_s}
     tx.exec_driver_sql(_MAKE, row)
-    return find(tx, token)
+    made = find(tx, token)
+    if made is not None:
+        bound = {"key_name": made.key_name, "sessions_max": SESSIONS_MAX}
+        tx.exec_driver_sql(_BOUND, bound)
+    return made
 
 
 def find(tx: Connection, token: str) -> Session | None:

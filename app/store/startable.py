@@ -4,7 +4,7 @@ A run's id follows from its event and its workflow, so whether an event was give
 one look at a key, and starting twice is impossible.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -27,23 +27,33 @@ class Stretch(msgspec.Struct, frozen=True):
     last_id: str | None
 
 
-# Each type costs one probe of the index of unrouted events, however many of it there are. The time
-# comes with it: looking costs a round trip less.
-_TYPES_UNROUTED = """
-with recursive found as (
-    (select type from events where unrouted order by type limit 1)
-    union all
-    select (select e.type from events e where e.unrouted and e.type > found.type
-            order by e.type limit 1)
-    from found where found.type is not null
+# What was accepted in a span is one range of the key, whatever else is unrouted: the types that
+# nobody wants are not walked again and again. Ids begin with the milliseconds of acceptance.
+_NOW_SPAN = """
+with k as materialized (
+    select array(
+        select rpad(lpad(to_hex((extract(epoch from now() + s * interval '1 second')
+            * 1000)::bigint), 12, '0'), 32, '0')::uuid
+        from unnest(array[-%(behind_s)s, %(ahead_s)s]::float8[]) with ordinality as u(s, n)
+        order by n) as ends
 )
-select now(), array(select type from found where type is not null)
+select now(), array(
+    select distinct type from events
+    where id >= (select ends[1] from k) and id < (select ends[2] from k) and unrouted
+)
+"""
+
+_TYPES_BETWEEN = """
+select distinct type from events
+where id >= %(first)s::uuid and id < %(last)s::uuid and unrouted
 """
 
 _UNROUTED = """
-select id::text, accepted_at from events
-where unrouted and type = %(type)s and id >= %(first_id)s::uuid and accepted_at >= %(since)s
-order by id limit %(limit)s
+select e.id::text, e.type, e.accepted_at
+from unnest(%(type)s, %(since)s::timestamptz[]) as k(type, since)
+join events e on e.type = k.type and e.unrouted and e.accepted_at >= k.since
+    and e.id > %(after)s::uuid and e.id < %(last)s::uuid
+order by e.id limit %(limit)s
 """
 
 # The stretch is bounded before it is filtered, so that one call reads so much and no more.
@@ -98,18 +108,40 @@ def first_id_at(moment: datetime) -> str:
     return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
 
 
-def types_unrouted(tx: Connection) -> tuple[datetime, list[str]]:
-    """The database's time, and every type of which an event is unrouted then."""
-    now, types = tx.exec_driver_sql(_TYPES_UNROUTED).one()
+def types_unrouted_lately(
+    tx: Connection, *, behind_s: float, ahead_s: float
+) -> tuple[datetime, list[str]]:
+    """The database's time, and the types of unrouted events accepted around it.
+
+    An api's clock may be ahead of the database's: by `ahead_s` at most is looked for.
+    """
+    spans = {"behind_s": behind_s, "ahead_s": ahead_s}
+    now, types = tx.exec_driver_sql(_NOW_SPAN, spans).one()
     return now, types
 
 
+def types_unrouted(tx: Connection, first: str, last: str) -> list[str]:
+    """The types of unrouted events from this id on, up to that one."""
+    found = tx.exec_driver_sql(_TYPES_BETWEEN, {"first": first, "last": last})
+    return list(found.scalars())
+
+
 def read_unrouted(
-    tx: Connection, type_: str, since: datetime, limit: int
-) -> list[tuple[str, datetime]]:
-    """Unrouted events of a type accepted since then, oldest first, with when."""
-    keys = {"type": type_, "since": since, "first_id": first_id_at(since), "limit": limit}
-    return [(row[0], row[1]) for row in tx.exec_driver_sql(_UNROUTED, keys)]
+    tx: Connection, since: Mapping[str, datetime], *, after: str, last: str, limit: int
+) -> list[tuple[str, str, datetime]]:
+    """Unrouted events with ids between these of these types, each accepted since its type's time.
+
+    Oldest first: id, type, and when it was accepted.
+    """
+    types = sorted(since)
+    keys = {
+        "type": TextArray(types),
+        "since": TextArray([since[type_].isoformat() for type_ in types]),
+        "after": after,
+        "last": last,
+        "limit": limit,
+    }
+    return [(row[0], row[1], row[2]) for row in tx.exec_driver_sql(_UNROUTED, keys)]
 
 
 def read_stretch(

@@ -52,14 +52,17 @@ _HOT_TABLE: dict[str, Any] = {
     }
 }
 
-# An (event source, event type) pair: what the books are kept by, besides the minute.
+# An (event source, event type) pair: what the books are kept by, besides the minute. Its unrouted
+# events have a failure group of their own (NULL: none was folded yet), or share one with others.
 accounts = Table(
     "accounts",
     metadata,
     Column("id", Integer, Identity(), primary_key=True),
     Column("source", _KEY, nullable=False),
     Column("type", _KEY, nullable=False),
+    Column("has_unrouted_group", Boolean),
     Index("accounts_source_type_idx", "source", "type", unique=True),
+    Index("accounts_unrouted_group_idx", "id", postgresql_where=text("has_unrouted_group")),
 )
 
 # source + id + digest -> event. A table of its own, so that events can become time partitions.
@@ -168,9 +171,13 @@ journal = Table(
     Column("error", JSON),
     Column("attempts", SmallInteger, nullable=False),
     Column("recorded_at", _TIME, nullable=False, server_default=_NOW),
+    Column("began_at", _TIME),  # of the last attempt; NULL: a sleep or a value, or an old row
+    Column("took_ms", BigInteger),
+    Column("arguments", Text),  # JSON text of [positional, keywords], or the beginning of it
 )
 
-# Attempts that raised or timed out, final or not: the evidence operators read.
+# Attempts that raised, timed out, or ended with their worker's process (`is_crash`), final or not:
+# the evidence operators read.
 failed_attempts = Table(
     "failed_attempts",
     metadata,
@@ -187,11 +194,14 @@ failed_attempts = Table(
     Column("worker_id", Text),
     Column("retry_delay_s", Float),  # until the next attempt; NULL: this was the last
     Column("failed_at", _TIME, nullable=False, server_default=_NOW),
+    Column("began_at", _TIME),
+    Column("took_ms", BigInteger),
+    Column("arguments", Text),
+    Column("is_crash", Boolean, nullable=False, server_default="false"),
     Index("failed_attempts_run_id_idx", "run_id"),
 )
 
-# Which workflow is started by which event types, since when. The current row of a workflow is the
-# one with the latest `since`; old code that registers again keeps its older `since`.
+# Which workflow is started by which event types, since when; the row made current last counts.
 subscriptions = Table(
     "subscriptions",
     metadata,
@@ -204,10 +214,30 @@ subscriptions = Table(
     Column("since", _TIME, nullable=False, server_default=_NOW),
     Column("registered_at", _TIME, nullable=False, server_default=_NOW),
     Column("retired_at", _TIME),
+    Column("current_at", _TIME),
+    Column("replaced", Text),
+    Index(
+        "subscriptions_current_idx",
+        "workflow",
+        text("coalesce(current_at, registered_at) desc"),
+        text("code_version desc"),
+        postgresql_where=text("retired_at is null"),
+    ),
 )
 
-# What worker children last said of themselves: alive, and how much they claim and how long it
-# takes.
+# Which sets of workflow versions workers have; `held_until`: taken to be served, though by nobody.
+releases = Table(
+    "releases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("workflows", ARRAY(Text), nullable=False),
+    Column("code_versions", ARRAY(Text), nullable=False),
+    Column("deployed_at", _TIME, nullable=False, server_default=_NOW),
+    Column("served_at", _TIME, nullable=False, server_default=_NOW),
+    Column("held_until", _TIME),
+)
+
+# What worker children last said of themselves: alive, how much they claim, how long it takes.
 workers = Table(
     "workers",
     metadata,
@@ -297,76 +327,4 @@ counter_totals = Table(
     metadata,
     Column("account_id", Integer, primary_key=True),
     *_counts(),
-)
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("name", _KEY, primary_key=True),
-    Column("hash", LargeBinary, nullable=False),
-    Column("scopes", ARRAY(Text), nullable=False),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Column("created_by", Text, nullable=False),
-    Column("revoked_at", _TIME),
-    Index("api_keys_hash_idx", "hash", unique=True),
-)
-
-# What operators did to runs, by whom and why. Never changed, never deleted.
-actions = Table(
-    "actions",
-    metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("run_id", _ID, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("generation", SmallInteger, nullable=False),
-    Column("author", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("acted_at", _TIME, nullable=False, server_default=_NOW),
-    Index("actions_run_id_idx", "run_id"),
-)
-
-# Answers to unsafe calls, by Idempotency-Key: the same call again gets the same answer.
-answers = Table(
-    "answers",
-    metadata,
-    Column("author", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("status", SmallInteger),
-    Column("body", JSON),
-    Column("asked_at", _TIME, nullable=False, server_default=_NOW),
-)
-
-# Who did or asked what, why, to which runs, and what came of it. A trigger keeps rows from being
-# changed or deleted.
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
-    Column("author", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("target_id", Text),
-    Column("reason", Text, nullable=False),
-    Column("request", JSON, nullable=False),
-    Column("run_ids", ARRAY(_ID), nullable=False),
-    Column("runs", Integer, nullable=False),
-    Column("runs_digest", LargeBinary),
-    Column("result", JSON, nullable=False),
-    Column("is_refused", Boolean, nullable=False),
-    Index("audit_at_id_idx", "at", "id"),
-)
-
-# Who is signed in to the console: what the browser has is kept as its hash.
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("hash", LargeBinary, primary_key=True),
-    Column("key_name", _KEY, nullable=False),
-    Column("key_hash", LargeBinary, nullable=False),
-    Column("csrf", Text, nullable=False),
-    Column("made_at", _TIME, nullable=False, server_default=_NOW),
-    Column("expires_at", _TIME, nullable=False),
-    Index("sessions_expires_at_idx", "expires_at"),
 )

@@ -10,19 +10,43 @@ from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from app.store.arrays import register_arrays
+from app.store.connections import as_of_sqlalchemy, options_of, watch_connections
+from app.store.errors import (
+    Answer,
+    answer_of,
+    is_away,
+    is_bad_value,
+    is_locked,
+    is_transient,
+    may_be_its_own,
+    sqlstate_of,
+    told,
+)
+
+__all__ = [
+    "Link",
+    "after_commit",
+    "fetch",
+    "is_away",
+    "is_bad_value",
+    "is_locked",
+    "is_transient",
+    "make_engine",
+    "open_autocommit",
+    "retry_transient",
+    "sqlstate_of",
+    "transaction",
+    "transaction_on",
+]  # with what stages ask of an error, whose table is in app.store.errors
 
 T = TypeVar("T")
 
-# Serialization failures, deadlocks and lock time-outs: the same statement again is right.
-_LOCKED = "55P03"
-_TRANSIENT = frozenset({"40001", "40P01", _LOCKED})
+TRIES_MAX = 10  # of a statement that loses races, before there is a pause
 _AFTER_COMMIT = "veltrix.after_commit"
-_DATA_CLASSES = frozenset({"22", "23", "54"})
 
 
 def make_engine(
@@ -34,6 +58,8 @@ def make_engine(
     connect_timeout_s: int = 5,
     is_hot: bool = False,
     is_tried: bool = True,
+    is_writer: bool = False,
+    is_of_authors: bool = False,
 ) -> Engine:
     """An engine whose connections are made for short set-based statements.
 
@@ -42,26 +68,27 @@ def make_engine(
     `is_hot` is for our own statements of every event: they are planned once per connection, not for
     each list anew, which took PostgreSQL twice as long as to execute a list of one (1.0 ms beside
     0.4 for accept, claim and settle). `is_tried`: a pooled connection is tried before it is used,
-    so that a restart of the server is not seen; who tries again anyway saves a round trip. Open it
-    after a fork, never before (loss mode D06).
+    so that a restart of the server is not seen; who tries again anyway saves a round trip.
+    `is_of_authors`: statements of transactional steps run there. Open it after a fork, never before
+    (loss mode D06).
+
+    There is no connection with a session that is not as said here, nor, if `is_writer`, to a
+    stand-by: both are errors of the database, as if it were away.
     """
-    options = " ".join(
-        f"-c {name}={value}"
-        for name, value in {
-            "synchronous_commit": "on",
-            "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
-            "idle_in_transaction_session_timeout": f"{int(statement_timeout_s * 1000)}ms",
-            "lock_timeout": f"{int(statement_timeout_s * 500)}ms",
-            "jit": "off",
-            "enable_seqscan": "off",
-            "timezone": "UTC",
-            "plan_cache_mode": "force_generic_plan" if is_hot else "auto",
-        }.items()
-    )
+    settings = {
+        "synchronous_commit": "on",
+        "statement_timeout": f"{int(statement_timeout_s * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(statement_timeout_s * 1000)}ms",
+        "lock_timeout": f"{int(statement_timeout_s * 500)}ms",
+        "jit": "off",
+        "enable_seqscan": "off",
+        "timezone": "UTC",
+        "plan_cache_mode": "force_generic_plan" if is_hot else "auto",
+    }
     engine = create_engine(
         url,
         connect_args={
-            "options": options,
+            "options": options_of(settings),
             "application_name": application,
             "connect_timeout": connect_timeout_s,
             "keepalives_idle": 30,
@@ -71,11 +98,7 @@ def make_engine(
         },
         **_pool(connections_max, connect_timeout_s, is_tried=is_tried),
     )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(dbapi_connection: Any, _record: Any) -> None:
-        register_arrays(getattr(dbapi_connection, "driver_connection", dbapi_connection))
-
+    watch_connections(engine, settings, is_writer=is_writer, is_of_authors=is_of_authors)
     return engine
 
 
@@ -144,7 +167,7 @@ def fetch(tx: Connection, statement: str, values: Mapping[str, object]) -> list[
     try:
         return cursor.execute(query, values, binary=True).fetchall()
     except psycopg.Error as error:
-        raise _as_of_sqlalchemy(tx, statement, error) from error
+        raise as_of_sqlalchemy(tx, statement, error) from error
 
 
 def _cursor(tx: Connection, statement: str) -> tuple[psycopg.Cursor[tuple[Any, ...]], bytes]:
@@ -154,62 +177,69 @@ def _cursor(tx: Connection, statement: str) -> tuple[psycopg.Cursor[tuple[Any, .
     return kept
 
 
-def _as_of_sqlalchemy(tx: Connection, statement: str, error: psycopg.Error) -> Exception:
-    """The DBAPIError that SQLAlchemy would raise; a lost connection is given up as it would be."""
-    connection = tx.connection.driver_connection
-    is_lost = connection is None or connection.closed
-    if is_lost:
-        tx.invalidate(error)
-    return DBAPIError.instance(
-        statement,
-        None,
-        error,
-        psycopg.Error,
-        connection_invalidated=is_lost,
-        dialect=tx.dialect,
-    )
-
-
 class Link:
-    """An AUTOCOMMIT connection that comes back: work is held while the database is away.
+    """An AUTOCOMMIT connection that comes back: work is held while the database cannot do it.
 
-    `wait(seconds)` pauses between attempts to reconnect; it may raise to give up.
+    `wait(seconds)` pauses between tries; it may raise to give up. `say` is told at each failure
+    what is the matter, and None when all is well again.
     """
 
     def __init__(
-        self, engine: Engine, wait: Callable[[float], object], pause_s_max: float = 1.0
+        self,
+        engine: Engine,
+        wait: Callable[[float], object],
+        pause_s_max: float = 1.0,
+        say: Callable[[str | None], object] = lambda _trouble: None,
     ) -> None:
         self._engine, self._wait, self._pause_s_max = engine, wait, pause_s_max
+        self._say = say
+        self._is_stuck = False
         self._connection: Connection | None = None
 
     def call(
         self,
         statement: Callable[[Connection], T],
         on_return: Callable[[Connection], object] | None = None,
+        tries_max: int | None = None,
     ) -> T:
-        """The statement's result, however long the database is away.
+        """The statement's result, however long the database cannot serve it.
 
         After a lost connection nobody knows whether the statement was committed: `on_return` runs
         before it is tried again, to find out. A lost race is run again at once: nothing of it was
-        committed. Raises what is neither an outage nor a time-out.
+        committed. Raises what says that a value cannot be stored, and with `tries_max` an error
+        that may be the statement's own, when it was met so often: it lost its connection without a
+        word, lost races or reached its limit of time each time, or is refused.
         """
-        pause_s, is_uncertain = 0.05, False
+        pause_s, blamed, is_uncertain = 0.05, 0, False
         while True:
+            is_open = self._connection is not None
             try:
                 if self._connection is None:
                     self._connection = open_autocommit(self._engine)
+                    is_open = True
                 if is_uncertain and on_return is not None:
                     on_return(self._connection)
-                return retry_transient(partial(statement, self._connection))
-            except (DBAPIError, psycopg.OperationalError) as error:
-                is_timeout = sqlstate_of(error) == "57014"
-                if not is_timeout and not is_away(error):
+                found = retry_transient(partial(statement, self._connection))
+            except (DBAPIError, psycopg.Error) as error:
+                answer = answer_of(error)
+                if answer is Answer.DATA:
                     raise
-                if not is_timeout:
+                if answer is not Answer.AGAIN:
                     self.close()
-                is_uncertain = True
+                    is_uncertain = is_uncertain or is_open
+                blamed += is_open and may_be_its_own(error)
+                if tries_max is not None and blamed >= tries_max:
+                    raise
+                self._is_stuck = True
+                self._say(told(error))
+                pauses = 5 if answer is Answer.OUR_FAULT else 1
+            else:
+                if self._is_stuck:  # since this call or, where `wait` gave up, one before it
+                    self._is_stuck = False
+                    self._say(None)
+                return found
             self._wait(pause_s)
-            pause_s = min(pause_s * 2, self._pause_s_max)
+            pause_s = min(pause_s * 2, self._pause_s_max * pauses)
 
     def close(self) -> None:
         """Give the connection up; the next call opens another."""
@@ -221,44 +251,8 @@ class Link:
                 connection.close()
 
 
-def sqlstate_of(error: BaseException) -> str | None:
-    """The five-character SQLSTATE behind an error of SQLAlchemy or psycopg, or None."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return original.sqlstate if isinstance(original, psycopg.Error) else None
-
-
-def is_transient(error: BaseException) -> bool:
-    """The statement lost a race and may be tried again at once."""
-    return sqlstate_of(error) in _TRANSIENT
-
-
-def is_locked(error: BaseException) -> bool:
-    """Another transaction holds the lock, and was not waited for any longer (55P03)."""
-    return sqlstate_of(error) == _LOCKED
-
-
-def is_bad_value(error: BaseException) -> bool:
-    """A value cannot be stored (SQLSTATE 22, 23, 54, or the driver refuses): halve the list."""
-    state = sqlstate_of(error)
-    if state is not None:
-        return state[:2] in _DATA_CLASSES
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(original, psycopg.DataError | UnicodeError | OverflowError)
-
-
-def is_away(error: BaseException) -> bool:
-    """The database cannot be reached now, or ended the connection: hold on to the work and wait."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    state = sqlstate_of(error)
-    if state is not None:
-        return state[:2] in {"08", "57", "53"} and state != "57014"
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(original, psycopg.OperationalError | OperationalError)
-
-
-def retry_transient(statement: Callable[[], T], tries: int = 10) -> T:
-    """The statement's result, tried again while it loses races (40001, 40P01, 55P03)."""
+def retry_transient(statement: Callable[[], T], tries: int = TRIES_MAX) -> T:
+    """The statement's result, tried again while it loses races (40xxx, 55P03)."""
     for _ in range(tries - 1):
         try:
             return statement()

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from app.domain.groups import UNGROUPED
 from app.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
 
+_SMALLINT_MAX = 32_767  # of attempts: a run may wait for its code with a short pause for a day
+
 # A run's id, and what this row says of it: an entry, a failed attempt, its settlement.
 Row = tuple[str, Any, Any, Any]
 
@@ -27,24 +29,33 @@ class Column(NamedTuple):
     cast: str = ""
 
 
+# Monotonic, of this machine; told to the database as so many milliseconds before the write.
+_began = attrgetter("began")
+
 ENTRY = (
-    Column("e_position", TextArray, attrgetter("position")),
+    Column("e_at", TextArray, attrgetter("position")),
     Column("e_kind", TextArray, attrgetter("kind")),
     Column("e_name", TextArray, attrgetter("name")),
-    Column("e_digest", BytesArray, attrgetter("arguments_digest")),
+    Column("e_hash", BytesArray, attrgetter("arguments_digest")),
     Column("e_output", TextArray, attrgetter("output"), "::json[]"),
     Column("e_error", TextArray, attrgetter("error"), "::json[]"),
-    Column("e_attempts", IntArray, attrgetter("attempts")),
+    Column("e_tries", IntArray, attrgetter("attempts")),
+    Column("e_ago", IntArray, _began),
+    Column("e_took", IntArray, attrgetter("took_ms")),
+    Column("e_args", TextArray, attrgetter("arguments")),
 )
 FAILED = (
-    Column("f_position", TextArray, attrgetter("position")),
+    Column("f_at", TextArray, attrgetter("position")),
     Column("f_step", TextArray, attrgetter("step")),
-    Column("f_attempt", IntArray, attrgetter("attempt")),
+    Column("f_try", IntArray, lambda failed: min(failed.attempt, _SMALLINT_MAX)),
     Column("f_type", TextArray, attrgetter("type")),
-    Column("f_message", TextArray, attrgetter("message")),
-    Column("f_traceback", TextArray, attrgetter("traceback")),
-    Column("f_fingerprint", TextArray, attrgetter("fingerprint")),
-    Column("f_retry_delay_s", FloatArray, attrgetter("retry_delay_s")),
+    Column("f_text", TextArray, attrgetter("message")),
+    Column("f_trace", TextArray, attrgetter("traceback")),
+    Column("f_print", TextArray, attrgetter("fingerprint")),
+    Column("f_delay_s", FloatArray, attrgetter("retry_delay_s")),
+    Column("f_ago", IntArray, _began),
+    Column("f_took", IntArray, attrgetter("took_ms")),
+    Column("f_args", TextArray, attrgetter("arguments")),
 )
 SETTLED = (
     Column("s_state", TextArray, attrgetter("state")),
@@ -57,7 +68,8 @@ DETAILS = (
     *(Column(f"s_{name}", TextArray, attrgetter(name)) for name in _TEXTS),
 )
 _details = attrgetter("wait_s", *_TEXTS)
-_NO_DETAILS = (None,) * len(DETAILS)
+_state = attrgetter("state")
+_NO_DETAILS = {(None,) * len(DETAILS)}
 
 
 class Parts(NamedTuple):
@@ -78,22 +90,22 @@ class Parts(NamedTuple):
 def parts_of(rows: Sequence[Row]) -> Parts:
     """The parts that these rows need."""
     settlements = [row[3] for row in rows if row[3] is not None]
+    details, states = set(map(_details, settlements)), set(map(_state, settlements))
     return Parts(
         has_entries=any(row[1] is not None for row in rows),
         has_failures=any(row[2] is not None for row in rows),
         has_unsettled=len(settlements) < len(rows),
         has_settled=bool(settlements),
-        has_details=any(map(_has_details, settlements)),
-        has_failed=any(settlement.state == "failed" for settlement in settlements),
+        has_details=bool(details - _NO_DETAILS),
+        has_failed="failed" in states,
     )
 
 
-def _has_details(settlement: Any) -> bool:
-    return bool(_details(settlement) != _NO_DETAILS)
+def values_of(rows: Sequence[Row], parts: Parts, now: float | None) -> dict[str, object]:
+    """The rows as the statement of these parts wants them, without token and worker.
 
-
-def values_of(rows: Sequence[Row], parts: Parts) -> dict[str, object]:
-    """The rows as the statement of these parts wants them, without token and worker."""
+    `now` is monotonic: what began is told as a duration before it.
+    """
     ids, entries, failures, settlements = zip(*rows, strict=True)
     values: dict[str, object] = {"id": TextArray(ids)}
     for columns, items in (
@@ -101,8 +113,18 @@ def values_of(rows: Sequence[Row], parts: Parts) -> dict[str, object]:
         (_noted(parts), failures),
         (_settled(parts), settlements),
     ):
+        is_full = None not in items
         for name, array, value_of, _ in columns:
-            values[name] = array([None if item is None else value_of(item) for item in items])
+            found: list[Any]
+            if is_full:
+                found = list(map(value_of, items))
+            else:
+                found = [None if item is None else value_of(item) for item in items]
+            if value_of is _began:
+                found = [
+                    None if at is None or now is None else int((now - at) * 1000) for at in found
+                ]
+            values[name] = array(found)
     return values
 
 
@@ -157,20 +179,22 @@ _END_OR_WAIT = """
         key = coalesce(u.s_key, r.key)"""
 _WHY = ", r.workflow, r.code_version, r.fingerprint, r.failed_step"
 _HELD = """held as (
-    select id{kept}, generation, cancel_requested_at from locked
-    union all select id{kept}, generation, cancel_requested_at from moved
+    select * from locked union all
+    select id{kept}, generation, cancel_requested_at from moved
 )"""
 _JOURNALLED = """journalled as (
     insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
-        attempts)
-    select id, generation, e_position, e_kind, e_name, e_digest, e_output, e_error, e_attempts
+        attempts, began_at, took_ms, arguments)
+    select id, generation, e_at, e_kind, e_name, e_hash, e_output, e_error, e_tries,
+        clock_timestamp() - e_ago * interval '1 ms', e_took, e_args
     from {held} where e_kind is not null
 )"""
 _NOTED = """noted as (
     insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
-        traceback, fingerprint, retry_delay_s, worker_id)
-    select id, generation, f_position, f_step, f_attempt, f_type, f_message, f_traceback,
-        f_fingerprint, f_retry_delay_s, %(worker_id)s
+        traceback, fingerprint, retry_delay_s, worker_id, began_at, took_ms, arguments)
+    select id, generation, f_at, f_step, f_try, f_type, f_text, f_trace,
+        f_print, f_delay_s, %(worker_id)s,
+        clock_timestamp() - f_ago * interval '1 ms', f_took, f_args
     from {held} where f_type is not null
 )"""
 _COUNTED = """counted as (

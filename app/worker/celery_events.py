@@ -4,8 +4,10 @@ import time
 from typing import Any
 
 import msgspec
+from amqp import AccessRefused, NotFound
 from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
+from celery.worker.request import Request
 
 from app import telemetry
 from app.worker.collector import Delivery
@@ -24,9 +26,19 @@ class CeleryEvents(EventDispatcher):
     is_blocked = False
 
     def enable(self) -> None:
-        """Declares the exchange, once for each connection."""
+        """Declares the exchange, once for each connection.
+
+        Who may not, and does not find it, sends no events: they are for Flower only.
+        """
         super().enable()
-        self.exchange(self.producer.channel).declare()
+        exchange = self.exchange(self.producer.channel)
+        try:
+            exchange.declare()
+        except AccessRefused:
+            try:
+                exchange.declare(passive=True)
+            except (AccessRefused, NotFound):
+                self.disable()
 
     def send(self, type_: str, *args: Any, **fields: Any) -> None:
         """As Celery's; a task's event is a dictionary in a list until `flush`, and nothing else.
@@ -66,6 +78,21 @@ class CeleryEvents(EventDispatcher):
             telemetry.logger("worker").warning("event.dropped", error=repr(error)[:200])
 
 
+def tell_received(request: Any) -> None:
+    """A message has come."""
+    request.send_event(
+        "task-received",
+        name=request.name,
+        args=request.argsrepr,
+        kwargs=request.kwargsrepr,
+        root_id=request.root_id,
+        parent_id=None,
+        retries=0,
+        eta=None,
+        expires=None,
+    )
+
+
 def tell_end(delivery: Delivery, now: float) -> None:
     """A message's end: failed if a run failed for good, retried if one is open again."""
     outcomes = set(delivery.outcomes.values())
@@ -82,3 +109,18 @@ def tell_end(delivery: Delivery, now: float) -> None:
     else:
         result = ", ".join(f"{r}: {o}" for r, o in delivery.outcomes.items())[:900]
         request.send_event("task-succeeded", result=result, runtime=runtime)
+
+
+def request_of(consumer: Any, message: Any, order: Any) -> Any:
+    """Celery's own account of a message, for `inspect` and for the events."""
+    tasks = consumer.app.tasks
+    return Request(
+        message,
+        app=consumer.app,
+        task=tasks.get(order.task, tasks["celery.accumulate"]),
+        body=order.body,
+        decoded=True,
+        hostname=consumer.hostname,
+        eventer=consumer.event_dispatcher,
+        connection_errors=consumer.connection_errors,
+    )

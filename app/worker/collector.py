@@ -10,12 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from app.domain.dead_letters import DeadLetter
+from app.settings import Settings
+from app.worker.guard import Order
 from app.worker.jobs import ListJob, ListReport
 from app.worker.occupied import Occupied
 
+RETURNS_MAX = 8  # RabbitMQ 4 takes 20 for too many where no policy says otherwise
+
 
 class Delivery:
-    """A message and the runs it names. Acknowledged when `open_runs` is empty.
+    """A message and the runs it names. Acknowledged when `open_runs` is empty, or given back.
 
     `again` are those that were in the hand of a child that died: each goes alone, before others.
     """
@@ -32,6 +36,7 @@ class Delivery:
         "outcomes",
         "queue",
         "request",
+        "returns",
         "started",
         "waiting",
         "workflow",
@@ -49,6 +54,7 @@ class Delivery:
         delivered: float,
         request: Any = None,
         letter: DeadLetter | None = None,
+        returns: int = 0,
     ) -> None:
         self.delivery_id, self.workflow, self.queue = delivery_id, workflow, queue
         self.waiting = deque(run_ids)
@@ -56,11 +62,29 @@ class Delivery:
         self.open_runs = set(run_ids)
         self.bytes_per_run = payload_bytes / max(1, len(run_ids))
         self.is_alone = is_alone
-        self.delivered = delivered
+        self.delivered, self.returns = delivered, returns
         self.request, self.letter = request, letter
         self.outcomes: dict[str, str] = {}
         self.is_acknowledged = False
         self.started: float | None = None
+
+
+def delivery_of(
+    order: Order, queue: str, delivered: float, request: Any, letter: DeadLetter | None
+) -> Delivery:
+    """A message of the relay that came by this queue at this monotonic time."""
+    return Delivery(
+        delivery_id=order.delivery_id,
+        run_ids=order.run_ids,
+        workflow=order.task,
+        queue=queue,
+        payload_bytes=order.payload_bytes,
+        is_alone=order.is_alone,
+        delivered=delivered,
+        request=request,
+        letter=letter,
+        returns=order.returns,
+    )
 
 
 class InHand:
@@ -83,6 +107,16 @@ class Bounds:
     def __init__(self, runs_max: int, work_s: float, bytes_max: int, runs_unmeasured: int) -> None:
         self.runs_max, self.work_s, self.bytes_max = runs_max, work_s, bytes_max
         self.runs_unmeasured = runs_unmeasured
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """As they are set."""
+    return Bounds(
+        settings.list_runs_max,
+        settings.list_work_s,
+        settings.list_bytes_max,
+        settings.list_runs_unmeasured,
+    )
 
 
 class Collector:
@@ -112,12 +146,39 @@ class Collector:
         in_hand = {one.queue for one in self.in_hand.values()}
         return in_hand | {queue for queue, line in self._lines.items() if line}
 
+    def held_since(self, time: float) -> list[Delivery]:
+        """Messages that came before that time, of which a child has runs, not acknowledged yet."""
+        held = (delivery for one in self.in_hand.values() for delivery in one.deliveries)
+        return [d for d in held if d.delivered < time and not d.is_acknowledged]
+
     def forget_waiting(self) -> list[Delivery]:
         """The channel is gone: what waits is delivered again; what children have stays theirs."""
         forgotten = [d for line in self._lines.values() for d in line]
         for line in self._lines.values():
             line.clear()
         return forgotten
+
+    def take_back(self) -> list[Delivery]:
+        """The messages that wait and may be given back to RabbitMQ, which are out of their lines.
+
+        Not those whose runs were in the hand of a child that died: they are the next to go here,
+        and due for others. Not those that were given back often: RabbitMQ counts, and at its limit
+        makes them dead letters; their runs come due for whoever is free.
+        """
+        taken: list[Delivery] = []
+        for line in self._lines.values():
+            kept: list[Delivery] = []
+            for delivery in line:
+                is_ours = delivery.again or delivery.is_acknowledged
+                (kept if is_ours or delivery.returns >= RETURNS_MAX else taken).append(delivery)
+            line.clear()
+            line.extend(kept)
+        for delivery in taken:
+            delivery.is_acknowledged = True
+            delivery.open_runs.difference_update(delivery.waiting)
+            delivery.outcomes.update(dict.fromkeys(delivery.waiting, "queued"))
+            delivery.waiting.clear()
+        return taken
 
     def next_list(self) -> InHand | None:
         """The next list for a free child, now in hand; None if nothing waits."""

@@ -1,20 +1,29 @@
 """How the worker's parent connects to RabbitMQ."""
 
 import socket
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
+from amqp import AccessRefused, RecoverableConnectionError
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.control import Control
 from celery.worker.state import maybe_shutdown
 
 from app import telemetry
+from app.worker.declaring import is_served, none_is_missing, say_refused, say_unserved
 from app.worker.listening import Listening
+from app.worker.parent import Parent
+from app.worker.troubles import Troubles
 
 RECONNECT_S, RECONNECT_S_MAX = 0.2, 1.0
 _ANSWER_S = 10.0  # nothing we ask of RabbitMQ, and nothing we tell it, takes longer
 _GOODBYE_S = 0.5  # for each of half a dozen answers
+_WELL_S = 2.0  # RabbitMQ takes a consumer first, and ends its connection then
+_TROUBLE = "broker"
 
 
 class ConnectedConsumer(Consumer):
@@ -24,26 +33,79 @@ class ConnectedConsumer(Consumer):
     an answer without a limit: a server that lost its power, or stands still, sends none.
     """
 
-    _listening: Listening | None  # by the connection there is
+    class Blueprint(Consumer.Blueprint):
+        """Celery's steps but one: it declares 28 queues for countdowns, which we have none of."""
 
-    def listen(self, receive: Callable[[Any], None], now: float) -> None:
-        """To all queues, by this new connection, in the place of Celery's consumer."""
-        queues = self.task_consumer.queues
-        for queue in queues:
-            self.task_consumer.cancel_by_queue(queue)
-        self._listening = Listening(
-            self.connection, queues, self.qos.value, receive, self.on_decode_error, now
+        default_steps = tuple(
+            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
         )
+
+    _parent: Parent
+    _listening: Listening | None = None  # by the connection there is
+    _broken: BaseException | None = None  # what it met, until Celery's loop is told
+    _since: float | None = None  # monotonic; when it began to listen
+    missing_queues: set[str]  # which may not be declared: somebody else has to
+    must_ask = False  # whether each queue is served, before the next connection listens to it
+
+    def listen(self, receive: Callable[[Any], None], widths: Mapping[str, int], now: float) -> None:
+        """By this new connection, in the place of Celery's consumer, which keeps its queues.
+
+        What asks a worker for its queues (`celery inspect active_queues`, Flower) asks that one.
+        """
+        self.task_consumer.consume = _nothing
+        queues = self.task_consumer.queues
+        self._listening = Listening(
+            self.connection,
+            queues,
+            receive,
+            self.on_decode_error,
+            now,
+            self.missing_queues | self._parent.unserved.keys(),
+            partial(is_served, self._parent.broker_url),
+        )
+        self._listening.take(widths, now)
+        self.must_ask, self._since = False, now
+
+    def may_do_without_control(self, troubles: Troubles) -> None:
+        """Celery's control queues are for `inspect` and Flower: work goes on without them."""
+        for step in self.steps:
+            if isinstance(step, Control):
+                step.start = _forgiving(step.start, troubles)
+
+    def take(self, widths: Mapping[str, int], now: float) -> None:
+        """See `Listening.take`."""
+        with self._noting():
+            if self._listening is not None:
+                self._listening.take(widths, now)
 
     def listen_anew(self, busy: Collection[str], now: float) -> None:
         """See `Listening.listen_anew`."""
-        if self._listening is not None:
-            self._listening.listen_anew(busy, now)
+        with self._noting():
+            if self._listening is not None:
+                self._listening.listen_anew(busy, now)
+                self._note_missing(self._listening.missing)
+
+    def _note_missing(self, missing: Collection[str]) -> None:
+        troubles, unserved = self._parent.troubles, self._parent.unserved
+        if not missing:
+            none_is_missing(troubles)
+        mended = unserved.keys() - missing
+        for queue in mended:
+            del unserved[queue]
+        if mended:
+            say_unserved(troubles, unserved)
 
     def take_no_more(self) -> None:
         """What is on its way is still taken."""
-        if self._listening is not None:
-            self._listening.take_no_more()
+        with self._noting():
+            if self._listening is not None:
+                self._listening.take_no_more()
+
+    def on_send_event_buffered(self) -> None:
+        """`ListConsumer` sends what Flower is to see, so that a run waits for no write of an event.
+
+        Sent at each turn of the loop, events were a third of this process's time at 300 runs/s.
+        """
 
     def say_goodbye_soon(self) -> None:
         """How long the end of our connections may take: RabbitMQ may have nothing to say to it."""
@@ -55,13 +117,52 @@ class ConnectedConsumer(Consumer):
         with suppress(*self.connection_errors, *self.channel_errors):
             message.ack()
 
+    def give_back(self, message: Any) -> None:
+        """To RabbitMQ, at its place in the queue, for whoever is free."""
+        with suppress(*self.connection_errors, *self.channel_errors):
+            message.requeue()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Whoever speaks by the connection there is has work of its own to go on with.
+
+        Where it ended meanwhile nobody else is told: its socket is closed, so the loop would wait
+        for it for ever. `tell_loop` is told, and which queue it was is asked. Messages are not
+        spoken of here: theirs may be a connection of the past.
+        """
+        try:
+            yield
+        except (*self.connection_errors, *self.channel_errors) as error:
+            self._broken = self._broken or error
+            self.must_ask = True
+
+    def tell_loop(self, now: float) -> None:
+        """In Celery's loop: raise what the connection met, so that it is given up and made anew.
+
+        Celery itself passes over an error in the first turn of its loop. A connection that has
+        lived for a while is well.
+        """
+        if self._broken is not None:
+            error = self._broken
+            raise RecoverableConnectionError(f"{type(error).__name__}: {error}") from error
+        if not self.connection.connected:
+            raise RecoverableConnectionError("it is closed")
+        if self._since is not None and now - self._since >= _WELL_S:
+            self._parent.troubles.clear(_TROUBLE)
+
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Hang up first: a polite end of a broken connection would wait for an answer."""
+        self._parent.troubles.set(_TROUBLE, f"RabbitMQ ended the connection: {exc}")
+        if self._since is not None and self._parent.monotonic() - self._since < _WELL_S:
+            self.must_ask = True
+        self._broken = self._since = None
         for connection in self._connections():
             with suppress(OSError, AttributeError):
                 # Not the properties: they connect again.
                 connection._connection._transport.sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():  # of a setting of Celery's that says nothing to our users
+            warnings.simplefilter("ignore")
+            super().on_connection_error_after_connected(exc)
 
     def _connections(self) -> list[Any]:
         dispatcher = self.event_dispatcher
@@ -90,6 +191,7 @@ class ConnectedConsumer(Consumer):
 
         def say(error: Exception, pause_s: float) -> None:
             telemetry.logger("worker").warning("broker.away", error=str(error), retry_in_s=pause_s)
+            self._parent.troubles.set(_TROUBLE, f"RabbitMQ cannot be reached: {error}")
 
         connected = conn.ensure_connection(
             say,
@@ -100,3 +202,17 @@ class ConnectedConsumer(Consumer):
         )
         bound_open_broker_sockets(connected, _ANSWER_S)
         return connected
+
+
+def _nothing(**_: Any) -> None:
+    """Celery's consumer takes no messages: see `Listening`."""
+
+
+def _forgiving(start: Callable[[Any], None], troubles: Troubles) -> Callable[[Any], None]:
+    def start_or_say(consumer: Any) -> None:
+        try:
+            start(consumer)
+        except AccessRefused as refused:
+            say_refused(troubles, "Celery's control queues", refused, stops_work=False)
+
+    return start_or_say

@@ -7,12 +7,11 @@ every run they name is settled or handed back; our own are never rejected or req
 
 import os
 import signal
-from collections import deque
 from collections.abc import Callable
+from threading import current_thread, main_thread
 from typing import Any
 
 from celery.worker import state
-from celery.worker.request import Request
 from celery.worker.state import (
     requests,
     reserved_requests,
@@ -23,12 +22,13 @@ from celery.worker.state import (
 
 from app import telemetry
 from app.domain.dead_letters import DeadLetter
-from app.settings import Settings
-from app.worker.celery_events import tell_end
+from app.worker.celery_events import request_of, tell_end, tell_received
 from app.worker.child import run_job
-from app.worker.collector import Bounds, Collector, Delivery, InHand
+from app.worker.collector import Collector, Delivery, InHand, bounds_of, delivery_of
 from app.worker.connected import ConnectedConsumer
+from app.worker.deaths import Death, death_of
 from app.worker.guard import Malformed, letter_of, read_message
+from app.worker.intake import Intake
 from app.worker.jobs import (
     Job,
     LetterJob,
@@ -38,26 +38,15 @@ from app.worker.jobs import (
     pack,
     unpack_report,
 )
-from app.worker.stamps import PARENT, Stamps
+from app.worker.leaving import end_within
+from app.worker.parent import Parent
+from app.worker.silent import SilentChildren, kill
+from app.worker.stamps import PARENT
+from app.worker.urgent import Urgent
 
 REAP_S = 0.1
 _ACKNOWLEDGE_AFTER_S = 60.0
 _LETTERS_MAX = 100
-
-
-class Parent:
-    """What the consumer needs and Celery does not pass on; set on the Celery app."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        queues: list[str],
-        stamps: Stamps,
-        new_token: Callable[[], str],
-        monotonic: Callable[[], float],
-    ) -> None:
-        self.settings, self.queues, self.stamps = settings, queues, stamps
-        self.new_token, self.monotonic = new_token, monotonic
 
 
 class ListConsumer(ConnectedConsumer):
@@ -68,24 +57,20 @@ class ListConsumer(ConnectedConsumer):
         settings = parent.settings
         self._parent = parent
         self._monotonic = parent.monotonic
-        bounds = Bounds(
-            settings.list_runs_max,
-            settings.list_work_s,
-            settings.list_bytes_max,
-            settings.list_runs_unmeasured,
-        )
-        self.collector = Collector(bounds, parent.new_token)
-        self._urgent: deque[Job] = deque([RegisterJob()])
+        self.collector = Collector(bounds_of(settings), parent.new_token)
+        width = kwargs["app"].conf.worker_prefetch_multiplier * settings.worker_children
+        self._intake = Intake(parent.queues, width, settings.hand_back_after_s)
+        self._urgent = Urgent([RegisterJob()])
         self._lost: dict[str, InHand] = {}  # by the token of a dead child, until it is released
         self._letters: list[tuple[DeadLetter, Any]] = []
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
-        self._killed: set[int] = set()
+        self._silent = SilentChildren(parent.stamps, 2 * settings.hold_s)
         self._is_dispatch_planned = False
         self._is_leaving = False
         self._is_looping = False
-        self._listening = None
         self._log = telemetry.logger("worker")
         super().__init__(*args, **kwargs)
+        self.may_do_without_control(parent.troubles)
 
     # ---- what Celery calls
 
@@ -103,14 +88,8 @@ class ListConsumer(ConnectedConsumer):
         self._is_dispatch_planned = False
         self._plan_dispatch()
         if not self._is_leaving:
-            self.listen(self._on_message, self._monotonic())
+            self.listen(self._on_message, self._intake.widths, self._monotonic())
         return self._on_message
-
-    def on_send_event_buffered(self) -> None:
-        """`_tick` sends what Flower is to see, so that a run waits for no write of an event.
-
-        Sent at each turn of the loop, events were a third of this process's time at 300 runs/s.
-        """
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         """kombu could not decompress or decode it."""
@@ -136,50 +115,18 @@ class ListConsumer(ConnectedConsumer):
             if order.task not in self.app.tasks:
                 detail = f"no workflow {order.task!r} in this worker"
                 letter = letter_of(message, queue, "unknown_task", detail)
-            delivery = Delivery(
-                delivery_id=order.delivery_id,
-                run_ids=order.run_ids,
-                workflow=order.task,
-                queue=queue,
-                payload_bytes=order.payload_bytes,
-                is_alone=order.is_alone,
-                delivered=self._monotonic(),
-                request=self._request(message, order),
-                letter=letter,
-            )
+            request = request_of(self, message, order)
+            delivery = delivery_of(order, queue, self._monotonic(), request, letter)
         except Malformed as malformed:
             self._refuse(message, malformed.reason, str(malformed))
         except Exception as error:  # noqa: BLE001 - no message may end the parent (W11)
             self._refuse(message, "unreadable", repr(error))
         else:
-            request = delivery.request
-            task_reserved(request)
-            request.send_event(
-                "task-received",
-                name=request.name,
-                args=request.argsrepr,
-                kwargs=request.kwargsrepr,
-                root_id=request.root_id,
-                parent_id=None,
-                retries=0,
-                eta=None,
-                expires=None,
-            )
+            task_reserved(delivery.request)
+            tell_received(delivery.request)
             self.collector.add(delivery)
+            self._intake.received(delivery.queue)
             self._plan_dispatch()
-
-    def _request(self, message: Any, order: Any) -> Any:
-        task = self.app.tasks.get(order.task, self.app.tasks["celery.accumulate"])
-        return Request(
-            message,
-            app=self.app,
-            task=task,
-            body=order.body,
-            decoded=True,
-            hostname=self.hostname,
-            eventer=self.event_dispatcher,
-            connection_errors=self.connection_errors,
-        )
 
     def _queue_of(self, message: Any) -> str:
         queue = (message.delivery_info or {}).get("routing_key")
@@ -210,25 +157,72 @@ class ListConsumer(ConnectedConsumer):
     def _hand_out(self) -> None:
         if state.should_stop is not None:
             return  # the pool is closed, or about to be
-        free = self.pool.num_processes - len(self._busy)
+        free = self._free()
         while free > 0:
-            if self._letters:
+            if self._letters and self._urgent.may_go(self._monotonic()):
                 self._submit_letters()
-            elif self._urgent:
-                self._submit_urgent(self._urgent.popleft())
+            elif (job := self._urgent.take(self._monotonic())) is not None:
+                self._submit_urgent(job)
             elif self._is_leaving:
                 return
             else:
                 in_hand = self.collector.next_list()
                 if in_hand is None:
+                    self._take_again(free)
                     return
                 self._submit_list(in_hand)
             free -= 1
 
-    def _submit_urgent(self, job: Job) -> None:
-        self._submit(job, lambda _packed: self._done(job), lambda: self._urgent.append(job))
+    def _free(self) -> int:
+        return int(self.pool.num_processes) - len(self._busy)
 
-    def _done(self, job: Job) -> None:
+    def _take_again(self, free: int) -> None:
+        """Nothing waits here and children are free: take messages, if none were taken."""
+        if not self._intake.widths and not self._is_leaving:
+            now = self._monotonic()
+            self.take(self._intake.open(free, now), now)
+
+    def _steer(self, now: float) -> None:
+        """Every tick: what no child here is about to have goes to whoever is free (decision 21)."""
+        intake = self._intake
+        if self._is_leaving:
+            return
+        if not intake.is_stuck(now):
+            self.take(intake.widen(self._free(), now), now)
+            return
+        if intake.close():
+            self.take_no_more()
+        taken = self.collector.take_back()
+        for delivery in taken:
+            self.give_back(delivery.request.message)
+        if taken:
+            telemetry.messages_given_back.inc(len(taken))
+            self._close(taken)
+
+    def _freed(self, key: object) -> None:
+        self._busy.pop(key, None)
+        self._note_children()
+        self._plan_dispatch()
+
+    def _note_children(self) -> None:
+        self._intake.note(self._free(), self._monotonic())
+
+    def _submit_urgent(self, job: Job) -> None:
+        self._submit(
+            job,
+            lambda packed: self._done(job, packed),
+            lambda death: self._put_off(job, death is not None),
+        )
+
+    def _put_off(self, job: Job, died: bool) -> None:
+        if not self._is_leaving:
+            self._urgent.put_off(job, None if died else self._monotonic())
+
+    def _done(self, job: Job, packed: bytes) -> None:
+        self._urgent.done()
+        if packed:  # what could not be registered
+            self._log.error("workflows.refused", detail=packed.decode())
+            self._parent.troubles.set("register", packed.decode())
         in_hand = self._lost.pop(job.token, None) if isinstance(job, ReleaseJob) else None
         if in_hand is not None:
             self.collector.take_again(in_hand)
@@ -242,8 +236,11 @@ class ListConsumer(ConnectedConsumer):
             for _, message in taken:
                 self.acknowledge(message)
 
-        def failed() -> None:
-            self._letters = taken + self._letters
+        def failed(death: Death | None) -> None:
+            if not self._is_leaving:  # else others get these messages
+                self._letters = taken + self._letters
+            if death is None:
+                self._urgent.failed(self._monotonic())
 
         self._submit(job, done, failed)
 
@@ -252,8 +249,8 @@ class ListConsumer(ConnectedConsumer):
         self._submit(
             in_hand.job,
             lambda packed: self._finish(in_hand, unpack_report(packed)),
-            lambda: self._lose(in_hand),
-            lambda: self._started(in_hand),
+            lambda death: self._lose(in_hand, death),
+            lambda pid: self._started(in_hand, pid),
             token,
         )
 
@@ -261,32 +258,40 @@ class ListConsumer(ConnectedConsumer):
         self,
         job: Job,
         done: Callable[[bytes], None],
-        failed: Callable[[], None],
-        started: Callable[[], None] | None = None,
+        failed: Callable[[Death | None], None],
+        started: Callable[[int], None] | None = None,
         correlation_id: str | None = None,
     ) -> None:
-        """Give a job to a free child. The callbacks are total: the child is freed first."""
-        key = object()
+        """Give a job to a free child. The callbacks are total: the child is freed first.
+
+        `failed` is told how the child died; None: it raised an error and lives.
+        """
+        key, trouble = object(), f"{job.__struct_config__.tag}"
 
         def on_accept(pid: int, _time: float) -> None:
             self._busy[key] = pid
             if started is not None:
-                self._guarded(started)
+                self._guarded(lambda: started(pid))
 
         def on_done(packed: bytes) -> None:
-            self._busy.pop(key, None)
-            self._plan_dispatch()
+            self._freed(key)
+            self._parent.troubles.clear(trouble)
             self._guarded(lambda: done(packed))
 
         def on_error(einfo: Any) -> None:
-            self._busy.pop(key, None)
-            self._plan_dispatch()
-            self._log.warning(
-                "job.failed", job=type(job).__name__, error=str(einfo.exception)[:500]
-            )
-            self._guarded(failed)
+            pid = self._busy.get(key)
+            self._freed(key)
+            death = death_of(einfo, pid, self._parent, self._silent)
+            name, error = type(job).__name__, str(einfo.exception)[:500]
+            error = error if death is None else death.message
+            if death is None or not death.is_recycled:
+                self._log.warning("job.failed", job=name, error=error, child_died=death is not None)
+            if death is None:
+                self._parent.troubles.set(trouble, error.partition("\n")[0])
+            self._guarded(lambda: failed(death))
 
         self._busy[key] = None
+        self._note_children()
         self.pool.apply_async(
             run_job,
             (pack(job),),
@@ -300,15 +305,16 @@ class ListConsumer(ConnectedConsumer):
         try:
             callback()
         except Exception as error:  # noqa: BLE001 - billiard would swallow it, and what comes after
-            self._log.error("callback.failed", error=repr(error))
+            self._log.exception("callback.failed", error=repr(error))
 
     # ---- lists back
 
-    def _started(self, in_hand: InHand) -> None:
+    def _started(self, in_hand: InHand, pid: int) -> None:
         now = self._monotonic()
         for delivery in in_hand.deliveries:
             if delivery.started is None:
                 delivery.started = now
+                delivery.request.worker_pid = pid
                 task_accepted(delivery.request)
                 delivery.request.send_event("task-started")
 
@@ -316,24 +322,26 @@ class ListConsumer(ConnectedConsumer):
         self.collector.finished(in_hand.job.token, report, may_try_again=not self._is_leaving)
         self._close(in_hand.deliveries)
 
-    def _lose(self, in_hand: InHand) -> None:
-        """The child died, or failed: another frees its runs, and then they are the next to go.
+    def _lose(self, in_hand: InHand, death: Death | None) -> None:
+        """The child died: another frees its runs, and then they are the next to go.
 
         They are first in line here, however many messages wait in the queue; should we die as well,
         they come due. Due at once, for the relay to see, are those of a worker that leaves, and a
-        run that was alone: it may be what kills children.
+        run that was alone: it may be what kills children. A child that raised an error lives: its
+        runs are freed as they were, and come due after a hold.
         """
         token = in_hand.job.token
         self.collector.lost(token)
-        is_over = self._is_leaving or in_hand.is_alone
+        is_over = self._is_leaving or in_hand.is_alone or death is None
         if is_over:
             self.collector.give_up(in_hand)
             self._close(in_hand.deliveries)
         else:
             self._lost[token] = in_hand
         run_ids = sorted({run_id for _, run_id in in_hand.runs})
-        due_in_s = 0.0 if is_over else self._parent.settings.hold_s
-        self._urgent.append(ReleaseJob(token, run_ids, due_in_s))
+        due_in_s = 0.0 if is_over and death else self._parent.settings.hold_s
+        crash = None if death is None else death.crash_of(run_ids)
+        self._urgent.add(ReleaseJob(token, run_ids, due_in_s, death is not None, crash))
         self._plan_dispatch()
 
     def _close(self, deliveries: list[Delivery]) -> None:
@@ -351,24 +359,18 @@ class ListConsumer(ConnectedConsumer):
     def _tick(self) -> None:
         """Every 100 ms: reap dead children at once (mechanics 4), end silent ones, stamp."""
         now = self._monotonic()
-        self._parent.stamps.stamp(PARENT, os.getpid(), now)
+        if current_thread() is main_thread():  # at its end Celery calls this from another
+            self._parent.stamps.stamp(PARENT, os.getpid(), now)
         self.pool.maintain_pool()
-        for pid in [pid for pid in self._busy.values() if pid is not None]:
-            seen = self._parent.stamps.seen(pid)
-            silent_s = 2 * self._parent.settings.hold_s
-            if seen is not None and now - seen > silent_s and pid not in self._killed:
-                self._log.warning("child.silent", pid=pid, seconds=round(now - seen, 1))
-                telemetry.children_killed.labels("silent").inc()
-                self._killed.add(pid)
-                _kill(pid, signal.SIGKILL)
-        for in_hand in self.collector.in_hand.values():
-            for delivery in in_hand.deliveries:
-                age_s = now - delivery.delivered
-                if age_s > _ACKNOWLEDGE_AFTER_S and not delivery.is_acknowledged:
-                    delivery.is_acknowledged = True
-                    self.acknowledge(delivery.request.message)
+        self._urgent.meet(p.pid for p in self.pool._pool._pool)  # noqa: SLF001 - as in `leave`
+        self._silent.end([pid for pid in self._busy.values() if pid is not None], now)
+        for delivery in self.collector.held_since(now - _ACKNOWLEDGE_AFTER_S):
+            delivery.is_acknowledged = True
+            self.acknowledge(delivery.request.message)
+        self.tell_loop(now)
         self._guarded(self._flush_events)
         if not self._is_leaving:
+            self._guarded(lambda: self._steer(now))
             self._guarded(lambda: self.listen_anew(self.collector.queues(), now))
         if self._is_leaving and not self._busy and not self._letters:
             self.say_goodbye_soon()
@@ -378,18 +380,17 @@ class ListConsumer(ConnectedConsumer):
 
     def leave(self) -> None:
         """SIGTERM: take no more, let children settle or hand back, then shut down warmly."""
+        if not self._is_leaving:
+            end_within(self._parent.settings.grace_s, self._children)
         self._is_leaving = True
+        self._urgent.leave()
         self._log.info("worker.leaving", busy=len(self._busy))
-        for process in tuple(self.pool._pool._pool):  # noqa: SLF001 - billiard has no public list
-            _kill(process.pid, signal.SIGUSR2)
+        for pid in self._children():
+            kill(pid, signal.SIGUSR2)
         if not self._is_looping:
             state.should_stop = os.EX_OK
         else:
             self.hub.call_soon(self.take_no_more)
 
-
-def _kill(pid: int, signal_: int) -> None:
-    try:
-        os.kill(pid, signal_)
-    except ProcessLookupError:
-        return
+    def _children(self) -> list[int]:
+        return [one.pid for one in tuple(self.pool._pool._pool)]  # noqa: SLF001 - billiard has no public list

@@ -32,6 +32,7 @@ class Order(msgspec.Struct):
     body: Any
     payload_bytes: int
     is_alone: bool
+    returns: int  # how often RabbitMQ gave it to somebody before, and had it back
 
 
 def read_message(message: Any) -> Order:
@@ -53,7 +54,7 @@ def read_message(message: Any) -> Order:
     run_ids = body[0][0]
     if not run_ids or not all(map(_is_uuid, (*run_ids, delivery_id))):
         raise Malformed("run_ids", "the body names no run ids")
-    payload_bytes = headers.get("veltrix_bytes")
+    payload_bytes, returns = headers.get("veltrix_bytes"), headers.get("x-delivery-count")
     return Order(
         task=task,
         delivery_id=delivery_id,
@@ -61,6 +62,7 @@ def read_message(message: Any) -> Order:
         body=body,
         payload_bytes=payload_bytes if isinstance(payload_bytes, int) else 0,
         is_alone=headers.get("veltrix_alone") is True,
+        returns=returns if isinstance(returns, int) else 0,
     )
 
 

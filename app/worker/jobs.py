@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from app.domain.dead_letters import DeadLetter
+from app.store.crashes import Crash
 
 
 class ListJob(msgspec.Struct, tag="list"):
@@ -22,12 +23,16 @@ class ListJob(msgspec.Struct, tag="list"):
 class ReleaseJob(msgspec.Struct, tag="release"):
     """The child that held `token` died: free its runs, each alone from now on.
 
-    Due in `due_in_s` at the latest, if nobody has taken them up before.
+    Due in `due_in_s` at the latest, if nobody has taken them up before. Not `is_death`: the child
+    lives and could not go on with them, which is no fault of theirs. `crash` is kept with the run
+    that it was in, if one is known.
     """
 
     token: str
     run_ids: list[str]
     due_in_s: float
+    is_death: bool = True
+    crash: Crash | None = None
 
 
 class LetterJob(msgspec.Struct, tag="letter"):

@@ -1,20 +1,26 @@
-"""How the worker's parent listens: one channel and one consumer for each queue.
+"""How the worker's parent listens: one channel for each queue, and one consumer while it may take.
 
 Celery has one channel for all. A queue that is deleted and declared again may be one that this
 worker goes on listening to in vain, and only the end of its channel helps (see `Listening`).
 """
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from amqp import spec
 from kombu import Consumer, Queue
 
-ANEW_S = 10.0
+from app.pipeline.backoff import Pauses
+
+ANEW_S, LOOK_S_MAX = 10.0, 60.0
+_ON_THEIR_WAY = 8  # consumers of a queue cancelled last, of which messages may still come
 
 
 class Listening:
     """Consumers of these queues by one connection; `receive` is given each message.
+
+    `missing` are queues that were not there, or not served: `is_served` is asked now and then.
 
     `wrong` is given what kombu cannot decode, with the error.
 
@@ -28,19 +34,24 @@ class Listening:
         self,
         connection: Any,
         queues: Collection[Queue],
-        prefetch: int,
         receive: Callable[[Any], None],
         wrong: Callable[[Any, BaseException], None],
         now: float,
+        missing: Collection[str] = (),
+        is_served: Callable[[str], bool] = lambda _name: True,
     ) -> None:
-        self._connection, self._prefetch = connection, prefetch
+        self._connection, self._is_served = connection, is_served
+        self.missing = set(missing)
+        self._looks = Pauses(ANEW_S, LOOK_S_MAX)
         self._receive, self._wrong = receive, wrong
         self._queues = {queue.name: queue for queue in queues}
-        self._consumers = {name: self._consume(name) for name in self._queues}
+        self._consumers = {name: self._consumer(name) for name in self._queues}
+        self._widths: dict[str, int] = {}
+        self._cancelled: dict[str, deque[str]] = {name: deque() for name in self._queues}
         self._heard = dict.fromkeys(self._queues, now)
 
-    def _consume(self, name: str) -> Consumer:
-        consumer = Consumer(
+    def _consumer(self, name: str) -> Consumer:
+        return Consumer(
             self._connection.channel(),
             [self._queues[name]],
             on_message=self._receive,
@@ -48,26 +59,66 @@ class Listening:
             accept=["json"],
             auto_declare=False,
         )
-        consumer.qos(prefetch_count=self._prefetch)
-        consumer.consume()
-        return consumer
+
+    def take(self, widths: Mapping[str, int], now: float) -> None:
+        """From these queues, with so many messages at once here that are not acknowledged.
+
+        Waits for no answer: a queue that is not there ends the channel, and with it the connection.
+        What an earlier consumer of the queue has given counts no more.
+        """
+        for name, width in widths.items():
+            if name in self.missing:
+                self._widths[name] = width  # for when it is there
+                continue
+            self._cancel(name)
+            consumer = self._consumers[name]
+            consumer.channel.send_method(spec.Basic.Qos, "lBb", (0, width, False))
+            (queue,) = consumer.queues  # as this channel knows it
+            consumer._basic_consume(queue, nowait=True)  # noqa: SLF001 - kombu's own waits
+            self._widths[name] = width
+            self._heard[name] = now
+
+    def take_no_more(self) -> None:
+        """What is on its way is still taken. Waits for no answer."""
+        self._widths.clear()
+        for name in self._queues:
+            self._cancel(name)
+
+    def _cancel(self, name: str) -> None:
+        """Its consumer, if it has one; the tag's callback stays for what is on its way."""
+        consumer, cancelled = self._consumers[name], self._cancelled[name]
+        tags = consumer._active_tags  # noqa: SLF001 - kombu's own way waits for an answer
+        tag = tags.pop(name, None)
+        if tag is not None:
+            consumer.channel.basic_cancel(tag, nowait=True)
+            cancelled.append(tag)
+            if len(cancelled) > _ON_THEIR_WAY:
+                consumer.channel.callbacks.pop(cancelled.popleft(), None)
 
     def listen_anew(self, busy: Collection[str], now: float) -> None:
         """By a new channel to every queue that gave nothing for 10 s and of which nothing is here.
 
         `busy` are the queues of which something is: whoever has as many messages as it may have is
-        given no other, and those it has would be given again.
+        given no other, and those it has would be given again. Queues it does not take from wait.
         """
         self._heard.update(dict.fromkeys(busy, now))
+        self._look_for_one(now)
         for name, heard in self._heard.items():
-            if now - heard >= ANEW_S:
+            width = self._widths.get(name)
+            if width is not None and now - heard >= ANEW_S and name not in self.missing:
                 self._heard[name] = now
                 self._consumers[name].channel.close()
-                self._consumers[name] = self._consume(name)
+                self._consumers[name] = self._consumer(name)
+                self.take({name: width}, now)
 
-    def take_no_more(self) -> None:
-        """Cancel every consumer without waiting for an answer, as kombu would."""
-        with suppress(*self._connection.connection_errors, *self._connection.channel_errors):
-            for consumer in self._consumers.values():
-                for tag in consumer._active_tags.values():  # noqa: SLF001 - kombu's own waits
-                    consumer.channel.basic_cancel(tag, nowait=True)
+    def _look_for_one(self, now: float) -> None:
+        """One that was missing may have been declared, or renewed, by somebody.
+
+        One at a time, and the rarer the longer: a question may wait for its answer.
+        """
+        for name in sorted(self.missing):
+            if now - self._heard[name] >= ANEW_S and self._looks.extend(name, now) is not None:
+                if self._is_served(name):
+                    self.missing.discard(name)
+                    self._heard[name] = now - ANEW_S  # listen at once
+                return

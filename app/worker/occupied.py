@@ -5,7 +5,9 @@ and the write of its list are not in it: they cost the same for one run as for m
 run they would make the lists of a busy machine ever smaller and so ever dearer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from app.pipeline.execution import Execution
 
 _KEPT = 0.8  # of what is known, whenever something new is measured
 
@@ -30,3 +32,13 @@ class Occupied:
     def means(self) -> dict[str, float]:
         """Seconds per run of every measured workflow. For any thread."""
         return {workflow: seconds / runs for workflow, (seconds, runs) in tuple(self._of.items())}
+
+
+def occupied_by(executions: Iterable[Execution]) -> dict[str, tuple[float, int]]:
+    """By workflow: how long its runs kept the child busy, and how many they were."""
+    found: dict[str, tuple[float, int]] = {}
+    for execution in executions:
+        if execution.busy_s > 0:  # of the others nothing was run
+            seconds, runs = found.get(execution.claim.workflow, (0.0, 0))
+            found[execution.claim.workflow] = (seconds + execution.busy_s, runs + 1)
+    return found

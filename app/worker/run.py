@@ -15,19 +15,26 @@ from types import FrameType
 from typing import Any
 
 from celery import bootsteps, signals
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from sqlalchemy.exc import SQLAlchemyError
 
-from app import telemetry
-from app.bootstrap import collect_rarely, real_sources, workflows_of
+from app import log_lines, telemetry
+from app.bootstrap import collect_rarely, engine_for, real_sources, workflows_of
 from app.broker.celery_app import make_celery
-from app.broker.topology import declare
+from app.pipeline.registrable import Workflows, mistakes_of, registered_names
 from app.settings import Settings
 from app.settings_load import SettingsError, require
+from app.store.transactions import open_autocommit
 from app.worker.celery_events import CeleryEvents
-from app.worker.child import Inheritance, inherit, prepare_signals
-from app.worker.consumer import Parent
+from app.worker.child import Inheritance, inherit, prepare_child
+from app.worker.declaring import ensure_topology, say_unserved, unserved
+from app.worker.outsiders import only_inspecting, refuse_compressed
+from app.worker.parent import Parent
+from app.worker.places import Places
+from app.worker.recycling import end_processes
 from app.worker.sidecar import start_sidecar
 from app.worker.stamps import Stamps
+from app.worker.troubles import Troubles
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _FOLDER_PREFIX, _LOCK = "veltrix-worker-", "lock"
@@ -40,17 +47,28 @@ def run_worker(settings: Settings, folder: Path) -> int:
     """
     require(settings, "database_url", "broker_url")
     warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root unpickles nothing
+    # What Celery says at each lost connection, of a setting that ours sets.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    log_lines.take_over_logging(settings.log_format, settings.log_level)
+    signals.setup_logging.connect(_no_other_logging, weak=False)
+    only_inspecting()
+    refuse_compressed()
     workflows = workflows_of(settings)
     queues = _queues(settings, {workflow.queue for workflow, _ in workflows.values()})
+    _refuse_unregistrable(settings, workflows)
     sources = real_sources()
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"
-    stamps = Stamps(folder / "stamps")
+    stamps, troubles = Stamps(folder / "stamps"), Troubles(folder / "troubles")
+    places = Places(folder / "places")
     celery = make_celery(settings, workflows, queues)
-    celery.veltrix_parent = Parent(settings, queues, stamps, sources.new_id, sources.monotonic)
+    celery.veltrix_parent = Parent(
+        settings, queues, stamps, places, troubles, sources.new_id, sources.monotonic
+    )
     celery.steps["consumer"].add(DeclareTopology)
     celery.events.dispatcher_cls = CeleryEvents
-    inherit(Inheritance(settings, sources, workflows, queues, node, stamps))
+    inherit(Inheritance(settings, sources, workflows, queues, node, stamps, places, troubles))
     signals.worker_process_init.connect(_on_child, weak=False)
+    signals.worker_process_shutdown.connect(_on_child_end, weak=False)
     sidecar = start_sidecar(settings, folder, os.getpid())
     worker = celery.Worker(
         hostname=node,
@@ -82,6 +100,25 @@ def run_worker(settings: Settings, folder: Path) -> int:
     return int(worker.exitcode or 0)
 
 
+def _refuse_unregistrable(settings: Settings, workflows: Workflows) -> None:
+    """Before the first fork, when there may still be a connection. Raises SettingsError.
+
+    Where the database cannot be asked now, the child that registers finds what clashes.
+    """
+    engine = engine_for(settings, "veltrix worker start", statement_timeout_s=5.0)
+    names: set[str] = set()
+    try:
+        with open_autocommit(engine) as tx:
+            names = registered_names(tx)
+    except SQLAlchemyError as error:
+        telemetry.logger("worker").warning("names.unchecked", error=str(error)[:300])
+    finally:
+        engine.dispose()
+    mistakes = mistakes_of(workflows, names)
+    if mistakes:
+        raise SettingsError(list(mistakes.values()))
+
+
 class DeclareTopology(bootsteps.StartStopStep):
     """Exchanges, queues and bindings, at every new connection (mechanics 23)."""
 
@@ -89,8 +126,16 @@ class DeclareTopology(bootsteps.StartStopStep):
 
     def start(self, c: Any) -> None:
         """Declare what this worker consumes from."""
+        parent = c.app.veltrix_parent
         with c.connection_for_write() as connection:
-            declare(connection.default_channel, c.app.veltrix_parent.queues)
+            channel = connection.default_channel
+            c.missing_queues = ensure_topology(channel, parent.queues, parent.troubles)
+        if c.must_ask:
+            parent.unserved = unserved(parent.broker_url, {*parent.queues} - c.missing_queues)
+            if parent.unserved:
+                log = telemetry.logger("worker")
+                log.warning("queues.unserved", queues=sorted(parent.unserved))
+        say_unserved(parent.troubles, parent.unserved)
 
 
 def _queues(settings: Settings, of_workflows: set[str]) -> list[str]:
@@ -112,8 +157,16 @@ def _queues(settings: Settings, of_workflows: set[str]) -> list[str]:
     return wanted or sorted(of_workflows)
 
 
+def _no_other_logging(**_: Any) -> None:
+    """Celery sets no log up where somebody listens to this signal."""
+
+
 def _on_child(**_: Any) -> None:
-    prepare_signals()
+    prepare_child()
+
+
+def _on_child_end(**_: Any) -> None:
+    end_processes()
 
 
 def _take_sigterm(consumer: Any) -> None:

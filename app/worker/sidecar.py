@@ -7,12 +7,19 @@ The sidecar ends with the worker: it watches the worker's sign of life and its p
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from time import monotonic
+from typing import Any
 
+import msgspec
 from celery.platforms import set_pdeathsig
-from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import telemetry
@@ -21,7 +28,9 @@ from app.health import HealthServer
 from app.settings import Settings
 from app.settings_load import load_settings
 from app.store.transactions import open_autocommit
+from app.worker.metric_files import MetricFiles
 from app.worker.stamps import PARENT, Stamps
+from app.worker.troubles import Troubles
 
 _LOOK_S = 0.5
 _SILENT_S = 30.0
@@ -37,42 +46,64 @@ def serve(folder: Path, host: str, port: int, parent_pid: int) -> None:
     """Answer until the worker has ended.
 
     Live: the parent's loop has turned within the last 30 s, or it looks for RabbitMQ. Ready: it
-    consumes, and the database answers.
+    consumes, the database answers, and no process of it has a trouble that stops work.
     """
     set_pdeathsig("SIGKILL")  # at once: a new worker may want the port
     settings = load_settings()
+    telemetry.configure_logs(settings.log_format, settings.log_level)
     stamps = Stamps(folder / "stamps")
     engine = engine_for(settings, "veltrix worker health", connections_max=2, statement_timeout_s=2)
 
-    def checks() -> dict[str, bool]:
+    troubles, files = Troubles(folder / "troubles"), MetricFiles(folder / "metrics")
+    collector = TroublesCollector(troubles)
+
+    def checks() -> dict[str, Any]:
         pid, seen = stamps.read(PARENT)
-        is_consuming = pid == parent_pid and monotonic() - seen < _SILENT_S
-        try:
-            with open_autocommit(engine) as connection:
-                connection.exec_driver_sql("select 1")
-        except SQLAlchemyError:
-            return {"consuming": is_consuming, "database": False}
-        return {"consuming": is_consuming, "database": True}
+        found = troubles.read()
+        return {
+            "consuming": pid == parent_pid and monotonic() - seen < _SILENT_S,
+            "database": _answers(engine),
+            "working": not any(trouble.stops_work for trouble in found),
+            "troubles": msgspec.to_builtins(found),
+        }
 
     ended = Event()
     server = None
     while server is None:
         try:
-            server = HealthServer(host, port, checks, _metrics)
+            server = HealthServer(host, port, checks, lambda: files.text(collector))
         except OSError as error:
             telemetry.logger("worker").warning("health.waits", port=port, error=str(error))
             ended.wait(_LOOK_S)
     server.start()
     while os.getppid() == parent_pid:
         ended.wait(_LOOK_S)
+        files.fold_dead()
     server.stop()
 
 
-def _metrics() -> bytes:
-    """All processes of the worker added up."""
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+def _answers(engine: Engine) -> bool:
+    try:
+        with open_autocommit(engine) as connection:
+            connection.exec_driver_sql("select 1")
+    except SQLAlchemyError:
+        return False
+    return True
+
+
+class TroublesCollector(Collector):
+    """How many processes have each trouble."""
+
+    def __init__(self, troubles: Troubles) -> None:
+        self._troubles = troubles
+
+    def collect(self) -> Iterator[Metric]:
+        """As of now."""
+        told = GaugeMetricFamily(*telemetry.WORKER_TROUBLES, labels=["name"])
+        counts = Counter(trouble.name for trouble in self._troubles.read())
+        for name, processes in counts.items():
+            told.add_metric([name], processes)
+        yield told
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from struct import Struct
 
 _SLOT = Struct("=qd")  # pid, monotonic seconds
-_SLOTS_MAX = 1024
+SLOTS_MAX = 1024
 PARENT = 0
 
 
@@ -31,9 +31,9 @@ class Stamps:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.exists():
-            path.write_bytes(bytes(_SLOT.size * _SLOTS_MAX))
+            path.write_bytes(bytes(_SLOT.size * SLOTS_MAX))
         with path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _SLOT.size * _SLOTS_MAX)
+            self._memory = mmap.mmap(file.fileno(), _SLOT.size * SLOTS_MAX)
         self._pids = memoryview(self._memory).cast("q")
         self._times = memoryview(self._memory).cast("d")
 
@@ -51,10 +51,15 @@ class Stamps:
 
     def seen(self, pid: int) -> float | None:
         """When the child `pid` last stamped, or None if it never did."""
-        for slot in range(1, _SLOTS_MAX):
-            stamped, monotonic_s = self.read(slot)
+        slot = self.slot_of(pid)
+        return None if slot is None else self.read(slot)[1]
+
+    def slot_of(self, pid: int) -> int | None:
+        """The slot that the child `pid` took, or None if it never did."""
+        for slot in range(1, SLOTS_MAX):
+            stamped, _ = self.read(slot)
             if stamped == pid:
-                return monotonic_s
+                return slot
             if stamped == 0:
                 return None
         return None
@@ -67,9 +72,9 @@ class Stamps:
         """
         with self._path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-            for slot in range(1, _SLOTS_MAX):
+            for slot in range(1, SLOTS_MAX):
                 pid, _ = self.read(slot)
                 if pid in (0, own_pid) or not _exists(pid):
                     self.stamp(slot, own_pid, monotonic_s)
                     return slot
-        raise RuntimeError(f"more than {_SLOTS_MAX} children")
+        raise RuntimeError(f"more than {SLOTS_MAX} children")

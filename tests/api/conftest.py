@@ -19,8 +19,8 @@ from sqlalchemy import Engine
 
 from app.api.auth import KeyRing, are_keys_required
 from app.api.catalog import Catalog
-from app.api.events import EventsFirst
-from app.api.server import make_app
+from app.api.gate import Gate, Limits
+from app.api.server import config_of, make_app
 from app.api.services import Services
 from app.domain.ids import EventIds
 from app.pipeline.accept import Acceptor
@@ -28,6 +28,8 @@ from app.settings import Settings
 from app.store.transactions import make_engine
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.wait import until
+
+USUAL = Limits()
 
 
 class Answer(msgspec.Struct):
@@ -94,11 +96,13 @@ class Api:
 class ApiOf(Protocol):
     """Starts an api with these changes of its settings."""
 
-    def __call__(self, *, url: str | None = None, **changes: Any) -> Api: ...
+    def __call__(
+        self, *, url: str | None = None, limits: Limits = USUAL, **changes: Any
+    ) -> Api: ...
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Api]:
+def serving(settings: Settings, limits: Limits = USUAL) -> Iterator[Api]:
     """An api with these settings, without a relay thread: everything it accepts is due."""
     assert settings.database_url is not None
     url = settings.database_url.get_secret_value()
@@ -120,11 +124,16 @@ def serving(settings: Settings) -> Iterator[Api]:
         settings, reads, acceptor, ring, catalog, lambda: str(uuid.uuid4()), lambda: False
     )
     app = make_app(services)
-    config = uvicorn.Config(
-        EventsFirst(app), port=0, loop="none", log_config=None, log_level="error", lifespan="on"
-    )
+    config = config_of(app, Gate(limits))
+    config.port, config.log_level = 0, "error"
     server = uvicorn.Server(config)
-    thread = Thread(target=lambda: asyncio.run(server.serve()))
+    factory = config.get_loop_factory()
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(server.serve())
+
+    thread = Thread(target=serve)
     thread.start()
     try:
         until(lambda: server.started, what="the api to start")
@@ -141,9 +150,9 @@ def api_of(database_url: str) -> Iterator[ApiOf]:
     """Start apis on this test's database."""
     running: list[Any] = []
 
-    def start(*, url: str | None = None, **changes: Any) -> Api:
+    def start(*, url: str | None = None, limits: Limits = USUAL, **changes: Any) -> Api:
         given = {"database_url": url or database_url, "broker_url": "amqp://127.0.0.1:1/"}
-        context = serving(Settings(**(given | changes)))
+        context = serving(Settings(**(given | changes)), limits)
         running.append(context)
         return context.__enter__()
 

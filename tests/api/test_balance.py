@@ -27,6 +27,7 @@ def test_the_books_are_told_as_documented(engine: Engine, database_url: str) -> 
         "runs": runs,
         "beside": none,
         "unaccounted": 0,
+        "accounts": 2,
     }
     assert by["shop.order.placed"] == {
         "source": "/tests",
@@ -35,6 +36,7 @@ def test_the_books_are_told_as_documented(engine: Engine, database_url: str) -> 
         "runs": runs,
         "beside": none,
         "unaccounted": 0,
+        "is_overflow": False,
     }
 
 

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
 
@@ -170,6 +172,26 @@ def test_the_same_id_with_other_content_is_a_conflict_that_names_the_event(api: 
     assert (other.status, other.body["event"]) == (409, first["event"])
 
 
+def test_the_same_fact_in_another_mode_is_the_same_event(api: Api) -> None:
+    """As SDKs and `curl --data-binary @file` send it: with a last newline, with a charset."""
+    head = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/shop", "ce-type": PLACED}
+    binary = head | {"content-type": "application/json; charset=utf-8"}
+    first = api.request("POST", "/v1/events", b'{"order":17}\n', binary)
+    again = [
+        api.post_event(
+            event(data=..., data_base64="eyJvcmRlciI6MTd9", datacontenttype="application/json")
+        ),
+        api.request(
+            "POST", "/v1/events", b' {"order":17}', head | {"content-type": "Application/JSON"}
+        ),
+        api.request("POST", "/v1/events", b'{"order": 17}', binary),
+    ]
+
+    assert first.status == 202
+    assert [answer.status for answer in again] == [202, 202, 409]
+    assert again[0].body == again[1].body == first.body | {"duplicate": True}
+
+
 def test_an_event_or_batch_over_its_limit_is_refused_whole(engine: Engine, api_of: ApiOf) -> None:
     api = api_of(event_bytes_max=65_536, batch_bytes_max=200_000, batch_events_max=3)
     large = event("large", data="x" * 70_000)
@@ -265,3 +287,35 @@ def test_a_wrong_method_or_path_is_a_problem(api: Api) -> None:
     for answer, status in ((api.request("PUT", "/v1/events"), 405), (api.get("/nope"), 404)):
         assert answer.status == status
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("rest", [b"", b",nope"], ids=["valid", "with an item that is no JSON"])
+def test_while_a_large_batch_is_read_others_are_answered(api: Api, rest: bytes) -> None:
+    """One batch of 15 events of a megabyte each kept everybody waiting for five seconds."""
+    small = b"[" + b",".join([b'{"a":1}'] * 125_000) + b"]"
+    items = [
+        b'{"specversion":"1.0","id":"%d","source":"/s","type":"t","subject":"\\u0041","data":%b}'
+        % (number, small)
+        for number in range(8)
+    ]
+    kind = {"content-type": "application/cloudevents-batch+json"}
+    body = b"[" + b",".join(items) + rest + b"]"
+    waits = []
+    with ThreadPoolExecutor(1) as pool:
+        first = time.monotonic()
+        sent = pool.submit(api.request, "POST", "/v1/events", body, kind)
+        while not sent.done():
+            began = time.monotonic()
+            assert api.get("/livez").status == 200
+            waits.append(time.monotonic() - began)
+        whole = time.monotonic() - first
+
+    assert sent.result().status == (207 if rest else 202)
+    assert max(waits) < whole / 3
+
+
+def test_a_large_list_of_inputs_is_refused_by_its_length_alone(api: Api) -> None:
+    many = b'{"inputs":[' + b"1," * 200_000 + b"1]}"
+    answer = api.request("POST", "/v1/workflows/fulfil/runs", many)
+
+    assert (answer.status, answer.body["type"]) == (413, "urn:veltrix:problem:too-large")

@@ -287,6 +287,13 @@ def test_without_the_scope_payloads_are_redacted_and_refusals_are_audited(
         for name, allowed in scopes.items():
             keys.create(tx, name, allowed, "tests", token_of(name))
     (run_id,) = fail(engine, data='{"card": "4711"}')
+    with transaction(engine) as tx:
+        tx.exec_driver_sql(
+            "insert into failed_attempts (run_id, generation, position, step, attempt, type,"
+            " message, traceback, fingerprint, arguments)"
+            """ values (%(id)s, 0, '1', 'charge', 1, 'Declined', '', '', '', '[["0815"],{}]')""",
+            {"id": run_id},
+        )
 
     with served(engine, database_url, require_keys=True) as api:
 
@@ -296,6 +303,8 @@ def test_without_the_scope_payloads_are_redacted_and_refusals_are_audited(
 
         blind, seeing = (by(n, "GET", f"/v1/runs/{run_id}").body for n in ("blind", "seeing"))
         assert (blind["redacted"], blind["outcome"]) == (True, None)
+        assert [a["arguments"] for a in seeing["failed_attempts"]] == [[["0815"], {}]]
+        assert "0815" not in str(blind)
         assert (seeing["redacted"], seeing["outcome"]["message"]) == (False, HOSTILE)
         event = f"/v1/events?source=/tests&id={seeing['cloudevent']['id']}"
         assert by("seeing", "GET", event).body["data"] == {"card": "4711"}

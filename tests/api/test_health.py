@@ -2,13 +2,17 @@
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
 from sqlalchemy import Engine, text
+from sqlalchemy.event import listen
 
+from app.api.looks import LOOK_S, Looks
 from app.api.openapi_docs import PATH, render
 from app.store.transactions import transaction
-from tests.api.conftest import Api
+from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
 
@@ -72,3 +76,32 @@ def test_the_documentation_needs_no_other_host(api: Api) -> None:
         connection.request("GET", path)
         assert connection.getresponse().status == 200, path
         connection.close()
+
+
+def test_however_many_ask_whether_it_is_ready_two_looks_a_second_answer_all(api: Api) -> None:
+    until(lambda: api.get("/readyz").status == 200, what="the writer's connection")
+    looks: list[float] = []
+    looked: Looks = api.app.state.looks
+    listen(looked.engine, "checkout", lambda *_: looks.append(time.monotonic()))
+    began = time.monotonic()
+    answers: list[int] = []
+
+    def ask(_number: int) -> None:
+        while time.monotonic() - began < 3 * LOOK_S:
+            answers.append(api.get("/readyz").status)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+
+    assert set(answers) == {200}
+    assert len(answers) > 50
+    assert 2 <= len(looks) <= 5
+
+
+def test_it_is_ready_though_all_connections_for_reads_are_in_use(api_of: ApiOf) -> None:
+    api = api_of(read_connections_max=2)
+    until(lambda: api.get("/readyz").status == 200, what="the writer's connection")
+    with api.services.engine.connect(), api.services.engine.connect():
+        before = time.monotonic()
+        until(lambda: time.monotonic() - before > LOOK_S, what="the last look to be old")
+        assert api.get("/readyz").status == 200

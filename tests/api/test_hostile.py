@@ -79,6 +79,10 @@ def test_a_number_that_nothing_can_hold_is_a_bad_patch(
         {"Origin": "null"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"Forwarded": "for=203.0.113.9"},
+        {"Via": "1.1 proxy"},
+        {"Origin": "http://127.0.0.1:9"},
     ],
 )
 def test_without_keys_no_page_of_another_site_is_answered(
@@ -108,9 +112,12 @@ EVENT = "application/cloudevents+json"
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", None])
 def test_programs_of_this_machine_are_answered(host: str | None) -> None:
     check_local(host, None, None)
-    check_local(host, "http://localhost:8080", "same-origin")
     with pytest.raises(Problem):
         check_local(host, "http://localhost.evil.example", None)
+    with pytest.raises(Problem):  # a page that another program of this machine serves
+        check_local(host, "http://127.0.0.1:9999", None)
+    if host is not None:
+        check_local(host, f"http://{host}", "same-origin")
 
 
 def test_what_was_asked_with_a_payload_is_whole_in_its_entry_only(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from fastapi import FastAPI
 from sqlalchemy import Engine, event
 
 from app.api import balance, runs
-from app.store import keys
-from app.store.transactions import make_engine, transaction
+from app.store import journal, keys
+from app.store.journal import FailedAttempt, JournalEntry, Settlement
+from app.store.transactions import make_engine, open_autocommit, transaction
 from app.telemetry import waiting_requests
-from tests.support.due_runs import add_runs, read_runs
+from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
 from tests.support.wait import until
@@ -195,6 +197,20 @@ def test_a_run_that_is_not_failed_is_not_replayed(engine: Engine, api: Client) -
     assert answer.body["type"] == "urn:veltrix:problem:not-failed"
 
 
+def test_a_run_that_was_replayed_as_often_as_can_be_is_told_what_else_to_do(
+    engine: Engine, api: Client
+) -> None:
+    ids = add_runs(engine, 1)
+    settle(engine, ids, "failed")
+    change_runs(engine, ids, "generation = 32767")
+
+    answer = api.post(f"/v1/runs/{ids[0]}/replay", AGAIN)
+
+    assert answer.status == 409
+    assert answer.body["type"] == "urn:veltrix:problem:replayed-too-often"
+    assert "edit it" in answer.body["detail"]
+
+
 def test_the_same_key_replays_once_and_answers_the_same(engine: Engine, api: Client) -> None:
     ids = add_runs(engine, 1)
     settle(engine, ids, "failed")
@@ -247,6 +263,45 @@ def test_a_replay_that_makes_no_sense_is_a_400(engine: Engine, api: Client, body
 
     assert api.post(f"/v1/runs/{ids[0]}/replay", body).status == 400
     assert read_runs(engine, ids, "state")[0][0] == "failed"
+
+
+def test_an_empty_body_is_told_what_it_should_have(engine: Engine, api: Client) -> None:
+    ids = add_runs(engine, 1)
+
+    cancel = api.post(f"/v1/runs/{ids[0]}/cancel", b"")
+    replay = api.post(f"/v1/runs/{ids[0]}/replay", b" ")
+
+    assert (cancel.status, replay.status) == (400, 400)
+    assert cancel.body["detail"] == 'the body is missing: send a JSON object with "reason"'
+    assert replay.body["detail"].endswith('a JSON object with "from" and "reason"')
+
+
+def test_a_story_has_begins_arguments_attempts_and_claims(engine: Engine, api: Client) -> None:
+    (run_id,) = add_runs(engine, 1)
+    token = hold(engine, [run_id])
+    now = time.monotonic()
+    step = JournalEntry(run_id, "1", "step", "charge", output="1", began=now - 2, took_ms=500)
+    step.arguments = '[["dhl"],{"weight":2}]'
+    tried = FailedAttempt(run_id, "", "", 1, "KeyError", "no", "", "f1", retry_delay_s=0.0)
+    failed = FailedAttempt(run_id, "2", "quote", 1, "Slow", "no", "", "f2")
+    failed.arguments = '[["ups… (and 5 bytes more)'
+    with open_autocommit(engine) as tx:
+        waits = Settlement(run_id=run_id, state="waiting", wait_s=60.0)
+        journal.write(tx, token, "worker", [step], [tried, failed], [waits], now)
+    change_runs(engine, [run_id], "attempt = 5")
+
+    told = api.get(f"/v1/runs/{run_id}").body
+
+    assert (told["attempt"], told["claims"]) == (2, 5)
+    assert api.get("/v1/runs").body["items"][0]["attempt"] == 2
+    (recorded,) = told["steps"]
+    began, at = (datetime.fromisoformat(recorded[name]) for name in ("began_at", "recorded_at"))
+    assert abs((at - began).total_seconds() - 2) < 0.5
+    assert recorded["took_ms"] == 500
+    assert recorded["arguments"] == [["dhl"], {"weight": 2}]
+    (long,) = (a for a in told["failed_attempts"] if a["position"] == "2")
+    assert (long["arguments"], long["is_crash"]) == (None, False)
+    assert long["arguments_cut"] == '[["ups… (and 5 bytes more)'
 
 
 def test_a_body_beyond_its_limit_is_a_413(api: Client) -> None:

@@ -3,14 +3,20 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
+from app import Event
+from app.domain.encoding import Codec
 from app.store import answers
+from app.store.keys import create
 from app.store.transactions import transaction
-from tests.api.conftest import Api
+from tests.api.conftest import Api, ApiOf
 from tests.support.accepting import subscribe, subscription
 
 
@@ -90,6 +96,31 @@ def test_what_cannot_be_started_is_a_400(api: Api, engine: Engine, body: bytes, 
     assert answer.status == 400
     assert answer.body["type"] == f"urn:veltrix:problem:{slug}"
     assert rows(engine, "select count(*) from events") == [(0,)]
+
+
+class Order(msgspec.Struct):
+    """What a workflow declares of its input."""
+
+    id: UUID
+    placed_at: datetime
+    price: Decimal
+
+
+def test_a_text_that_its_type_cannot_be_made_of_is_a_400_with_each_place(
+    engine: Engine, api: Api
+) -> None:
+    async def take(event: Event[Order]) -> None:
+        """A workflow."""
+
+    subscribe(engine, subscription("take", input_schema=Codec(take).input_schema()))
+    good = {"id": str(UUID(int=1)), "placed_at": "2026-01-31T12:00:00Z", "price": "1.10"}
+
+    bad = api.start("take", {"input": {"id": "x", "placed_at": "notadate", "price": "abc"}})
+
+    assert bad.status == 400
+    assert {error["at"] for error in bad.body["errors"]} == {"/id", "/placed_at", "/price"}
+    assert api.start("take", {"input": good}).status == 202
+    assert api.start("take", {"input": good | {"price": 1.10}}).status == 202
 
 
 def test_an_unknown_workflow_is_not_found(api: Api) -> None:
@@ -184,3 +215,38 @@ def test_a_schema_reaches_for_nothing_outside(api: Api, engine: Engine) -> None:
     api.services.catalog._read_at = None
 
     assert api.start("remote", {"input": 1}).status == 202
+
+
+def test_a_key_is_its_authors_and_its_calls(api_of: ApiOf, engine: Engine) -> None:
+    """Two authors under one key, a list under `k` and starts under `k/0`: a run each."""
+    subscribe(engine, subscription("report", queue="reports"))
+    tokens = [f"{name}-0123456789abcdef0123456789abcdef" for name in ("one", "two")]
+    with transaction(engine) as tx:
+        for token in tokens:
+            create(tx, token.partition("-")[0], ["events:write"], "tests", token)
+    api = api_of(require_keys=True)
+
+    def start(token: str, key: str, body: Any) -> Any:
+        headers = {"authorization": f"Bearer {token}", "idempotency-key": key}
+        return api.start("report", body, **headers)
+
+    for token in tokens:
+        for key, body in (
+            ("k", {"inputs": [10, 20]}),
+            ("k/0", {"input": 10}),
+            ("k/1", {"input": 20}),
+            ("k/1/", {"input": 20}),
+            ("k/1", {"input": 20}),
+            ("one:k/0", {"input": 10}),
+        ):
+            assert start(token, key, body).status == 202, (token, key)
+
+    assert rows(engine, "select count(*) from runs") == [(12,)]
+    assert start(tokens[0], "k/0", {"input": 11}).status == 422
+
+
+def test_without_keys_a_key_with_a_colon_is_one_of_its_own(api: Api, engine: Engine) -> None:
+    for key in ("local:k", "k", ":k", "local:k"):
+        assert api.start("report", {"input": 1}, **{"idempotency-key": key}).status == 202
+
+    assert rows(engine, "select count(*) from runs") == [(3,)]

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from threading import Event, Timer
 from typing import Any
 
 import pika
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from app.broker.connect import BrokerAway
 from app.broker.drain import Drain
+from app.broker.management import Management
 from app.broker.message import ListLimits, messages_for
-from app.broker.topology import definitions
+from app.broker.topology import Policy, definitions
 from app.domain.dead_letters import DeadLetter
 from app.domain.due import DueRun
 from app.pipeline.bury import bury
@@ -152,6 +156,7 @@ def test_a_message_kept_but_not_acknowledged_is_one_row_when_it_is_delivered_aga
     channel.basic_publish("veltrix.dead", "x", b"once")
     dying = Drain(broker.url, name="drain@test", heartbeat_s=30, keep=keep_and_die)
     until(lambda: _dies(dying), what="the message to be kept")
+    dying.close()
     again = Drain(broker.url, name="d", heartbeat_s=30, keep=lambda found: bury(engine, found))
     until(lambda: (again.drain_once(0.3), count_left(channel, "veltrix.dead") == 0)[1])
     again.drain_once(0.3)
@@ -177,8 +182,90 @@ def test_nothing_is_acknowledged_that_was_not_kept(
     channel.basic_publish("veltrix.dead", "x", b"keep me")
     failing = Drain(broker.url, name="drain@test", heartbeat_s=30, keep=cannot)
     until(lambda: _dies(failing), what="the drain to fail")
+    failing.close()
 
     until(lambda: count_left(channel, "veltrix.dead") == 1, what="the message to be back")
+
+
+def test_what_cannot_be_kept_for_a_long_time_is_in_hand_and_delivered_once(
+    broker: Broker, engine: Engine, channel: Any
+) -> None:
+    """RabbitMQ 4 drops a message at its 20th delivery where no policy says otherwise."""
+    Management(broker.management_url, broker.vhost).put_policy(
+        Policy("as-rabbitmq-4", "^veltrix", {"delivery-limit": 20}, 0)
+    )
+    for number in range(5):
+        channel.basic_publish("veltrix.dead", "x", b"%d" % number)
+    until(lambda: count_left(channel, "veltrix.dead") == 5, what="the messages")
+    is_away, redelivered = True, set[bool]()
+
+    def keep(found: list[DeadLetter]) -> int:
+        if is_away:
+            raise OperationalError("the database is away", None, Exception())
+        redelivered.update(letter.is_copy_possible for letter in found)
+        return bury(engine, found)
+
+    drain = Drain(broker.url, name="drain@test", heartbeat_s=30, keep=keep)
+    for _ in range(25):
+        with suppress(OperationalError):
+            drain.drain_once(0.1)
+    assert count_left(channel, "veltrix.dead") == 0
+    is_away = False
+    until(
+        lambda: (drain.drain_once(0.1), len(letters(engine)) == 5)[1],
+        what="the letters that were in hand",
+    )
+    drain.close()
+
+    assert {letter.body for letter in letters(engine)} == {b"0", b"1", b"2", b"3", b"4"}
+    assert redelivered == {False}
+
+
+def test_no_message_is_asked_for_while_none_could_be_kept(
+    broker: Broker, engine: Engine, channel: Any
+) -> None:
+    is_away = True
+
+    def try_keeping() -> None:
+        if is_away:
+            raise OperationalError("the database is away", None, Exception())
+
+    channel.basic_publish("veltrix.dead", "x", b"wait")
+    drain = Drain(
+        broker.url,
+        name="drain@test",
+        heartbeat_s=30,
+        keep=lambda found: bury(engine, found),
+        try_keeping=try_keeping,
+    )
+    for _ in range(3):
+        with pytest.raises(OperationalError):
+            drain.drain_once(0.1)
+    assert channel.queue_declare("veltrix.dead", passive=True).method.consumer_count == 0
+    is_away = False
+    assert len(drained(drain, engine, 1)) == 1
+    drain.close()
+
+
+def test_while_a_list_is_being_kept_the_connection_lives(
+    broker: Broker, engine: Engine, channel: Any
+) -> None:
+    """A database that hangs took the connection with it, and each time counted as a delivery."""
+    is_let = Event()
+
+    def keep(found: list[DeadLetter]) -> int:
+        is_let.wait(20)
+        return bury(engine, found)
+
+    channel.basic_publish("veltrix.dead", "x", b"slow")
+    drain = Drain(broker.url, name="drain@test", heartbeat_s=1, keep=keep)
+    timer = Timer(5, is_let.set)
+    timer.start()
+    found = drained(drain, engine, 1)
+    drain.close()
+    timer.join()
+
+    assert [letter.body for letter in found] == [b"slow"]
 
 
 def test_hostile_headers_are_stored_and_hold_no_neighbour_up(

@@ -183,6 +183,29 @@ def test_one_queue_that_cannot_be_declared_stops_no_other(declarer: Declarer, ch
     assert declarer.look(["mails"]).missing == []
 
 
+def test_many_missing_queues_are_declared_by_one_call(declarer: Declarer) -> None:
+    names = [f"team-{number}" for number in range(20)]
+    found = declarer.ensure(names)
+
+    assert found.there == sorted(names)
+    assert sorted(found.missing + found.unconsumed) == sorted(names)
+    assert declarer.look(names).empty == sorted(names)
+
+
+def test_what_a_call_does_not_reach_is_in_none_of_its_lists(
+    declarer: Declarer, channel: Any
+) -> None:
+    names = [f"team-{number}" for number in range(9)]
+    for name in names[:6]:
+        channel.queue_declare(name, durable=True, auto_delete=False)
+    first = declarer.ensure(names)
+    second = declarer.ensure([name for name in names if name not in first.refused])
+
+    assert len(first.refused) == 4
+    assert set(first.there) == set(names[:6])
+    assert set(first.there) | set(second.there) == set(names)
+
+
 def test_looking_again_and_again_leaves_no_garbage(declarer: Declarer) -> None:
     """A relay looks every two seconds for years, and collects garbage once an hour."""
     declarer.ensure(QUEUES)

@@ -158,6 +158,24 @@ def test_a_module_without_workflows_is_a_sentence(
     assert "no_such_module" in ran.err
 
 
+def test_workflows_that_can_never_run_are_all_named_and_nothing_is_registered(
+    veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VELTRIX_WORKFLOWS", "tests.commands.mistaken_workflows")
+
+    ran = veltrix("workflows", "register")
+
+    assert ran.code == 2
+    assert "'of_a_client'" in ran.err
+    assert "nothing can make its input type from JSON (dict[str, " in ran.err
+    assert "'of_a_parcel'" in ran.err
+    assert "names what is not there when the code runs" in ran.err
+    assert "'of_an_order'" in ran.err
+    assert "it is given an event, not Order: annotate it as Event[Order]" in ran.err
+    assert "'good'" not in ran.err
+    assert veltrix("workflows", "list", "--json").json == []
+
+
 def test_topology_is_planned_applied_and_shown(
     veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, engine: Engine, broker: Broker
 ) -> None:

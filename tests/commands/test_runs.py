@@ -1,9 +1,13 @@
 """`veltrix runs`, `run`, `replay run` and `cancel` on rows as workers leave them."""
 
+import time
+
 import pytest
 from sqlalchemy import Engine
 
-from app.store.journal import JournalEntry
+from app.store import journal
+from app.store.journal import FailedAttempt, JournalEntry, Settlement
+from app.store.transactions import open_autocommit
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, settle
@@ -168,3 +172,30 @@ def test_balance_is_fine_while_the_books_balance_and_exit_code_1_when_not(
 
     change_runs(engine, ids[:1], "state = 'queued', due_at = now(), settled_at = null")
     assert veltrix("balance").code == 0
+
+
+def test_run_tells_when_steps_began_and_with_what_arguments(
+    veltrix: Veltrix, engine: Engine
+) -> None:
+    (id_,) = add_runs(engine, 1)
+    token, now = hold(engine, [id_]), time.monotonic()
+    entry = JournalEntry(id_, "1.0.1", "step", "quote", output='"dhl"', began=now, took_ms=1_234)
+    entry.arguments = '[["dhl"],{"weight":2.5}]'
+    failed = FailedAttempt(id_, "1.1.1", "quote", 1, "Declined", "no", "", "f1", 0.75)
+    failed.arguments = '[["ups"],{}]'
+    with open_autocommit(engine) as tx:
+        waits = Settlement(run_id=id_, state="waiting", wait_s=60.0)
+        journal.write(tx, token, "worker", [entry], [failed], [waits], now)
+
+    told = veltrix("run", id_).lines
+
+    assert [line.split() for line in told if line.startswith(("attempt ", "claims "))] == [
+        ["attempt", "1"],
+        ["claims", "1"],
+    ]
+    (done,) = (line for line in told if "1.0.1" in line)
+    assert '"dhl", weight=2.5' in done
+    assert "1,234 ms" in done
+    (tried,) = (line for line in told if "1.1.1" in line)
+    assert '"ups"' in tried
+    assert "750 ms" in tried

@@ -1,6 +1,9 @@
 """`veltrix send` against a real api: every line taken or refused with its number, never lost."""
 
+import bz2
+import gzip
 import json
+import lzma
 import re
 import signal
 import subprocess
@@ -137,7 +140,8 @@ def test_a_pipe_is_sent_as_it_comes_and_ctrl_c_says_how_to_go_on(
         _, errors = pipe.communicate(timeout=10)
 
     assert pipe.returncode == 130
-    assert b"--from-line 4" in errors
+    # The answer to the third may still have been on its way: it goes again, as a duplicate.
+    assert b"--from-line 4" in errors or b"--from-line 3" in errors
     assert b"Traceback" not in errors
 
 
@@ -209,6 +213,29 @@ def test_a_wrong_file_or_address_is_a_sentence(
 
     assert ran.code == 2
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(event(1)), "a gzip file, not NDJSON .* gunzip -c FILE"),
+        (bz2.compress(event(1)), "a bzip2 file"),
+        (lzma.compress(event(1)), "a xz file"),
+        (b"\xef\xbb\xbf[" + event(1) + b"," + event(2) + b"]", "a JSON array, .* jq -c '.\\[\\]'"),
+        (b"\n  [\n" + event(1) + b"\n]", "a JSON array"),
+        (b'{\n  "id": "1"\n}\n', "JSON over several lines"),
+        (event(1).decode().encode("utf-16"), "text in UTF-16"),
+    ],
+    ids=["gzip", "bzip2", "xz", "array", "array over lines", "object over lines", "utf-16"],
+)
+def test_what_is_no_file_of_lines_is_one_sentence_and_nothing_is_sent(
+    sending: Callable[..., Any], engine: Engine, tmp_path: Path, content: bytes, words: str
+) -> None:
+    ran = sending(write(tmp_path / "events", content))
+
+    assert ran.code == 2
+    assert re.search(words, " ".join(ran.err.split()))
+    assert accepted(engine) == []
 
 
 def test_lines_keep_their_numbers_however_a_file_is_read(tmp_path: Path) -> None:

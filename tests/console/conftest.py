@@ -1,6 +1,7 @@
 """The console of a real api, looked at with Debian's Chromium; what it shows is put there first."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,10 @@ class Shown:
             JournalEntry(run, "1", "step", "reserve", output='{"shelf":7}'),
             JournalEntry(run, "2", "step", "charge", error=error, attempts=2),
         ]
+        now = time.monotonic()
+        for ago_s, one in ((0.9, entries[0]), (0.8, failed[0]), (0.1, failed[1])):
+            one.began, one.took_ms = now - ago_s, 90
+            one.arguments = '[["card-0815"],{"amount":12.5}]'
         ended = Settlement(
             run_id=run,
             state="failed",
@@ -83,7 +88,7 @@ class Shown:
             outcome=json.dumps({"type": "PaymentRefused", "message": HOSTILE}),
         )
         with open_autocommit(self.engine) as tx:
-            assert journal.write(tx, token, "worker-1@host/1", entries, failed, [ended])
+            assert journal.write(tx, token, "worker-1@host/1", entries, failed, [ended], now)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +116,8 @@ def showing(services: Services, **changes: Any) -> Iterator[Shown]:
         there.accept("bad", {"order": 2, "note": HOSTILE}, subject=HOSTILE)
         there.fail("bad")
         there.accept("open", {"order": 3})
-        there.accept("lonely", {"n": 1}, type="shop.nobody", source=HOSTILE)
+        hostile = {"source": HOSTILE.replace(" ", "/"), "subject": HOSTILE}
+        there.accept("lonely", {"n": 1}, type="shop.nobody", **hostile)
         fold_all(engine)
         fold_groups_once(engine)
         there.replay = plan(engine, of_group("f00d"), 1_048_576).id
@@ -134,7 +140,10 @@ def of_group(fingerprint: str) -> Asked:
 @contextmanager
 def showing_orders(services: Services) -> Iterator[Shown]:
     """A console whose workflow takes orders with a whole number, and a key that sees no payload."""
-    schema = {"type": "object", "properties": {"order": {"type": "integer"}}}
+    schema = {
+        "type": "object",
+        "properties": {"order": {"type": "integer"}, "at": {"type": "string", "format": "date"}},
+    }
     with showing(services) as there:
         subscribe(
             there.engine, subscription("fulfil", PLACED, code_version="v2", input_schema=schema)

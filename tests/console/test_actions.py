@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from io import StringIO
 from urllib.parse import urlencode
@@ -11,8 +13,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from app.console.exports import guarded
-from app.store import keys
-from app.store.transactions import transaction
+from app.store import journal, keys
+from app.store.journal import FailedAttempt, Settlement
+from app.store.transactions import open_autocommit, transaction
 from tests.api.conftest import Answer
 from tests.console.conftest import (
     HOSTILE,
@@ -25,6 +28,7 @@ from tests.console.conftest import (
     tab_of,
 )
 from tests.support.services import Services
+from tests.support.settled import hold
 
 
 @pytest.fixture
@@ -199,6 +203,43 @@ def test_without_keys_it_is_open_as_local_to_loopback_names_only(services: Servi
     assert (other, forged.status) == (403, 403)
 
 
+def test_a_failed_attempt_says_where_it_was_and_with_what_arguments(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    page = own.api.get(f"/console/runs/{own.runs['bad']}", cookie=cookie).text
+
+    summary = page[page.index("<summary>") : page.index("</summary>")]
+    words = re.sub(r"<[^>]*>", "", summary)
+    assert words.startswith(
+        "charge(&#34;card-0815&#34;, amount=12.5) at 2, attempt 2 of generation 0: PaymentRefused"
+    )
+
+
+def test_an_attempt_before_any_step_says_that_it_was_the_workflows_own(own: Shown) -> None:
+    run = own.accept("early", {"order": 5})
+    token = hold(own.engine, [run])
+    early = FailedAttempt(run, "", "", 1, "InvalidInput", "no", "", "f1")
+    ended = Settlement(run_id=run, state="failed", reason="invalid_input", fingerprint="f1")
+    with open_autocommit(own.engine) as tx:
+        assert journal.write(tx, token, "worker-1@host/1", [], [early], [ended])
+    cookie, _ = session_of(own, OPERATOR)
+
+    page = own.api.get(f"/console/runs/{run}", cookie=cookie).text
+
+    assert "the workflow&#39;s own code</span>, attempt 1 of generation 0" in page
+
+
+def test_a_group_says_since_when_its_bars_are_and_how_high(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    page = own.api.get("/console/failures/f00d", cookie=cookie).text
+
+    hour = f"{datetime.now(UTC):%Y-%m-%d %H:00}"
+    axis = page[page.index('<p class="axis') :].partition("</p>")[0]
+    assert hour in axis or f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:00}" in axis
+    assert "highest: 1 in an hour" in axis
+    versions = page[page.index("Versions of the code") :].partition("</table>")[0]
+    assert ":00:00" not in re.sub(r'datetime="[^"]*"', "", versions), "known to the hour only"
+
+
 def test_payloads_are_withheld_from_a_key_that_may_not_see_them(own: Shown) -> None:
     reader, _ = session_of(own, READER)
     pages = [
@@ -210,6 +251,7 @@ def test_payloads_are_withheld_from_a_key_that_may_not_see_them(own: Shown) -> N
         assert "payloads:read" in page
         assert "&#34;order&#34;" not in page
         assert "shelf" not in page
+        assert "card-0815" not in page
         assert "Traceback" not in page
         assert "Replay…" not in page
 

@@ -120,6 +120,17 @@ def test_what_does_not_fit_is_said_and_the_text_is_kept(own: Shown) -> None:
     assert [is_refused for _, _, is_refused in audited(own, "run.edit")] == [True]
 
 
+def test_every_place_that_does_not_fit_is_named(own: Shown) -> None:
+    cookie, _ = session_of(own, OPERATOR)
+    form = form_of(own, cookie) | {"data": '{"order": "three", "at": "soon"}'}
+
+    refused = post(own, f"/runs/{own.runs['bad']}/edit", form, cookie=cookie)
+
+    assert refused.status == 400
+    assert "<code>/order</code> &#39;three&#39; is not of type &#39;integer&#39;" in refused.text
+    assert "<code>/at</code> &#39;soon&#39; is not a &#39;date&#39;" in refused.text
+
+
 def test_a_stale_version_is_told_with_the_text_kept_and_may_be_sent_again_knowingly(
     own: Shown,
 ) -> None:

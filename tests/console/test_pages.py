@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from app.store import overview
+from app.store.transactions import transaction
 from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
+from tests.support.workers import forget_workers, report
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: dict[str, Callable[[Shown], str]] = {
@@ -134,9 +137,12 @@ def test_ids_in_a_list_can_be_told_apart(tab: Tab) -> None:
 
 def test_attempts_of_one_moment_are_told_in_their_order(tab: Tab, shown: Shown) -> None:
     tab.go(f"/runs/{shown.runs['bad']}")
-    drawn = tab.page.locator(".course tbody tr").filter(has_text="failed attempt")
+    charged = tab.page.locator(".course tbody tr").filter(has_text="charge")
 
-    assert ["attempt 1" in line for line in drawn.all_inner_texts()] == [True, False]
+    expect(charged).to_have_count(1)
+    expect(charged).to_contain_text("2 attempts")
+    kinds = [bar.get_attribute("class") for bar in charged.locator("rect").all()]
+    assert kinds == ["bar failed", "bar wait", "bar failed"]
     expect(tab.page.locator(".attempt summary").first).to_contain_text("attempt 2")
 
 
@@ -157,6 +163,27 @@ def test_the_first_page_is_live_and_balances(tab: Tab, shown: Shown) -> None:
 
     expect(accepted).to_have_text(f"{count + 1} accepted")
     expect(tab.page.locator("#chart canvas")).to_be_visible()
+
+
+def test_open_runs_that_nobody_serves_are_red(tab: Tab, shown: Shown) -> None:
+    tab.go("/")
+    queues = tab.page.get_by_role("region", name="Queues")
+    alarm = tab.page.get_by_text("nobody will do the open runs there")
+    expect(queues.locator(".badge.failed", has_text="no worker").first).to_be_visible()
+    expect(alarm).to_be_visible()
+    report(shown.engine, "1", None, overview_queues(shown))
+
+    expect(alarm).to_be_hidden(timeout=10_000)
+    expect(queues.locator(".badge.failed")).to_have_count(0)
+    forget_workers(shown.engine, "1")
+    tab.go("/workflows")
+    expect(tab.page.locator(".badge.failed", has_text="none").first).to_be_visible()
+
+
+def overview_queues(shown: Shown) -> list[str]:
+    """The queues that have open runs."""
+    with transaction(shown.engine) as tx:
+        return [queue.queue for queue in overview.queues(tx)]
 
 
 def test_filters_are_in_the_address_and_work_in_place(tab: Tab, shown: Shown) -> None:

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.attribute_values import is_time, is_uri
 from app.domain.cloudevents import (
     BadBatch,
-    BadEvent,
     Mode,
     TooLarge,
-    is_time,
     mode_of,
     parse_batch,
     parse_binary,
     parse_structured,
 )
+from app.domain.event_checks import BadEvent
 from app.domain.events import NewEvent
 
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -120,6 +120,37 @@ def test_the_digest_covers_content_and_not_trace_or_extensions() -> None:
     for change in ({"type": "u"}, {"subject": "s"}, {"dataschema": "urn:y"}):
         assert parse_structured(with_data("1", **change)).digest != plain
     assert parse_structured(with_data("2")).digest != plain
+
+
+def test_the_mode_makes_no_other_digest() -> None:
+    head = [
+        (b"ce-specversion", b"1.0"),
+        (b"ce-id", b"1"),
+        (b"ce-source", b"/s"),
+        (b"ce-type", b"t"),
+    ]
+
+    def binary(content_type: bytes, body: bytes) -> NewEvent:
+        return parse_binary([*head, (b"content-type", content_type)], body)
+
+    plain = parse_structured(with_data('{"a": 1}'))
+    same = [
+        binary(b"application/json", b'{"a": 1}\r\n'),
+        binary(b"application/json; charset=utf-8", b' {"a": 1}'),
+        parse_structured(with_data('{"a": 1}', datacontenttype="application/json;charset=utf-8")),
+    ]
+    others = [
+        binary(b"application/json", b'{"a":1}'),
+        binary(b"text/plain; charset=utf-8", b'{"a": 1}'),
+        binary(b"text/plain", b'{"a": 1}'),
+        binary(b"text/plain", b'{"a": 1}\n'),
+    ]
+
+    assert {event.digest for event in same} == {plain.digest}
+    assert plain.digest_as_sent is None
+    assert None not in {event.digest_as_sent for event in same}
+    assert len({event.digest for event in [plain, *others]}) == 5
+    assert same[0].data_json == '{"a": 1}\r\n'
 
 
 # What is refused, and by which name
@@ -313,6 +344,7 @@ def test_the_mode_is_told_by_the_content_type() -> None:
 _TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(
     lambda text: len(text.encode()) <= 1_024
 )
+_URI = _TEXT.filter(is_uri)
 _JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -325,10 +357,10 @@ _JSON = st.recursive(
     max_leaves=10,
 )
 _ATTRIBUTES = st.fixed_dictionaries(
-    {"id": _TEXT, "source": _TEXT, "type": _TEXT},
+    {"id": _TEXT, "source": _URI, "type": _TEXT},
     optional={
         "subject": _TEXT,
-        "dataschema": _TEXT,
+        "dataschema": _URI,
         "traceparent": _TEXT,
         "time": st.datetimes(timezones=st.timezones()).map(
             lambda t: t.replace(tzinfo=None).isoformat() + "Z"
@@ -391,3 +423,26 @@ def test_a_batch_never_loses_an_event_among_bad_ones(between: list[bytes], space
 
     assert len(answers) == len(items)
     assert isinstance(answers[-1], NewEvent)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "ISO-8859-1", "utf-16"])
+def test_text_in_json_is_the_same_content_as_the_body_in_its_charset(charset: str) -> None:
+    content_type = f"text/plain; charset={charset}"
+    headers = [(b"content-type", content_type.encode())] + [
+        (f"ce-{name}".encode(), str(value).encode()) for name, value in REQUIRED.items()
+    ]
+
+    binary = parse_binary(headers, "né".encode(charset))
+    structured = parse_structured(with_data('"n\\u00e9"', datacontenttype=content_type))
+
+    assert structured.data_binary == binary.data_binary == "né".encode(charset)
+    assert structured.digest == binary.digest
+
+
+def test_text_that_its_charset_cannot_say_is_kept_as_utf_8() -> None:
+    for charset in ("latin-1", "klingon"):
+        of_type = f"text/plain; charset={charset}"
+
+        kept = parse_structured(with_data('"\\u20ac"', datacontenttype=of_type))
+
+        assert kept.data_binary == "€".encode()

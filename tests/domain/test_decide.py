@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.decide import fingerprint, message_of, retry_delay_s, storable_text
+from app.domain.decide import described, fingerprint, retry_delay_s, storable_text
 from app.domain.workflows import RetryPolicy
 
 policies = st.builds(
@@ -59,7 +59,9 @@ def test_an_error_that_cannot_say_its_text_has_one_all_the_same() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no words")
 
-    assert message_of(Mute(), 1_000) == "(no message: RuntimeError in its __str__)"
+    said = described(Mute(), "w", "s", 1_000)
+
+    assert said.message == "(no message: RuntimeError in its __str__)"
 
 
 def raised(depth: int, text: str) -> BaseException:

@@ -1,10 +1,11 @@
 """Outside a run: what is awaited just runs, and fails as it would in a run."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from app import NonRetryable, StepFailed, gather, step
+from app import Event, NonRetryable, StepFailed, gather, step, workflow
 
 attempts: list[str] = []
 
@@ -81,3 +82,14 @@ def test_one_failed_branch_does_not_mark_its_neighbours() -> None:
 def test_the_plain_function_raises_what_it_raises() -> None:
     with pytest.raises(CardDeclined):
         charge.function(500)
+
+
+def test_the_same_source_declared_for_other_types_or_another_queue_is_another_version() -> None:
+    async def function(event: Event[Any]) -> None:
+        return None
+
+    def version(**options: Any) -> str:
+        return workflow(name="one", **options)(function).code_version(None)
+
+    assert version(on="a", queue="q") == version(on="a", queue="q")
+    assert len({version(on="a", queue="q"), version(on="b", queue="q"), version(on="a")}) == 3

@@ -12,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
+import app.store.access_tables
 import app.store.failure_tables
 import app.store.replay_tables  # noqa: F401 - its tables join the metadata
 from app.store import schema
@@ -21,8 +22,9 @@ from tests.support.wait import until
 # Everything the catalog knows of our tables that can differ.
 CATALOG = {
     "columns": """
-        select c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-            pg_get_expr(d.adbin, d.adrelid), a.attidentity, l.collname
+        select c.relname, row_number() over (partition by c.oid order by a.attnum), a.attname,
+            format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
+            a.attidentity, l.collname
         from pg_attribute a join pg_class c on c.oid = a.attrelid
         left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
         left join pg_collation l on l.oid = a.attcollation

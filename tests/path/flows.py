@@ -5,10 +5,13 @@ PATH_EFFECTS names: workflow, run, idempotency key, pid, monotonic seconds.
 """
 
 import asyncio
+import logging
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import text
@@ -76,6 +79,24 @@ async def spin_async() -> None:
         pass
 
 
+@step(timeout_s=0.4, retries=0)
+def stubborn() -> None:
+    """Goes on whatever its limit raises."""
+    _write_down()
+    while True:
+        with suppress(BaseException):
+            _never.wait(0.05)
+
+
+@step
+def log(text: str) -> None:
+    """Says something in several ways, and closes what it prints to."""
+    _write_down()
+    print("printed", text)  # noqa: T201 - steps do
+    sys.stdout.close()
+    logging.getLogger("shop").info("logged %s", text, extra={"order": "A-1"})
+
+
 @transaction
 def book(session: Session) -> None:
     """One row in a table of the test's own (`seen.make_bookings`)."""
@@ -84,7 +105,7 @@ def book(session: Session) -> None:
 
 
 _DEEDS: dict[str, Any] = {
-    one.name: one for one in (note, pause, pause_async, kill, spin, spin_async, book)
+    one.name: one for one in (note, pause, pause_async, kill, spin, spin_async, stubborn, log, book)
 }
 
 

@@ -108,9 +108,17 @@ class Scene:
         return Counter(count for (count,) in self.ask(sql, run_ids))
 
     def failed_attempts(self, run_ids: Sequence[str] | None = None) -> list[Any]:
-        """(step, type) of every failed attempt, of these runs or all."""
-        where = "" if run_ids is None else "where run_id = any(%s::uuid[])"
-        return self.ask(f"select step, type from failed_attempts {where} order by id", run_ids)
+        """(step, type) of every attempt that raised or took too long, of these runs or all."""
+        return self._attempts("not is_crash", run_ids)
+
+    def crashes(self, run_ids: Sequence[str] | None = None) -> list[Any]:
+        """(step, type, message) of every attempt that ended with its worker."""
+        return self._attempts("is_crash", run_ids, ", message")
+
+    def _attempts(self, where: str, run_ids: Sequence[str] | None, more: str = "") -> list[Any]:
+        where += "" if run_ids is None else " and run_id = any(%s::uuid[])"
+        sql = f"select step, type{more} from failed_attempts where {where} order by id"
+        return self.ask(sql, run_ids)
 
     def unaccounted(self) -> int:
         """What the books say is missing."""

@@ -67,7 +67,8 @@ def test_an_outage_longer_than_the_leases_loses_nothing_and_repeats_no_step_it_w
     assert begun.keys() == set(run_ids)
     assert not {run_id for run_id in again if begun[run_id] < killed_at - FORGETS_S}
     assert seen.bookings(run_ids) == Counter({1: 400})
-    assert not seen.failed_attempts()
+    # Each execution of a transactional step is an attempt; what it lost with the server is kept.
+    assert {step for step, _ in seen.failed_attempts()} <= {"book"}
     assert all(one.is_running for one in seen.platform.processes.values())
     assert until(lambda: seen.unaccounted() == 0, what="the books to balance")
 

@@ -42,6 +42,9 @@ def kill_one(seen: Scene) -> None:
     assert seen.began_once(1, run_ids), "a finished step never runs again"
     assert seen.bookings(run_ids) == Counter({1: 8}), "a transactional step: exactly one effect"
     assert not seen.failed_attempts(run_ids), "the crash is the child's, not the step's"
+    ((_, type_, message),) = seen.crashes(run_ids)
+    assert type_ == "WorkerCrashed"
+    assert "exited 9 (SIGKILL) in step" in message
 
 
 def test_runs_of_a_killed_child_go_on_within_a_second_and_repeat_nothing(seen: Scene) -> None:
@@ -89,4 +92,12 @@ def test_a_run_that_kills_three_children_alone_fails_and_its_neighbours_succeed(
     assert not seen.at(3, poison)
     assert seen.rows(neighbours, "crashes") == [(0,)] * 7
     assert not seen.failed_attempts(neighbours + poison)
+    assert not seen.crashes(neighbours)
+    crashes = seen.crashes(poison)
+    assert 3 <= len(crashes) <= 4
+    kill, says = crashes[-1][0], "its worker process exited 9 (SIGKILL) in step "
+    assert set(crashes) == {(kill, "WorkerCrashed", f"{says}{kill} at 2")}
+    assert seen.rows(poison, "failed_step, outcome ->> 'type', outcome ->> 'message'") == [
+        (kill, "WorkerCrashed", f"{says}{kill} at 2")
+    ]
     assert seen.unaccounted() == 0

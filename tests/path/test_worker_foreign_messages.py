@@ -1,11 +1,13 @@
 """Messages the relay did not send (W09, W10, W11): the worker lives, and each becomes a row."""
 
+import gzip
 import json
 from collections import Counter
 from typing import Any
 from uuid import uuid4
 
 import pika
+import psutil
 
 from tests.path.seen import Scene
 from tests.support.wait import until
@@ -23,11 +25,15 @@ def of(body: bytes, headers: Any, **properties: Any) -> tuple[bytes, pika.BasicP
     return body, pika.BasicProperties(headers=headers, **values)
 
 
+BOMB = gzip.compress(bytes(300_000_000))
 FOREIGN = {
     "undecodable JSON": of(b"{no json", HEADERS),
     "not UTF-8": of(b"[[[\xff\xfe", HEADERS),
     "unknown compression": of(BODY, HEADERS | {"compression": "zstandard-9"}),
     "known compression, other content": of(BODY, HEADERS | {"compression": "application/x-gzip"}),
+    "a bomb": of(
+        gzip.compress(bytes(300_000_000)), HEADERS | {"compression": "application/x-gzip"}
+    ),
     "pickle": of(b"\x80\x04N.", HEADERS, content_type="application/x-python-serialize"),
     "unknown content type": of(BODY, HEADERS, content_type="text/x-unheard-of"),
     "no content type": (BODY, pika.BasicProperties(headers=HEADERS)),
@@ -77,6 +83,11 @@ def test_each_foreign_message_leaves_a_row_and_the_worker_goes_on(steady: Scene)
     until(lambda: ready(seen) == 0, what="every message to be acknowledged")
     assert len(letters(seen)) == len(FOREIGN)
     assert worker.is_running
+    assert psutil.Process(worker.pid).memory_info().rss < 250_000_000, "nothing was decompressed"
+    (why,) = seen.ask(
+        "select distinct detail from dead_letters where position('compressed' in detail) > 0"
+    )
+    assert why == ("it is compressed, and no message of ours is",)
 
 
 def letters(seen: Any) -> list[bytes]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
+from app.domain.cloudevents import parse_binary
 from app.domain.due import DueRun
 from app.domain.receipts import (
     AcceptUnavailable,
@@ -130,6 +131,27 @@ def test_the_same_event_gets_its_first_receipt_and_other_content_a_conflict(
     assert other.event == first.event
     assert count(engine, "events") == 1
     assert count(engine, "runs") == 2
+
+
+def test_an_event_that_was_compared_by_its_very_bytes_is_known_by_them_again(
+    acceptor: Acceptor,
+) -> None:
+    """Its digest is older than the rule that the HTTP mode makes no difference."""
+
+    def sent(body: bytes) -> Submission:
+        head = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/shop", "ce-type": PLACED}
+        head["content-type"] = "application/json; charset=utf-8"
+        return Submission(parse_binary([(k.encode(), v.encode()) for k, v in head.items()], body))
+
+    old = sent(b'{"n": 1}\n')
+    assert old.event.digest_as_sent is not None
+    old.event.digest, old.event.digest_as_sent = old.event.digest_as_sent, None
+    (first,) = acceptor.accept([old])
+    again, other = acceptor.accept([sent(b'{"n": 1}\n')]) + acceptor.accept([sent(b'{"n": 2}\n')])
+
+    assert receipt(again).duplicate
+    assert receipt(again).event == receipt(first).event
+    assert isinstance(other, EventConflict)
 
 
 def test_equal_events_in_one_list_become_one(acceptor: Acceptor, engine: Engine) -> None:

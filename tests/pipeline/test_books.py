@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from app.domain.events import NewEvent
 from app.domain.ids import EventIds, run_id, workflow_suffix
-from app.pipeline.books import Balance, balance, fold_once, recount_once
+from app.pipeline.books import Balance, balance, fold_once, measure, recount_once
 from app.pipeline.cancel import cancel
 from app.pipeline.replay import replay
 from app.store import ledger
@@ -21,7 +21,9 @@ from tests.support.settled import fold_all, hold, run_sql, settle
 
 def recount(engine: Engine) -> Recount:
     """Recount every minute, the present one too, whenever it was recounted last."""
-    return recount_once(engine, closed_minutes=-1, is_forced=True)
+    found = recount_once(engine, closed_minutes=-1, is_forced=True)
+    measure(engine)
+    return found
 
 
 def audit(engine: Engine) -> Balance:
@@ -231,7 +233,7 @@ def add_old_runs(engine: Engine, minutes_ago: int, count: int = 1) -> list[str]:
     with transaction(engine) as tx:
         now_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
         unix_ms = now_ms - minutes_ago * 60_000
-        account = ledger.accounts(tx, [("/old", "old")])["/old", "old"]
+        account = ledger.accounts(tx, [("/old", "old")], 1_000)["/old", "old"]
         items = []
         for event_id in EventIds(random.Random(minutes_ago).getrandbits).make(unix_ms, count):
             start = ledger.RunStart(run_id(event_id, workflow_suffix("old")), "old", "old")

@@ -21,7 +21,7 @@ from app.pipeline.replay import replay_now
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, tag_text
 from app.settings import Settings
-from app.store import archive, edits, reads, replay_reads
+from app.store import archive, edits, replay_reads, stories
 from app.store.replay_plans import Selection
 from app.store.transactions import transaction
 from tests.support.accepting import PLACED, subscribe, subscription
@@ -48,7 +48,7 @@ def failed(engine: Engine, count: int, data: str = '{"cents": "100"}') -> list[s
 
 
 def edit(engine: Engine, run_id: str, patch: Patch, tag: str | None = None) -> EditedNow:
-    of = EditOf("", "ann", "the shop sent text", MIB, _IDS)
+    of = EditOf("", "ann", "the shop sent text", MIB, _IDS, 1_000)
     return edit_now(engine, run_id, patch, tag, of)
 
 
@@ -81,7 +81,7 @@ def test_an_edited_run_is_a_new_run_linked_to_an_origin_that_stays_failed(engine
     assert tuple(new) == ("queued", "fulfil", origin, "ann", 0)
     with transaction(engine) as tx:
         story = edits.find(tx, made.id)
-        told = reads.story(tx, origin)
+        told = stories.story(tx, origin)
     assert told is not None
     assert told.edited_as == [made.id]
     assert story is not None
@@ -384,3 +384,30 @@ def test_what_was_copied_may_be_removed(engine: Engine) -> None:
 
     (made,) = made_of(engine, [origin])
     assert json.loads(made) == {"cents": 1, "new": "x" * 600_000}
+
+
+class _OfOneMoment(EventIds):
+    """All ids are drawn in one millisecond, so that they may meet."""
+
+    def make(self, unix_ms: int, count: int) -> list[str]:  # noqa: ARG002
+        """As if it were always the same."""
+        return super().make(1_790_000_000_000, count)
+
+
+def test_edits_that_draw_one_id_make_both_runs(engine: Engine) -> None:
+    first, second = failed(engine, 2)
+    made = [
+        edit_now(
+            engine,
+            run_id,
+            replacing('{"cents": 100}'),
+            None,
+            EditOf("", "ann", "text", MIB, _OfOneMoment(Random(3).getrandbits), 1_000),
+        )
+        for run_id in (first, second)
+    ]
+
+    assert len({one.id for one in made}) == 2
+    found = read_runs(engine, [one.id for one in made], "origin_run_id::text")
+    assert {row.origin_run_id for row in found} == {first, second}
+    assert balance(engine).unaccounted == 0

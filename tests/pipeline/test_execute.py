@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +10,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app import Event, StepFailed, gather, idempotency_key, now, random, sleep, step, uuid, workflow
-from app.domain.workflows import Workflow
 from app.store.transactions import transaction
+from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, change_runs, read_runs
-from tests.support.hands import TestHands
 
 calls: list[Any] = []
 DUE_S = "extract(epoch from due_at - now())::float8 as due_s"
@@ -23,31 +21,6 @@ DUE_S = "extract(epoch from due_at - now())::float8 as due_s"
 @pytest.fixture(autouse=True)
 def _no_calls() -> None:
     calls.clear()
-
-
-Hands = Callable[..., TestHands]
-
-
-@pytest.fixture
-def hands(engine: Engine) -> Iterator[Hands]:
-    made: list[TestHands] = []
-
-    def make(*workflows: Workflow, **limits: Any) -> TestHands:
-        made.append(TestHands(engine, workflows, **limits))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def journal_of(engine: Engine, run_id: str) -> list[tuple[str, str, str]]:
-    with transaction(engine) as tx:
-        rows = tx.execute(
-            text("select position, kind, name from journal where run_id = :id order by 1"),
-            {"id": run_id},
-        )
-        return [tuple(row) for row in rows]
 
 
 def wake(engine: Engine, run_ids: list[str]) -> None:
@@ -413,6 +386,57 @@ def test_a_journal_that_does_not_match_the_code_is_held_for_the_right_code(
     assert "position 1 was step 'note'" in row.outcome["message"]
 
 
+def _elapse(engine: Engine) -> None:
+    with transaction(engine) as tx:
+        tx.execute(text("update journal set recorded_at = recorded_at - interval '1 hour'"))
+        tx.execute(text("update failed_attempts set failed_at = failed_at - interval '1 hour'"))
+
+
+def test_each_deploy_has_its_grace(engine: Engine, hands: Hands) -> None:
+    @workflow(name="fulfil")
+    async def new(event: Event[Any]) -> None:
+        await note("new")
+        await sleep(60)
+        await sleep(60)
+
+    @workflow(name="fulfil")
+    async def old(event: Event[Any]) -> None:
+        await note_later("old")
+
+    (run_id,) = add_runs(engine, 1)
+    right, wrong = hands(new), hands(old)
+    for each in (right, wrong, right, wrong, wrong):  # right goes on, so wrong has its time again
+        assert each.run([run_id]) == {run_id: "waiting"}
+        if each is right:
+            _elapse(engine)
+        wake(engine, [run_id])
+    _elapse(engine)
+
+    assert wrong.run([run_id]) == {run_id: "failed"}
+
+
+def test_each_version_that_cannot_go_on_with_a_run_has_its_grace(
+    engine: Engine, hands: Hands
+) -> None:
+    @workflow(name="fulfil")
+    async def old(event: Event[Any]) -> None:
+        await note("old")
+        await sleep(60)
+
+    @workflow(name="fulfil")
+    async def new(event: Event[Any]) -> None:
+        await note_later("new")
+
+    (run_id,) = add_runs(engine, 1)
+    for each in (hands(old), hands(new, code_version="2"), hands(new, code_version="3")):
+        _elapse(engine)
+        assert each.run([run_id]) == {run_id: "waiting"}
+        wake(engine, [run_id])
+    _elapse(engine)
+
+    assert hands(new, code_version="3").run([run_id]) == {run_id: "failed"}
+
+
 def test_other_arguments_than_recorded_are_a_mismatch(engine: Engine, hands: Hands) -> None:
     @workflow(name="fulfil")
     async def unstable(event: Event[Any]) -> None:
@@ -516,6 +540,26 @@ def test_when_skips_and_key_is_kept(engine: Engine, hands: Hands) -> None:
     assert [tuple(r) for r in read_runs(engine, one + two, "key, reason")] == [
         ("k1", "skipped"), ("k2", None),
     ]  # fmt: skip
+
+
+def test_when_is_asked_once_and_not_of_a_run_that_has_begun(engine: Engine, hands: Hands) -> None:
+    is_open = True
+
+    @workflow(name="fulfil", when=lambda _: is_open)
+    async def sells(event: Event[Any]) -> None:
+        await note("charge")
+        await sleep(60)
+        await note("deliver")
+
+    run_ids = add_runs(engine, 1)
+    hands(sells).run(run_ids)
+    is_open = False
+    _elapse(engine)
+    wake(engine, run_ids)
+
+    assert hands(sells).run(run_ids) == {run_ids[0]: "succeeded"}
+    assert calls == ["charge", "deliver"]
+    assert read_runs(engine, run_ids, "reason")[0].reason is None
 
 
 def test_leaving_gives_back_what_is_between_steps(engine: Engine, hands: Hands) -> None:

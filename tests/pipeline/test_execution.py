@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import Event, StepFailed, gather, now, step, uuid, workflow
-from app.domain.encoding import encode
+from app.domain.encoding import digest, encode
+from app.domain.workflows import Workflow
 from app.pipeline.execution import Execution
 from app.pipeline.frames import Limits
 from app.store.journal import JournalEntry, Past
@@ -66,7 +67,11 @@ async def run_program(event: Event[Any]) -> list[Any]:
     return await interpret(event.data)
 
 
-def execution_of(program: list[Any], journal: dict[str, JournalEntry]) -> Execution:
+def execution_of(
+    program: list[Any],
+    journal: dict[str, JournalEntry],
+    flow: Workflow[Any, Any] = run_program,
+) -> Execution:
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     claim = Claim(
         run_id="r", workflow="program", queue="q", generation=0, attempt=1, alone=False, crashes=0,
@@ -77,7 +82,7 @@ def execution_of(program: list[Any], journal: dict[str, JournalEntry]) -> Execut
         accepted_at=moment,
     )  # fmt: skip
     past = Past(dict(journal), {})
-    return Execution(claim, run_program, "1", past, Limits(**LIMITS))
+    return Execution(claim, flow, "1", past, Limits(**LIMITS))
 
 
 def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.Random) -> bool:
@@ -145,3 +150,42 @@ def test_a_workflow_is_plain_code_outside_a_run() -> None:
         return await plain(event)
 
     assert asyncio.run(call()) == [{"number": 1}, {"number": 2}]
+
+
+# ---- runs that are long, or wide
+
+WIDE = 10_000
+
+
+@workflow(name="program", retries=0)
+async def many_rounds(event: Event[Any]) -> int:
+    total = 0
+    for number in range(1_000):
+        total += sum(found["number"] for found in await gather(act(number), act(number)))
+    total += len(await gather(*(act(number) for number in range(WIDE))))
+    await act(1)
+    return total
+
+
+def rounds_of(rounds: int) -> dict[str, JournalEntry]:
+    """The journal of so many of its rounds."""
+    positions = [(f"{n + 1}.{branch}.1", n) for n in range(rounds) for branch in (0, 1)]
+    return {
+        position: JournalEntry("r", position, "step", "act", digest((n,), {}), f'{{"number":{n}}}')
+        for position, n in positions
+    }
+
+
+def test_a_gather_of_any_width_works_after_any_number_of_them() -> None:
+    execution = execution_of([], rounds_of(1_000), many_rounds)
+    execution.begin()
+    wide = execution.runnable()
+    assert [step.position for step in (wide[0], wide[-1])] == ["1001.0.1", f"1001.{WIDE - 1}.1"]
+
+    for step_ in wide:
+        execution.finish_step(step_, {"number": 0}, '{"number":0}')
+
+    (last,) = execution.pending
+    assert last.position == "1002"
+    assert len(execution.frames) == 1  # what has ended is not kept
+    execution.close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.replays import GENERATION_MAX, SPENT
 from app.pipeline.books import balance
 from app.pipeline.replay import NotReplayed, Replayed, repeated, replay
 from app.store import journal, leases
@@ -53,6 +54,25 @@ def test_a_failed_run_is_queued_again_as_new_in_its_next_generation(engine: Engi
         *(None,) * 7,
         *(0, True),
     )
+
+
+def test_a_run_that_was_replayed_as_often_as_can_be_stops_no_other(engine: Engine) -> None:
+    ids = add_runs(engine, 3)
+    fail(engine, ids, entry(ids[1], "0"))
+    change_runs(engine, ids[:1], f"generation = {GENERATION_MAX}")
+
+    answers = replay(engine, ids, "failed_step", "again", "me")
+
+    assert answers == [
+        NotReplayed(ids[0], "failed", SPENT),
+        Replayed(ids[1], 1, 1),
+        Replayed(ids[2], 1, 0),
+    ]
+    assert [tuple(row) for row in read_runs(engine, ids, "state, generation")] == [
+        ("failed", GENERATION_MAX),
+        ("queued", 1),
+        ("queued", 1),
+    ]
 
 
 def test_who_replayed_and_why_is_kept(engine: Engine) -> None:

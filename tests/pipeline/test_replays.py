@@ -12,20 +12,20 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.domain.ids import EventIds
-from app.domain.replays import Options, ReplayRefused, Verb
+from app.domain.replays import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
 from app.pipeline.books import balance
 from app.pipeline.replay import replay_now
 from app.pipeline.replaying import Replaying
 from app.pipeline.replays import Asked, act, plan
 from app.settings import Settings
-from app.store import archive, replay_reads, replays
-from app.store.journal import JournalEntry
+from app.store import archive, journal, replay_reads, replays
+from app.store.journal import JournalEntry, Settlement
 from app.store.replay_plans import Selection
 from app.store.replay_reads import ReplayStory
-from app.store.transactions import transaction
+from app.store.transactions import open_autocommit, transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
-from tests.support.settled import run_sql, settle
+from tests.support.settled import hold, run_sql, settle
 from tests.support.wait import until
 
 BYTES_MAX = 1_000_000
@@ -213,6 +213,19 @@ def test_a_run_that_changed_since_the_plan_is_skipped_with_the_reason(engine: En
     assert [row.generation for row in read_runs(engine, ids, "generation")] == [1, 1, 1]
 
 
+def test_a_run_that_was_replayed_as_often_as_can_be_is_skipped_and_said(engine: Engine) -> None:
+    ids = failed(engine, 3)
+    change_runs(engine, ids[:1], f"generation = {GENERATION_MAX}")
+    id_ = started(engine, ids)
+
+    executor(engine).once()
+
+    with transaction(engine) as tx:
+        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+    assert [runs[i].state for i in ids] == ["skipped", "replayed", "replayed"]
+    assert runs[ids[0]].skip_reason == SPENT
+
+
 def test_what_was_archived_by_a_transaction_older_than_the_plan_is_skipped(engine: Engine) -> None:
     ids = failed(engine, 2)
     with transaction(engine) as older:
@@ -371,6 +384,76 @@ def test_a_canary_that_fails_again_stops_the_replay_and_a_resume_tries_another(
     assert states(engine, ids[2:]) == {"queued": 2, "failed": 6}
     settle(engine, ids[2:4], "succeeded")
     work(one, "running", engine, id_)
+
+
+def failed_in(engine: Engine, count: int, position: str = "1") -> list[str]:
+    """Failed runs whose step `charge` failed at this position, after another `charge` was done."""
+    ids = add_runs(engine, count)
+    for id_ in ids:
+        entries = [
+            JournalEntry(id_, "0", "step", "charge", output="1"),
+            JournalEntry(id_, position, "step", "charge", error='{"type": "Declined"}'),
+        ]
+        settle(engine, [id_], "failed", entries, reason="error", failed_step="charge")
+    return ids
+
+
+def goes_on(engine: Engine, run_id: str, position: str, error: str | None = None) -> None:
+    """A worker journals this call of `charge`; then the run sleeps for two days."""
+    token = hold(engine, [run_id])
+    output = None if error else "1"
+    entry = JournalEntry(run_id, position, "step", "charge", output=output, error=error)
+    with open_autocommit(engine) as tx:
+        asleep = Settlement(run_id=run_id, state="waiting", wait_s=172_800.0)
+        assert journal.write(tx, token, "worker", [entry], [], [asleep])
+
+
+@pytest.mark.parametrize("mode", ["failed_step", "beginning"])
+def test_a_canary_is_over_when_its_runs_are_beyond_the_step_they_had_failed_in(
+    engine: Engine, mode: str
+) -> None:
+    ids = failed_in(engine, 6)
+    id_ = started(engine, ids, canary=2, mode=mode)
+    one = executor(engine)
+    one.once()
+    assert told(engine, id_).replayed == 2
+    goes_on(engine, ids[0], "1")
+    one.once()
+    assert told(engine, id_).state == "canary", "one of them has neither passed nor ended"
+    goes_on(engine, ids[1], "1")
+
+    story = work(one, "running", engine, id_)
+    one.once()
+
+    assert told(engine, id_).replayed == 6
+    assert (story.succeeded, story.failed_again) == (0, 0)
+    assert states(engine, ids[:2]) == {"waiting": 2}
+
+
+def test_a_step_before_the_one_that_failed_ends_no_canary(engine: Engine) -> None:
+    ids = failed_in(engine, 3)
+    id_ = started(engine, ids, canary=1, mode="beginning")
+    one = executor(engine)
+    one.once()
+    goes_on(engine, ids[0], "0")
+
+    one.once()
+
+    assert told(engine, id_).state == "canary"
+
+
+def test_a_canary_that_partly_passed_is_judged_by_all_of_it(engine: Engine) -> None:
+    ids = failed_in(engine, 6)
+    id_ = started(engine, ids, canary=2, stop_share=0.4)
+    one = executor(engine)
+    one.once()
+    goes_on(engine, ids[0], "1")
+    settle(engine, ids[1:2], "failed", reason="error", failed_step="charge")
+
+    story = work(one, "stopped", engine, id_)
+
+    assert "1 of 2 runs failed again (50%)" in (story.why or "")
+    assert story.replayed == 2
 
 
 def test_failures_stop_a_running_replay_when_enough_have_an_outcome(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """What a stale cache kept from a workflow is started, once; history only when asked for."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -121,6 +122,93 @@ def test_a_beginning_is_looked_at_again_at_twice_its_age(
 
     assert sweep.once() == 0, "it looks again when the subscription is 12 s old"
     assert Sweep(engine, settings).once() == 1
+
+
+def add_many_types(engine: Engine, count: int, *, age_s: int) -> None:
+    """An unrouted event of each of so many types that `shop.*` covers, accepted so long ago."""
+    with transaction(engine) as tx:
+        tx.execute(
+            text(
+                "insert into events (id, account_id, minute, unrouted, accepted_at, source,"
+                " sender_id, type, digest)"
+                " select rpad(lpad(to_hex(((extract(epoch from now()) - :age_s) * 1000)::bigint),"
+                " 12, '0') || lpad(to_hex(n), 10, '0'), 32, '0')::uuid, 1, 1, true,"
+                " now() - :age_s * interval '1 second', '/tests', n::text, 'shop.' || md5(n::text),"
+                " '\\x00' from generate_series(1, :count) n"
+            ),
+            {"count": count, "age_s": age_s},
+        )
+
+
+def test_types_of_long_ago_cost_a_look_nothing(engine: Engine, settings: Settings) -> None:
+    add_many_types(engine, 50_000, age_s=3 * 3600)
+    (event,) = add_runs(engine, 1, is_routed=False)
+    subscribe(engine)
+    sweep = Sweep(engine, settings)
+
+    began = time.monotonic()
+    assert sweep.once() == 1
+    assert time.monotonic() - began < 1.0, "each type of 50,000 was walked"
+    assert len(read_runs(engine, [run_of(event)], "id")) == 1
+
+
+def test_a_flood_of_types_of_now_starts_in_lists(engine: Engine, settings: Settings) -> None:
+    add_many_types(engine, 2_500, age_s=0)
+    subscribe(engine)
+
+    assert Sweep(engine, settings).once() == 2_500
+
+
+def test_what_was_missed_while_no_relay_was_there_is_started_by_the_first_look(
+    engine: Engine, settings: Settings
+) -> None:
+    """Nobody looked when the subscription began, half an hour ago."""
+    add_many_types(engine, 3, age_s=1_800)
+    subscribe(engine, since="1801 seconds")
+
+    assert Sweep(engine, settings).once() == 3
+
+
+class Watch:
+    """A clock that stands until it is moved."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_while_no_subscription_changes_it_looks_every_ten_seconds_and_misses_nothing(
+    engine: Engine, settings: Settings
+) -> None:
+    subscribe(engine)
+    watch = Watch()
+    sweep = Sweep(engine, settings, watch)
+    sweep.once()
+    watch.now = 200.0
+    sweep.once()
+    watch.now = 205.0
+    add_many_types(engine, 1, age_s=30)  # committed long after it was given its id
+
+    assert sweep.once() == 0
+    watch.now = 210.0
+    assert sweep.once() == 1
+
+
+def test_a_change_of_a_subscription_is_looked_after_at_once(
+    engine: Engine, settings: Settings
+) -> None:
+    subscribe(engine, types=["other"])
+    watch = Watch()
+    sweep = Sweep(engine, settings, watch)
+    sweep.once()
+    watch.now = 1_000.0
+    sweep.once()
+    watch.now = 1_001.0
+    add_runs(engine, 1, is_routed=False)
+    subscribe(engine, "write", since="1 minute")
+
+    assert sweep.once() == 1
 
 
 def start_all(engine: Engine, **options: Any) -> int:

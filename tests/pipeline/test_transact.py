@@ -9,9 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app import Event, StepFailed, step, transaction, workflow
+from app.store import due
 from app.store.transactions import transaction as open_transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
+from tests.support.wait import until
 
 calls: list[str] = []
 NAMES = ("commit", "rollback", "go on", "plain")
@@ -160,6 +162,40 @@ def test_a_list_that_meets_a_locked_row_goes_on_one_by_one(engine: Engine) -> No
     assert left == 980
     unlock.join()
     locker.close()
+    hands.close()
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_step_that_takes_longer_than_a_lease_loses_no_run(engine: Engine, runs: int) -> None:
+    """Nobody renews what its transaction locks: when it ends, the relay would be there first."""
+    rescued: list[str] = []
+
+    @transaction(retries=0)
+    def book_slowly(session: Session, what: str) -> str:
+        until(lambda: read_runs(engine, run_ids[-1:], "due_in")[0][0] < 0, what="the lease's end")
+        session.execute(text("insert into effects values (:id, 1)"), {"id": what})
+        return what
+
+    @step(retries=0)
+    def rescue() -> None:
+        with open_transaction(engine) as tx:
+            found = due.scan(
+                tx, [], hold_s=8.0, hold_s_max=300.0, poison_crashes_max=3, rescue=["orders"]
+            )
+        rescued.extend(found.rescued if found is not None else [])
+
+    @workflow(name="fulfil")
+    async def slow(event: Event[Any]) -> None:
+        await book_slowly(str(event.event_id))
+        await rescue()
+
+    run_ids = add_runs(engine, runs)
+    hands = TestHands(engine, [slow], hold_s=1.0)
+
+    outcomes = hands.run(run_ids)
+
+    assert rescued == []
+    assert list(outcomes.values()) == ["succeeded"] * runs
     hands.close()
 
 

@@ -1,6 +1,7 @@
 """The checker on evidence made by hand: a good case holds, and each falsified one is seen."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,22 @@ import pytest
 from app.prove.blows import Blow
 from app.prove.case import Case
 from app.prove.checker import PROPERTIES, check
-from app.prove.evidence import Begin, Books, Entry, Evidence, StoredEvent, StoredRun
-from app.prove.record import Asked, Line, Replayed, Replaying, Told, Unanswered
+from app.prove.evidence import Begin, Books, Entry, Evidence, Failed, StoredEvent, StoredRun
+from app.prove.notes import NOWHERE, Seen
+from app.prove.record import (
+    Archived,
+    Asked,
+    Cancelled,
+    Edited,
+    Line,
+    Planned,
+    Replayed,
+    Replaying,
+    Told,
+    Unanswered,
+)
 from app.prove.witness import Move
+from tests.support.wait import until
 
 RUN, OTHER = "run-1", "run-2"
 
@@ -80,11 +94,11 @@ def _asked(
 
 
 def _move(seq: int, run: str, old: str, new: str, at: float, *, worker: str, xid: str = "") -> Move:
-    return Move(seq, run, 0, "move", old, new, worker, "veltrix worker 7", xid or str(seq), at)
+    return Move(seq, run, 0, "move", old, new, worker, "veltrix worker 7 w@h", xid or str(seq), at)
 
 
 def _entry(seq: int, run: str, position: str, at: float, *, xid: str = "") -> Move:
-    who = "veltrix worker 7 transactions"
+    who = "veltrix worker 7 w@h transactions"
     return Move(seq, run, 0, "entry", position, "", "", who, xid or str(seq), at)
 
 
@@ -99,6 +113,13 @@ def test_a_good_case_holds() -> None:
 
     assert {one.name: one.samples for one in found if not one.is_held} == {}
     assert len(found) == len(PROPERTIES)
+
+
+def test_a_child_may_end_before_the_first_line_of_one_step() -> None:
+    record, evidence, blows = good()
+    evidence.failed.append(Failed(OTHER, 0, "1", 2, "WorkerCrashed", "w@h/7"))
+
+    assert broken(record, evidence, blows) == set()
 
 
 def test_what_was_not_answered_may_be_there_or_not_but_not_with_another_content() -> None:
@@ -130,6 +151,41 @@ def _replaced(items: list, index: int, **changes: object) -> None:  # type: igno
 def _run_again(evidence: Evidence) -> None:
     evidence.moves.insert(4, _move(4, RUN, "queued", "running", 1.45, worker="w@h/7"))
     evidence.begins.append(Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.47))
+
+
+def _renamed(evidence: Evidence, kind: str) -> None:
+    """The second event and its run are of another kind."""
+    _replaced(evidence.events, 1, type=f"veltrix.prove.{kind}")
+    _replaced(evidence.runs, 1, workflow=f"prove_{kind}")
+
+
+def _past_its_limit(evidence: Evidence) -> None:
+    _renamed(evidence, "limited_sleep")
+    _replaced(evidence.runs, 1, state="failed", reason="timeout", settled_at=20.0)
+    _replaced(evidence.moves, 8, new_state="failed", at=20.0)
+    _replaced(evidence.moves, 9, at=20.0)
+    evidence.begins.append(Begin(OTHER, "1.0.1", f"{OTHER}:1.0.1", 1, 7, 9.0))
+    evidence.books = Books(2, 2, 0, 2, 1, 1, 0)
+
+
+def _cancelled(record: list[Line], evidence: Evidence) -> None:
+    _renamed(evidence, "long")
+    record.append(Cancelled(OTHER, 20.0, "running"))
+    _replaced(evidence.runs, 1, state="cancelled", settled_at=30.0)
+    _replaced(evidence.moves, 8, new_state="cancelled", at=30.0)
+    _replaced(evidence.moves, 9, at=30.0)
+    evidence.begins.append(Begin(OTHER, "1.0.1", f"{OTHER}:1.0.1", 1, 7, 29.0))
+    evidence.books = Books(2, 2, 0, 2, 1, 0, 1)
+
+
+def _waits_beside_an_idle_child(evidence: Evidence, blow: Blow) -> None:
+    """The worker child has nothing from 1.6 on, until it takes a run that waited since 1."""
+    blow.is_harmless = True
+    _replaced(evidence.moves, 7, at=10.0)
+    _replaced(evidence.moves, 8, at=10.2)
+    _replaced(evidence.moves, 9, at=10.2)
+    _replaced(evidence.begins, 2, at=10.1)
+    evidence.moves.sort(key=lambda move: (move.at, move.seq))
 
 
 FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
@@ -183,14 +239,18 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     ),
     "another process wrote the outcome": (
         {"no_zombie_writes"},
-        lambda _r, e, _b: _replaced(e.moves, 8, application="veltrix worker 8"),
+        lambda _r, e, _b: _replaced(e.moves, 8, application="veltrix worker 8 w@h"),
+    ),
+    "another host's process with the same id wrote the outcome": (
+        {"no_zombie_writes"},
+        lambda _r, e, _b: _replaced(e.moves, 8, application="veltrix worker 7 w@other"),
     ),
     "another process wrote an entry": (
         {"no_zombie_writes"},
-        lambda _r, e, _b: _replaced(e.moves, 1, application="veltrix worker 8"),
+        lambda _r, e, _b: _replaced(e.moves, 1, application="veltrix worker 8 w@h"),
     ),
     "a finished step ran again": (
-        {"finished_steps_stay_finished"},
+        {"finished_steps_stay_finished", "attempts_are_counted"},
         lambda _r, e, _b: _run_again(e),
     ),
     "a step did not wait for the journal": (
@@ -254,6 +314,88 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
         {"finished_steps_stay_finished"},
         lambda _r, e, _b: e.begins.append(Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.47)),
     ),
+    "a step was begun outside of its run": (
+        {"steps_begin_under_a_claim"},
+        lambda _r, e, _b: e.begins.append(Begin(RUN, NOWHERE, f"{RUN}:1", 0, 7, 1.47)),
+    ),
+    "a step began after its process had let go of the run": (
+        {"steps_begin_under_a_claim", "effects_at_least_once"},
+        lambda _r, e, _b: e.begins.append(Begin(OTHER, "1.0.1", f"{OTHER}:1.0.1", 1, 7, 1.47)),
+    ),
+    "a step was executed twice as one attempt": (
+        {"attempts_are_counted"},
+        lambda _r, e, _b: e.begins.append(Begin(OTHER, "1", f"{OTHER}:1", 1, 7, 1.15)),
+    ),
+    "an attempt failed and nobody kept it": (
+        {"attempts_are_counted"},
+        lambda _r, e, _b: e.begins.append(Begin(OTHER, "1", f"{OTHER}:1", 2, 7, 1.15)),
+    ),
+    "an attempt was kept that never began": (
+        {"attempts_are_counted"},
+        lambda _r, e, _b: e.failed.append(Failed(OTHER, 0, "1", 2, "Planned")),
+    ),
+    "two attempts ended with one child and neither began": (
+        {"attempts_are_counted"},
+        lambda _r, e, _b: e.failed.extend(
+            Failed(OTHER, 0, "1", attempt, "WorkerCrashed", "w@h/7") for attempt in (2, 3)
+        ),
+    ),
+    "an archived run is not": (
+        {"failures_are_in_their_groups"},
+        lambda r, _e, _b: r.append(Archived([RUN], 9.0)),
+    ),
+    "an edit made nothing": (
+        {"edits_make_runs"},
+        lambda r, _e, _b: r.append(Edited(RUN, "run-9", 9.0)),
+    ),
+    "a group counts what is not there": (
+        {"failures_are_in_their_groups"},
+        lambda _r, e, _b: e.groups.update({"run": (1, 0)}),
+    ),
+    "a planned replay came to nothing": (
+        {"replays_have_their_outcome"},
+        lambda r, _e, _b: r.append(Planned({RUN: 0}, 9.0)),
+    ),
+    "a healthy run is called poison": (
+        {"healthy_runs_are_not_blamed", "outcomes_as_expected", "books_balance"},
+        lambda _r, e, _b: _replaced(e.runs, 1, state="failed", reason="poison"),
+    ),
+    "a run went on past its limit": (
+        {"limits_end_runs"},
+        lambda _r, e, _b: _past_its_limit(e),
+    ),
+    "a run went on after it was cancelled": (
+        {"cancelled_runs_stop", "outcomes_as_expected"},
+        lambda r, e, _b: _cancelled(r, e),
+    ),
+    "a value was another the second time": (
+        {"values_are_seen_again"},
+        lambda _r, e, _b: e.seen.extend([Seen("2", "a float", "1"), Seen("2", "a float", "1.0")]),
+    ),
+    "a run saw another's tenant": (
+        {"tenants_are_apart"},
+        lambda _r, e, _b: e.seen.append(Seen("2", "tenant of a step", "1")),
+    ),
+    "a run without a tenant saw one": (
+        {"tenants_are_apart"},
+        lambda _r, e, _b: e.seen.append(Seen("2", "tenantless step", "1")),
+    ),
+    "an event has the time of a wrong clock": (
+        {"times_are_the_databases"},
+        lambda _r, e, _b: _replaced(e.events, 0, accepted_at=61.0),
+    ),
+    "an outcome did not wait for the disk": (
+        {"commits_are_waited_for"},
+        lambda _r, e, _b: _replaced(e.moves, 8, synchronous="off"),
+    ),
+    "a minute's counter is wrong": (
+        {"books_balance"},
+        lambda _r, e, _b: e.books_by_minute.update({(1, 2): Books(succeeded=1)}),
+    ),
+    "a run waited beside an idle child": (
+        {"idle_hands_get_the_work"},
+        lambda _r, e, b: _waits_beside_an_idle_child(e, b[0]),
+    ),
     "something did not come back": (
         {"faults_are_recovered_from"},
         lambda _r, _e, b: setattr(b[0], "error", "worker-1 did not start"),
@@ -278,15 +420,39 @@ def test_each_falsified_case_is_seen(what: str) -> None:
     assert broken(record, evidence, blows) == expected
 
 
+def test_what_was_seen_to_be_committed_and_is_gone_is_seen() -> None:
+    record, evidence, blows = good()
+    there = {(8, OTHER, "y")}
+
+    case = Case(record, evidence, blows, committed=there)
+    assert {one.name for one in check(case) if one.broken} == set()
+
+    case = Case(record, evidence, blows, committed=there | {(99, OTHER, "z")})
+    assert {one.name for one in check(case) if one.broken} == {"commits_are_kept"}
+
+
 def test_every_property_is_broken_by_some_case() -> None:
     seen = set().union(*(names for names, _ in FALSIFIED.values()))
 
-    assert seen == {rule.__name__ for rule in PROPERTIES}
+    assert seen | {"commits_are_kept"} == {rule.__name__ for rule in PROPERTIES}
 
 
 def test_the_page_names_every_property() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "proving.md"
     named = re.findall(r"^\| `(\w+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
 
-    names = {rule.__name__ for rule in PROPERTIES} | {"processes_live"}
+    names = {rule.__name__ for rule in PROPERTIES} | {"processes_live", "nothing_unforeseen"}
     assert names <= set(named)
+
+
+def test_a_fault_that_is_tried_again_began_with_its_first_try() -> None:
+    record, evidence, _ = good()
+    blow = Blow("worker_frozen", 1.0)
+    blow.strike()
+    first = blow.at
+    until(lambda: time.time() > first, what="the clock")
+    blow.strike()
+    blow.heal()
+
+    assert blow.at > first
+    assert Case(record, evidence, [blow]).is_struck(first, first)

@@ -206,10 +206,26 @@ def test_what_edits_made_of_ours_goes_too_and_what_they_made_of_others_stays(
     assert audit(engine).runs.failed == 3
 
 
+def test_unrouted_events_that_share_a_group_with_others_leave_it(
+    engine: Engine, settings: Settings
+) -> None:
+    make_table(engine)
+    accept(settings, OTHERS, range(2), "shop.unknown")
+    accept(settings, OURS, range(3), "shop.unknown")
+    while fold_once(engine, unrouted_groups_max=0):
+        pass
+    assert check_groups(engine) == []
+
+    clean(engine)
+
+    assert check_groups(engine) == []
+    assert audit(engine).events.unrouted == 2
+
+
 def edit(engine: Engine, run_id: str) -> str:
     """The run that an edit makes of a failed one."""
     new_ids = EventIds(Random(run_id).getrandbits)
-    of = EditOf("", "ann", "mended", 1_000_000, new_ids)
+    of = EditOf("", "ann", "mended", 1_000_000, new_ids, 1_000)
     return edit_now(engine, run_id, [{"op": "replace", "path": "", "value": 1}], None, of).id
 
 

@@ -18,6 +18,7 @@ from tests.prove.conftest import Prove
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
 
+AUTHORS: dict[str, Any] = {"families": frozenset({"author"}), "events": 1_200, "stall_s": 15.0}
 # What each breaks, and what has to happen for it to do harm.
 BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "due_cleared_at_publish": (
@@ -50,6 +51,26 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     ),
     "dead_letters_dropped": ("nothing_dropped", ("malformed_messages",), {}),
     "failures_not_counted": ("books_balance", (), {}),
+    "clean_ups_run_when_let_go": ("steps_begin_under_a_claim", (), AUTHORS),
+    "values_as_they_were_returned": ("values_are_seen_again", (), AUTHORS),
+    "arguments_as_they_are": ("values_are_seen_again", (), AUTHORS),
+    "digest_by_hash_order": ("healthy_runs_are_not_blamed", (), AUTHORS),
+    "no_gate_before_steps": ("limits_end_runs", (), AUTHORS),
+    "limit_forgotten_in_sleep": ("limits_end_runs", (), AUTHORS),
+    "one_context_for_all": ("tenants_are_apart", (), AUTHORS),
+    "attempts_forgotten": ("attempts_are_counted", (), {}),
+    "busy_hands_keep": ("idle_hands_get_the_work", ("hands_full",), {"slack": 1.0, "env": {}}),
+    "connections_kept": ("faults_are_recovered_from", ("server_read_only",), {}),
+    "sessions_believed": ("commits_are_waited_for", ("options_dropped",), {}),
+    "commits_not_waited_for": ("commits_are_waited_for", (), {}),
+    "own_clock_believed": ("times_are_the_databases", ("api_fast",), {}),
+    "roll_back_not_taken": (
+        "events_start_their_runs",
+        ("rolled_back",),
+        {"families": frozenset({"deploy"}), "events": 3_000, "rate": 25.0, "seconds": 120.0},
+    ),
+    "errors_are_deaths": ("attempts_are_counted", ("journal_broken",), {}),
+    "ends_stumble": ("nothing_unforeseen", (), {}),
 }
 
 
@@ -118,6 +139,7 @@ def test_failures_are_not_counted_and_successes_are(engine: Engine, mended: None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", BREAKS)
 def test_sabotage_is_seen(proved: Prove, name: str) -> None:
     broken, faults, options = BREAKS[name]

@@ -1,14 +1,17 @@
 """Scenarios, small: what `veltrix prove` says of the real thing while it is being broken."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.prove.faults import FAMILIES
+from app.prove.faults import FAMILIES, KINDS_OF
 from app.prove.record import Asked, Told, Unanswered, read_record
 from app.prove.report import Proof, Verdict
 from app.prove.scenario import RECORD_FILE
 from tests.prove.conftest import Prove
+
+WITH_NODES_OF_THEIR_OWN = ("workers", "broker", "deploy", "cluster", "author", "standby", "clock")
 
 
 def check_held(proof: Proof, *faults: str) -> None:
@@ -61,11 +64,30 @@ def test_cluster(proved: Prove) -> None:
     check_held(proof, "leader_killed")
 
 
+def test_what_authors_write(proved: Prove) -> None:
+    proof = proved("child_killed", events=500, families=KINDS_OF["author"])
+
+    check_held(proof, "child_killed")
+
+
+def test_a_server_that_answers_and_refuses(proved: Prove) -> None:
+    names = ("server_read_only", "journal_broken")
+
+    check_held(proved(*names, events=600), *names)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("family", ["workers", "broker", "deploy", "cluster"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("family", WITH_NODES_OF_THEIR_OWN)
 def test_whole_families_on_nodes_of_their_own(proved: Prove, family: str) -> None:
-    own = {"postgres": None, "database": "veltrix", "rabbitmq": None, "vhost": "/", "slack": 1.5}
+    own: dict[str, Any] = {
+        "postgres": None,
+        "database": "veltrix",
+        "rabbitmq": None,
+        "vhost": "/",
+        "slack": 1.5,
+    }
+    own["families"] = KINDS_OF.get(family, frozenset())
 
     check_held(proved(*FAMILIES[family], events=4_000, env={}, **own), *FAMILIES[family])
 

@@ -1,5 +1,6 @@
 """The audit keeps what was done and refused, and is only added to."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
+from app.dev.postgres import Postgres
 from app.store.audit import (
     RUN_IDS_MAX,
     Audited,
@@ -18,7 +20,8 @@ from app.store.audit import (
     page,
     redacted,
 )
-from app.store.transactions import open_autocommit, transaction
+from app.store.schema import upgrade
+from app.store.transactions import make_engine, open_autocommit, transaction
 
 RUN_IDS = [str(UUID(int=number)) for number in (3, 1, 2)]
 REPLAYED = Audited(
@@ -150,3 +153,60 @@ def test_texts_that_no_database_keeps_are_kept_as_near_as_can_be(engine: Engine)
         (kept,) = page(tx, AuditFilter()).items
 
     assert (kept.author, kept.reason) == ("a\N{REPLACEMENT CHARACTER}b", "?<script>")
+
+
+def ids(engine: Engine) -> list[int]:
+    with open_autocommit(engine) as tx:
+        return list(tx.exec_driver_sql("select id from audit order by id").scalars())
+
+
+def test_what_is_rolled_back_leaves_no_gap_and_the_order_is_that_of_the_rows(
+    engine: Engine,
+) -> None:
+    with transaction(engine) as tx:
+        append(tx, [REPLAYED])
+    with pytest.raises(RuntimeError), transaction(engine) as tx:  # noqa: PT012
+        append(tx, [REFUSED, REFUSED])
+        raise RuntimeError
+    with transaction(engine) as tx:
+        append(tx, [REFUSED, REPLAYED, REFUSED])
+
+    assert ids(engine) == [1, 2, 3, 4]
+    with open_autocommit(engine) as tx:
+        assert [row.author for row in page(tx, AuditFilter()).items] == [
+            *("shop", "ops", "shop"),
+            "ops",
+        ]
+
+
+def test_older_code_and_many_at_once_leave_no_gap_either(engine: Engine) -> None:
+    columns = "author, action, target, reason, request, run_ids, runs, result, is_refused"
+    values = "'o', 'a', 't', '', '{}', '{}', 0, '{}', false"
+    older = f"insert into audit ({columns}) values ({values})"
+
+    def write(number: int) -> None:
+        with transaction(engine) as tx:
+            if number % 2:
+                tx.exec_driver_sql(older)
+            else:
+                append(tx, [REPLAYED])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(40)))
+
+    assert ids(engine) == list(range(1, 41))
+
+
+def test_a_crash_of_the_server_leaves_no_gap(own_postgres: Postgres) -> None:
+    url = own_postgres.create_database("audited")
+    upgrade(url)
+    engine = make_engine(url, application="tests")
+    for _ in range(2):
+        with transaction(engine) as tx:
+            append(tx, [REPLAYED])
+        own_postgres.kill()
+        own_postgres.start()
+    with transaction(engine) as tx:
+        append(tx, [REPLAYED])
+
+    assert ids(engine) == [1, 2, 3]

@@ -10,9 +10,10 @@ from sqlalchemy import Engine, event, text
 from app.domain.ids import event_id_of
 from app.domain.states import RunState
 from app.pipeline.replay import replay
-from app.store import journal, reads
+from app.store import journal, reads, stories
 from app.store.journal import FailedAttempt, JournalEntry
-from app.store.reads import RunFilter, RunPage, RunStory
+from app.store.reads import RunFilter, RunPage
+from app.store.stories import RunStory
 from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold, settle
@@ -22,7 +23,7 @@ UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 
 def story(engine: Engine, run_id: str) -> RunStory | None:
     with transaction(engine, snapshot=True) as tx:
-        return reads.story(tx, run_id)
+        return stories.story(tx, run_id)
 
 
 def page(
@@ -86,7 +87,7 @@ def test_there_is_no_story_of_an_unknown_run(engine: Engine) -> None:
 
 
 def test_outputs_of_a_story_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reads, "OUTPUT_BYTES_MAX", 10)
+    monkeypatch.setattr(stories, "OUTPUT_BYTES_MAX", 10)
     (run_id,) = add_runs(engine, 1)
     steps = [JournalEntry(run_id, p, "step", "s", None, '"123456"') for p in ("0", "1")]
     settle(engine, [run_id], "succeeded", steps)

@@ -1,14 +1,15 @@
 """Subscriptions: since when a type starts a workflow, and whose row counts during a deploy."""
 
+import time
 from datetime import datetime
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from app.domain import ids
 from app.store import subscriptions
 from app.store.subscriptions import SuffixTaken, current, register, retire
-from app.store.transactions import transaction
+from app.store.transactions import open_autocommit, transaction
 from tests.support.accepting import subscribe, subscription
 
 
@@ -115,3 +116,60 @@ def test_two_names_with_the_same_run_ids_are_refused(
 
     with transaction(engine) as tx, pytest.raises(SuffixTaken, match="rename"):
         register(tx, [subscription("v")])
+
+
+def test_old_releases_cost_nothing(engine: Engine) -> None:
+    with transaction(engine) as tx:
+        tx.execute(
+            text(
+                "insert into subscriptions"
+                " (workflow, code_version, types, queue, options, input_schema)"
+                " select 'wf-' || w, 'release-' || v, array['shop.' || w], 'q', '{}',"
+                " json_build_object('properties', repeat('x', 1000))"
+                " from generate_series(1, 100) w, generate_series(1, 300) v"
+            )
+        )
+    with open_autocommit(engine) as tx:
+        tx.execute(text("vacuum analyze subscriptions"))
+        took = []
+        for read in (current, subscriptions.routes) * 3:
+            began = time.monotonic()
+            assert len(read(tx)) == 100
+            took.append(time.monotonic() - began)
+
+    assert min(took) < 0.03
+
+
+def test_only_the_newest_versions_are_kept_and_those_that_say_what_is_older(
+    engine: Engine,
+) -> None:
+    for number in range(6):
+        subscribe(engine, subscription("w", "a", code_version=f"v{number}"))
+    subscribe(engine, subscription("x", "a"))
+    with transaction(engine) as tx:
+        tx.execute(
+            text(
+                "insert into failure_groups (id, kind, workflow, state, resolved_version, count,"
+                " archived, total, first_seen_at, last_seen_at)"
+                " values ('g', 'run', 'w', 'resolved', 'v1', 0, 0, 0, now(), now())"
+            )
+        )
+        assert subscriptions.forget(tx, versions_kept=2) == 3
+        kept = tx.execute(text("select code_version from subscriptions where workflow = 'w'"))
+
+        assert {row[0] for row in kept} == {"v1", "v4", "v5"}
+        assert len(current(tx)) == 2
+
+
+def test_what_older_code_takes_up_again_is_current_though_it_never_was(engine: Engine) -> None:
+    subscribe(engine, subscription("w", "a"))
+    with transaction(engine) as tx:
+        subscriptions.write(tx, [subscription("w", "a", code_version="v2")], is_kept=True)
+        retire(tx, ["w"])
+    with transaction(engine) as tx:  # as it did before there was `current_at`
+        tx.execute(text("update subscriptions set retired_at = null where code_version = 'v2'"))
+
+    with transaction(engine) as tx:
+        (routed,) = subscriptions.routed(tx)
+
+    assert (version(engine, "w"), routed.code_version) == ("v2", "v2")

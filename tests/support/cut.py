@@ -22,6 +22,7 @@ class Line:
         self._is_down = False
         self._word: bytes | None = None
         self._stays_down = True
+        self._hated: bytes | None = None
         self.swallowed = Event()
         Thread(target=self._serve, daemon=True).start()
 
@@ -29,6 +30,10 @@ class Line:
         """Let the next statement that holds `word` be executed; cut the line at its answer."""
         self.swallowed.clear()
         self._word, self._stays_down = word, stays_down
+
+    def hangs_up_on(self, word: bytes) -> None:
+        """Cut the line, without a word, at each statement that holds `word` (by chunks of it)."""
+        self._hated = word
 
     def take_down(self) -> None:
         """Cut all lines and refuse new ones."""
@@ -77,8 +82,14 @@ class Line:
     def _pump(
         self, source: socket.socket, sink: socket.socket, armed: Event, is_question: bool
     ) -> None:
+        tail = b""
         with suppress(OSError):
             while chunk := source.recv(65_536):
+                if is_question and self._hated is not None:
+                    tail = (tail + chunk)[-2 * len(self._hated) - 65_536 :]
+                    if self._hated in tail:
+                        self._cut()
+                        return
                 if is_question and self._word is not None and self._word in chunk:
                     self._word = None
                     armed.set()

@@ -31,7 +31,7 @@ def add_runs(
     """The run ids of `count` new events (the event ids if not `is_routed`), sorted."""
     global _sent  # noqa: PLW0603 - every event of a test run is another one
     with transaction(engine) as tx:
-        account = ledger.accounts(tx, [("/tests", type_)])["/tests", type_]
+        account = ledger.accounts(tx, [("/tests", type_)], 1_000)["/tests", type_]
         unix_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
         items = []
         for event_id in ids.make(unix_ms, count):

@@ -43,32 +43,34 @@ class TestHands:
         workflows: Sequence[Workflow],
         *,
         code_version: str = "1",
+        hold_s: float = 8.0,
         **limits: Any,
     ) -> None:
         self.url = engine.url.render_as_string(hide_password=False)
         self.workflows: Mapping[str, tuple[Workflow, str]] = {
             w.name: (w, code_version) for w in workflows
         }
-        self.limits = Limits(**(LIMITS | limits))
+        self.limits, self.hold_s = Limits(**(LIMITS | limits)), hold_s
         self.link = Link(make_engine(self.url, application="tests hand"), time.sleep)
-        alarm = Alarm(time.monotonic)
-        alarm.install()
+        self.alarm = Alarm(time.monotonic)
+        self.alarm.install()
         self.async_steps = AsyncSteps(time.monotonic)
         transactor = Transactor(
             lambda: make_engine(self.url, application="tests transactions"),
-            alarm,
+            self.alarm,
             "tests/1",
             self._rewind,
             time.sleep,
             time.monotonic,
+            hold_s,
         )
-        self.engine = Engine(self.limits, alarm, self.async_steps, transactor)
+        self.engine = Engine(self.limits, self.alarm, self.async_steps, transactor)
 
     def claim(self, run_ids: Sequence[str], token: str | None = None) -> Hand:
         """A hand with those of the runs that could be claimed."""
         token = token or str(uuid.uuid4())
         pairs = [(run_id, run_id) for run_id in run_ids]
-        claimed, past = claims.claim(self.link, token, "tests/1", pairs, 8.0)
+        claimed, past = claims.claim(self.link, token, "tests/1", pairs, self.hold_s)
         return Hand(token, claims.executions(claimed, past, self.workflows, self.limits))
 
     def execute(self, hand: Hand) -> dict[str, str]:

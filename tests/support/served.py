@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 
 from app.api.auth import KeyRing, are_keys_required
 from app.api.catalog import Catalog
-from app.api.events import EventsFirst
-from app.api.server import make_app
+from app.api.gate import Gate, Limits
+from app.api.server import config_of, make_app
 from app.api.services import Services
 from app.bootstrap import event_ids, real_sources
 from app.pipeline.accept import Acceptor
@@ -82,7 +82,8 @@ def served(engine: Engine, database_url: str, **settings: Any) -> Iterator[Clien
         keys.refresh_once()
     catalog = Catalog(engine, given.subscriptions_cache_s)
     services = Services(given, engine, acceptor, keys, catalog, sources.new_id, lambda: False)
-    config = uvicorn.Config(EventsFirst(make_app(services)), port=0, log_config=None, lifespan="on")
+    config = config_of(make_app(services), Gate(Limits()))
+    config.port = 0
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)
     thread.start()

@@ -22,6 +22,7 @@ def message(
     payload_bytes: int = 0,
     is_alone: bool = False,
     letter: DeadLetter | None = None,
+    returns: int = 0,
 ) -> Delivery:
     return Delivery(
         delivery_id=run_ids[0],
@@ -32,6 +33,7 @@ def message(
         is_alone=is_alone,
         delivered=0.0,
         letter=letter,
+        returns=returns,
     )
 
 
@@ -319,3 +321,42 @@ def test_a_message_for_an_unknown_task_takes_its_letter_along() -> None:
 
     assert in_hand is not None
     assert in_hand.job.letters == {"a": letter}
+
+
+def test_what_waits_is_taken_back_and_what_a_child_has_is_not() -> None:
+    seen = collector(runs_max=2)
+    split, whole = message("run-1", "run-2", "run-3"), message("run-4", queue="other")
+    seen.add(split)
+    seen.add(whole)
+    in_hand = seen.next_list()
+    assert runs_of(in_hand) == ["run-1", "run-2"]
+
+    assert seen.take_back() == [split, whole]
+    assert seen.waiting() == 0
+    assert split.is_acknowledged
+    assert split.open_runs == {"run-1", "run-2"}
+    assert whole.open_runs == set()
+    assert not seen.take_back()
+    assert seen.next_list() is None
+
+
+def test_what_was_given_back_often_waits_here() -> None:
+    """RabbitMQ makes a dead letter of a message that comes back too often."""
+    seen = collector()
+    often, seldom = message("run-1", returns=8), message("run-2", returns=7)
+    seen.add(often)
+    seen.add(seldom)
+
+    assert seen.take_back() == [seldom]
+    assert runs_of(seen.next_list()) == ["run-1"]
+
+
+def test_what_was_in_the_hand_of_a_dead_child_is_not_given_back() -> None:
+    seen = collector()
+    seen.add(message("run-1"))
+    in_hand = seen.next_list()
+    assert in_hand is not None
+    seen.take_again(seen.lost(in_hand.job.token))
+
+    assert not seen.take_back()
+    assert runs_of(seen.next_list()) == ["run-1"]

@@ -6,8 +6,12 @@ from pathlib import Path
 from kombu.asynchronous import Hub
 
 from app.settings import Settings
-from app.worker.consumer import ListConsumer, Parent
+from app.worker.consumer import ListConsumer
+from app.worker.intake import Intake
+from app.worker.parent import Parent
+from app.worker.places import Places
 from app.worker.stamps import Stamps
+from app.worker.troubles import Troubles
 
 
 class Waiting(ListConsumer):
@@ -17,6 +21,7 @@ class Waiting(ListConsumer):
         self.hub = Hub()
         self._parent = parent
         self._monotonic = parent.monotonic
+        self._intake = Intake(parent.queues, 1, 0.25)
         self._is_dispatch_planned = self._is_leaving = False
         self.handed_out = 0
 
@@ -30,7 +35,13 @@ class Waiting(ListConsumer):
 def test_a_plan_lost_with_its_connection_is_made_again_at_the_next(tmp_path: Path) -> None:
     tokens = count()
     parent = Parent(
-        Settings(), ["q"], Stamps(tmp_path / "stamps"), lambda: str(next(tokens)), lambda: 0.0
+        Settings(),
+        ["q"],
+        Stamps(tmp_path / "stamps"),
+        Places(tmp_path / "places"),
+        Troubles(tmp_path / "troubles"),
+        lambda: str(next(tokens)),
+        lambda: 0.0,
     )
     consumer = Waiting(parent)
     consumer._plan_dispatch()

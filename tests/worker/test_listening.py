@@ -23,12 +23,15 @@ class Worker:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.got: list[Any] = []
+        self.messages: list[Any] = []
         self.listening = Listening(
-            connection, [ORDERS(connection.default_channel)], 250, self._take, self._refuse, 0.0
+            connection, [ORDERS(connection.default_channel)], self._take, self._refuse, 0.0
         )
+        self.listening.take({"orders": 250}, 0.0)
 
     def _take(self, message: Any) -> None:
         self.got.append(message.body)
+        self.messages.append(message)
 
     def _refuse(self, message: Any, error: BaseException) -> None:
         raise AssertionError(message, error)
@@ -99,3 +102,38 @@ def test_who_takes_no_more_waits_for_no_answer(worker: Worker, other: Any) -> No
     for _ in range(10):
         assert worker.listen() == []
     assert ORDERS(other).get(no_ack=True).body == "late"
+
+
+def test_what_is_given_back_keeps_its_place_and_goes_to_who_takes(
+    worker: Worker, other: Any, broker: Broker
+) -> None:
+    for number in range(3):
+        publish(other, str(number))
+    until(lambda: worker.listen() == ["0", "1", "2"])
+    worker.listening.take_no_more()
+    for message in worker.messages:
+        message.requeue()
+    for _ in range(10):
+        assert worker.listen() == ["0", "1", "2"], "nothing comes back to who takes no more"
+
+    worker.listening.take({"orders": 1}, 0.0)
+    until(lambda: worker.listen() == ["0", "1", "2", "0"])
+    with Connection(broker.url) as connection:
+        free = Worker(connection)
+        until(lambda: free.listen() == ["1", "2"])
+
+
+def test_nothing_is_lost_however_often_it_stops_and_begins(worker: Worker, other: Any) -> None:
+    wanted = [str(number) for number in range(300)]
+    for number, body in enumerate(wanted):
+        publish(other, body)
+        if number % 10 == 0:
+            worker.listening.take({"orders": 1 + number % 7}, 0.0)
+            worker.listen()
+            worker.listening.take_no_more()
+        for message in worker.messages:
+            message.ack()
+        worker.messages.clear()
+    worker.listening.take({"orders": 300}, 0.0)
+
+    until(lambda: sorted(worker.listen(), key=int) == wanted, 20.0)

@@ -1,0 +1,34 @@
+"""What a worker's consumer is given, and Celery does not pass on."""
+
+from collections.abc import Callable
+
+from app.broker.broken import Health
+from app.settings import Settings
+from app.worker.places import Places
+from app.worker.stamps import Stamps
+from app.worker.troubles import Troubles
+
+
+class Parent:
+    """Set on the Celery app, for the consumer to find."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        queues: list[str],
+        stamps: Stamps,
+        places: Places,
+        troubles: Troubles,
+        new_token: Callable[[], str],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.settings, self.queues, self.stamps = settings, queues, stamps
+        self.places, self.troubles = places, troubles
+        self.new_token, self.monotonic = new_token, monotonic
+        self.unserved: dict[str, Health] = {}  # queues set aside until somebody has mended them
+
+    @property
+    def broker_url(self) -> str:
+        """RabbitMQ's, with its password."""
+        assert self.settings.broker_url is not None
+        return self.settings.broker_url.get_secret_value()

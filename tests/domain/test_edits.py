@@ -1,0 +1,59 @@
+"""The patch between two payloads: it leads from one to the other, every digit of it."""
+
+import json
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.edits import diff, edited, exact, replacing, text_of
+from app.domain.input_schema import InputSchema
+
+ANY = InputSchema(None)
+MIB = 1024 * 1024
+
+numbers = st.one_of(
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([1, 1.0, True, 0, 0.0, -0.0, False, 1e300]),
+)
+names = st.sampled_from(["", "a", "b", "/", "~", "0"])
+payloads = st.recursive(
+    st.one_of(numbers, st.none(), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(names, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+def in_order(payload: str) -> str:
+    """The text with the members of its objects in order, and each number in one way of writing."""
+    return json.dumps(json.loads(payload, parse_float=_number, parse_int=_number), sort_keys=True)
+
+
+def _number(written: str) -> list[str]:
+    return [str(Decimal(written).normalize())]  # a list: no text of a payload is one
+
+
+@given(payloads, payloads)
+def test_the_patch_between_two_payloads_makes_one_of_the_other(one: object, other: object) -> None:
+    before, after = json.dumps(one), json.dumps(other)
+    whole = edited(before, replacing(after), ANY, MIB)
+
+    patch = diff(before, whole, replacing(after))
+
+    made = edited(before, patch, ANY, MIB) if patch else before
+    assert in_order(made) == in_order(after)
+
+
+def test_only_what_differs_is_in_the_patch_also_beside_decimals() -> None:
+    before, after = '{"price": 1.50, "rate": 0.1}', '{"price": 2.5, "rate": 0.1}'
+
+    patch = diff(before, text_of(exact(after)), replacing(after))
+
+    assert text_of(patch) == '[{"op":"replace","path":"/price","value":2.5}]'
+
+
+def test_of_a_deep_payload_the_whole_is_kept() -> None:
+    before, after = "[" * 200 + "1.5" + "]" * 200, "2.5"
+
+    assert diff(before, after, replacing(after)) == replacing(after)

@@ -1,0 +1,23 @@
+"""Ids sort by when they were made, and one wrong reading of a clock is not kept."""
+
+from random import Random
+
+from app.domain.ids import BACK_MS_MAX, EventIds, minute_of, unix_ms_of
+
+NOW = 1_790_000_000_000
+
+
+def test_ids_do_not_go_back_where_two_looks_at_a_clock_differ() -> None:
+    ids = EventIds(Random(1).getrandbits)
+    made = [ids.make(NOW + change, 1)[0] for change in (0, 5, 3, 5 - BACK_MS_MAX, 6)]
+
+    assert [unix_ms_of(id_) - NOW for id_ in made] == [0, 5, 5, 5, 6]
+
+
+def test_a_clock_that_was_wrong_for_a_moment_is_right_again() -> None:
+    """One reading a day ahead dated every event of an api a day ahead, until it was restarted."""
+    ids = EventIds(Random(1).getrandbits)
+    ids.make(NOW + 86_400_000, 1)
+    (id_,) = ids.make(NOW + 1, 1)
+
+    assert minute_of(id_) == NOW // 60_000
