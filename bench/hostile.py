@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.bootstrap import collect_rarely
 from app.domain.cloudevents import parse_structured
 from app.domain.scopes import Scope
 from app.store import keys
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> Result:
         books = rig.books()
     figures = [_row("alone", alone), _row("beside", beside), _row("alone again", after)]
     calm = max(figures[0]["ack p99"], figures[2]["ack p99"])
+    collect_rarely()  # as an api does
     costs = [_cost_of(payload) for payload in worst_payloads(MIB)]
     return Result(
         benchmark="hostile",

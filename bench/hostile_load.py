@@ -7,6 +7,7 @@ sockets there were, how often one was opened, and the answers by status.
 import argparse
 import asyncio
 import json
+import resource
 import signal
 import time
 from collections import Counter
@@ -50,6 +51,8 @@ def worst_payloads(size: int) -> Iterator[bytes]:
     yield b"[" + b",".join([b"1.5e-7"] * (size // 7)) + b"]"
     yield b"[" + b",".join([b"9" * 4_000] * (size // 4_001)) + b"]"
     yield b"[" + b"{}," * (size // 3 - 1) + b"{}]"
+    yield b"[1e-200" + b',"",{}' * (size // 6 - 3) + b",1e200]"
+    yield b"[" * 480 + b'[""],' * (size // 5 - 200) + b"1e200" + b"]" * 480
     yield b"[0" + b" " * (size - 4) + b"]"
 
 
@@ -197,6 +200,8 @@ def main() -> None:
     parser.add_argument("--target", required=True, help="an api's URL")
     parser.add_argument("--keys", type=json.loads, required=True, help="tokens by use, as JSON")
     options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     asyncio.run(_main(options.target, options.keys))
 
 

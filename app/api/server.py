@@ -35,6 +35,7 @@ from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
 from app.api.connection import ApiConnection
+from app.api.document import Document
 from app.api.events import EventsEndpoint, EventsFirst
 from app.api.gate import Gate, Limits
 from app.api.looks import Looks
@@ -111,6 +112,7 @@ def make_app(services: Services) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(EVENTS_PATH, EventsEndpoint(), methods=["POST"]))
+    app.router.routes.insert(1, Route("/openapi.json", Document(app).answer, methods=["GET"]))
     for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
         app.include_router(part.router)
     app.mount(BASE, make_console(app.state))

@@ -20,7 +20,8 @@ from app.domain.events import (
     content_digest,
 )
 from app.domain.input_schema import InputSchema
-from app.domain.json_text import depth_of, json_problem
+from app.domain.json_scan import depth_of
+from app.domain.json_text import json_problem
 
 Patch = list[dict[str, Any]]
 
