@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
-from app.broker.connect import BrokerAway
+from app.broker.connect import BrokerAway, broker_url
 from app.broker.drain import Drain
 from app.health import HealthServer
 from app.pipeline.backoff import Backoff
@@ -33,6 +33,7 @@ from app.pipeline.replaying import Replaying
 from app.pipeline.sweep import Sweep
 from app.policies import Policies, management_of
 from app.settings import Settings
+from app.settings_links import link_warnings, open_warnings
 from app.settings_load import require
 from app.store import answers, releases, sessions, subscriptions
 from app.store.errors import Answer, answer_of, told
@@ -78,6 +79,11 @@ def run_relay(settings: Settings, stop: Event) -> None:
     """
     require(settings, "database_url", "broker_url")
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # ten lines per refused connection
+    for warning in (
+        *link_warnings(settings),
+        *open_warnings("HEALTH_HOST", settings.health_host, is_tls=False),
+    ):
+        log.warning("link.open", detail=warning)
     name = f"relay@{socket.gethostname()}"
     engine = engine_for(settings, "veltrix-duties", connections_max=CONNECTIONS_MAX, is_tried=False)
     relay = make_relay(
@@ -224,9 +230,8 @@ def _forget_hours(engine: Engine) -> int:
 
 
 def _drain(settings: Settings, engine: Engine, name: str) -> Drain:
-    assert settings.broker_url is not None
     return Drain(
-        settings.broker_url.get_secret_value(),
+        broker_url(settings),
         name=f"{name} drain",
         heartbeat_s=settings.broker_heartbeat_s,
         keep=lambda letters: bury(engine, letters),

@@ -6,7 +6,7 @@ A relay has this duty with or without that API: without, it says that nobody see
 from collections.abc import Callable, Collection
 
 from app.bootstrap import real_sources
-from app.broker.connect import vhost_of
+from app.broker.connect import broker_url, vhost_of
 from app.broker.management import Management, ManagementRefused
 from app.broker.topology import Limits, is_queue_name, wanted
 from app.settings import Settings
@@ -102,5 +102,5 @@ def management_of(settings: Settings) -> Management | None:
     """RabbitMQ's management API, if the settings say where it is."""
     if settings.management_url is None or settings.broker_url is None:
         return None
-    vhost = vhost_of(settings.broker_url.get_secret_value())
-    return Management(settings.management_url.get_secret_value(), vhost)
+    vhost = vhost_of(broker_url(settings))
+    return Management(settings.management_url.get_secret_value(), vhost, settings.broker_ca_file)

@@ -57,6 +57,16 @@ class Settings(BaseModel):
         "RabbitMQ's management API, as http://user:password@host:15672; without it policies are not"
         " applied or checked",
     )
+    broker_ca_file: Path | None = _setting(
+        None,
+        "PEM file with the CAs that RabbitMQ's certificates are checked by, over amqps and over"
+        " https of the management API; without it those of the system",
+    )
+    plain_hosts: str = _setting(
+        "",
+        "Hosts other than this one that may be spoken to without TLS, separated by commas, each by"
+        " the name or address that its URL has: who is on the network between reads everything",
+    )
     workflows: str = _setting(
         "workflows", "Modules or packages with workflows, separated by commas"
     )
@@ -545,7 +555,7 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level logged")
 
-    @field_validator("worker_queues", "workflows")
+    @field_validator("worker_queues", "workflows", "plain_hosts")
     @classmethod
     def _strip(cls, value: str) -> str:
         return ",".join(part.strip() for part in value.split(",") if part.strip())

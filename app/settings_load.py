@@ -15,11 +15,14 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 
 from app.settings import PREFIX, Settings
+from app.settings_links import link_mistakes
 from app.settings_rules import cross_check, mistake_of
 
 SECRETS = frozenset({"database_url", "broker_url", "management_url", "flower_basic_auth"})
 # Ours, and not settings of a process: `veltrix send` and `veltrix prove` are told them.
-NOT_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE"))
+NOT_SETTINGS = frozenset(
+    f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE", "API_CA_FILE")
+)
 ENV_FILE = Path(".env")
 # Where a running `veltrix dev` is: for commands in the same folder that are not told otherwise.
 DEV_FILE = Path(".veltrix/env")
@@ -73,6 +76,7 @@ def load_settings(
         mistakes += [mistake_of(detail) for detail in error.errors(include_url=False)]
         raise SettingsError(mistakes) from None
     mistakes += cross_check(settings)
+    mistakes += link_mistakes(settings, os.environ if environ is None else environ)
     if mistakes:
         raise SettingsError(mistakes)
     return settings

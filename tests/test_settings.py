@@ -17,6 +17,8 @@ URL = "postgresql+psycopg://veltrix:hunter2@db/veltrix"
 
 def load(**variables: str) -> Settings:
     environ = {f"VELTRIX_{name}": value for name, value in variables.items()}
+    if any(value and "_URL" in name for name, value in variables.items()):
+        environ.setdefault("VELTRIX_PLAIN_HOSTS", "db,h")
     return load_settings(environ, env_file=None)
 
 
@@ -176,6 +178,7 @@ def test_a_dotenv_file_is_read_and_the_environment_covers_it(tmp_path: Path) -> 
     )
 
     environ = {"VELTRIX_API_PORT": "2", "VELTRIX_DATABASE_URL": URL}
+    environ["VELTRIX_PLAIN_HOSTS"] = "db"
 
     settings = load_settings(environ, env_file=env_file)
 
@@ -193,6 +196,7 @@ def test_effective_values_have_an_origin_and_show_no_password(tmp_path: Path) ->
         "VELTRIX_DATABASE_URL": URL,
         "VELTRIX_BROKER_URL_FILE": str(secret),
         "VELTRIX_API_PORT": "2",
+        "VELTRIX_PLAIN_HOSTS": "db,h",
     }
 
     rows = effective(load_settings(environ, env_file=env_file), environ, env_file=env_file)

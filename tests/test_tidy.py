@@ -29,6 +29,10 @@ STARTS_AGAIN = {"app/worker/run.py"}
 # These release a savepoint (the author's session may roll back alone); the journal's transaction,
 # which the caller opened, is the commit.
 SAVEPOINTS = {"app/pipeline/transact.py": {"session", "savepoint"}}
+# What TLS believes; the settings only try whether a file has a CA in it.
+BELIEVE = {"app/tls.py", "app/settings_links.py"}
+# `veltrix dev` passes it on to its processes.
+KNOW_THE_BROKER = {"app/broker/connect.py", "app/dev/run.py"}
 
 Finding = tuple[int, str]
 
@@ -253,6 +257,37 @@ def test_only_the_settings_read_the_environment() -> None:
     assert not broken(python_files("app", "workflows"), rule), (
         "A variable read somewhere in the code is not in docs/settings.md, has no bounds, and a"
         " typing error in its name is the default. Add a setting and pass it in."
+    )
+
+
+def test_one_file_says_how_rabbitmq_is_reached_and_one_whom_we_believe() -> None:
+    made = {
+        "kombu.Connection", "Connection", "amqp.Connection", "pika.URLParameters", "URLParameters",
+        "pika.ConnectionParameters", "ConnectionParameters", "pika.SSLOptions", "SSLOptions",
+    }  # fmt: skip
+    believed = {
+        "SSLContext", "create_default_context", "_create_unverified_context", "wrap_socket",
+        "get_server_certificate",
+    }  # fmt: skip
+
+    def rule(path: Path) -> Iterator[Finding]:
+        name = name_of(path)
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in made and name != "app/broker/connect.py":
+                    yield node.lineno, called
+                if called == "Celery" and name != "app/broker/celery_app.py":
+                    yield node.lineno, called
+                if called.rpartition(".")[2] in believed and name not in BELIEVE:
+                    yield node.lineno, called
+                if called.endswith("broker_url.get_secret_value") and name not in KNOW_THE_BROKER:
+                    yield node.lineno, called
+
+    assert not broken(python_files("app"), rule), (
+        "py-amqp checks the name in RabbitMQ's certificate only if it is told one: a place that"
+        " connected in its own way sent the password to whoever answered. Take the way from"
+        " app.broker.connect, and contexts of TLS from app.tls."
     )
 
 

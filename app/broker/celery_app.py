@@ -6,6 +6,7 @@ from typing import Any
 from celery import Celery
 from kombu import Exchange, Queue
 
+from app.broker.connect import address_of, broker_url, tls_of
 from app.broker.names import RUNS
 from app.settings import Settings
 
@@ -16,7 +17,6 @@ class _OnlyByRelay(RuntimeError):
 
 def make_celery(settings: Settings, workflows: Iterable[str], queues: list[str]) -> Celery:
     """The app of a worker or of Flower: each workflow is a task of the same name."""
-    assert settings.broker_url is not None
     celery = Celery("veltrix", set_as_current=False, autofinalize=False)
     celery.conf.update(_settings(settings, queues))
     for name in workflows:
@@ -32,12 +32,13 @@ def _never(*_: Any) -> None:
 
 
 def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
-    assert settings.broker_url is not None
+    url = broker_url(settings)
     # The topology declares them: a user without the right to may use what is there.
     exchange = Exchange(RUNS, type="topic", durable=True, no_declare=True)
     lines = max(1, len(queues))
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
+        "broker_url": address_of(url),
+        "broker_use_ssl": tls_of(url),
         "broker_heartbeat": settings.broker_heartbeat_s,
         # The broker may be away for any time; a channel error is not the end (W16, W37).
         "broker_connection_retry": True,

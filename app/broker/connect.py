@@ -1,14 +1,23 @@
-"""One way to reach RabbitMQ over py-amqp: heartbeat, keepalive and a name operators can see."""
+"""The ways to reach RabbitMQ: heartbeat, keepalive, a name operators can see, and TLS checked.
+
+Nobody else makes a connection, or the parameters of one: none can forget to check whom it talks to.
+"""
 
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import kombu
 import pika
 from kombu.utils.url import parse_url
 
+from app.settings import Settings
+from app.tls import LEAST, client_context
+
 CONNECT_TIMEOUT_S = 5.0
+_CA_FILE = "cacertfile"  # in a URL, as RabbitMQ's own clients are told it
 # A peer that vanished without a word: the kernel gives up after half a minute, whatever is in
 # flight.
 _SOCKET_SETTINGS = {
@@ -24,6 +33,36 @@ class BrokerAway(Exception):
     """RabbitMQ cannot be reached now, or the connection was given up. What it carried comes due."""
 
 
+def broker_url(settings: Settings) -> str:
+    """All that leads to RabbitMQ, as one URL: the file of CAs too. For the functions below only."""
+    assert settings.broker_url is not None
+    url = settings.broker_url.get_secret_value()
+    if settings.broker_ca_file is None or urlsplit(url).scheme != "amqps":
+        return url
+    return f"{url}?{urlencode({_CA_FILE: str(settings.broker_ca_file)})}"
+
+
+def address_of(url: str) -> str:
+    """The URL for py-amqp and pika: without what `tls_of` reads in it."""
+    return url.partition("?")[0]
+
+
+def tls_of(url: str) -> dict[str, Any] | bool:
+    """kombu's `ssl` for this URL; False where no TLS is spoken.
+
+    py-amqp checks the server's name only if it is told one, and kombu makes 127.0.0.1 of localhost.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "amqps":
+        return False
+    return {
+        "server_hostname": unquote(parts.hostname or "localhost"),
+        "cert_reqs": ssl.CERT_REQUIRED,
+        "ca_certs": _ca_file_of(url),
+        "tls_minimum_version": LEAST,
+    }
+
+
 def open_connection(
     url: str,
     *,
@@ -37,7 +76,8 @@ def open_connection(
     Heartbeats are negotiated; whoever owns the connection has to call `heartbeat_tick`.
     """
     client = kombu.Connection(
-        url,
+        address_of(url),
+        ssl=tls_of(url),
         heartbeat=heartbeat_s,
         connect_timeout=CONNECT_TIMEOUT_S,
         transport_options={
@@ -55,7 +95,10 @@ def open_connection(
 
 def pika_parameters(url: str, *, name: str, heartbeat_s: int) -> pika.URLParameters:
     """The same URL for pika, which reads how Celery writes the virtual host "/" (`//`) as ""."""
-    parameters = pika.URLParameters(url)
+    parameters = pika.URLParameters(address_of(url))
+    if parameters.ssl_options is not None:
+        context = client_context(_ca_file_of(url))
+        parameters.ssl_options = pika.SSLOptions(context, parameters.host)
     parameters.virtual_host = vhost_of(url)
     parameters.heartbeat = heartbeat_s
     parameters.socket_timeout = CONNECT_TIMEOUT_S
@@ -65,7 +108,11 @@ def pika_parameters(url: str, *, name: str, heartbeat_s: int) -> pika.URLParamet
 
 def vhost_of(url: str) -> str:
     """The virtual host that an AMQP URL names."""
-    return str(parse_url(url)["virtual_host"] or "/")
+    return str(parse_url(address_of(url))["virtual_host"] or "/")
+
+
+def _ca_file_of(url: str) -> str | None:
+    return parse_qs(urlsplit(url).query).get(_CA_FILE, [None])[0]
 
 
 def close_connection(connection: Any) -> None:
@@ -73,6 +120,7 @@ def close_connection(connection: Any) -> None:
     try:
         transport = connection.transport if connection.connected else None
         if transport is not None:
+            transport.sock.settimeout(0)  # TLS would wait for the other side's goodbye
             transport.close()
         connection.collect()
         # 128 KiB that would wait for the garbage collector: the rest of a connection is a cycle.

@@ -6,6 +6,7 @@ Without it AMQP still tells whether a queue exists; that look goes through pika.
 import base64
 import http.client
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from app.broker.connect import BrokerAway, pika_parameters
 from app.broker.topology import Exchange, LiveQueue, LiveTopology, Policy, Topology
+from app.tls import client_context
 
 TIMEOUT_S = 5.0
 
@@ -27,12 +29,15 @@ class ManagementRefused(Exception):
 
 
 class Management:
-    """The API of one virtual host. `url` is http://user:password@host:port, without a path."""
+    """The API of one virtual host. `url` is http://user:password@host:port, without a path.
 
-    def __init__(self, url: str, vhost: str) -> None:
+    Over https its certificate and name are checked by the CAs in `ca_file`, or the system's.
+    """
+
+    def __init__(self, url: str, vhost: str, ca_file: Path | None = None) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "localhost", parts.port
-        self._is_tls = parts.scheme == "https"
+        self._tls = client_context(ca_file) if parts.scheme == "https" else None
         user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
@@ -89,8 +94,13 @@ class Management:
         return json.loads(self._ask("GET", path))
 
     def _ask(self, method: str, path: str, body: Any = None) -> bytes:
-        kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=TIMEOUT_S)
+        connection = (
+            http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+            if self._tls is None
+            else http.client.HTTPSConnection(
+                self._host, self._port, timeout=TIMEOUT_S, context=self._tls
+            )
+        )
         try:
             connection.request(
                 method, path, None if body is None else json.dumps(body), self._headers

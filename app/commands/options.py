@@ -48,6 +48,14 @@ ApiKey = Annotated[
 ApiKeyFile = Annotated[
     Path | None, typer.Option(envvar="VELTRIX_API_KEY_FILE", help="File with the API key.")
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VELTRIX_API_CA_FILE",
+        help="PEM file with the CAs that the api's certificate is checked by.  [default: the"
+        " system's]",
+    ),
+]
 
 _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -86,3 +94,15 @@ def key_of(key: str | None, file: Path | None) -> str | None:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         raise CommandRefused(f"the key file {str(file)!r} cannot be read: {error}") from None
+
+
+def spoken_to(url: str) -> str:
+    """The URL of an api, to which a key may be sent. Raises CommandRefused if others could read."""
+    from app.settings_links import api_mistake
+
+    if api_mistake(url, "") is not None:
+        from app.commands.terminal import operator_settings
+
+        if mistake := api_mistake(url, operator_settings().plain_hosts):
+            raise CommandRefused(mistake)
+    return url

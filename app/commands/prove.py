@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.mistakes import CommandRefused
-from app.commands.options import ApiKey, ApiKeyFile, AsJson, Yes, key_of
+from app.commands.options import ApiKey, ApiKeyFile, AsJson, Yes, key_of, spoken_to
 
 if TYPE_CHECKING:
     from app.prove.report import Proof
@@ -102,7 +102,7 @@ def prove(
     if target is None:
         proof = _embedded(plan, folder, page)
     else:
-        proof = _on_target(plan, target, key_of(key, key_file), workflow, folder, page)
+        proof = _on_target(plan, spoken_to(target), key_of(key, key_file), workflow, folder, page)
     if as_json:
         typer.echo(proof.line())
     if not proof.is_held:

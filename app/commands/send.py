@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.mistakes import CommandRefused
-from app.commands.options import ApiKey, ApiKeyFile, AsJson, key_of
+from app.commands.options import ApiKey, ApiKeyFile, AsJson, CaFile, key_of, spoken_to
 
 if TYPE_CHECKING:
     from app.commands.progress import Progress
@@ -29,6 +29,7 @@ def send(
     ] = None,
     key: ApiKey = None,
     key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
     batch: Annotated[
         int, typer.Option(help="Most events in one request.", min=1, max=10_000)
     ] = 500,
@@ -54,7 +55,7 @@ def send(
     from app.commands.progress import Progress
     from app.commands.sending import Api, Sender, read_batches
 
-    api = Api(url or _url(), key_of(key, key_file))
+    api = Api(spoken_to(url or _url()), key_of(key, key_file), ca_file)
     refusals: list[Refusal] = []
     with _opened(file) as (fd, size), Progress("sent", size) as progress, _interruptible():
         report = _Report(progress, refusals, give_up_s)

@@ -6,7 +6,9 @@ One batch is on its way at a time, so the place in the file is always known: eve
 
 import http.client
 import os
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ import msgspec
 
 from app.commands.mistakes import CommandRefused
 from app.domain.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
+from app.tls import client_context
 
 TIMEOUT_S = 60.0
 BACKOFF_S, BACKOFF_S_MAX = 0.1, 5.0
@@ -165,17 +168,20 @@ def _check_first_line(line: bytes) -> None:
 class Api:
     """`POST /v1/events` of one api, over a connection that is kept.
 
-    Raises CommandRefused for a bad URL.
+    Over https its certificate and name are checked by the CAs in `ca_file`, or the system's. Raises
+    CommandRefused for a bad URL or file.
     """
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, ca_file: Path | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise CommandRefused(f"{url!r} is no address of an api; write http://host:8080")
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        host = parts.netloc.rpartition("@")[2]
+        self._connection = (
+            http.client.HTTPConnection(host, timeout=TIMEOUT_S)
+            if parts.scheme == "http"
+            else http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=_context(ca_file))
         )
-        self._connection = kind(parts.netloc.rpartition("@")[2], timeout=TIMEOUT_S)
         self._path = f"{parts.path.rstrip('/')}/v1/events"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -196,6 +202,14 @@ class Api:
     def close(self) -> None:
         """Let the connection go."""
         self._connection.close()
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return client_context(ca_file)
+    except OSError as error:
+        why = error.strerror or error
+        raise CommandRefused(f"no CA can be read of {str(ca_file)!r}: {why}") from None
 
 
 class Sender:
@@ -273,6 +287,11 @@ class Sender:
         while True:
             try:
                 answer = self._api.post(content_type, body)
+            except ssl.SSLCertVerificationError as error:
+                raise CommandRefused(
+                    f"the api's certificate is not believed: {error.verify_message}; --ca-file"
+                    " names the CA that it is of, --url the name that it is for"
+                ) from None
             except (OSError, http.client.HTTPException) as error:
                 pause_s, why = backoff_s, f"no connection ({type(error).__name__}: {error})"
             else:

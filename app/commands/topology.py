@@ -7,7 +7,6 @@ import typer
 from app.commands.options import AsJson
 
 if TYPE_CHECKING:
-    from app.broker.management import Management
     from app.broker.topology import Change, LiveTopology, Topology
     from app.settings import Settings
 
@@ -79,17 +78,17 @@ def apply(queues: Queues = None, as_json: AsJson = False) -> None:
 
     Example: veltrix topology apply
     """
-    from app.broker.connect import close_connection, open_connection
+    from app.broker.connect import broker_url, close_connection, open_connection
     from app.broker.topology import apply
     from app.commands.terminal import operator_settings
+    from app.policies import management_of
 
     settings = operator_settings()
     changes = _changes(settings, queues)
-    management = _management(settings)
+    management = management_of(settings)
     if changes:
-        assert settings.broker_url is not None
         connection = open_connection(
-            settings.broker_url.get_secret_value(),
+            broker_url(settings),
             name="veltrix topology",
             heartbeat_s=settings.broker_heartbeat_s,
         )
@@ -151,26 +150,17 @@ def _target(settings: "Settings", queues: str | None) -> "Topology":
     return wanted(_queues(settings, queues), limits_of(settings))
 
 
-def _management(settings: "Settings") -> "Management | None":
-    from app.broker.connect import vhost_of
-    from app.broker.management import Management
-
-    if settings.management_url is None or settings.broker_url is None:
-        return None
-    vhost = vhost_of(settings.broker_url.get_secret_value())
-    return Management(settings.management_url.get_secret_value(), vhost)
-
-
 def _live(settings: "Settings", target: "Topology") -> "LiveTopology":
+    from app.broker.connect import broker_url
     from app.broker.management import live_by_amqp
+    from app.policies import management_of
     from app.settings_load import require
 
     require(settings, "broker_url")
-    assert settings.broker_url is not None
-    management = _management(settings)
+    management = management_of(settings)
     if management is not None:
         return management.live()
-    return live_by_amqp(settings.broker_url.get_secret_value(), target)
+    return live_by_amqp(broker_url(settings), target)
 
 
 def _changes(settings: "Settings", queues: str | None) -> "list[Change]":

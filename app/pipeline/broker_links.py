@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from app.broker import broken
+from app.broker.connect import broker_url
 from app.broker.declarer import Declarer
 from app.broker.publisher import Publisher
 from app.settings import Settings
@@ -10,9 +11,8 @@ from app.settings import Settings
 
 def make_publisher(settings: Settings, name: str) -> Publisher:
     """A publisher with the limits of the settings, not connected yet."""
-    assert settings.broker_url is not None
     return Publisher(
-        settings.broker_url.get_secret_value(),
+        broker_url(settings),
         name=name,
         unconfirmed_max=settings.unconfirmed_messages_max,
         confirm_timeout_s=settings.confirm_timeout_s,
@@ -22,18 +22,14 @@ def make_publisher(settings: Settings, name: str) -> Publisher:
 
 def make_declarer(settings: Settings, name: str) -> Declarer:
     """What declares and looks at queues, not connected yet."""
-    assert settings.broker_url is not None
-    return Declarer(
-        settings.broker_url.get_secret_value(), name=name, heartbeat_s=settings.broker_heartbeat_s
-    )
+    return Declarer(broker_url(settings), name=name, heartbeat_s=settings.broker_heartbeat_s)
 
 
 class Asking:
     """Asks after queues, and renews them, by connections of that name which serve one question."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        assert settings.broker_url is not None
-        self._url, self._name = settings.broker_url.get_secret_value(), name
+        self._url, self._name = broker_url(settings), name
 
     def health_of(self, queue: str) -> broken.Health:
         """See `app.broker.broken`."""

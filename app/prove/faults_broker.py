@@ -19,6 +19,7 @@ from uuid import UUID
 import pika
 import pika.exceptions
 
+from app.broker.connect import pika_parameters
 from app.broker.names import RUNS
 from app.dev.children import wait_for
 from app.dev.ports import LOOPBACK
@@ -204,7 +205,7 @@ def malformed_messages(site: Site, blow: Blow, chance: Random) -> None:
 
 
 def _send_malformed(site: Site, blow: Blow, chance: Random) -> None:
-    parameters = pika.URLParameters(site.platform.broker_url)
+    parameters = pika_parameters(site.platform.broker_url, name="veltrix prove", heartbeat_s=60)
     parameters.blocked_connection_timeout = parameters.socket_timeout = _ANSWER_S
     with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()

@@ -1,10 +1,12 @@
 """How the worker's parent connects to RabbitMQ."""
 
 import socket
+import ssl
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from threading import current_thread, main_thread
 from typing import Any
 
 from amqp import AccessRefused, RecoverableConnectionError
@@ -147,8 +149,23 @@ class ConnectedConsumer(Consumer):
             raise RecoverableConnectionError(f"{type(error).__name__}: {error}") from error
         if not self.connection.connected:
             raise RecoverableConnectionError("it is closed")
+        self._read_what_is_decrypted()
         if self._since is not None and now - self._since >= _WELL_S:
             self._parent.troubles.clear(_TROUBLE)
+
+    def _read_what_is_decrypted(self) -> None:
+        """TLS takes a record of up to 16 KiB at a time from the socket.
+
+        Where an answer was waited for, what stood behind it in its record is in memory, and the
+        loop, which looks at sockets, would leave it there until RabbitMQ says more.
+        """
+        open_ = self.connection._connection  # noqa: SLF001 - the property connects again
+        sock = getattr(getattr(open_, "_transport", None), "sock", None)
+        if not isinstance(sock, ssl.SSLSocket) or current_thread() is not main_thread():
+            return  # at its end Celery ticks from another thread
+        with self._noting(), suppress(TimeoutError):
+            while sock.pending():
+                self.connection.drain_events(timeout=0)
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Hang up first: a polite end of a broken connection would wait for an answer."""
@@ -158,8 +175,10 @@ class ConnectedConsumer(Consumer):
         self._broken = self._since = None
         for connection in self._connections():
             with suppress(OSError, AttributeError):
-                # Not the properties: they connect again.
-                connection._connection._transport.sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
+                # Not the properties: they connect again. And not what TLS makes of a shutdown: its
+                # socket would be no socket of TLS any more, of which py-amqp knows nothing.
+                sock = connection._connection._transport.sock  # noqa: SLF001
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         with warnings.catch_warnings():  # of a setting of Celery's that says nothing to our users
             warnings.simplefilter("ignore")
             super().on_connection_error_after_connected(exc)

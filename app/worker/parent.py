@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from app.broker.broken import Health
+from app.broker.connect import broker_url
 from app.settings import Settings
 from app.worker.places import Places
 from app.worker.stamps import Stamps
@@ -30,5 +31,4 @@ class Parent:
     @property
     def broker_url(self) -> str:
         """RabbitMQ's, with its password."""
-        assert self.settings.broker_url is not None
-        return self.settings.broker_url.get_secret_value()
+        return broker_url(self.settings)

@@ -23,6 +23,7 @@ from app.bootstrap import collect_rarely, engine_for, real_sources, workflows_of
 from app.broker.celery_app import make_celery
 from app.pipeline.registrable import Workflows, mistakes_of, registered_names
 from app.settings import Settings
+from app.settings_links import link_warnings, open_warnings
 from app.settings_load import SettingsError, require
 from app.store.transactions import open_autocommit
 from app.worker.celery_events import CeleryEvents
@@ -51,6 +52,11 @@ def run_worker(settings: Settings, folder: Path) -> int:
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     log_lines.take_over_logging(settings.log_format, settings.log_level)
     signals.setup_logging.connect(_no_other_logging, weak=False)
+    for warning in (
+        *link_warnings(settings),
+        *open_warnings("HEALTH_HOST", settings.health_host, is_tls=False),
+    ):
+        telemetry.logger("worker").warning("link.open", detail=warning)
     only_inspecting()
     refuse_compressed()
     workflows = workflows_of(settings)
