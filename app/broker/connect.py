@@ -6,6 +6,7 @@ Nobody else makes a connection, or the parameters of one: none can forget to che
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
@@ -113,6 +114,20 @@ def vhost_of(url: str) -> str:
 
 def _ca_file_of(url: str) -> str | None:
     return parse_qs(urlsplit(url).query).get(_CA_FILE, [None])[0]
+
+
+def drain_decrypted(connection: kombu.Connection) -> None:
+    """Take in what is here and in no socket, where whoever waits for sockets would not look.
+
+    TLS reads a record of up to 16 KiB at a time. What stands in it behind an answer that was waited
+    for stays in memory until RabbitMQ says more. Raises what `drain_events` does.
+    """
+    open_ = connection._connection  # noqa: SLF001 - the property connects again
+    sock = getattr(getattr(open_, "_transport", None), "sock", None)
+    if isinstance(sock, ssl.SSLSocket):
+        with suppress(TimeoutError):
+            while sock.pending():
+                connection.drain_events(timeout=0)
 
 
 def close_connection(connection: Any) -> None:

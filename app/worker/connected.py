@@ -1,7 +1,6 @@
 """How the worker's parent connects to RabbitMQ."""
 
 import socket
-import ssl
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from celery.worker.consumer.control import Control
 from celery.worker.state import maybe_shutdown
 
 from app import telemetry
+from app.broker.connect import drain_decrypted
 from app.worker.declaring import is_served, none_is_missing, say_refused, say_unserved
 from app.worker.listening import Listening
 from app.worker.parent import Parent
@@ -149,23 +149,11 @@ class ConnectedConsumer(Consumer):
             raise RecoverableConnectionError(f"{type(error).__name__}: {error}") from error
         if not self.connection.connected:
             raise RecoverableConnectionError("it is closed")
-        self._read_what_is_decrypted()
+        if current_thread() is main_thread():  # at its end Celery ticks from another
+            with self._noting():
+                drain_decrypted(self.connection)
         if self._since is not None and now - self._since >= _WELL_S:
             self._parent.troubles.clear(_TROUBLE)
-
-    def _read_what_is_decrypted(self) -> None:
-        """TLS takes a record of up to 16 KiB at a time from the socket.
-
-        Where an answer was waited for, what stood behind it in its record is in memory, and the
-        loop, which looks at sockets, would leave it there until RabbitMQ says more.
-        """
-        open_ = self.connection._connection  # noqa: SLF001 - the property connects again
-        sock = getattr(getattr(open_, "_transport", None), "sock", None)
-        if not isinstance(sock, ssl.SSLSocket) or current_thread() is not main_thread():
-            return  # at its end Celery ticks from another thread
-        with self._noting(), suppress(TimeoutError):
-            while sock.pending():
-                self.connection.drain_events(timeout=0)
 
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Hang up first: a polite end of a broken connection would wait for an answer."""

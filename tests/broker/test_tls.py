@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pika
@@ -17,6 +18,7 @@ from app.broker.connect import (
     BrokerAway,
     broker_url,
     close_connection,
+    drain_decrypted,
     open_connection,
     pika_parameters,
 )
@@ -146,6 +148,30 @@ def test_everything_of_the_path_works_over_tls(line: TlsLine, authority: Authori
 
 def _parameters(settings: Settings) -> pika.URLParameters:
     return pika_parameters(broker_url(settings), name="tests", heartbeat_s=5)
+
+
+def test_what_stands_behind_an_answer_in_a_record_is_not_left_there(
+    line: TlsLine, authority: Authority
+) -> None:
+    """There, a worker's loop would not see it until RabbitMQ says more."""
+    taken: list[Any] = []
+    with make_celery(settings_for(line, authority), [], []).connection_for_read() as connection:
+        channel = connection.default_channel
+        name = channel.queue_declare("", exclusive=True).queue
+        channel.basic_consume(name, no_ack=True, callback=taken.append)
+        line.hold()
+        for _ in range(20):
+            message = channel.prepare_message(b"x")
+            channel._basic_publish(message, "", name)
+        until(lambda: line.held > 1_000, what="the messages to come together")
+        line.let_go()
+
+        connection.drain_events(timeout=5)
+        assert select([connection.connection.sock], [], [], 0.1)[0] == []
+        assert len(taken) == 1
+        drain_decrypted(connection)
+
+        assert len(taken) == 20
 
 
 def test_a_connection_is_let_go_without_waiting_for_a_goodbye(

@@ -46,6 +46,8 @@ class TlsLine:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(*certificate)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._is_held, self._said = False, b""
+        self._listener: asyncio.StreamWriter | None = None
         self.taken = 0  # handshakes that the client was content with
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)
@@ -67,6 +69,21 @@ class TlsLine:
         """Nothing more is said or heard, and no line is cut."""
         self._do(self._stop_reading())
 
+    def hold(self) -> None:
+        """What the server says waits, to come together."""
+        self._is_held = True
+
+    @property
+    def held(self) -> int:
+        """How many bytes wait."""
+        return len(self._said)
+
+    def let_go(self) -> None:
+        """It is passed on, as one record if it fits. For a line with one client."""
+        self._is_held = False
+        assert self._listener is not None
+        self._do(self._pass_on(self._listener))
+
     def close(self) -> None:
         """End it."""
         self._do(self._end())
@@ -83,6 +100,20 @@ class TlsLine:
     async def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
+
+    async def _speak(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await there.read(65_536):
+                if self._is_held:
+                    self._said, self._listener = self._said + data, writer
+                else:
+                    writer.write(data)
+                    await writer.drain()
+
+    async def _pass_on(self, writer: asyncio.StreamWriter) -> None:
+        said, self._said = self._said, b""
+        writer.write(said)
+        await writer.drain()
 
     async def _stop_reading(self) -> None:
         for writer in self._writers:
@@ -105,7 +136,7 @@ class TlsLine:
             await asyncio.wait(
                 [
                     asyncio.create_task(_pump(reader, back)),
-                    asyncio.create_task(_pump(there, writer)),
+                    asyncio.create_task(self._speak(there, writer)),
                 ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
