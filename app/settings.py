@@ -90,6 +90,12 @@ class Settings(BaseModel):
         "127.0.0.1", "Address the API listens on; others than loopback need keys"
     )
     api_port: int = _setting(8080, "Port of the API; 0 takes a free one", ge=0, le=65535)
+    api_tls_cert: Path | None = _setting(
+        None,
+        "PEM file with the API's certificate and its chain: then it speaks https only. Read again"
+        " when it changes",
+    )
+    api_tls_key: Path | None = _setting(None, "PEM file with the key of that certificate")
     api_connections_max: int = _setting(
         4_096,
         "Connections to one api at a time",
@@ -117,6 +123,10 @@ class Settings(BaseModel):
     )
     flower_host: str = _setting("127.0.0.1", "Address Flower listens on")
     flower_port: int = _setting(5555, "Port of Flower", ge=0, le=65535)
+    flower_tls_cert: Path | None = _setting(
+        None, "PEM file with Flower's certificate and its chain; as VELTRIX_API_TLS_CERT"
+    )
+    flower_tls_key: Path | None = _setting(None, "PEM file with the key of that certificate")
     flower_basic_auth: SecretStr | None = _setting(
         None, "User and password for Flower, as user:password; needed on others than loopback"
     )

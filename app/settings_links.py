@@ -130,6 +130,12 @@ def _of_database(settings: Settings, environ: Mapping[str, str]) -> Iterator[str
 
 
 def _of_files(settings: Settings) -> Iterator[str]:
+    for kind in ("api", "flower"):
+        cert, key = getattr(settings, f"{kind}_tls_cert"), getattr(settings, f"{kind}_tls_key")
+        if (cert is None) != (key is None):
+            there, missing = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+            both = f"{PREFIX}{kind.upper()}_TLS_"
+            yield f"{both}{there} is set and {both}{missing} is not; set both."
     file = settings.broker_ca_file
     if file is None:
         return

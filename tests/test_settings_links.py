@@ -151,10 +151,15 @@ def test_a_ca_that_says_nothing_or_cannot_be_read_is_a_mistake(tmp_path: Path) -
     plain = mistakes(BROKER_URL="amqp://localhost/v", BROKER_CA_FILE=str(authority.file))
     absent = mistakes(BROKER_URL=tls, BROKER_CA_FILE=str(tmp_path / "none"))
     text = mistakes(BROKER_URL=tls, BROKER_CA_FILE=str(tmp_path / "text"))
+    half = mistakes(API_TLS_CERT="a.pem", FLOWER_TLS_KEY="b.key")
 
     assert "says nothing" in plain[0]
     assert "No such file" in absent[0]
     assert "no CA can be read" in text[0]
+    assert half == [
+        "VELTRIX_API_TLS_CERT is set and VELTRIX_API_TLS_KEY is not; set both.",
+        "VELTRIX_FLOWER_TLS_KEY is set and VELTRIX_FLOWER_TLS_CERT is not; set both.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.api.gate import Gate
+from app.api.gate import Gate, Guest
 from app.api.problems import MEDIA_TYPE, Problem
 
 _END = b"\r\n\r\n"
@@ -49,6 +49,7 @@ class ApiConnection(HttpToolsProtocol):
     def __init__(self, gate: Gate, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.gate = gate
+        self.greeting: Guest | None = None  # who it was until TLS was agreed on
         self.deadline = _NEVER  # in the loop's time: closed then, if nothing moves it
         self._head = bytearray()  # of the next request, as far as it has come
         self._is_in_head = False  # the parser has some of one: it came behind a whole request
@@ -69,6 +70,8 @@ class ApiConnection(HttpToolsProtocol):
         """Let in, or closed at once."""
         super().connection_made(cast(asyncio.Transport, transport))
         self.deadline = self.loop.time() + self.gate.limits.head_s
+        if self.greeting is not None:
+            self.gate.leave(self.greeting)
         self.gate.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -80,8 +83,10 @@ class ApiConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that sends no more may still read its answer."""
+        """A client that sends no more may still read its answer; not over TLS, as loops have it."""
         cycle: RequestResponseCycle | None = self.cycle
+        if self.scheme == "https":
+            return None
         if self._is_lingering or cycle is None or cycle.response_complete or cycle.more_body:
             return None
         cycle.keep_alive = False

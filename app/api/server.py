@@ -38,6 +38,7 @@ from app.api.connection import ApiConnection
 from app.api.document import Document
 from app.api.events import EventsEndpoint, EventsFirst
 from app.api.gate import Gate, Limits
+from app.api.handshakes import TlsServer
 from app.api.looks import Looks
 from app.api.methods import EVENTS_PATH, Methods
 from app.api.openapi import document_of
@@ -47,12 +48,14 @@ from app.console.server import BASE, make_console
 from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
+from app.settings_links import link_warnings, open_warnings
 from app.settings_load import require
 from app.store import keys
 from app.store.audit import Audited, append
 from app.store.keys import KeyRefused
 from app.store.transactions import is_away, transaction
 from app.telemetry import configure_logs, logger
+from app.tls import Certificate, CertificateRefused
 
 # After SIGTERM `/readyz` says 503 for so long while requests are still taken. A balancer that asks
 # each second and believes two answers (haproxy.cfg) has stopped sending after at most 2 s and the
@@ -130,6 +133,13 @@ def serve(settings: Settings) -> None:
     """
     require(settings, "database_url", "broker_url")
     configure_logs(settings.log_format, settings.log_level)
+    certificate = certificate_of(settings)
+    is_tls = certificate is not None
+    for warning in (
+        *link_warnings(settings),
+        *open_warnings("API_HOST", settings.api_host, is_tls=is_tls),
+    ):
+        _log.warning("link.open", detail=warning)
     sys.setswitchinterval(SWITCH_S)
     reads = engine_for(settings, "veltrix-api", connections_max=settings.read_connections_max)
     ring = make_ring(settings, reads)
@@ -149,7 +159,7 @@ def serve(settings: Settings) -> None:
     relay.start()
     collect_rarely()
     try:
-        _serve_until_signalled(make_app(services), listening, make_gate(settings))
+        _serve_until_signalled(make_app(services), listening, make_gate(settings), certificate)
     finally:
         relay.stop()
         reads.dispose()
@@ -183,6 +193,16 @@ def make_ring(settings: Settings, engine: Engine) -> KeyRing:
             " `veltrix keys create`, or name a file with one in VELTRIX_ADMIN_KEY_FILE"
         )
     return ring
+
+
+def certificate_of(settings: Settings) -> Certificate | None:
+    """By what the API speaks TLS; None: it does not. Raises StartRefused."""
+    if settings.api_tls_cert is None or settings.api_tls_key is None:
+        return None
+    try:
+        return Certificate(settings.api_tls_cert, settings.api_tls_key)
+    except CertificateRefused as refused:
+        raise StartRefused(f"VELTRIX_API_TLS_CERT: {refused}") from None
 
 
 def make_gate(settings: Settings) -> Gate:
@@ -224,17 +244,19 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-class _Server(uvicorn.Server):
+class _Server(TlsServer):
     """Returns after a signal instead of dying of it, leaves before it ends, says when it began."""
 
     def __init__(
         self,
         config: uvicorn.Config,
+        gate: Gate,
+        certificate: Certificate | None,
         on_started: Callable[[], None],
         on_leaving: Callable[[], None],
         on_ending: Callable[[], None],
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, gate, certificate)
         self._on_started = on_started
         self._on_leaving = on_leaving
         self._on_ending = on_ending
@@ -292,7 +314,9 @@ def config_of(app: FastAPI, gate: Gate) -> uvicorn.Config:
     )
 
 
-def _serve_until_signalled(app: FastAPI, listening: socket.socket, gate: Gate) -> None:
+def _serve_until_signalled(
+    app: FastAPI, listening: socket.socket, gate: Gate, certificate: Certificate | None
+) -> None:
     host, port = listening.getsockname()[:2]
     config = config_of(app, gate)
 
@@ -303,8 +327,9 @@ def _serve_until_signalled(app: FastAPI, listening: socket.socket, gate: Gate) -
     def on_ending() -> None:
         app.state.is_leaving = True  # answers that go on for ever look at it
 
-    on_started = partial(_log.info, "api.started", host=host, port=port)
-    server = _Server(config, on_started, on_leaving, on_ending)
+    scheme = "http" if certificate is None else "https"
+    on_started = partial(_log.info, "api.started", host=host, port=port, scheme=scheme)
+    server = _Server(config, gate, certificate, on_started, on_leaving, on_ending)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[listening]))
     if not server.started:

@@ -3,21 +3,27 @@
 import asyncio
 import logging
 import signal
+from urllib.parse import urlsplit
 
 from flower.api import BaseApiHandler
 from flower.app import Flower
 from flower.options import options
 from flower.urls import settings as flower_urls
+from tornado.httpclient import AsyncHTTPClient
 from tornado.ioloop import PeriodicCallback
 
 from app.broker.celery_app import make_celery
+from app.broker.connect import broker_url
 from app.commands.flower_links import linked
 from app.commands.mistakes import CommandRefused
 from app.settings import Settings
+from app.settings_links import open_warnings
 from app.settings_load import require
 from app.telemetry import logger
+from app.tls import Certificate, CertificateRefused, client_context
 
 TASKS_MAX = 10_000
+TLS_MANAGEMENT_PORT = 15_671  # RabbitMQ's own, unless told otherwise
 LOOK_S = 2.0
 _log = logger("flower")
 
@@ -26,7 +32,7 @@ def run_flower(settings: Settings) -> None:
     """Serve Flower until SIGTERM or SIGINT. It shows workers and tasks and changes nothing.
 
     RabbitMQ may be away at the start and at any time. Raises SettingsError, and CommandRefused when
-    it cannot listen.
+    it cannot listen, or has a certificate that cannot be used.
     """
     require(settings, "broker_url")
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
@@ -36,7 +42,16 @@ def run_flower(settings: Settings) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     celery = make_celery(settings, [], [])
-    flower = Flower(capp=celery, options=options, **linked(flower_urls, settings))
+    certificate = _certificate_of(settings)
+    is_tls = certificate is not None
+    for warning in open_warnings("FLOWER_HOST", settings.flower_host, is_tls=is_tls):
+        _log.warning("link.open", detail=warning)
+    flower = Flower(
+        capp=celery,
+        options=options,
+        ssl_options=None if certificate is None else certificate.context,
+        **linked(flower_urls, settings),
+    )
     try:
         port = flower.start_http_server()
     except OSError as error:
@@ -58,8 +73,10 @@ def _configure(settings: Settings) -> None:
     options.read_only = True
     options.enable_events = False  # workers send them anyway, and take no commands
     options.max_tasks = TASKS_MAX
-    if settings.management_url is not None:
-        options.broker_api = settings.management_url.get_secret_value().rstrip("/") + "/api/"
+    options.broker_api = _management_api(settings)
+    AsyncHTTPClient.configure(
+        None, defaults={"ssl_options": client_context(settings.broker_ca_file)}
+    )
     if settings.flower_basic_auth is not None:
         options.basic_auth = [settings.flower_basic_auth.get_secret_value()]
     else:
@@ -67,6 +84,29 @@ def _configure(settings: Settings) -> None:
         # site read what it answers; ours need not.
         BaseApiHandler.unauthenticated_api = True
         BaseApiHandler.set_default_headers = _no_other_sites
+
+
+def _certificate_of(settings: Settings) -> Certificate | None:
+    if settings.flower_tls_cert is None or settings.flower_tls_key is None:
+        return None
+    try:
+        return Certificate(settings.flower_tls_cert, settings.flower_tls_key)
+    except CertificateRefused as refused:
+        raise CommandRefused(f"VELTRIX_FLOWER_TLS_CERT: {refused}") from None
+
+
+def _management_api(settings: Settings) -> str | None:
+    """Where Flower asks for queues; None: where it looks for itself, by plain HTTP.
+
+    There it would send the password of RabbitMQ, which is not to leave this machine like that.
+    """
+    if settings.management_url is not None:
+        return settings.management_url.get_secret_value().rstrip("/") + "/api/"
+    parts = urlsplit(broker_url(settings))
+    if parts.scheme != "amqps" or parts.hostname is None:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"https://{host}:{TLS_MANAGEMENT_PORT}/api/"
 
 
 def _follow(flower: Flower) -> None:

@@ -41,7 +41,8 @@ def console_url(settings: Settings) -> str | None:
     if settings.console_url is not None:
         return settings.console_url.rstrip("/")
     if settings.api_port and {settings.api_host, settings.flower_host} <= _LOOPBACK:
-        return f"http://{settings.api_host}:{settings.api_port}/console"
+        scheme = "http" if settings.api_tls_cert is None else "https"
+        return f"{scheme}://{settings.api_host}:{settings.api_port}/console"
     return None
 
 

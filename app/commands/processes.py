@@ -81,10 +81,17 @@ def dev(
 
     Example: veltrix dev
     """
+    from app.commands.mistakes import CommandRefused
     from app.dev.run import run_dev
     from app.settings_load import load_settings
 
-    raise typer.Exit(run_dev(folder, settings=load_settings()))
+    settings = load_settings()
+    if settings.api_tls_cert or settings.flower_tls_cert:
+        raise CommandRefused(
+            "veltrix dev speaks plain HTTP, on loopback: leave VELTRIX_API_TLS_CERT and"
+            " VELTRIX_FLOWER_TLS_CERT out for it"
+        )
+    raise typer.Exit(run_dev(folder, settings=settings))
 
 
 def _settings() -> "Settings":

@@ -119,7 +119,8 @@ def _url() -> str:
     settings = operator_settings()
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to call, not to listen
     host = everywhere.get(settings.api_host, settings.api_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.api_port}"
+    scheme = "http" if settings.api_tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.api_port}"
 
 
 @contextmanager

@@ -234,5 +234,6 @@ def flower_url(settings: "Settings") -> str | None:
     if settings.flower_url is not None:
         return settings.flower_url.rstrip("/")
     if is_loopback(settings.flower_host) and is_loopback(settings.api_host):
-        return f"http://{settings.flower_host}:{settings.flower_port}"
+        scheme = "http" if settings.flower_tls_cert is None else "https"
+        return f"{scheme}://{settings.flower_host}:{settings.flower_port}"
     return None
