@@ -84,9 +84,9 @@ def open_warnings(setting: str, host: str, *, is_tls: bool) -> Iterator[str]:
     """A sentence if what listens there can be reached by others, without TLS."""
     if not is_tls and not is_loopback(host):
         yield (
-            f"{PREFIX}{setting} is {host!r} and no TLS is spoken there: whoever is on the way reads"
-            " keys and answers, unless a proxy before it speaks TLS and the network between is"
-            " yours alone"
+            f"{PREFIX}{setting} is {host!r} and no TLS is spoken there: all that is said can be"
+            " read on the way, unless a proxy before it speaks TLS and the network between is yours"
+            " alone"
         )
 
 
@@ -94,10 +94,10 @@ def _of_broker(settings: Settings) -> Iterator[str]:
     url = _text(settings.broker_url)
     if not url:
         return
-    if "?" in url or ";" in url:
+    if more := [mark for mark in "?;#" if mark in url]:
         yield (
-            f"{PREFIX}BROKER_URL has more in it than one address (a ? or a ;): name one, leave all"
-            " else to the settings, and write such characters of a password as %3F and %3B."
+            f"{PREFIX}BROKER_URL has more in it than one address (a {more[0]}): name one, leave all"
+            " else to the settings, and write such characters of a password as %3F, %3B and %23."
         )
     parts = urlsplit(url)
     host = unquote(parts.hostname or "localhost")

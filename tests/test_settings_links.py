@@ -130,7 +130,9 @@ def test_rabbitmq_elsewhere_needs_tls_or_its_name_said(name: str, url: str, tls:
     assert mistakes(**{name: url, "PLAIN_HOSTS": "*,other"})
 
 
-@pytest.mark.parametrize("url", ["amqps://u:p@mq/v?ssl_options={}", "amqp://localhost;amqp://mq"])
+@pytest.mark.parametrize(
+    "url", ["amqps://u:p@mq/v?ssl_options={}", "amqp://localhost;amqp://mq", "amqps://mq/v#"]
+)
 def test_a_brokers_url_is_an_address_and_nothing_else(url: str) -> None:
     assert "more in it than one address" in mistakes(BROKER_URL=url)[0]
 
