@@ -47,15 +47,18 @@ class Settings(BaseModel):
 
     # Where things are
     database_url: SecretStr | None = _setting(
-        None, "PostgreSQL, as postgresql+psycopg://user:password@host/database"
+        None,
+        "PostgreSQL, as postgresql+psycopg://user:password@host/database?sslmode=verify-full; on"
+        " this machine without sslmode",
     )
     broker_url: SecretStr | None = _setting(
-        None, "RabbitMQ over AMQP, as amqp://user:password@host/vhost"
+        None,
+        "RabbitMQ over AMQP, as amqps://user:password@host/vhost; on this machine amqp://",
     )
     management_url: SecretStr | None = _setting(
         None,
-        "RabbitMQ's management API, as http://user:password@host:15672; without it policies are not"
-        " applied or checked",
+        "RabbitMQ's management API, as https://user:password@host:15671, on this machine http://;"
+        " without it policies are not applied or checked",
     )
     broker_ca_file: Path | None = _setting(
         None,

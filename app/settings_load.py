@@ -33,9 +33,9 @@ _SCHEMES = {
     "management_url": ("http", "https"),
 }
 _EXAMPLES = {
-    "database_url": "postgresql+psycopg://user:password@host/database",
-    "broker_url": "amqp://user:password@host/vhost",
-    "management_url": "http://user:password@host:15672",
+    "database_url": "postgresql+psycopg://user:password@host/database?sslmode=verify-full",
+    "broker_url": "amqps://user:password@host/vhost",
+    "management_url": "https://user:password@host:15671",
 }
 _MASK = "***"
 

@@ -237,7 +237,7 @@ def test_what_a_command_needs_is_asked_for_with_the_cure() -> None:
 
     broker, key = caught.value.mistakes
     assert broker == (
-        "VELTRIX_BROKER_URL is not set; set it to amqp://user:password@host/vhost (or"
+        "VELTRIX_BROKER_URL is not set; set it to amqps://user:password@host/vhost (or"
         " VELTRIX_BROKER_URL_FILE to a file with it), or run `veltrix dev`, which brings its own."
     )
     assert key.startswith("VELTRIX_ADMIN_KEY_FILE is not set; set it, or run `veltrix dev`")

@@ -175,7 +175,7 @@ class Api:
     def __init__(self, url: str, key: str | None, ca_file: Path | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise CommandRefused(f"{url!r} is no address of an api; write http://host:8080")
+            raise CommandRefused(f"{url!r} is no address of an api; write https://host:8080")
         host = parts.netloc.rpartition("@")[2]
         self._connection = (
             http.client.HTTPConnection(host, timeout=TIMEOUT_S)

@@ -72,7 +72,7 @@ class Api:
         self.url = url.rstrip("/")
         self.headers = {"authorization": f"Bearer {key}"} if key else {}
         if not self.url.startswith(("http://", "https://")):
-            raise CannotStart(f"{url!r} is no address of an api; write http://host:8080")
+            raise CannotStart(f"{url!r} is no address of an api; write https://host:8080")
         try:
             self._client = httpx.Client(headers=self.headers, timeout=_TIMEOUT)
         except ValueError:

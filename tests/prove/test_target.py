@@ -299,7 +299,7 @@ def test_a_target_that_cannot_be_proved_is_told_in_a_sentence(
         (relay, {}, "does not answer as the api of a Veltrix does"),
         (f"http://127.0.0.1:{free_port()}", {}, "cannot be reached .*; is it the right address"),
         (url.replace("http", "https"), {}, "cannot be reached over TLS"),
-        (url.removeprefix("http://"), {}, "is no address of an api; write http://host:8080"),
+        (url.removeprefix("http://"), {}, "is no address of an api; write https://host:8080"),
         (url, {"key": KEY}, "do not serve the workflows of prove: start them with"),
     ]
     for address, options, sentence in cases:
