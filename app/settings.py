@@ -107,6 +107,21 @@ class Settings(BaseModel):
         ge=16,
         le=1_000_000,
     )
+    api_key_requests_max: int = _setting(
+        1_024,
+        "Requests of one key that one api answers at a time; who waits for an outcome is not"
+        " counted",
+        unit="requests",
+        full="429 with Retry-After",
+        metric="veltrix_calls_limited_total",
+        ge=1,
+        le=1_000_000,
+    )
+    metrics_addresses: str = _setting(
+        "",
+        "Addresses or networks, separated by commas, that read /metrics of an api without a key"
+        " where others need one, as 10.0.0.7,10.1.0.0/16",
+    )
     webhook_origins: str = _setting(
         "",
         "Senders of webhooks that may deliver events when they ask by OPTIONS, as"

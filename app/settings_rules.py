@@ -11,6 +11,7 @@ from typing import get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from app.domain.local_names import networks_of
 from app.settings import PREFIX, Settings
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+")
@@ -60,7 +61,7 @@ def mistake_of(detail: ErrorDetails) -> str:
 
 def cross_check(settings: Settings) -> list[str]:
     """A sentence for each combination that loses, doubles or stalls; empty: there is none."""
-    return [*_orders(settings), *_names(settings), *_flower(settings)]
+    return [*_orders(settings), *_names(settings), *_flower(settings), *_addresses(settings)]
 
 
 # (the smaller, the larger, may they be equal, what happens otherwise)
@@ -117,4 +118,14 @@ def _flower(settings: Settings) -> Iterator[str]:
         yield (
             f"{PREFIX}FLOWER_HOST is {settings.flower_host!r} and {PREFIX}FLOWER_BASIC_AUTH is not"
             " set: everybody could look; set it to user:password, or listen on 127.0.0.1."
+        )
+
+
+def _addresses(settings: Settings) -> Iterator[str]:
+    try:
+        networks_of(settings.metrics_addresses)
+    except ValueError as error:
+        yield (
+            f"{PREFIX}METRICS_ADDRESSES cannot be used: {error}; write addresses or networks such"
+            " as 10.0.0.7,10.1.0.0/16, separated by commas."
         )

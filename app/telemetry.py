@@ -64,6 +64,12 @@ messages_published = Counter("veltrix_messages_published", "Messages handed to t
 auth_failures = Counter(
     "veltrix_auth_failures", "Calls and sign-ins without a key that may call", ["reason"]
 )
+calls_limited = Counter(
+    "veltrix_calls_limited", "Calls of keys that called too often, or too often at once", ["reason"]
+)
+key_expires_seconds = Gauge(
+    "veltrix_key_expires_seconds", "Until the next of the keys expires; +Inf where none does"
+)
 connections_open = Gauge("veltrix_connections_open", "Connections to this api")
 connections_closed = Counter(
     "veltrix_connections_closed",

@@ -108,6 +108,8 @@ def test_an_empty_value_is_no_value() -> None:
             "VELTRIX_ACCEPT_WAITING_EVENTS_MAX is 1 and VELTRIX_B",
         ),
         ({"WORKER_NAME": "w1"}, "VELTRIX_WORKER_NAME is 'w1'; write it as name@host"),
+        ({"METRICS_ADDRESSES": "10.0.0.7/16"}, "VELTRIX_METRICS_ADDRESSES cannot be used: 10.0"),
+        ({"METRICS_ADDRESSES": "prometheus"}, "VELTRIX_METRICS_ADDRESSES cannot be used: 'prom"),
         ({"WORKFLOWS": "shop.py/x"}, "VELTRIX_WORKFLOWS names 'shop.py/x', which is no module"),
     ],
 )

@@ -6,27 +6,31 @@ and a revoked key is refused within two seconds. On a loopback address keys are 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from hashlib import sha256
-from ipaddress import ip_address
+from math import inf
 from threading import Event, Thread
-from urllib.parse import urlsplit
+from time import monotonic
+from typing import Any
 
 import msgspec
 from fastapi import Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope as AsgiScope
 
 from app.api.auth_failures import AuthFailures
 from app.api.problems import Problem
 from app.api.refusals import Refusals, route_of
+from app.domain.key_limits import KeyLimits
+from app.domain.local_names import is_local, is_loopback
 from app.domain.scopes import ALL_SCOPES, Scope, allows
 from app.settings import Settings
 from app.store import keys as key_rows
 from app.store.audit import Audited, storable
 from app.store.transactions import open_autocommit
-from app.telemetry import logger
+from app.telemetry import key_expires_seconds, logger
 
 REFRESH_S = 1.0
 REPEAT_PAUSE_S = 0.1  # before a repeated refusal is answered: who floods is not to delay others
@@ -40,23 +44,13 @@ class Author(msgspec.Struct, frozen=True):
 
     name: str
     scopes: frozenset[str]
+    limits: KeyLimits | None = None
 
 
 LOCAL = Author("local", ALL_SCOPES)
-LOCAL_HEADERS = ("host", "origin", "sec-fetch-site")
-FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+AUTHOR = "veltrix.author"  # where the door puts an Author, or None, into a request's scope
 _OWN_SITES = frozenset({None, "same-origin", "none"})
 _STOP_S = 5.0
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server listening on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def are_keys_required(settings: Settings) -> bool:
@@ -81,7 +75,7 @@ def check_local(
             f"without keys nothing is answered that was forwarded (it has the header {forwarded});"
             " behind a proxy set VELTRIX_REQUIRE_KEYS",
         )
-    if host is not None and not _is_local(f"//{host}"):
+    if host is not None and not is_local(f"//{host}"):
         raise Problem(
             403,
             "forbidden",
@@ -92,29 +86,27 @@ def check_local(
         raise Problem(403, "forbidden", "without keys no page of another site is answered")
 
 
-def forwarding(headers: Mapping[str, str]) -> str | None:
-    """The name of a header that says that a proxy passed the request on, if one does."""
-    return next((name for name in FORWARDED if name in headers), None)
-
-
 def _is_own(origin: str, host: str | None) -> bool:
-    return _is_local(origin) and host is not None and origin.lower().endswith(f"//{host.lower()}")
+    return is_local(origin) and host is not None and origin.lower().endswith(f"//{host.lower()}")
 
 
-@lru_cache(maxsize=64)
-def _is_local(url: str) -> bool:
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:
-        return False
+class _Held(msgspec.Struct, frozen=True):
+    """Whose a key is, and until when, by this process's steady clock."""
+
+    author: Author
+    ends_at: float = inf
+    expires_at: datetime | None = None
 
 
 class KeyRing:
-    """The keys that may call now, at most about a second old. Thread-safe."""
+    """The keys that may call now, at most about a second old. Thread-safe.
+
+    A key ends to the moment that the database's clock says, also while the database is away.
+    """
 
     def __init__(self, engine: Engine, *, is_required: bool) -> None:
         self._engine = engine
-        self._authors: dict[bytes, Author] = {}
+        self._held: dict[bytes, _Held] = {}
         self._stopping = Event()
         self._thread = Thread(target=self._refresh_until_stopped, name="keys", daemon=True)
         self.is_required = is_required
@@ -135,11 +127,21 @@ class KeyRing:
             self._thread.join(_STOP_S)
 
     def refresh_once(self) -> int:
-        """Read the keys that are not revoked; how many there are."""
+        """Read the keys that are not revoked; how many may call."""
         with open_autocommit(self._engine) as tx:
+            before = monotonic()
             rows = key_rows.active(tx)
-        self._authors = {row.hash: Author(row.name, frozenset(row.scopes)) for row in rows}
-        return len(rows)
+        self._held = {
+            row.hash: _Held(
+                Author(row.name, frozenset(row.scopes), row.limits),
+                inf if row.left_s is None else before + row.left_s,
+                row.expires_at,
+            )
+            for row in rows
+        }
+        lefts = [inf if row.left_s is None else row.left_s for row in rows]
+        key_expires_seconds.set(min((left for left in lefts if left > 0), default=inf))
+        return sum(left > 0 for left in lefts)
 
     def author_of(self, authorization: str | None) -> Author:
         """The author behind an Authorization header. Raises a 401 Problem when there is none."""
@@ -150,11 +152,17 @@ class KeyRing:
             self.failures.note("missing")
             raise _unauthorized("send an API key as `Authorization: Bearer KEY`")
         # A look-up by digest tells an attacker nothing by its timing: he cannot choose digests.
-        author = self._authors.get(sha256(token.strip().encode("latin-1", "replace")).digest())
-        if author is None:
+        held = self._held.get(sha256(token.strip().encode("latin-1", "replace")).digest())
+        if held is None:
             self.failures.note("unknown")
             raise _unauthorized("the API key is unknown or revoked")
-        return author
+        if held.ends_at <= monotonic():
+            self.failures.note("expired")
+            raise _unauthorized(
+                f"the API key {held.author.name!r} expired at {_told(held.expires_at)};"
+                " who makes keys can make the next one"
+            )
+        return held.author
 
     def _refresh_until_stopped(self) -> None:
         while not self._stopping.wait(REFRESH_S):
@@ -162,6 +170,14 @@ class KeyRing:
                 self.refresh_once()
             except Exception as error:  # noqa: BLE001 - the last ring stays valid while the database is away
                 _log.warning("keys.refresh_failed", error=str(error))
+
+
+def author_at(scope: AsgiScope) -> Author:
+    """Who was let in with this request. Raises a 401 Problem: nobody had to say who he is."""
+    author: Author | None = scope.get(AUTHOR)
+    if author is None:
+        raise _unauthorized("send an API key as `Authorization: Bearer KEY`")
+    return author
 
 
 def check_scope(author: Author, scope: str) -> Author:
@@ -180,11 +196,7 @@ def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awai
     """
 
     async def author(request: Request) -> Author:
-        keys: KeyRing = request.app.state.services.keys
-        if not keys.is_required:
-            host, origin, site = map(request.headers.get, LOCAL_HEADERS)
-            check_local(host, origin, site, forwarding(request.headers))
-        author = keys.author_of(request.headers.get("authorization"))
+        author = author_at(request.scope)
         if request.method not in _SAFE or is_audited:
             return await check_asked(request, author, scope)
         return check_scope(author, scope)
@@ -193,39 +205,45 @@ def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awai
 
 
 async def check_asked(request: Request, author: Author, scope: str) -> Author:
-    """As `check_audited`, of this request."""
-    refusals: Refusals = request.app.state.services.keys.refusals
-    method, path = request.method, request.url.path
-    return await check_audited(refusals, author, scope, method, path, route_of(request))
-
-
-async def check_audited(
-    refusals: Refusals, author: Author, scope: str, method: str, path: str, route: str
-) -> Author:
     """As `check_scope`; the refusal is in the audit before it is answered, or counted there."""
     try:
         return check_scope(author, scope)
     except Problem as refused:
-        row = Audited(
-            author=author.name,
-            action="api.call",
-            reason="",
-            target="api",
-            target_id=f"{method} {path}",
-            request={"method": method, "path": storable(path)},
-            result={"status": refused.status, "scope": scope},
-            is_refused=True,
-        )
-        if refusals.is_repeat(row, scope, f"{method} {route}"):
-            await asyncio.sleep(REPEAT_PAUSE_S)
-        else:
-            await run_in_threadpool(refusals.write, row)
+        result = {"status": refused.status, "scope": scope}
+        await note_refused(request, author, scope, result)
         raise
+
+
+async def note_refused(request: Request, author: Author, why: str, result: dict[str, Any]) -> None:
+    """Write a refused call down, or count it beside its like of the same minute.
+
+    A repeat takes a moment, so that who floods does not delay others.
+    """
+    refusals: Refusals = request.app.state.services.keys.refusals
+    method, path = request.method, request.url.path
+    row = Audited(
+        author=author.name,
+        action="api.call",
+        reason="",
+        target="api",
+        target_id=f"{method} {path}",
+        request={"method": method, "path": storable(path)},
+        result=result,
+        is_refused=True,
+    )
+    if refusals.is_repeat(row, why, f"{method} {route_of(request)}"):
+        await asyncio.sleep(REPEAT_PAUSE_S)
+    else:
+        await run_in_threadpool(refusals.write, row)
 
 
 def may_see_payloads(author: Author) -> bool:
     """Whether payloads, outputs and the messages of errors are shown to this author."""
     return allows(author.scopes, Scope.PAYLOADS_READ)
+
+
+def _told(time: datetime | None) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if time is not None else "a time"
 
 
 def _unauthorized(detail: str) -> Problem:

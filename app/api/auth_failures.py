@@ -13,7 +13,7 @@ _log = logger("api")
 
 
 class AuthFailures:
-    """Counts by reason: `missing`, `unknown`, `sign_in`. Thread-safe."""
+    """Counts by reason: `missing`, `unknown`, `expired`, `sign_in`. Thread-safe."""
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self._now, self._lock = now, Lock()

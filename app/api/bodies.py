@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
+from app.api.auth import AUTHOR, Author
 from app.api.encodings import coding_of, decoded
 from app.api.problems import Problem, unavailable
 
@@ -25,13 +26,17 @@ class BodyReader:
         self._total_bytes_max = self._left_bytes = total_bytes_max
         self._held: dict[str, int] = {}  # bytes, by author
 
-    async def read(self, scope: Scope, receive: Receive, bytes_max: int, author: str = "") -> bytes:
+    async def read(self, scope: Scope, receive: Receive, bytes_max: int) -> bytes:
         """The whole body, decompressed. Raises Disconnected when the client goes away.
 
-        Raises a 413 Problem as soon as it has, or announces, more than `bytes_max`, compressed or
-        not, a 503 Problem when this server holds too many bodies, and 415 or 400 Problems of
-        `app.api.encodings`.
+        Raises a 413 Problem as soon as it has, or announces, more than `bytes_max` or than its key
+        may send, compressed or not, a 503 Problem when this server holds too many bodies, and 415
+        or 400 Problems of `app.api.encodings`.
         """
+        known: Author | None = scope.get(AUTHOR)
+        author = "" if known is None else known.name
+        if known is not None and known.limits is not None:
+            bytes_max = min(bytes_max, known.limits.body_bytes_max or bytes_max)
         coding = coding_of(scope["headers"])
         body = await self._read(scope, receive, bytes_max, author)
         if not coding:

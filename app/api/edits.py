@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from app.api.asked import body_of, decoded
 from app.api.auth import Author, check_asked, require
+from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.parsing import read_beside
@@ -83,6 +84,7 @@ async def edit_run(
     """
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
+    await check_bounds(request, author, run_ids=[run_id])
     body = await body_of(request, bytes_max + _EXTRA_BYTES)
     asked = decoded(body, EditAsked)
     id_ = canonical(run_id)

@@ -5,6 +5,7 @@ documentation is in `app/api/openapi.py`.
 """
 
 from base64 import b64encode
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,13 +15,15 @@ from sqlalchemy import Text, cast, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.auth import FORWARDED, Author, check_audited, check_local, may_see_payloads, require
+from app.api.auth import Author, author_at, check_asked, may_see_payloads, require
 from app.api.bodies import BodyReader, Disconnected, too_large
+from app.api.bounds import events_within
 from app.api.methods import EVENTS_PATH
 from app.api.parsing import parse_batch_beside, read_beside
 from app.api.problems import MEDIA_TYPE, Problem, problem_of
 from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
 from app.api.services import Services
+from app.api.throttle import Throttle
 from app.domain.cloudevents import (
     BadBatch,
     Mode,
@@ -31,8 +34,9 @@ from app.domain.cloudevents import (
 )
 from app.domain.event_checks import BadEvent
 from app.domain.events import NewEvent
-from app.domain.receipts import Receipt
+from app.domain.receipts import EventForbidden, Receipt
 from app.domain.scopes import Scope as KeyScope
+from app.domain.scopes import allows
 from app.pipeline.accept_list import Submission
 from app.store import ledger
 from app.store.tables import events
@@ -43,7 +47,6 @@ router = APIRouter()
 
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
-_FORWARDED = frozenset(name.encode() for name in FORWARDED)
 _RETRY = (b"retry-after", b"1")
 
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -90,51 +93,51 @@ class EventsEndpoint:
 
 async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    content_type = authorization = host = origin = site = forwarded = None
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value.decode("latin-1")
-        elif name == b"authorization":
-            authorization = value.decode("latin-1")
-        elif name == b"host":
-            host = value.decode("latin-1")
-        elif name == b"origin":
-            origin = value.decode("latin-1")
-        elif name == b"sec-fetch-site":
-            site = value.decode("latin-1")
-        elif name in _FORWARDED:
-            forwarded = name.decode()
-    if not services.keys.is_required:
-        check_local(host, origin, site, forwarded)
-    author = services.keys.author_of(authorization)
-    refusals = services.keys.refusals
-    await check_audited(refusals, author, KeyScope.EVENTS_WRITE, "POST", EVENTS_PATH, EVENTS_PATH)
+    content_type = next((v.decode("latin-1") for n, v in headers if n == b"content-type"), None)
+    author = author_at(scope)
+    if not allows(author.scopes, KeyScope.EVENTS_WRITE):
+        await check_asked(Request(scope), author, KeyScope.EVENTS_WRITE)
     mode = mode_of(content_type, (name for name, _ in headers))
     bodies: BodyReader = scope["app"].state.bodies
     if mode is Mode.BATCH:
-        body = await bodies.read(scope, receive, services.settings.batch_bytes_max, author.name)
-        return await _batch(services, author, body)
-    body = await bodies.read(scope, receive, services.settings.event_bytes_max, author.name)
+        body = await bodies.read(scope, receive, services.settings.batch_bytes_max)
+        return await _batch(services, scope, author, body)
+    body = await bodies.read(scope, receive, services.settings.event_bytes_max)
     if mode is Mode.STRUCTURED:
         event = await read_beside(len(body), lambda: parse_structured(body))
     else:
         event = await read_beside(len(body), lambda: parse_binary(headers, body))
+    if author.limits is not None:
+        (within,) = await events_within(Request(scope), author, [event])
+        if isinstance(within, EventForbidden):
+            raise within
     answer = (await services.acceptor.submit([Submission(event, author.name)]))[0]
     if not isinstance(answer, Receipt):
         raise problem_of_event(answer)
     return 202, [_JSON, (b"location", event_location(answer).encode())], _encode(answer)
 
 
-async def _batch(services: Services, author: Author, body: bytes) -> _Answer:
+async def _batch(services: Services, scope: Scope, author: Author, body: bytes) -> _Answer:
     settings = services.settings
-    parsed = await parse_batch_beside(body, settings.batch_events_max, settings.event_bytes_max)
+    throttle: Throttle = scope["app"].state.throttle
+    found = await parse_batch_beside(
+        body,
+        settings.batch_events_max,
+        settings.event_bytes_max,
+        lambda length: throttle.charge_list(author, length),
+    )
+    parsed: Sequence[NewEvent | BadEvent | EventForbidden] = found
+    if author.limits is not None:
+        parsed = await events_within(Request(scope), author, found)
     good = [Submission(e, author.name) for e in parsed if isinstance(e, NewEvent)]
     accepted = iter(await services.acceptor.submit(good) if good else ())
     answers: list[Receipt | Unanswered] = [
-        event if isinstance(event, BadEvent) else next(accepted) for event in parsed
+        next(accepted) if isinstance(event, NewEvent) else event for event in parsed
     ]
-    if bad := len(parsed) - len(good):
+    if bad := sum(isinstance(event, BadEvent) for event in parsed):
         _count_refused(services, "invalid", bad)
+    if strays := len(parsed) - len(good) - bad:
+        _count_refused(services, EventForbidden.word, strays)
     batch = batch_answer(answers)
     headers = [_JSON, _RETRY] if batch.refused and batch.may_retry else [_JSON]
     return batch.status, headers, _encode(batch)
@@ -144,6 +147,9 @@ def _problem_of(services: Services, error: Exception) -> Problem:
     match error:
         case BadEvent():
             _count_refused(services, "invalid", 1)
+            return problem_of_event(error)
+        case EventForbidden():
+            _count_refused(services, error.word, 1)
             return problem_of_event(error)
         case BadBatch():
             _count_refused(services, "invalid", 1)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, storable, utc
 from app.api.auth import Author, may_see_payloads, require
+from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
@@ -190,6 +191,7 @@ async def resolve_failure(request: Request, group_id: str, author: _Operator) ->
     422 if a version is named for a group that is not of runs. 409 if it is resolved already, with
     who did it. Takes an `Idempotency-Key`.
     """
+    await check_bounds(request, author, group=_group_id(group_id))
     body = await body_of(request)
     asked = decoded(body, ResolveAsked)
     storable("version", asked.version)
@@ -225,6 +227,7 @@ async def reopen_failure(request: Request, group_id: str, author: _Operator) -> 
 )
 async def note_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """It is kept for ever, with its author. Takes an `Idempotency-Key`."""
+    await check_bounds(request, author, group=_group_id(group_id))
     body = await body_of(request)
     asked = decoded(body, NoteAsked)
     engine = request.app.state.services.engine
@@ -238,6 +241,7 @@ async def _decide(
     author: Author,
     decide: Callable[[Any, str, str, str], Moved | NotMoved],
 ) -> Response:
+    await check_bounds(request, author, group=_group_id(group_id))
     body = await body_of(request)
     asked = decoded(body, WhyAsked)
     engine = request.app.state.services.engine

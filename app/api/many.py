@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of, storable, utc
 from app.api.auth import Author, require
+from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
@@ -116,6 +117,10 @@ def problem_of(answer: NotDone) -> Problem:
 async def _answer(request: Request, author: Author, action: Action) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
+    wanted = asked.wanted or RunFilter()
+    await check_bounds(
+        request, author, run_ids=asked.ids, workflow=wanted.workflow, group=wanted.fingerprint
+    )
     call = partial(_act, request, asked)
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 

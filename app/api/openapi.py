@@ -171,8 +171,10 @@ def _post_events() -> dict[str, Any]:
             },
             "207": _json("Some of a batch were taken; each item says which", "BatchAnswer"),
             "400": _refused("The event is wrong; of a batch every one is, each item says why"),
+            "403": _problem("The key may not send events, or not of this source or type"),
             "409": _problem("The identity was accepted before with other content"),
             "413": _problem("An event or the batch is over its limit; nothing was taken"),
+            "429": _problem("The key has called too often; try again after Retry-After"),
             "503": _problem("Nothing was taken; try again after Retry-After"),
         },
     }

@@ -30,10 +30,14 @@ async def read_beside(size_bytes: int, read: Callable[[], T]) -> T:
 
 
 async def parse_batch_beside(
-    body: bytes, events_max: int, event_bytes_max: int
+    body: bytes, events_max: int, event_bytes_max: int, admit: Callable[[int], None]
 ) -> list[NewEvent | BadEvent]:
-    """As `parse_batch`, with other requests answered in between."""
+    """As `parse_batch`, with other requests answered in between.
+
+    `admit` is told how many there are before they are read, and may raise.
+    """
     items = await read_beside(len(body), lambda: batch_items(body, events_max, event_bytes_max))
+    admit(len(items))
     events: list[NewEvent | BadEvent] = []
     since_pause_bytes = 0
     for item in items:

@@ -10,6 +10,7 @@ from app.domain.event_checks import BadEvent
 from app.domain.receipts import (
     AcceptUnavailable,
     EventConflict,
+    EventForbidden,
     EventRefused,
     EventUnrouted,
     Receipt,
@@ -89,6 +90,8 @@ def problem_of_event(error: Unanswered) -> Problem:
             return Problem(400, "bad-event", error.detail, **members)
         case EventConflict():
             return Problem(409, "event-conflict", str(error), event=error.event)
+        case EventForbidden():
+            return Problem(403, "event-forbidden", str(error))
         case EventUnrouted():
             return Problem(422, "event-unrouted", str(error))
         case AcceptUnavailable():

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of
 from app.api.auth import Author, check_asked, require
+from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.parsing import read_beside
@@ -93,6 +94,9 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
         # What a refusal says of a payload that the patch does not fit shows the payload.
         await check_asked(request, author, scope)
     wanted = selection_of(asked)
+    await check_bounds(
+        request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
+    )
     settings = services.settings
     is_unset = asked.stop_share is msgspec.UNSET
     options = Options(
@@ -279,6 +283,7 @@ async def act_on_replay(
     body = await body_of(request)
     asked = decoded(body, Why)
     services: Services = request.app.state.services
+    await check_bounds(request, author, replay=_known(replay_id))
 
     def call() -> Response:
         known = _known(replay_id)

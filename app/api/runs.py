@@ -13,10 +13,12 @@ from starlette.responses import Response
 
 from app.api.asked import body_of, decoded, id_of, storable, utc
 from app.api.auth import Author, may_see_payloads, require
+from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.outcomes import OutcomeWatch
 from app.api.problems import Problem
+from app.api.throttle import Throttle
 from app.domain.replays import Mode
 from app.domain.states import OPEN, RunState
 from app.pipeline.cancel import Cancelled, CancelRequested, cancel
@@ -206,7 +208,9 @@ async def read_run(
     read = partial(_read_story, services.engine, run_id)
     run = await run_in_threadpool(read)
     if wait_s > 0 and run.state in OPEN:
-        await _outcomes(request).wait(run.id, wait_s)
+        throttle: Throttle = request.app.state.throttle
+        with throttle.aside(author):
+            await _outcomes(request).wait(run.id, wait_s)
         run = await run_in_threadpool(read)
     if not may_see_payloads(author):
         redact(run)
@@ -241,6 +245,7 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
 
     Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
     """
+    await check_bounds(request, author, run_ids=[run_id])
     body = await body_of(request)
     asked = decoded(body, ReplayAsked)
     engine = request.app.state.services.engine
@@ -266,6 +271,7 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
 )
 async def cancel_run(request: Request, run_id: str, author: _Operator) -> Response:
     """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
+    await check_bounds(request, author, run_ids=[run_id])
     body = await body_of(request)
     asked = decoded(body, CancelAsked)
     call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)

@@ -36,6 +36,7 @@ from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
 from app.api.connection import ApiConnection
 from app.api.document import Document
+from app.api.door import Door
 from app.api.events import EventsEndpoint, EventsFirst
 from app.api.gate import Gate, Limits
 from app.api.handshakes import TlsServer
@@ -43,6 +44,7 @@ from app.api.looks import Looks
 from app.api.methods import EVENTS_PATH, Methods
 from app.api.openapi import document_of
 from app.api.services import Services
+from app.api.throttle import Throttle
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
 from app.console.server import BASE, make_console
 from app.pipeline.accept import Acceptor
@@ -106,6 +108,7 @@ def make_app(services: Services) -> FastAPI:
         engine_for(services.settings, "veltrix-api health", statement_timeout_s=HEALTH_S)
     )
     app.state.bodies = BodyReader(services.settings.accept_waiting_bytes_max)
+    app.state.throttle = Throttle(services.settings.api_key_requests_max)
     add_routes(app)
     origins = services.settings.webhook_origins
     app.add_middleware(Methods, routes=app.router.routes, origins=origins)
@@ -298,9 +301,9 @@ class _Server(TlsServer):
 
 
 def config_of(app: FastAPI, gate: Gate) -> uvicorn.Config:
-    """How `app` is served, behind a gate."""
+    """How `app` is served, behind a gate and its door."""
     return uvicorn.Config(
-        EventsFirst(app),
+        Door(EventsFirst(app), app.state, BASE),
         loop="uvloop",
         http=partial(ApiConnection, gate),  # type: ignore[arg-type]
         ws="none",

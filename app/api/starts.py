@@ -15,12 +15,14 @@ from starlette.responses import Response
 
 from app.api.auth import Author, require
 from app.api.bodies import BodyReader, Disconnected, too_large
+from app.api.bounds import check_bounds
 from app.api.catalog import StartableWorkflow
 from app.api.idempotency import answer_once, item_id, key_of, own_key, single_id
 from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.receipts import Unanswered, batch_answer, problem_of_event
 from app.api.services import Services
+from app.api.throttle import Throttle
 from app.domain.attribute_values import is_time
 from app.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
 from app.domain.json_text import bad_json, has_more_elements, json_problem
@@ -58,7 +60,8 @@ async def start_workflow(
     With an `Idempotency-Key` the same request again gets the same answer and starts nothing.
     """
     services: Services = request.app.state.services
-    raw = await _read(request, services, author)
+    await check_bounds(request, author, workflow=name)
+    raw = await _read(request, services)
     return await answer_once(request, author, raw, lambda: _start(request, author, name, raw))
 
 
@@ -93,6 +96,8 @@ async def _start(request: Request, author: Author, name: str, raw: bytes) -> Res
         )
     most = services.settings.batch_events_max
     body, inputs = await read_beside(len(raw), lambda: _body_of(raw, most))
+    throttle: Throttle = request.app.state.throttle
+    throttle.charge_list(author, len(inputs or ()))
     delay_s = await run_in_threadpool(_delay_s, services, body)
     given = key_of(request)
     key = services.new_key() if given is None else own_key(author, given)
@@ -251,10 +256,10 @@ def _problem_of(error: Unanswered) -> Problem:
     return problem_of_event(error)
 
 
-async def _read(request: Request, services: Services, author: Author) -> bytes:
+async def _read(request: Request, services: Services) -> bytes:
     bodies: BodyReader = request.app.state.bodies
     most = services.settings.batch_bytes_max
     try:
-        return await bodies.read(request.scope, request.receive, most, author.name)
+        return await bodies.read(request.scope, request.receive, most)
     except Disconnected:
         raise Problem(400, "disconnected", "the request ended early") from None

@@ -57,7 +57,7 @@ CaFile = Annotated[
     ),
 ]
 
-_AGO = re.compile(r"(\d{1,9})([smhd])")
+_SPAN = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -70,15 +70,22 @@ def time_of(
 
     Raises a usage error (exit code 2) for what is neither a time nor an age.
     """
-    if text is None:
-        return None
+    return None if text is None else _moment(text, now, option, -1, "how long ago")
+
+
+def end_of(text: str | None, now: Callable[[], datetime], option: str) -> datetime | None:
+    """As `time_of`, of a moment to come: what is written as 90d is that long from now."""
+    return None if text is None else _moment(text, now, option, 1, "in how long")
+
+
+def _moment(text: str, now: Callable[[], datetime], option: str, sign: int, words: str) -> datetime:
     try:
-        if ago := _AGO.fullmatch(text):
-            return now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        if span := _SPAN.fullmatch(text):
+            return now() + sign * timedelta(**{_UNITS[span[2]]: int(span[1])})
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is no time; write 2026-01-31T12:00:00Z, or how long ago: 30s 15m 2h 7d",
+            f"{text!r} is no time; write 2026-01-31T12:00:00Z, or {words}: 30s 15m 2h 7d",
             param_hint=option,
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)

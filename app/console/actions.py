@@ -20,6 +20,7 @@ from app.console.rendering import BASE, address, rendered
 from app.console.visitors import (
     COOKIE,
     Visitor,
+    check_bounds,
     check_csrf,
     check_origin,
     check_scope,
@@ -67,7 +68,7 @@ async def begin_session(request: Request) -> Response:
             "sign_in.html",
             status=403,
             next=_next(form),
-            mistake="This key is unknown or revoked.",
+            mistake="This key is unknown, revoked or expired.",
         )
     response = RedirectResponse(_next(form), 303)
     set_cookie(response, request.app.state.services.settings, request, token)
@@ -117,6 +118,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     services: Services = request.app.state.services
     run_id = request.path_params["run_id"]
     mode = mode_of(form)
+    check_bounds(request, visitor, run_ids=[run_id])
     (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
     if not isinstance(answer, Replayed):
         raise _not_now(answer.state, answer.why or "only a failed run can be replayed")
@@ -127,6 +129,7 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Cancel an open run, at once or before its next step."""
     services: Services = request.app.state.services
     run_id = request.path_params["run_id"]
+    check_bounds(request, visitor, run_ids=[run_id])
     (answer,) = cancel(services.engine, [run_id], reason_of(form), visitor.author.name)
     if not isinstance(answer, Cancelled | CancelRequested):
         raise _not_now(answer.state, "only an open run can be cancelled")
@@ -142,6 +145,7 @@ async def _acted(
         check_origin(request)
         return RedirectResponse(address("/sign-in"), 303)
     await _noting(request, visitor, partial(check_origin, request))
+    request.app.state.throttle.charge(visitor.author, 1)
     settings = request.app.state.services.settings
     bytes_max = FORM_BYTES_MAX + payload_times * settings.event_bytes_max
     body, form = await form_of(request, bytes_max)

@@ -15,7 +15,7 @@ from app.api.problems import Problem
 from app.console.actions import Form, reason_of
 from app.console.asked import number, runs_asked
 from app.console.rendering import address, form_key, rendered
-from app.console.visitors import Visitor
+from app.console.visitors import Visitor, check_bounds
 from app.pipeline.many import Action, Asked, NotDone, act, count, is_everything
 from app.store.reads import RunFilter
 
@@ -53,6 +53,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     """Do it to exactly as many runs as were confirmed, or to none."""
     services: Services = request.app.state.services
     action, wanted = _asked(request)
+    check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
     expected = number(form, "expected")
     if expected is None:
         raise Problem(400, "invalid-request", "expected must say how many runs were confirmed")

@@ -15,7 +15,7 @@ from app.console.actions import Form, reason_of
 from app.console.asked import text
 from app.console.rendering import address, form_key, pretty, rendered
 from app.console.run_view import find_run
-from app.console.visitors import Visitor, check_scope
+from app.console.visitors import Visitor, check_bounds, check_scope
 from app.domain.edits import replacing
 from app.domain.json_text import json_problem
 from app.domain.scopes import Scope
@@ -45,6 +45,7 @@ def edit_asked(request: Request, visitor: Visitor) -> Response:
 def edit_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Run the payload of the form as a new run, if nobody acted on the origin since it was read."""
     check_scope(request, visitor, Scope.PAYLOADS_READ)
+    check_bounds(request, visitor, run_ids=[request.path_params["run_id"]])
     given = form.get("data", "").replace("\r\n", "\n")
     try:
         made = _made(request, visitor, form, given)

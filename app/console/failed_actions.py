@@ -14,7 +14,7 @@ from app.api.replays import refusing
 from app.console.actions import Form, mode_of, reason_of
 from app.console.asked import text
 from app.console.rendering import address
-from app.console.visitors import Visitor
+from app.console.visitors import Visitor, check_bounds
 from app.domain.replays import Options, Verb
 from app.pipeline import groups, replays
 from app.pipeline.groups import Moved, Noted, NotMoved
@@ -34,6 +34,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     group_id, verb = group_id_of(request), request.path_params["verb"]
     if verb not in _GROUP_ACTIONS:
         raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+    check_bounds(request, visitor, group=group_id)
     act: Callable[[str, str], Moved | Noted | NotMoved]
     if verb == "resolve":
         act = partial(groups.resolve, services.engine, group_id, text(form, "version"))
@@ -52,6 +53,7 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     mode = mode_of(form)
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
     group_id = group_id_of(request)
+    check_bounds(request, visitor, group=group_id)
     asked = replays.Asked(
         wanted=Selection(fingerprint=group_id),
         options=options,
@@ -69,6 +71,7 @@ def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
     id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
     if id_ is None or verb not in set(Verb):
         raise Problem(404, "not-found", "there is no such replay, or nothing is called so")
+    check_bounds(request, visitor, replay=id_)
     reason, author = reason_of(form), visitor.author.name
     turn = partial(replays.act, services.engine, id_, Verb(verb), reason=reason, author=author)
     refusing(turn)

@@ -17,7 +17,7 @@ from app.console.actions import Form, reason_of
 from app.console.edit_diff import compared
 from app.console.failed_actions import group_id_of, options_of
 from app.console.rendering import address, form_key, pretty, rendered
-from app.console.visitors import Visitor, check_scope
+from app.console.visitors import Visitor, check_bounds, check_scope
 from app.domain.edits import Patch, PatchInvalid, exact, read_patch
 from app.domain.scopes import Scope
 from app.pipeline import replays
@@ -70,6 +70,7 @@ def plan_patch(request: Request, visitor: Visitor, form: Form) -> Response:
     """Plan the edit of all failed runs of the group, if every payload takes the patch."""
     for scope in (Scope.RUNS_REPLAY, Scope.PAYLOADS_READ):
         check_scope(request, visitor, scope)
+    check_bounds(request, visitor, group=group_id_of(request))
     try:
         story = _planned(request, visitor, form)
     except Problem as refused:

@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from app.api.auth import is_loopback
 from app.console.visitors import Visitor
 from app.domain.json_scan import depth_of
+from app.domain.local_names import is_loopback
 from app.store.stories import Attempt, Entry, call_text
 
 if TYPE_CHECKING:

@@ -125,6 +125,7 @@ def view(page: Page, scope: str = KeyScope.RUNS_READ) -> Endpoint:
         visitor = await run_in_threadpool(visitor_of, request)
         if visitor is None:
             return _to_sign_in(request)
+        request.app.state.throttle.charge(visitor.author, 1)
         await run_in_threadpool(check_scope, request, visitor, scope)
         return await run_in_threadpool(page, request, visitor)
 

@@ -6,19 +6,21 @@ page of the same host.
 """
 
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.auth import LOCAL, Author, check_local, forwarding
+from app.api.auth import LOCAL, Author
+from app.api.bounds import check_touched
 from app.api.problems import Problem
 from app.api.refusals import route_of
 from app.domain.scopes import Scope, allows
 from app.store import audit, sessions
 from app.store.audit import Audited
+from app.store.sessions import Session
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -51,7 +53,6 @@ def visitor_of(request: Request) -> Visitor | None:
     """The visitor, by one look at the database; None: nobody is signed in."""
     services: Services = request.app.state.services
     if not services.keys.is_required:
-        _check_host(request)
         return Visitor(LOCAL, request.app.state.csrf, is_local=True)
     token = request.cookies.get(COOKIE)
     if not token:
@@ -60,7 +61,12 @@ def visitor_of(request: Request) -> Visitor | None:
         session = sessions.find(tx, token)
     if session is None:
         return None
-    return Visitor(Author(session.key_name, frozenset(session.scopes)), session.csrf)
+    return _visitor(session)
+
+
+def _visitor(session: Session) -> Visitor:
+    author = Author(session.key_name, frozenset(session.scopes), session.limits)
+    return Visitor(author, session.csrf)
 
 
 def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None:
@@ -91,7 +97,7 @@ def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None
     if not is_reader:
         refusals.note(made, Scope.RUNS_READ, "sign-in")
         raise lacking(session.key_name, Scope.RUNS_READ)
-    return Visitor(Author(session.key_name, frozenset(session.scopes)), session.csrf)
+    return _visitor(session)
 
 
 def sign_out(request: Request, visitor: Visitor) -> None:
@@ -119,6 +125,15 @@ def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
     if request.method != "GET" or scope in _SHOWING:
         note_refused(request, visitor, f"lacks the scope {scope}")
     raise lacking(visitor.author.name, scope)
+
+
+def check_bounds(request: Request, visitor: Visitor, **touched: Any) -> None:
+    """As `app.api.bounds.check_touched`; the refusal is written down."""
+    try:
+        check_touched(request.app.state.services.engine, visitor.author, **touched)
+    except Problem as refused:
+        note_refused(request, visitor, refused.detail)
+        raise
 
 
 def note_refused(request: Request, visitor: Visitor, why: str) -> None:
@@ -182,11 +197,3 @@ def set_cookie(response: Response, settings: "Settings", request: Request, token
 def is_https(settings: "Settings", request: Request) -> bool:
     """Whether browsers reach the console by https: itself, or a proxy before it that says so."""
     return request.url.scheme == "https" or (settings.console_url or "").startswith("https:")
-
-
-def _check_host(request: Request) -> None:
-    """Where keys are off a page elsewhere must not reach us under a name that it made point here.
-
-    Raises a 403 Problem for another name than a loopback one.
-    """
-    check_local(request.headers.get("host", ""), None, None, forwarding(request.headers))

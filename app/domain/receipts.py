@@ -4,6 +4,7 @@ EventRefused
  +-- EventConflict      the identity is in the ledger with other content (409)
  +-- EventUnstorable    PostgreSQL cannot take this one (400)
  +-- EventUnrouted      nobody subscribes and the settings refuse such events (422)
+ +-- EventForbidden     the key that sent it is bound to others (403)
 AcceptUnavailable       nothing was taken: try again (503)
 """
 
@@ -69,6 +70,12 @@ class EventUnrouted(EventRefused):
             source,
             event_id,
         )
+
+
+class EventForbidden(EventRefused):
+    """The key that sent it is bound to other sources or types."""
+
+    word = "forbidden"
 
 
 class AcceptUnavailable(Exception):

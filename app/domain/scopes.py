@@ -12,6 +12,7 @@ class Scope(StrEnum):
     RUNS_REPLAY = "runs:replay"  # replay, cancel and archive runs, judge failure groups
     RUNS_EDIT = "runs:edit"  # run a payload again that was edited
     PAYLOADS_READ = "payloads:read"  # see payloads, outputs and messages of what may be read
+    METRICS_READ = "metrics:read"  # read the metrics of apis
     ADMIN = "admin"
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
@@ -34,6 +35,14 @@ api_keys = Table(
     Column("created_at", _TIME, nullable=False, server_default=_NOW),
     Column("created_by", Text, nullable=False),
     Column("revoked_at", _TIME),
+    # Patterns, and limits; null: none.
+    Column("sources", ARRAY(Text)),
+    Column("types", ARRAY(Text)),
+    Column("workflows", ARRAY(Text)),
+    Column("rate", Double),
+    Column("burst", Integer),
+    Column("body_bytes_max", Integer),
+    Column("expires_at", _TIME),
     Index("api_keys_hash_idx", "hash", unique=True),
 )
 

@@ -1,7 +1,8 @@
 """Sessions of the console: rows that hold a hash, never what the browser has.
 
 A session is as good as its key is now: the key's row is looked at each time, so a revoke, or new
-content of the admin key file, ends the session at once, and scopes are those of the moment.
+content of the admin key file, ends the session at once, and scopes and limits are those of the
+moment. It ends with its key at the latest.
 """
 
 from datetime import datetime
@@ -9,7 +10,8 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from app.store.keys import hash_of
+from app.domain.key_limits import KeyLimits
+from app.store.keys import hash_of, limits_of
 
 SESSIONS_MAX = 100  # of one key
 
@@ -22,12 +24,15 @@ class Session(msgspec.Struct, frozen=True):
     csrf: str
     made_at: datetime
     expires_at: datetime
+    limits: KeyLimits | None = None
 
 
 _MAKE = """
 insert into sessions (hash, key_name, key_hash, csrf, expires_at)
-select %(hash)s, name, hash, %(csrf)s, now() + %(age_s)s * interval '1 second'
+select %(hash)s, name, hash, %(csrf)s,
+    least(expires_at, now() + %(age_s)s * interval '1 second')
 from api_keys where hash = %(key_hash)s and revoked_at is null
+    and (expires_at is null or expires_at > now())
 """
 
 # Who signs in again and again has no more of them than this: the oldest end.
@@ -38,12 +43,13 @@ delete from sessions where hash in (
 )
 """
 
-_FIND = """
-select s.key_name, k.scopes, s.csrf, s.made_at, s.expires_at
+_FIND = f"""
+select s.key_name, k.scopes, s.csrf, s.made_at, s.expires_at,
+    {", ".join(f"k.{name}" for name in KeyLimits.__struct_fields__)}
 from sessions s
 join api_keys k on k.name = s.key_name and k.hash = s.key_hash and k.revoked_at is null
 where s.hash = %(hash)s and s.expires_at > now()
-"""
+"""  # noqa: S608 - put together from constants
 
 _END = "delete from sessions where hash = %(hash)s"
 
@@ -69,8 +75,9 @@ def find(tx: Connection, token: str) -> Session | None:
     row = tx.exec_driver_sql(_FIND, {"hash": hash_of(token)}).one_or_none()
     if row is None:
         return None
-    name, scopes, csrf, made_at, expires_at = row
-    return Session(name, tuple(scopes), csrf, made_at, expires_at)
+    return Session(
+        row.key_name, tuple(row.scopes), row.csrf, row.made_at, row.expires_at, limits_of(row)
+    )
 
 
 def end(tx: Connection, token: str) -> None:

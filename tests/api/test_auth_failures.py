@@ -16,7 +16,7 @@ KEY = "till-0123456789abcdef0123456789abcdef"
 def test_each_is_counted_by_reason(engine: Engine, api_of: ApiOf) -> None:
     with transaction(engine) as tx:
         keys.create(tx, "till", ["runs:read"], "anna", KEY)
-    api = api_of(require_keys=True)
+    api = api_of(require_keys=True, metrics_addresses="127.0.0.1")
 
     def counted(reason: str) -> float:
         wanted = f'veltrix_auth_failures_total{{reason="{reason}"}} '

@@ -122,6 +122,52 @@ def test_a_key_is_shown_once_and_can_be_revoked(veltrix: Veltrix) -> None:
     assert veltrix("keys", "list", "--json").json[0]["revoked_at"] is not None
 
 
+def test_a_key_is_made_with_limits_which_are_listed_and_in_the_audit(veltrix: Veltrix) -> None:
+    bound = ["--source", "/shop/*", "--source", "/till", "--type", "shop.*", "--workflow", "a*"]
+    limits = {
+        "sources": ["/shop/*", "/till"],
+        "types": ["shop.*"],
+        "workflows": ["a*"],
+        "rate": 2.5,
+        "burst": 7,
+        "body_bytes_max": 1000,
+    }
+    sizes = ["--rate", "2.5", "--burst", "7", "--body-bytes-max", "1000"]
+    ends = ["--expires", "13d"]
+    made = veltrix("keys", "create", "shop", "--scope", "events:write", *bound, *sizes, *ends)
+    later = ["--expires", "2099-01-31T12:00:00Z"]
+    veltrix("keys", "create", "free", "--scope", "metrics:read", *later)
+    listed = veltrix("keys", "list", "--json")
+    table = veltrix("keys", "list")
+    (row,) = (one for one in veltrix("audit", "--json").json["items"] if one["target_id"] == "shop")
+
+    assert made.code == 0
+    free, shop = listed.json
+    assert (free["limits"], free["expires_at"]) == (None, "2099-01-31T12:00:00Z")
+    assert shop["limits"] == limits
+    assert row["request"]["limits"] == limits
+    assert row["request"]["expires_at"] == shop["expires_at"].replace("Z", "+00:00")
+    assert "sources=/shop/*|/till" in table.out
+    assert ["shop" in line for line in table.err.splitlines()] == [True], "it expires soon"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--source", ""],
+        ["--rate", "0"],
+        ["--burst", "5"],
+        ["--body-bytes-max", "-1"],
+        ["--expires", "soon"],
+        ["--expires", "2020-01-01T00:00:00Z"],
+        ["--expires", "999999999d"],
+    ],
+)
+def test_a_key_with_impossible_limits_is_not_made(veltrix: Veltrix, arguments: list[str]) -> None:
+    assert veltrix("keys", "create", "shop", "--scope", "events:write", *arguments).code == 2
+    assert veltrix("keys", "list", "--json").json == []
+
+
 @pytest.mark.parametrize(
     "arguments", [["shop"], ["shop", "--scope", "all"], ["", "--scope", "admin"]]
 )

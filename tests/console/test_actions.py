@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from app.console.exports import guarded
+from app.domain.key_limits import KeyLimits
 from app.store import journal, keys
 from app.store.journal import FailedAttempt, Settlement
 from app.store.transactions import open_autocommit, transaction
@@ -29,6 +30,7 @@ from tests.console.conftest import (
 )
 from tests.support.services import Services
 from tests.support.settled import hold
+from tests.support.wait import until
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_a_key_that_may_not_read_cannot_sign_in_and_a_wrong_one_is_not_told_why(
     assert (wrong.status, writer.status) == (403, 403)
     assert "set-cookie" not in wrong.headers
     assert "set-cookie" not in writer.headers
-    assert "unknown or revoked" in wrong.text
+    assert "unknown, revoked or expired" in wrong.text
     assert "runs:read" in writer.text
     assert audited(own, "session.begin") == [("till", "signed in to the console", True)]
 
@@ -323,3 +325,38 @@ def test_figures_that_somebody_watches_do_not_keep_an_api_from_ending(own: Shown
     connection.close()
     assert response.headers["content-type"].startswith("text/event-stream")
     assert b"event: figures" in first + rest
+
+
+def test_a_session_of_a_bound_key_acts_on_no_other_workflow(own: Shown) -> None:
+    bound, late = "q" * 43, "l" * 43
+    with transaction(own.engine) as tx:
+        keys.create(tx, "bound", ["admin"], "tests", bound, KeyLimits(workflows=("report",)))
+        soon = tx.exec_driver_sql("select now() + interval '1 second'").scalar_one()
+        keys.create(tx, "late", ["admin"], "tests", late, None, soon)
+    ending, _ = session_of(own, late)
+    cookie, csrf = session_of(own, bound)
+    bad, opened = own.runs["bad"], own.runs["open"]
+    asked = [
+        (f"/runs/{bad}/replay", {"from": "beginning"}),
+        (f"/runs/{bad}/edit", {"data": "{}", "version": "*"}),
+        (f"/runs/{opened}/cancel", {}),
+        ("/bulk/cancel", {"expected": "1"}),
+        ("/bulk/archive?workflow=fulfil", {"expected": "1"}),
+        ("/bulk/archive?fingerprint=f00d", {"expected": "1"}),
+        ("/failures/f00d/plan", {"from": "beginning"}),
+        ("/failures/f00d/edit", {"patch": "[]"}),
+        ("/failures/f00d/ignore", {}),
+        (f"/replays/{own.replay}/start", {}),
+    ]
+    form = {"csrf": csrf, "reason": "a test"}
+
+    told = [post(own, path, form | more, cookie=cookie) for path, more in asked]
+
+    assert [answer.status for answer in told] == [403] * len(asked)
+    assert own.api.get("/console/runs", cookie=cookie).status == 200, "reading is not bound"
+    refused = audited(own, "console.act")
+    assert {(author, is_refused) for author, _, is_refused in refused} == {("bound", True)}
+    until(
+        lambda: own.api.get("/console/runs", cookie=ending).status == 303,
+        what="the end of a key and its session",
+    )

@@ -1,0 +1,53 @@
+"""Where a request comes from and leads to: loopback, proxies, networks."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
+
+# What only proxies say, beside all names that begin with the prefix.
+FORWARDED = frozenset(
+    {
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-original-forwarded-for",
+        "x-original-host",
+        "x-envoy-external-address",
+        "cf-connecting-ip",
+        "true-client-ip",
+    }
+)
+FORWARDED_PREFIX = "x-forwarded"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server listening on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def is_local(url: str) -> bool:
+    """Whether the URL leads to this machine by a loopback name. A Host header: `//` before it."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
+def networks_of(text: str) -> list[IPv4Network | IPv6Network]:
+    """The networks of a list with commas: `10.0.0.7,10.1.0.0/16,::1`. Raises ValueError."""
+    return [ip_network(one.strip()) for one in text.split(",") if one.strip()]
+
+
+def forwarding(names: Iterable[str]) -> str | None:
+    """The name of a header that says that a proxy passed the request on, if one does."""
+    given = map(str.lower, names)
+    return next((n for n in given if n in FORWARDED or n.startswith(FORWARDED_PREFIX)), None)
