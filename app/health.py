@@ -8,6 +8,8 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.domain.local_names import forwarding, is_local, is_loopback
+
 
 class HealthServer:
     """A small HTTP server in threads of its own.
@@ -15,7 +17,8 @@ class HealthServer:
     `port` 0 takes a free one; `.port` says which. `checks()` names what the process needs and
     whether it has it; `/readyz` is 200 when it has everything, else 503, with the checks as JSON.
     Beside true and false `checks()` may tell more, as lists and texts, which decide nothing.
-    `metrics()` is the text of `/metrics`.
+    `metrics()` is the text of `/metrics`. On a loopback address it answers to loopback names only,
+    and nothing that was forwarded, as an api without keys.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class HealthServer:
 
         Answers.checks = staticmethod(checks)
         Answers.metrics = staticmethod(metrics)
+        Answers.is_local = is_loopback(host)
         self._server = ThreadingHTTPServer((host, port), Answers)
         self._server.daemon_threads = True
         self._thread = Thread(target=self._serve, name="health", daemon=True)
@@ -55,9 +59,15 @@ class HealthServer:
 class _Answers(BaseHTTPRequestHandler):
     checks: Callable[[], Mapping[str, Any]]
     metrics: Callable[[], bytes]
+    is_local: bool
     timeout = 5
 
     def do_GET(self) -> None:
+        host = self.headers.get("host")
+        is_foreign = host is not None and not is_local(f"//{host}")
+        if self.is_local and (is_foreign or forwarding(self.headers.keys())):
+            self._answer(403, b'{"title":"Only loopback names are answered here"}')
+            return
         path = self.path.partition("?")[0]
         if path == "/livez":
             self._answer(200, b'{"status":"alive"}')

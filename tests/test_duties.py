@@ -46,9 +46,10 @@ def relaying(settings: Settings) -> Iterator[Event]:
         assert not thread.is_alive()
 
 
-def get(port: int, path: str) -> tuple[int, bytes]:
+def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers or {})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310 - http on loopback
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -331,4 +332,6 @@ def test_health_says_what_is_missing_and_nothing_else() -> None:
     has_broker[0] = True
     assert get(server.port, "/readyz")[0] == 200
     assert get(server.port, "/etc/passwd")[0] == 404
+    for header in ("Host", "X-Forwarded-For"):  # a page elsewhere, or whoever is behind a proxy
+        assert get(server.port, "/metrics", {header: "evil.example"})[0] == 403
     server.stop()

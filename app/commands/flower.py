@@ -3,19 +3,23 @@
 import asyncio
 import logging
 import signal
+from typing import Any
 from urllib.parse import urlsplit
 
 from flower.api import BaseApiHandler
 from flower.app import Flower
 from flower.options import options
 from flower.urls import settings as flower_urls
+from flower.views import BaseHandler
 from tornado.httpclient import AsyncHTTPClient
 from tornado.ioloop import PeriodicCallback
+from tornado.web import ErrorHandler
 
 from app.broker.celery_app import make_celery
 from app.broker.connect import broker_url
 from app.commands.flower_links import linked
 from app.commands.mistakes import CommandRefused
+from app.domain.local_names import forwarding, is_local
 from app.settings import Settings
 from app.settings_links import open_warnings
 from app.settings_load import require
@@ -46,7 +50,8 @@ def run_flower(settings: Settings) -> None:
     is_tls = certificate is not None
     for warning in open_warnings("FLOWER_HOST", settings.flower_host, is_tls=is_tls):
         _log.warning("link.open", detail=warning)
-    flower = Flower(
+    is_open = settings.flower_basic_auth is None
+    flower = (_Local if is_open else Flower)(
         capp=celery,
         options=options,
         ssl_options=None if certificate is None else certificate.context,
@@ -80,10 +85,9 @@ def _configure(settings: Settings) -> None:
     if settings.flower_basic_auth is not None:
         options.basic_auth = [settings.flower_basic_auth.get_secret_value()]
     else:
-        # The settings' rules allow this on loopback only. Flower would also let pages of any other
-        # site read what it answers; ours need not.
-        BaseApiHandler.unauthenticated_api = True
-        BaseApiHandler.set_default_headers = _no_other_sites
+        BaseApiHandler.unauthenticated_api = True  # by the settings' rules on loopback only
+    # Flower would also let pages of any other site read what it answers; ours need not.
+    BaseHandler.set_default_headers = _no_other_sites
 
 
 def _certificate_of(settings: Settings) -> Certificate | None:
@@ -119,5 +123,21 @@ def _follow(flower: Flower) -> None:
         del known[name]
 
 
-def _no_other_sites(handler: BaseApiHandler) -> None:
+class _Local(Flower):  # type: ignore[misc]
+    """Flower without a password: to loopback names only, nothing forwarded, as an api without keys.
+
+    A page elsewhere could otherwise read it under a name that was made to point here.
+    """
+
+    def find_handler(self, request: Any, **options: Any) -> Any:
+        """What answers this request."""
+        host = request.headers.get("Host")
+        if forwarding(request.headers) or not (host is None or is_local(f"//{host}")):
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        return super().find_handler(request, **options)
+
+
+def _no_other_sites(handler: BaseHandler) -> None:
     handler.set_header("X-Content-Type-Options", "nosniff")
+    handler.set_header("X-Frame-Options", "DENY")
+    handler.set_header("Content-Security-Policy", "frame-ancestors 'none'")

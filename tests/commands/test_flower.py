@@ -66,6 +66,12 @@ def test_tasks_and_workers_are_shown_by_name_with_state_runtime_and_run_ids(
     running.wait_ready("flower-1")
     flower = running.processes["flower-1"].url
     until(lambda: "worker-1@localhost" in ask(f"{flower}/api/workers"), DEADLINE_S, "the worker")
+    for name in ("Host", "X-Forwarded-For", "Via"):
+        for path in ("/tasks", "/api/workers", "/nothing"):
+            rebound = urllib.request.Request(f"{flower}{path}", headers={name: "evil.example"})  # noqa: S310
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(rebound, timeout=10)  # noqa: S310 - http on loopback
+    assert open_console(f"{flower}/tasks").headers["X-Frame-Options"] == "DENY"
     gate = tmp_path / "gate"
     types = {"shown.slow": {"path": str(gate)}}
     types |= {"shown.good": {}, "shown.retried": {}, "shown.failed": {}}
