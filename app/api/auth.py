@@ -24,7 +24,7 @@ from app.api.auth_failures import AuthFailures
 from app.api.problems import Problem
 from app.api.refusals import Refusals, route_of
 from app.domain.key_limits import KeyLimits
-from app.domain.local_names import is_local, is_loopback
+from app.domain.local_names import is_host, is_local, is_loopback
 from app.domain.scopes import ALL_SCOPES, Scope, allows
 from app.settings import Settings
 from app.store import keys as key_rows
@@ -75,7 +75,7 @@ def check_local(
             f"without keys nothing is answered that was forwarded (it has the header {forwarded});"
             " behind a proxy set VELTRIX_REQUIRE_KEYS",
         )
-    if host is not None and not is_local(f"//{host}"):
+    if host is not None and not (is_host(host) and is_local(f"//{host}")):
         raise Problem(
             403,
             "forbidden",
@@ -220,7 +220,7 @@ async def note_refused(request: Request, author: Author, why: str, result: dict[
     A repeat takes a moment, so that who floods does not delay others.
     """
     refusals: Refusals = request.app.state.services.keys.refusals
-    method, path = request.method, request.url.path
+    method, path = request.method, request.scope["path"]
     row = Audited(
         author=author.name,
         action="api.call",

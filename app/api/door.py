@@ -16,7 +16,7 @@ from app.api.auth import AUTHOR, LOCAL, Author, check_local
 from app.api.methods import EVENTS_PATH
 from app.api.problems import Problem
 from app.api.throttle import Throttle
-from app.domain.local_names import FORWARDED, FORWARDED_PREFIX, networks_of
+from app.domain.local_names import FORWARDED, FORWARDED_PREFIX, is_host, networks_of
 from app.domain.scopes import Scope as KeyScope
 
 METRICS_PATH = "/metrics"
@@ -85,7 +85,7 @@ class Door:
         return Rule.METRICS if path == METRICS_PATH else Rule.KEY
 
     def _admitted(self, scope: Scope, rule: Rule) -> Author | None:
-        """Who asks; None: whoever it is. Raises a 401 or 403 Problem."""
+        """Who asks; None: whoever it is. Raises a 400, 401 or 403 Problem."""
         authorization = host = origin = site = forwarded = None
         for name, value in scope["headers"]:
             if name == b"authorization":
@@ -104,6 +104,8 @@ class Door:
             # A link of another page may lead to what is open. What the console changes it checks.
             check_local(host, *((None, None) if is_open else (origin, site)), forwarded)
             return LOCAL
+        if host is not None and not is_host(host):  # no URL can be made of it
+            raise Problem(400, "bad-request", f"the Host header is {host!r}, which is no name")
         if is_open:
             return None
         if rule is Rule.METRICS and forwarded is None and self._is_scraper(scope.get("client")):

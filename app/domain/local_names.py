@@ -1,5 +1,6 @@
 """Where a request comes from and leads to: loopback, proxies, networks."""
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -21,6 +22,15 @@ FORWARDED = frozenset(
     }
 )
 FORWARDED_PREFIX = "x-forwarded"
+
+
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\[\]/@?#\\:\s]*)(?::[0-9]*)?").fullmatch
+
+
+@lru_cache(maxsize=64)
+def is_host(host: str) -> bool:
+    """Whether a Host header is a name or an address, perhaps with a port, and nothing else."""
+    return _HOST(host) is not None and host.isascii()
 
 
 def is_loopback(host: str) -> bool:

@@ -83,6 +83,16 @@ def test_without_keys_no_other_name_nor_what_was_forwarded_is_answered(api: Api)
     assert api.request("OPTIONS", "/v1/events", headers={"Host": "rebound.example"}).status == 403
 
 
+@pytest.mark.parametrize("host", ["[::1", "a/b", "evil@127.0.0.1", "127.0.0.1/x", "a b", "a:b"])
+def test_what_is_no_host_is_answered_by_nothing(engine: Engine, api_of: ApiOf, host: str) -> None:
+    with transaction(engine) as tx:
+        keys.create(tx, "till", ["events:write"], "tests", "t" * 43)
+    guarded, local = api_of(require_keys=True), api_of()
+
+    assert guarded.get("/v1/runs", Host=host, **bearer("t" * 43)).status == 400
+    assert local.get("/v1/runs", Host=host).status == 403
+
+
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/metrics", "/v1/runs", "/nothing"])
 def test_no_answer_is_shown_in_a_frame_or_taken_for_something_else(api: Api, path: str) -> None:
     headers = api.get(path).headers
