@@ -7,12 +7,12 @@ unix socket leaves nothing to read for others.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from app.domain.local_names import is_loopback
 from app.settings import PREFIX, Settings
 
 ENCRYPTED = frozenset({"require", "verify-ca", "verify-full"})  # what libpq calls them
@@ -20,19 +20,6 @@ _DEFAULT_MODE = "prefer"
 _ALLOW = f"name the host in {PREFIX}PLAIN_HOSTS if nobody else is on the network between"
 _CA = f"{PREFIX}BROKER_CA_FILE names a CA of your own"
 _DATABASE_CURE = "add ?sslmode=verify-full, and &sslrootcert=FILE for a CA of your own"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent to this name or address stays on this machine."""
-    name = host.lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        address = ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def is_plain(host: str, plain_hosts: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
 # What only proxies say, beside all names that begin with the prefix.
@@ -27,20 +27,23 @@ FORWARDED_PREFIX = "x-forwarded"
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\[\]/@?#\\:\s]*)(?::[0-9]*)?").fullmatch
 
 
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to this name or address stays on this machine."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 @lru_cache(maxsize=64)
 def is_host(host: str) -> bool:
     """Whether a Host header is a name or an address, perhaps with a port, and nothing else."""
     return _HOST(host) is not None and host.isascii()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server listening on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @lru_cache(maxsize=64)
