@@ -11,6 +11,7 @@ import typer
 from app.commands import (
     acting,
     audit,
+    audit_verify,
     balance,
     config,
     dead_letters,
@@ -54,18 +55,19 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.runs,
     runs.run,
     acting.cancel,
-    audit.audit,
     balance.balance,
     prove.prove,
     config.config,
 )
 for command in _COMMANDS:
     cli.command()(command)
+audit.group.command()(audit_verify.verify)
 events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 replays.group.command("edit")(edits.edit)
 for group, name in (
+    (audit.group, "audit"),
     (failures.group, "failures"),
     (replays.group, "replay"),
     (workflows.group, "workflows"),

@@ -35,6 +35,7 @@ _ROW: dict[str, Any] = {
     "runs": 1,
     "runs_digest": None,
     "is_refused": False,
+    "hash": "5d41402abc4b2a76b9719d911017c592ae1f2b4c6d8e0a3f5b7c9d1e2f405162",
     "request": {"all": False, "ids": ["01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"]},
     "result": {"action": "cancel", "runs": 1, "requested": 0},
     "redacted": False,

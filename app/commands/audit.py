@@ -1,9 +1,10 @@
 """`veltrix audit`: who did or asked what, why, and what came of it."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from app.commands.options import AsJson, Limit, time_of
 
@@ -16,7 +17,20 @@ _Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago:
 OVERLAP = 1_000  # so many ids behind the newest entry one may still be committed
 
 
-def audit(
+class _Audit(TyperGroup):
+    """What names no command of its own is an option or the id of `list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with `list` before them where it was left out."""
+        is_named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_named else ["list", *args])
+
+
+group = typer.Typer(cls=_Audit, help="Who did or asked what, why; and whether that was changed.")
+
+
+@group.command("list")
+def entries(
     entry_id: Annotated[
         int | None, typer.Argument(metavar="ID", help="One entry, whole.", min=1, max=ID_MAX)
     ] = None,
@@ -39,10 +53,10 @@ def audit(
 ) -> None:
     """List what was done and refused, newest first; or show one entry with its runs.
 
-    `--follow --json` is the stream of all entries, of every api, relay and command, one JSON
-    object a line. Exit code 1 when there is no such entry.
+    `list` may be left out. `--follow --json` is the stream of all entries, of every api, relay and
+    command, one JSON object a line. Exit code 1 when there is no such entry.
 
-    Example: veltrix audit --refused --since 1d
+    Example: veltrix audit list --refused --since 1d
     """
     from app.commands.terminal import now
     from app.store.audit import AuditFilter
@@ -131,7 +145,8 @@ def _show(entry_id: int, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for name in ("id", "at", "author", "action", "target", "target_id", "reason", "is_refused"):
+    names = ("id", "at", "author", "action", "target", "target_id", "reason", "is_refused", "hash")
+    for name in names:
         typer.echo(f"{name.replace('_', ' '):<12}{shown(getattr(found, name))}")
     for name in ("request", "result"):
         typer.echo(f"{name:<12}{shown(bytes(getattr(found, name) or b'').decode())}")

@@ -22,11 +22,15 @@ def sentences_of(error: BaseException) -> list[str] | None:
 def _of_ours(error: BaseException) -> list[str] | None:
     from app.dev.children import CannotStart
     from app.domain.definitions import DefinitionError
+    from app.store.audit_chain import ChainRefused
     from app.store.keys import KeyRefused
     from app.store.schema import SchemaError
     from app.store.subscriptions import SuffixTaken
 
-    expected = (CannotStart, DefinitionError, KeyRefused, SchemaError, SuffixTaken)
+    expected = (
+        *(CannotStart, ChainRefused, DefinitionError, KeyRefused, SchemaError),
+        SuffixTaken,
+    )
     if isinstance(error, expected):
         return str(error).splitlines()
     # By name: these modules load FastAPI and the sweep, and an error of theirs has them loaded.

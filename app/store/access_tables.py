@@ -73,7 +73,7 @@ answers = Table(
 )
 
 # Who did or asked what, why, to which runs, and what came of it. A trigger keeps rows from being
-# changed or deleted.
+# changed or deleted, another says id, time and hash: of the row and of the hash before it.
 audit = Table(
     "audit",
     metadata,
@@ -90,11 +90,17 @@ audit = Table(
     Column("runs_digest", LargeBinary),
     Column("result", JSON, nullable=False),
     Column("is_refused", Boolean, nullable=False),
+    Column("hash", LargeBinary),
     Index("audit_at_id_idx", "at", "id"),
 )
 
-# One row: the id of the audit's last row. A trigger numbers from it, so that there are no gaps.
-audit_numbers = Table("audit_numbers", metadata, Column("last", BigInteger, nullable=False))
+# One row: id and hash of the audit's last row. A trigger goes on from it, so there are no gaps.
+audit_numbers = Table(
+    "audit_numbers",
+    metadata,
+    Column("last", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
 
 # Who is signed in to the console: what the browser has is kept as its hash.
 sessions = Table(

@@ -2,8 +2,8 @@
 
 A row commits with the effect that it tells of; a refusal, which has none, by itself. A trigger
 keeps rows from being changed or deleted, also by our own code. Another numbers them without gaps,
-also where the server crashes: who writes waits until who wrote before has committed, so append
-last in a transaction.
+also where the server crashes, and chains them by hash (`app.store.audit_chain`): who writes waits
+until who wrote before has committed, so append last in a transaction.
 """
 
 from collections.abc import Collection, Sequence
@@ -55,6 +55,7 @@ class AuditRow(msgspec.Struct, kw_only=True):
     runs: int
     runs_digest: str | None  # SHA-256 of the sorted ids, 16 bytes each: only of a larger set
     is_refused: bool
+    hash: str | None  # SHA-256 of this row and of the hash before; None: older than the chain
     request: msgspec.Raw | None  # None where `redacted`, and in lists beyond REQUEST_BYTES_MAX
     result: msgspec.Raw
     redacted: bool = False
@@ -95,11 +96,11 @@ from unnest(%(author)s, %(action)s, %(target)s, %(target_id)s, %(reason)s, %(req
     with ordinality as k(author, action, target, target_id, reason, request, run_ids, runs,
         runs_digest, result, is_refused, number)
 order by number
-returning id
+returning id, encode(hash, 'hex')
 """
 
 _ROW = """id, at, author, action, target, target_id, reason, runs, encode(runs_digest, 'hex'),
-    is_refused, {request}, result::text"""
+    is_refused, encode(hash, 'hex'), {request}, result::text"""
 _WHOLE = _ROW.format(request="request::text")
 # A payload that was edited is part of what was asked: a list would be as long as all of them.
 _SHORT = _ROW.format(
@@ -166,9 +167,9 @@ def append(tx: Connection, rows: Sequence[Audited]) -> None:
         "result": TextArray([_json(row.result) for row in rows]),
         "is_refused": BoolArray([row.is_refused for row in rows]),
     }
-    ids = [row_id for (row_id,) in tx.exec_driver_sql(_APPEND, values)]
-    for row, row_id, run_ids in zip(rows, ids, sets, strict=True):
-        after_commit(tx, partial(_tell, row, row_id, len(run_ids)))
+    written = tx.exec_driver_sql(_APPEND, values).all()
+    for row, (row_id, hash_), run_ids in zip(rows, written, sets, strict=True):
+        after_commit(tx, partial(_tell, row, row_id, hash_, len(run_ids)))
 
 
 def digest_of(run_ids: Sequence[str]) -> bytes:
@@ -241,11 +242,12 @@ def _json(value: dict[str, Any]) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _tell(row: Audited, row_id: int, runs: int) -> None:
+def _tell(row: Audited, row_id: int, hash_: str, runs: int) -> None:
     tell = _log.warning if row.is_refused else _log.info
     tell(
         "action.refused" if row.is_refused else "action.audited",
         audit_id=row_id,
+        audit_hash=hash_,
         author=row.author,
         action=row.action,
         target=row.target,
