@@ -5,9 +5,14 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+import psycopg
+from pydantic import SecretStr
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.ids import EventIds
 from app.domain.registry import load_workflows
@@ -15,7 +20,9 @@ from app.domain.workflows import Workflow
 from app.pipeline.frames import Limits
 from app.settings import Settings
 from app.settings_load import require
-from app.store.transactions import make_engine
+from app.store.grants import powers
+from app.store.transactions import make_engine, open_autocommit
+from app.telemetry import logger
 
 PROVE_WORKFLOWS = "app.prove.workflows"  # by name: what imports this module is above it
 
@@ -87,6 +94,27 @@ def engine_for(
         is_writer=is_writer,
         is_of_authors=is_of_authors,
     )
+
+
+def say_powers(settings: Settings, engine: Engine) -> None:
+    """Warn if the platform's role can change the audit; nothing where the database cannot be asked.
+
+    Not where the owner's URL names the same role, as `veltrix dev` does: then it is meant.
+    """
+    require(settings, "database_url")
+    assert settings.database_url is not None
+    owner = settings.database_owner_url
+    if owner is not None and _user_of(owner) == _user_of(settings.database_url):
+        return
+    with suppress(SQLAlchemyError, psycopg.Error), open_autocommit(engine) as tx:
+        if (found := powers(tx)) is not None:
+            log = logger("database")
+            cure = "let it log in as a role of its own: `veltrix db grants`, docs/operating.md"
+            log.warning("role.powerful", role=found.role, why=found.said, cure=cure)
+
+
+def _user_of(url: SecretStr) -> str | None:
+    return make_url(url.get_secret_value()).username
 
 
 def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:

@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
+from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from app.broker.connect import BrokerAway, broker_url
 from app.broker.drain import Drain
 from app.health import HealthServer
@@ -100,6 +100,8 @@ def run_relay(settings: Settings, stop: Event) -> None:
         Thread(target=keep, args=(duty, stop, troubles), name=duty.name, daemon=True)
         for duty in _duties(settings, engine, drain, lambda: relay.queues, unattended, policies)
     ]
+    asking = Thread(target=say_powers, args=(settings, engine), name="powers", daemon=True)
+    asking.start()
     collect_rarely()
     with _health(settings, relay, troubles, unattended, policies):
         for thread in threads:

@@ -51,6 +51,11 @@ class Settings(BaseModel):
         "PostgreSQL, as postgresql+psycopg://user:password@host/database?sslmode=verify-full; on"
         " this machine without sslmode",
     )
+    database_owner_url: SecretStr | None = _setting(
+        None,
+        "The same database as the role that owns its tables, for `veltrix db` alone; without it"
+        " VELTRIX_DATABASE_URL is used. Where both name one role, no process warns of its powers",
+    )
     broker_url: SecretStr | None = _setting(
         None,
         "RabbitMQ over AMQP, as amqps://user:password@host/vhost; on this machine amqp://",

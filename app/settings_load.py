@@ -18,7 +18,9 @@ from app.settings import PREFIX, Settings
 from app.settings_links import link_mistakes
 from app.settings_rules import cross_check, mistake_of
 
-SECRETS = frozenset({"database_url", "broker_url", "management_url", "flower_basic_auth"})
+SECRETS = frozenset(
+    {"database_url", "database_owner_url", "broker_url", "management_url", "flower_basic_auth"}
+)
 # Ours, and not settings of a process: `veltrix send` and `veltrix prove` are told them.
 NOT_SETTINGS = frozenset(
     f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE", "API_CA_FILE")
@@ -29,14 +31,21 @@ DEV_FILE = Path(".veltrix/env")
 
 _SCHEMES = {
     "database_url": ("postgresql+psycopg",),
+    "database_owner_url": ("postgresql+psycopg",),
     "broker_url": ("amqp", "amqps"),
     "management_url": ("http", "https"),
 }
 _EXAMPLES = {
     "database_url": "postgresql+psycopg://user:password@host/database?sslmode=verify-full",
+    "database_owner_url": "postgresql+psycopg://owner:password@host/database?sslmode=verify-full",
     "broker_url": "amqps://user:password@host/vhost",
     "management_url": "https://user:password@host:15671",
 }
+_DATABASES = frozenset(
+    f"{PREFIX}{name}{file}"
+    for name in ("DATABASE_URL", "DATABASE_OWNER_URL")
+    for file in ("", "_FILE")
+)
 _MASK = "***"
 
 
@@ -121,6 +130,12 @@ def require(settings: Settings, *names: str) -> None:
         )
 
 
+def as_owner(settings: Settings) -> Settings:
+    """The settings with the owner of the tables in place of the platform's role, if it is named."""
+    owner = settings.database_owner_url
+    return settings if owner is None else settings.model_copy(update={"database_url": owner})
+
+
 def masked(url: str) -> str:
     """The URL with every password in it replaced; what is no URL is masked whole."""
     try:
@@ -158,7 +173,7 @@ def _given(
     given = _below(_read_env_file(env_file), ".env", ours) | {
         name: (value, "environment") for name, value in ours.items()
     }
-    if not given.keys() & {f"{PREFIX}DATABASE_URL", f"{PREFIX}DATABASE_URL_FILE"}:
+    if not given.keys() & _DATABASES:
         given = _below(_read_env_file(dev_file), "veltrix dev", given) | given
     return given
 
@@ -234,7 +249,7 @@ def _read(variable: str, path: Path) -> str:
 
 def _checked_url(name: str, url: str) -> str:
     """The URL, with psycopg named as the driver; SettingsError if it is of another kind."""
-    if name == "database_url":
+    if name.startswith("database_"):
         url = re.sub(r"^(postgres|postgresql)://", "postgresql+psycopg://", url)
     try:
         parts = urlsplit(url)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
 from fastapi import FastAPI
@@ -45,7 +46,7 @@ from app.api.methods import EVENTS_PATH, Methods
 from app.api.openapi import document_of
 from app.api.services import Services
 from app.api.throttle import Throttle
-from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources
+from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from app.console.server import BASE, make_console
 from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
@@ -160,6 +161,7 @@ def serve(settings: Settings) -> None:
     services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, _is_broker_up)
     listening = _listen(settings.api_host, settings.api_port)
     relay.start()
+    Thread(target=say_powers, args=(settings, reads), name="powers", daemon=True).start()
     collect_rarely()
     try:
         _serve_until_signalled(make_app(services), listening, make_gate(settings), certificate)

@@ -23,12 +23,18 @@ def _of_ours(error: BaseException) -> list[str] | None:
     from app.dev.children import CannotStart
     from app.domain.definitions import DefinitionError
     from app.store.audit_chain import ChainRefused
+    from app.store.grants import RolesRefused
     from app.store.keys import KeyRefused
     from app.store.schema import SchemaError
     from app.store.subscriptions import SuffixTaken
 
     expected = (
-        *(CannotStart, ChainRefused, DefinitionError, KeyRefused, SchemaError),
+        CannotStart,
+        ChainRefused,
+        DefinitionError,
+        KeyRefused,
+        RolesRefused,
+        SchemaError,
         SuffixTaken,
     )
     if isinstance(error, expected):
@@ -49,6 +55,10 @@ def _of_database(error: BaseException) -> list[str] | None:
         return None
     if sqlstate_of(error) in {"42P01", "42703"}:
         return ["the database does not have this version's tables; run `veltrix db upgrade`"]
+    if sqlstate_of(error) == "42501":
+        why = str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+        cure = "`veltrix db grants` says what a role needs; `veltrix db` itself takes the owner's"
+        return [f"the database's role may not do this ({why}); {cure} VELTRIX_DATABASE_OWNER_URL"]
     if is_away(error):
         original = error.orig if isinstance(error, DBAPIError) else error
         why = str(original).strip().splitlines()[0]

@@ -223,7 +223,7 @@ def _clean(*, as_json: bool, is_sure: bool) -> None:
 
     if not is_sure:
         typer.confirm(f"Remove every event, run and outcome below {PREFIX}?", abort=True)
-    with connected() as (_, engine):
+    with connected(as_owner=True) as (_, engine):  # the platform's role removes no run
         removed = clean(engine)
     if as_json:
         print_json(removed)

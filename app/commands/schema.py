@@ -1,4 +1,4 @@
-"""`veltrix db`: the schema's version."""
+"""`veltrix db`: the schema's version, and what each role may do to its tables."""
 
 from typing import Annotated
 
@@ -6,24 +6,35 @@ import typer
 
 from app.commands.options import AsJson, Yes
 
-group = typer.Typer(no_args_is_help=True, help="The database schema: upgrade, downgrade, show.")
+group = typer.Typer(
+    no_args_is_help=True, help="The database schema: upgrade, downgrade, show, grant."
+)
+
+_App = Annotated[str | None, typer.Option("--app", help="Role that the platform logs in as.")]
+_Read = Annotated[str | None, typer.Option("--read", help="Role of those who only read.")]
 
 
 @group.command()
 def upgrade(
     revision: Annotated[str, typer.Argument(help="Revision to reach.")] = "head",
+    app: _App = None,
+    read: _Read = None,
 ) -> None:
     """Bring the schema to the newest version, migration by migration; run it before new code.
 
-    Old code runs on the new schema. Several at once wait for each other. With VELTRIX_PROVE it also
+    Old code runs on the new schema. Several at once wait for each other. As the role of
+    VELTRIX_DATABASE_OWNER_URL, or of VELTRIX_DATABASE_URL. With --app or --read it then grants
+    these roles what they need, as `veltrix db grants --apply` does. With VELTRIX_PROVE it also
     makes the table into which the workflows of `veltrix prove` write.
 
-    Example: veltrix db upgrade
+    Example: veltrix db upgrade --app veltrix_app --read veltrix_read
     """
     from app.store import schema
 
     schema.upgrade(_url(), revision)
     _prepare_proofs()
+    if app is not None or read is not None:
+        _give(app, read)
     _show()
 
 
@@ -66,11 +77,50 @@ def current(
         raise typer.Exit(1)
 
 
+@group.command()
+def grants(
+    app: _App = None,
+    read: _Read = None,
+    is_applied: Annotated[
+        bool, typer.Option("--apply", help="Run the statements instead of printing them.")
+    ] = False,
+) -> None:
+    """Print what gives the roles exactly the rights they need, as SQL; or do it.
+
+    The platform's role can add to the audit and not change it; the other reads everything but what
+    opens a door (hashes of API keys, sessions). Both must be there, and be neither superuser nor
+    owner. Run it as the tables' owner (VELTRIX_DATABASE_OWNER_URL), and again after each upgrade.
+
+    Example: veltrix db grants --app veltrix_app --read veltrix_read --apply
+    """
+    from app.commands.terminal import connected
+    from app.store.grants import grants
+    from app.store.transactions import open_autocommit
+
+    if is_applied:
+        _give(app, read)
+        return
+    with connected(as_owner=True) as (_, engine), open_autocommit(engine) as tx:
+        for statement in grants(tx, app, read):
+            typer.echo(f"{statement};")
+
+
+def _give(app: str | None, read: str | None) -> None:
+    from app.commands.terminal import connected
+    from app.store.grants import give
+    from app.store.transactions import transaction
+
+    with connected(as_owner=True) as (_, engine), transaction(engine) as tx:
+        done = give(tx, app, read)
+    roles = " and ".join(role for role in (app, read) if role is not None)
+    typer.echo(f"{roles}: {len(done)} statements, and no other rights to our tables")
+
+
 def _prepare_proofs() -> None:
     from app.commands.terminal import connected
     from app.store.prove_effects import make_table
 
-    with connected() as (settings, engine):
+    with connected(as_owner=True) as (settings, engine):
         if settings.prove:
             make_table(engine)
 
@@ -88,15 +138,15 @@ def _version() -> tuple[str | None, bool]:
     from app.store import schema
     from app.store.transactions import open_autocommit
 
-    with connected() as (_, engine), open_autocommit(engine) as tx:
+    with connected(as_owner=True) as (_, engine), open_autocommit(engine) as tx:
         return schema.revision_of(tx), schema.at_head(tx)
 
 
 def _url() -> str:
     from app.commands.terminal import operator_settings
-    from app.settings_load import require
+    from app.settings_load import as_owner, require
 
-    settings = operator_settings()
+    settings = as_owner(operator_settings())
     require(settings, "database_url")
     assert settings.database_url is not None
     return settings.database_url.get_secret_value()

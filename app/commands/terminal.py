@@ -12,6 +12,7 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
+from app import settings_load
 from app.bootstrap import engine_for
 from app.commands.mistakes import CommandRefused
 from app.settings import Settings
@@ -34,9 +35,14 @@ def operator_settings() -> Settings:
 
 
 @contextmanager
-def connected() -> Iterator[tuple[Settings, Engine]]:
-    """Settings and an engine on the configured database, closed at the end of the block."""
+def connected(*, as_owner: bool = False) -> Iterator[tuple[Settings, Engine]]:
+    """Settings and an engine on the configured database, closed at the end of the block.
+
+    `as_owner`: as the role that owns its tables, if one is named.
+    """
     settings = operator_settings()
+    if as_owner:
+        settings = settings_load.as_owner(settings)
     engine = engine_for(settings, "veltrix-operator", connections_max=2, is_writer=False)
     try:
         yield settings, engine

@@ -162,6 +162,7 @@ class Platform:
             "PYTHONPATH": path,
             "PYTHONUNBUFFERED": "1",
             f"{PREFIX}DATABASE_URL": self.database_url,
+            f"{PREFIX}DATABASE_OWNER_URL": self.database_url,  # one role for all
             f"{PREFIX}BROKER_URL": self.broker_url,
             f"{PREFIX}MANAGEMENT_URL": self.management_url,
             **self._own_env,

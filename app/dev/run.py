@@ -39,6 +39,7 @@ class _Servers:
     postgres: Postgres | None
     rabbitmq: RabbitMQ | None
     database_url: str
+    owner_url: str  # the same role, if none is named for the tables' owner
     broker_url: str
     management_url: str | None
 
@@ -145,26 +146,29 @@ def _start_servers(
     if postgres is not None:
         say("postgres", "starting")
         postgres.start()
-        database_url = postgres.ensure_database(_DATABASE)
+        owner_url = database_url = postgres.ensure_database(_DATABASE)
     else:
         assert settings.database_url is not None
         database_url = settings.database_url.get_secret_value()
+        owner_url = (settings.database_owner_url or settings.database_url).get_secret_value()
     say("migrate", "bringing the schema to its newest version")
     try:
-        upgrade(database_url)
+        upgrade(owner_url)
         if settings.prove:
-            make_table(make_engine(database_url, application="veltrix-dev"))
+            make_table(make_engine(owner_url, application="veltrix-dev"))
     except OperationalError as error:
         raise CannotStart(f"the database at {PREFIX}DATABASE_URL: {error.orig}") from error
     if rabbitmq is not None:
         rabbitmq.wait_ready()
-        return _Servers(postgres, rabbitmq, database_url, rabbitmq.url(), rabbitmq.management_url)
+        urls = (database_url, owner_url, rabbitmq.url(), rabbitmq.management_url)
+        return _Servers(postgres, rabbitmq, *urls)
     assert settings.broker_url is not None
     management = settings.management_url
     return _Servers(
         postgres,
         rabbitmq,
         database_url,
+        owner_url,
         settings.broker_url.get_secret_value(),
         management.get_secret_value() if management else None,
     )
@@ -188,7 +192,7 @@ def _without_our_own(settings: Settings, env: Path) -> Settings:
     written = env.read_text() if env.exists() else ""
     repeated = {
         name: None
-        for name in ("database_url", "broker_url", "management_url")
+        for name in ("database_url", "database_owner_url", "broker_url", "management_url")
         if (url := getattr(settings, name)) and f"'{url.get_secret_value()}'" in written
     }
     return settings.model_copy(update=repeated)
@@ -198,6 +202,7 @@ def _variables(servers: _Servers, ports: Mapping[Kind, int]) -> dict[str, str]:
     """The settings that every process of this `dev` shares, as environment variables."""
     variables = {
         f"{PREFIX}DATABASE_URL": servers.database_url,
+        f"{PREFIX}DATABASE_OWNER_URL": servers.owner_url,
         f"{PREFIX}BROKER_URL": servers.broker_url,
         **{f"{PREFIX}{kind.upper()}_PORT": str(port) for kind, port in ports.items()},
     }

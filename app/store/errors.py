@@ -53,7 +53,7 @@ _ANSWERS = {
 _CURES = {
     "42P05": "a pooler in transaction mode is between; pool by session (docs/operating.md)",
     "26000": "a pooler in transaction mode is between; pool by session (docs/operating.md)",
-    "42501": "grant the role of VELTRIX_DATABASE_URL what it had (docs/operating.md)",
+    "42501": "run `veltrix db grants` for the role of VELTRIX_DATABASE_URL (docs/operating.md)",
     "42P01": "run `veltrix db upgrade`, and see that search_path leads to its tables",
     "42703": "run `veltrix db upgrade`: this code is newer than the schema",
     "25006": "the server is a stand-by or read-only; the name must lead to the primary",

@@ -19,6 +19,7 @@ ADVISORY_LOCK = 0x7665_6C74_7269_78  # "veltrix": who migrates holds it
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LOCK_TIMEOUT = "55P03"
+_NO_RIGHT = "42501"
 _STATEMENT_TIMEOUT = "57014"
 
 
@@ -137,6 +138,11 @@ def _worded(error: DBAPIError, lock_timeout_s: float, statement_timeout_s: float
         return SchemaBusy(
             f"another session held a lock that this migration needs for {lock_timeout_s:g} s; the"
             " migration was rolled back. Look for long transactions in pg_stat_activity, try again"
+        )
+    if state == _NO_RIGHT:
+        return SchemaError(
+            f"this role may not change the schema ({str(error.orig).strip().splitlines()[0]}); set"
+            " VELTRIX_DATABASE_OWNER_URL to the role that owns the tables, for `veltrix db` alone"
         )
     if state == _STATEMENT_TIMEOUT:
         return SchemaBusy(

@@ -19,7 +19,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import log_lines, telemetry
-from app.bootstrap import collect_rarely, engine_for, real_sources, workflows_of
+from app.bootstrap import collect_rarely, engine_for, real_sources, say_powers, workflows_of
 from app.broker.celery_app import make_celery
 from app.pipeline.registrable import Workflows, mistakes_of, registered_names
 from app.settings import Settings
@@ -116,6 +116,7 @@ def _refuse_unregistrable(settings: Settings, workflows: Workflows) -> None:
     try:
         with open_autocommit(engine) as tx:
             names = registered_names(tx)
+        say_powers(settings, engine)
     except SQLAlchemyError as error:
         telemetry.logger("worker").warning("names.unchecked", error=str(error)[:300])
     finally:
