@@ -33,8 +33,12 @@ def make_secrets(folder: Path) -> list[str]:
             made.append(name)
         return path.read_text()
 
-    database = keep("postgres_password", secrets.token_urlsafe(32))
-    keep("database_url", f"postgresql+psycopg://{USER}:{database}@postgres/{USER}")
+    keep("postgres_password", secrets.token_urlsafe(32))
+    # Of the roles in postgres/roles.sql: the platform's URL is the one without a name of its own.
+    for role, name in (("owner", "owner_"), ("app", ""), ("read", "read_")):
+        password = keep(f"database_{role}_password", secrets.token_urlsafe(32))
+        url = f"postgresql+psycopg://{USER}_{role}:{password}@postgres/{USER}"
+        keep(f"database_{name}url", url)
     broker = keep("rabbitmq_password", secrets.token_urlsafe(32))
     keep("broker_url", f"amqp://{USER}:{broker}@rabbitmq/%2F")
     keep("management_url", f"http://{USER}:{broker}@rabbitmq:15672")

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 from compose_spec import PyOptions, parse_duration
 from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
 
 from app.api import server
 from app.bootstrap import workflows_of
 from app.broker.topology import definitions
 from app.dev.children import Child, tail
 from app.dev.ports import LOOPBACK, free_port
+from app.dev.postgres import _binaries
 from app.dev.processes import Spec, Supervisor
 from app.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
 from app.policies import limits_of
@@ -163,12 +165,30 @@ def test_secrets_are_made_once_and_fit_together(tmp_path: Path) -> None:
     assert not [text for text in files.values() if text in said]
     settings = load_settings(environment_of("flower", folder) | environment_of("api-1", folder))
     assert settings.database_url is not None
-    assert files["postgres_password"] in settings.database_url.get_secret_value()
+    assert files["database_app_password"] in settings.database_url.get_secret_value()
+    assert settings.database_owner_url is None
+    owner = load_settings(environment_of("migrate", folder))
+    assert (owner.database_url, owner.broker_url) == (None, None)
+    assert owner.database_owner_url is not None
+    assert files["database_owner_password"] in owner.database_owner_url.get_secret_value()
     assert settings.broker_url is not None
     assert files["rabbitmq_password"] in settings.broker_url.get_secret_value()
     assert files["rabbitmq_password"] not in files["rabbitmq_users.json"]
     make_secrets(folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+def test_only_the_migration_can_log_in_as_the_owner_and_nobody_as_the_superuser() -> None:
+    services = all_services()
+
+    def users_of(secret: str) -> set[str]:
+        return {name for name, one in services.items() if secret in one.get("secrets", [])}
+
+    assert users_of("database_owner_url") == {"migrate"}
+    assert users_of("postgres_password") == users_of("database_owner_password") == {"postgres"}
+    assert users_of("database_url") == set(ours()) - {"migrate", "flower"}
+    mounted = [mount.split(":")[:2] for mount in services["postgres"]["volumes"]]
+    assert ["./deploy/postgres/roles.sql", "/docker-entrypoint-initdb.d/10-roles.sql"] in mounted
 
 
 def test_rabbitmq_boots_with_the_topology_of_the_workflows() -> None:
@@ -290,8 +310,10 @@ class Composed:
         self.folder = folder
         self.secrets = folder / "secrets"
         make_secrets(self.secrets)
+        make_roles(database_url, self.secrets)
         for name, url in (
-            ("database_url", database_url),
+            ("database_url", self.as_made("database_url", database_url)),
+            ("database_owner_url", self.as_made("database_owner_url", database_url)),
             ("broker_url", broker.url),
             ("management_url", broker.management_url),
         ):
@@ -301,6 +323,12 @@ class Composed:
         self.children: dict[str, Child] = {}
         self.supervisor = Supervisor(folder / "processes", cwd=folder)
         self._services = ours()
+
+    def as_made(self, name: str, database_url: str) -> str:
+        """The URL in this secret, with its role and password, for the database here."""
+        made, here = make_url((self.secrets / name).read_text()), make_url(database_url)
+        url = made.set(host=here.host, port=here.port, database=here.database)
+        return url.render_as_string(hide_password=False)
 
     def start(self, name: str) -> Child:
         """`veltrix` as the image's entry point, with the service's command and environment."""
@@ -343,6 +371,18 @@ class Composed:
         return answer(f"http://{LOOPBACK}:{self.ports[name]}{path}", body, headers)
 
 
+def make_roles(database_url: str, secrets: Path) -> None:
+    """What PostgreSQL's container runs at its first start, as the superuser."""
+    script = (ROOT / "deploy/postgres/roles.sql").read_text().replace(SECRETS, str(secrets))
+    url = make_url(database_url).set(drivername="postgresql")
+    subprocess.run(
+        [_binaries() / "psql", "-q", url.render_as_string(hide_password=False)],
+        input=script,
+        check=True,
+        text=True,
+    )
+
+
 def answer(url: str, body: Any, headers: dict[str, str]) -> Any:
     raw = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, raw, headers)  # noqa: S310 - http on loopback
@@ -382,6 +422,8 @@ def test_what_the_file_starts_takes_events_and_settles_them(
     composed: Composed, engine: Engine
 ) -> None:
     metadata.create_all(engine)
+    with engine.begin() as tx:  # the author's own table
+        tx.execute(text("grant insert on flight_compensations to veltrix_app"))
     for name in ONCE:
         composed.run_once(name)
     for name in RUNNING:
@@ -405,6 +447,14 @@ def test_what_the_file_starts_takes_events_and_settles_them(
     assert books["unaccounted"] == 0
     with engine.connect() as tx:
         assert tx.scalar(text("select sum(cents) from flight_compensations")) == 50 * 25_000
+        logged_in = tx.execute(
+            text(
+                "select distinct usename from pg_stat_activity where datname = current_database()"
+                " and application_name like 'veltrix%'"
+            )
+        )
+        assert logged_in.scalars().all() == ["veltrix_app"]
+    assert not [name for name in RUNNING if "role.powerful" in composed.log(name).read_text()]
     names = {"worker-1@veltrix", "worker-2@veltrix"}
     until(lambda: names <= set(composed.ask("flower", "/api/workers")), what="Flower to see both")
     with pytest.raises(urllib.error.HTTPError, match="401"):
