@@ -112,6 +112,8 @@ def upgrade() -> None:
     op.get_bind().execute(sa.text("update audit_numbers set hash = :hash"), {"hash": last_hash})
     op.alter_column("audit_numbers", "hash", nullable=False)
     op.execute(NUMBER.format(schema=schema))
+    # Nobody makes it a trigger of a table of his own, and takes numbers by that.
+    op.execute(f"revoke execute on function {schema}.audit_number() from public")
     op.execute("alter table audit enable always trigger audit_is_append_only")
 
 
@@ -137,6 +139,7 @@ def downgrade() -> None:
     schema = _schema()
     op.execute("alter table audit enable trigger audit_is_append_only")
     op.execute(NUMBER_BEFORE.format(schema=schema))
+    op.execute(f"grant execute on function {schema}.audit_number() to public")
     op.drop_column("audit_numbers", "hash")
     op.execute(f"drop function {schema}.audit_link(bytea, {schema}.audit)")
     op.execute(f"drop function {schema}.audit_field(bytea)")

@@ -112,6 +112,16 @@ def test_what_a_session_has_of_its_own_is_not_what_the_trigger_reads(roles: Role
     assert found.is_whole
 
 
+def test_numbers_are_taken_by_no_table_but_the_audit(roles: Roles) -> None:
+    trigger = (
+        "create trigger mine before insert on mine for each row execute function audit_number()"
+    )
+    with create_engine(roles.app, poolclass=NullPool).connect() as tx:
+        tx.exec_driver_sql("create temporary table mine (like audit)")
+        with pytest.raises(DBAPIError, match="permission denied for function audit_number"):
+            tx.exec_driver_sql(trigger)
+
+
 def test_who_reads_sees_what_opens_no_door_and_writes_nothing(roles: Roles) -> None:
     said = refused(
         roles.read,
