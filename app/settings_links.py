@@ -58,12 +58,14 @@ def link_warnings(settings: Settings, environ: Mapping[str, str] | None = None) 
 
     `environ` is by default this process's.
     """
-    hosts, modes, is_said = _database(settings, os.environ if environ is None else environ)
-    if hosts and is_said and not modes <= {"verify-full", "disable"}:
+    for name, url in _databases(settings):
+        hosts, modes, is_said = _database(url, os.environ if environ is None else environ)
+        if not hosts or not is_said or modes <= {"verify-full", "disable"}:
+            continue
         mode = ", ".join(sorted(modes - {"verify-full"}))
         yield (
-            f"sslmode is {mode}, so the name of the database's server is not checked, and whoever"
-            f" is on the way can take its place; {_DATABASE_CURE}"
+            f"sslmode of {name} is {mode}, so the name of the database's server is not checked, and"
+            f" whoever is on the way can take its place; {_DATABASE_CURE}"
         )
 
 
@@ -106,14 +108,24 @@ def _of_management(settings: Settings) -> Iterator[str]:
 
 
 def _of_database(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    hosts, modes, _ = _database(settings, environ)
-    exposed = [host for host in hosts if not is_plain(host, settings.plain_hosts)]
-    if exposed and not modes <= ENCRYPTED:
-        yield (
-            f"{PREFIX}DATABASE_URL leads to {', '.join(map(repr, exposed))} and does not insist on"
-            f" TLS, so payloads and its password could be read on the way; {_DATABASE_CURE}, or"
-            f" {_ALLOW}."
-        )
+    for name, url in _databases(settings):
+        hosts, modes, _ = _database(url, environ)
+        exposed = [host for host in hosts if not is_plain(host, settings.plain_hosts)]
+        if exposed and not modes <= ENCRYPTED:
+            yield (
+                f"{name} leads to {', '.join(map(repr, exposed))} and does not insist on"
+                f" TLS, so payloads and its password could be read on the way; {_DATABASE_CURE}, or"
+                f" {_ALLOW}."
+            )
+
+
+def _databases(settings: Settings) -> list[tuple[str, str]]:
+    """Each URL of the database that is set, by the name of its setting."""
+    urls = {
+        "DATABASE_URL": settings.database_url,
+        "DATABASE_OWNER_URL": settings.database_owner_url,
+    }
+    return [(f"{PREFIX}{name}", _text(url)) for name, url in urls.items() if url]
 
 
 def _of_files(settings: Settings) -> Iterator[str]:
@@ -151,14 +163,11 @@ def _unreadable(file: Path) -> str | None:
     return None
 
 
-def _database(
-    settings: Settings, environ: Mapping[str, str]
-) -> tuple[list[str], frozenset[str], bool]:
-    """The other hosts that its URL leads to, its sslmodes, and whether it says one.
+def _database(url: str, environ: Mapping[str, str]) -> tuple[list[str], frozenset[str], bool]:
+    """The other hosts that a database's URL leads to, its sslmodes, and whether it says one.
 
     What the URL leaves open libpq takes from the environment.
     """
-    url = _text(settings.database_url)
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     named = [unquote(parts.hostname or ""), *query.get("host", ())]
@@ -175,7 +184,7 @@ def _database(
     ]
     modes = query.get("sslmode") or [environ.get("PGSSLMODE", "")]
     said = frozenset(mode for mode in modes if mode)
-    return (others if url else []), said or frozenset({_DEFAULT_MODE}), bool(said)
+    return others, said or frozenset({_DEFAULT_MODE}), bool(said)
 
 
 def _bare(host: str) -> str:

@@ -1,6 +1,6 @@
 """The chain of the audit: what a row's hash is made of, and how rows that do not fit came to be so.
 
-A row's hash is SHA-256 of the hash before it, its id and its other columns. Migration 0011 says the
+A row's hash is SHA-256 of the hash before it, its id and its other columns. Migration 0012 says the
 same in SQL for the trigger that writes it; the two are written apart, so that neither is believed.
 Rows from before that migration have no hash of their own: they are in that of the first row that
 has one.

@@ -10,7 +10,7 @@ from app.domain.audit_chain import Break, ChainRow, Walk, content_of
 FETCH_ROWS = 50  # at a time: one may name 100,000 runs
 SHOW_ROWS = 1_000
 
-# Everything but id and hash in the order of migration 0011, as it is hashed.
+# Everything but id and hash in the order of migration 0012, as it is hashed.
 _ROWS = """
 select id, hash, timestamptz_send(at), author, action, target, target_id, reason, request::text,
     run_ids::text, runs, runs_digest, result::text, is_refused
@@ -36,7 +36,7 @@ class Verified(msgspec.Struct, kw_only=True):
     rows: int
     last_id: int | None
     last_hash: str | None
-    unhashed_rows: int  # from before migration 0011: in the hash of the first row that has one
+    unhashed_rows: int  # from before migration 0012: in the hash of the first row that has one
     is_whole: bool
     is_complete: bool  # False: it was ended before the last row
     breaks: list[Break]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 import msgspec
 from sqlalchemy import Connection
 
+from app.store.access_tables import api_keys
 from app.store.arrays import TextArray
 from app.store.connections import execute_plain
 from app.store.schema import ADVISORY_LOCK
@@ -54,7 +55,7 @@ APP: Mapping[str, tuple[str, ...]] = {
 _NOT_READ = {"sessions"}
 READ: Mapping[str, tuple[str, ...]] = {
     **{table: (_READ,) for table in APP if table not in _NOT_READ},
-    "api_keys": ("select (name, scopes, created_at, created_by, revoked_at)",),
+    "api_keys": (f"select ({', '.join(name for name in api_keys.c.keys() if name != 'hash')})",),
 }
 
 _THERE = """

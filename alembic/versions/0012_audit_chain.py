@@ -9,8 +9,8 @@ part at a time before any lock is taken. Older code runs on this schema.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
