@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.auth_failures import AuthFailures
 from app.api.problems import Problem
+from app.api.queries import check_query
 from app.api.refusals import Refusals, route_of
 from app.domain.scopes import ALL_SCOPES, Scope, allows
 from app.settings import Settings
@@ -176,7 +177,8 @@ def check_scope(author: Author, scope: str) -> Author:
 def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awaitable[Author]]:
     """A FastAPI dependency: the Author of the request, who may do what `scope` names.
 
-    A refusal of a call that changes something leaves an audit row; `is_audited`: of any other too.
+    After that, its query is checked: a parameter that its route does not take is a 400 Problem. A
+    refusal of a call that changes something leaves an audit row; `is_audited`: of any other too.
     """
 
     async def author(request: Request) -> Author:
@@ -186,8 +188,11 @@ def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awai
             check_local(host, origin, site, forwarding(request.headers))
         author = keys.author_of(request.headers.get("authorization"))
         if request.method not in _SAFE or is_audited:
-            return await check_asked(request, author, scope)
-        return check_scope(author, scope)
+            await check_asked(request, author, scope)
+        else:
+            check_scope(author, scope)
+        check_query(request)
+        return author
 
     return author
 

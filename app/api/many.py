@@ -27,7 +27,7 @@ _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
-class Filter(msgspec.Struct, forbid_unknown_fields=True):
+class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
     """Runs that fit every condition; `since` <= time of acceptance < `until`."""
 
     state: RunState | None = None
@@ -45,7 +45,7 @@ class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     reason: _Word
     ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)] | None = None
-    filter: Filter | None = None
+    filter: RunsFilter | None = None
     all: bool = False
 
 
@@ -135,7 +135,7 @@ def _asked(body: ManyAsked, action: Action, author: Author) -> Asked:
     )
 
 
-def _filter_of(fits: Filter) -> RunFilter:
+def _filter_of(fits: RunsFilter) -> RunFilter:
     for name in ("workflow", "queue", "key", "fingerprint"):
         storable(name, getattr(fits, name))
     return RunFilter(

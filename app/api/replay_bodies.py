@@ -16,7 +16,7 @@ IDS_MAX = 10_000
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 
 
-class Filter(msgspec.Struct, forbid_unknown_fields=True):
+class FailedRunsFilter(msgspec.Struct, forbid_unknown_fields=True):
     """Failed runs that fit every condition; `since` <= time of acceptance < `until`."""
 
     workflow: _Word | None = None
@@ -32,7 +32,7 @@ class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)] | None = None
     group: _Word | None = None
-    filter: Filter | None = None
+    filter: FailedRunsFilter | None = None
     all: bool = False
     patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 

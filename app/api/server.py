@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import uvicorn
@@ -16,13 +16,16 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from app.api import (
     audit,
     balance,
+    dead_letters,
     edits,
-    events,
+    event_reads,
     failures,
     health,
     many,
@@ -30,6 +33,8 @@ from app.api import (
     replays,
     runs,
     starts,
+    workers,
+    workflows,
 )
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
@@ -74,6 +79,11 @@ _ADMIN_KEY = Audited(
     request={"scopes": ["admin"]},
 )
 
+PARTS = (
+    *(event_reads, workflows, starts, many, runs, edits, failures, replays),
+    *(dead_letters, workers, audit, balance, health),
+)
+
 _log = logger("api")
 
 
@@ -111,11 +121,17 @@ def make_app(services: Services) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(EVENTS_PATH, EventsEndpoint(), methods=["POST"]))
-    for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
-        app.include_router(part.router)
+    app.router.routes.insert(0, Route("/", _to_console, methods=["GET"]))
+    for part in PARTS:
+        # The names of the functions are those by which generated clients call them.
+        app.include_router(part.router, generate_unique_id_function=lambda route: route.name)
     app.mount(BASE, make_console(app.state))
     problems.install(app)
-    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+    app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
+
+
+async def _to_console(_request: Request) -> Response:
+    return RedirectResponse(f"{BASE}/", 307)
 
 
 def serve(settings: Settings) -> None:
