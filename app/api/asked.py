@@ -54,7 +54,7 @@ def id_of(name: str, text: str | None) -> str | None:
     """The id as the tables write it; None stays None."""
     id_ = None if text is None else canonical(text)
     if text is not None and id_ is None:
-        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text!r}")
+        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text[:100]!r}")
     return id_
 
 

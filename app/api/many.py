@@ -14,6 +14,7 @@ from app.api.auth import Author, require
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
+from app.domain.ids import Id
 from app.domain.scopes import Scope
 from app.domain.states import RunState
 from app.pipeline.many import IDS_MAX, Action, Asked, NotDone, act
@@ -34,7 +35,7 @@ class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
     workflow: _Word | None = None
     queue: _Word | None = None
     key: _Word | None = None
-    event: _Word | None = None
+    event: Id | None = None
     fingerprint: _Word | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -44,7 +45,7 @@ class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`ids`, a `filter`, or `all`; and why: the reason is kept with each run."""
 
     reason: _Word
-    ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)] | None = None
+    ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
     filter: RunsFilter | None = None
     all: bool = False
 
