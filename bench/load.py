@@ -51,12 +51,15 @@ def event_json(number: int, type_: str = "bench.event") -> str:
     )
 
 
-def request_of(first: int, count: int, type_: str = "bench.event") -> bytes:
-    """A POST of these events to /v1/events: one as itself, more as a batch."""
+def request_of(
+    first: int, count: int, type_: str = "bench.event", authorization: str = ""
+) -> bytes:
+    """A POST of these events to /v1/events: one as itself, more as a batch; with this key."""
     events = [event_json(number, type_) for number in range(first, first + count)]
     body = (events[0] if count == 1 else f"[{','.join(events)}]").encode()
+    who = f"authorization: Bearer {authorization}\r\n" if authorization else ""
     head = (
-        f"POST /v1/events HTTP/1.1\r\nhost: localhost\r\n"
+        f"POST /v1/events HTTP/1.1\r\nhost: localhost\r\n{who}"
         f"content-type: {_ONE if count == 1 else _MANY}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -129,6 +132,7 @@ def open_loop(
     size: int = 1,
     type_: str = "bench.event",
     connections: int = 64,
+    authorization: str = "",
 ) -> list[Sent]:
     """Requests of `size` events, sent on schedule.
 
@@ -139,7 +143,7 @@ def open_loop(
     an api closes a connection.
     """
     turns = due_times(schedule, size)
-    requests = [request_of(first + i * size, size, type_) for i in range(len(turns))]
+    requests = [request_of(first + i * size, size, type_, authorization) for i in range(len(turns))]
     with ExitStack() as opened:
         free = [
             opened.enter_context(closing(Exchange(targets[number % len(targets)])))

@@ -48,9 +48,13 @@ class Outcome(NamedTuple):
 
 
 class Rig:
-    """`with Rig() as rig:` is a warm platform with two worker children; changes are Platform's."""
+    """`with Rig() as rig:` is a warm platform with two worker children; changes are Platform's.
 
-    def __init__(self, **changes: Any) -> None:
+    `authorization`: the key of what warms it, where it asks for one.
+    """
+
+    def __init__(self, *, authorization: str = "", **changes: Any) -> None:
+        self._key = authorization
         self._folder = tempfile.TemporaryDirectory(prefix="veltrix-bench-")
         shape: dict[str, Any] = {"workflows": "bench.flows", "children": 2} | changes
         self.platform = Platform(Path(self._folder.name), **shape)
@@ -70,7 +74,7 @@ class Rig:
             )
             with transaction(self.engine) as tx:
                 tx.execute(text("create table bench_bookings (n bigint not null)"))
-            self.trickle(WARM)
+            self.trickle(WARM, authorization=self._key)
             self.drain()
         except BaseException:
             self.close()

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -40,6 +40,7 @@ from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
 from app.api.catalog import Catalog
 from app.api.connection import ApiConnection
+from app.api.document import Document
 from app.api.events import EventsEndpoint, EventsFirst
 from app.api.gate import Gate, Limits
 from app.api.looks import Looks
@@ -121,13 +122,14 @@ def make_app(services: Services) -> FastAPI:
 def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(EVENTS_PATH, EventsEndpoint(), methods=["POST"]))
-    app.router.routes.insert(0, Route("/", _to_console, methods=["GET"]))
+    app.router.routes.insert(1, Route("/openapi.json", Document(app).answer, methods=["GET"]))
+    app.router.routes.insert(2, Route("/", _to_console, methods=["GET"]))
     for part in PARTS:
         # The names of the functions are those by which generated clients call them.
         app.include_router(part.router, generate_unique_id_function=lambda route: route.name)
     app.mount(BASE, make_console(app.state))
     problems.install(app)
-    app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
 
 
 async def _to_console(_request: Request) -> Response:

@@ -6,18 +6,23 @@ text. Such a cell gets an apostrophe before it, which spreadsheets hide and take
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from io import StringIO
+from threading import BoundedSemaphore
 from typing import Any, Protocol
 
 import msgspec
 from starlette.responses import Response
 
+from app.api.problems import unavailable
 from app.domain.states import RunState
 
 ROWS_MAX = 10_000
-_LOOKS_MAX = 60  # pages of a search for something rare may be short
+LOOK_S_MAX = 2.0  # pages of a search for something rare are short, and each takes its time
+EXPORTS_MAX = 2  # at once, of an api: each has one of the few connections that all readers share
 _PAGE_ROWS = 200
 _FORMULA = (*"=+-@|%\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last four: their full-width forms
 
@@ -33,21 +38,42 @@ class Page(Protocol):
     def next(self) -> str | None: ...
 
 
+_room = BoundedSemaphore(EXPORTS_MAX)
+
+
 def exported(
-    name: str, suffix: str, find: Callable[[str | None, int], Page], cursor: str | None
+    name: str,
+    suffix: str,
+    find: Callable[[str | None, int], Page],
+    cursor: str | None,
+    look_s_max: float = LOOK_S_MAX,
 ) -> Response:
     """Up to 10,000 rows from `cursor` on, as a file; `X-Next-Cursor` says where it goes on.
 
-    `find(cursor, limit)` gives a page. No such header: these are all.
+    `find(cursor, limit)` gives a page; after `look_s_max` none is asked for any more: what is rare
+    is in several files. No such header: these are all. Raises Problem 503 while others are made.
     """
     items: list[msgspec.Struct] = []
-    for _ in range(_LOOKS_MAX):
-        page = find(cursor, min(_PAGE_ROWS, ROWS_MAX - len(items)))
-        items += page.items
-        cursor = page.next
-        if cursor is None or len(items) >= ROWS_MAX:
-            break
-    return as_file(name, suffix, items, cursor)
+    with _one_of_few():
+        ends_at = time.monotonic() + look_s_max
+        while True:
+            page = find(cursor, min(_PAGE_ROWS, ROWS_MAX - len(items)))
+            items += page.items
+            cursor = page.next
+            if cursor is None or len(items) >= ROWS_MAX or time.monotonic() > ends_at:
+                return as_file(name, suffix, items, cursor)
+
+
+@contextmanager
+def _one_of_few() -> Iterator[None]:
+    if not _room.acquire(blocking=False):
+        raise unavailable(
+            f"{EXPORTS_MAX} files are being made by this api; ask for yours again in a few seconds"
+        )
+    try:
+        yield
+    finally:
+        _room.release()
 
 
 def as_file(

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse
 
 from app.api.auth import is_loopback
 from app.console.visitors import Visitor
-from app.domain.json_text import depth_of
+from app.domain.json_scan import depth_of
 from app.store.stories import Attempt, Entry, call_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,17 @@ from itertools import accumulate, pairwise
 
 import msgspec
 
+from app.domain.json_scan import (
+    depth_of_brackets,
+    may_be_deeper,
+    may_have_large_numbers,
+    number_problem,
+    outside_of_strings,
+)
+
 DEPTH_MAX = 500  # half of what Python's decoders take, so that a workflow's stack may come on top
 
-_decode = msgspec.json.Decoder().decode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode  # checks all but UTF-8 and how large a number is
 _decode_text = msgspec.json.Decoder(str).decode
 _MALFORMED = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)").fullmatch
 _SHOWN = 20  # bytes of what is wrong
@@ -48,14 +56,16 @@ _AFTER = re.compile(rb"[ \t\r\n]*[,}]").match
 
 def json_problem(raw: bytes) -> str | None:
     """What keeps this from being decodable JSON, as the end of "data is ...", or None."""
-    may_be_deep = raw.count(b"[") + raw.count(b"{") > DEPTH_MAX
-    if may_be_deep and depth_of(raw) > DEPTH_MAX:
+    is_deep = may_be_deeper(raw, DEPTH_MAX)
+    outside = outside_of_strings(raw) if is_deep or may_have_large_numbers(raw) else b""
+    if is_deep and depth_of_brackets(outside) > DEPTH_MAX:
         return f"nested deeper than the {DEPTH_MAX} levels allowed"
     try:
-        _decode(raw)
+        _skip(raw)
+        raw.decode()
     except (ValueError, RecursionError) as error:
         return bad_json(raw, error)
-    return None
+    return number_problem(outside)
 
 
 def bad_json(raw: bytes, error: Exception) -> str:
@@ -84,16 +94,6 @@ def _where(raw: bytes, said: str) -> str:
     where = f"after {at:,} bytes" if at else "at its beginning"
     shown = raw[at : at + _SHOWN].decode("ascii", "backslashreplace")
     return f"not JSON: {found[1]} {where}{f': {shown!r}' if shown else ''}"
-
-
-def depth_of(raw: bytes) -> int:
-    """How deep its lists and objects are nested."""
-    depth = deepest = 0
-    for slice_ in _slices(raw):
-        depth_before, depth = depth, depth + 2 * slice_.opens - len(slice_.steps)
-        if depth_before + slice_.opens > deepest:
-            deepest = max(deepest, *slice_.depths(depth_before))
-    return deepest
 
 
 class _Slice(msgspec.Struct, gc=False):

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
@@ -300,18 +299,15 @@ def test_while_a_large_batch_is_read_others_are_answered(api: Api, rest: bytes) 
     ]
     kind = {"content-type": "application/cloudevents-batch+json"}
     body = b"[" + b",".join(items) + rest + b"]"
-    waits = []
+    answered = 0
     with ThreadPoolExecutor(1) as pool:
-        first = time.monotonic()
         sent = pool.submit(api.request, "POST", "/v1/events", body, kind)
         while not sent.done():
-            began = time.monotonic()
             assert api.get("/livez").status == 200
-            waits.append(time.monotonic() - began)
-        whole = time.monotonic() - first
+            answered += 1
 
     assert sent.result().status == (207 if rest else 202)
-    assert max(waits) < whole / 3
+    assert answered > len(items), "they were answered between its events"
 
 
 def test_a_large_list_of_inputs_is_refused_by_its_length_alone(api: Api) -> None:

@@ -5,6 +5,8 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from itertools import count
+from typing import Any
 
 from sqlalchemy import Engine, text
 from sqlalchemy.event import listen
@@ -71,6 +73,23 @@ def test_the_address_alone_leads_to_the_console(api: Api) -> None:
 
         assert (answer.status, answer.headers["location"]) == (307, "/console/")
     assert api.get("/nowhere").status == 404
+
+
+def test_the_document_is_made_once_however_many_ask_for_it(api: Api) -> None:
+    made, make = count(), api.app.openapi
+
+    def counting() -> dict[str, Any]:
+        next(made)
+        return make()
+
+    api.app.openapi = counting  # type: ignore[method-assign]
+
+    with ThreadPoolExecutor(8) as asking:
+        answers = list(asking.map(lambda _: api.get("/openapi.json"), range(24)))
+
+    assert next(made) == 1
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert answers[0].status == 200
 
 
 def test_the_documentation_needs_no_other_host(api: Api) -> None:

@@ -66,7 +66,7 @@ def test_a_child_dies_with_its_killed_owner(tmp_path: Path) -> None:
 
     kill_owner(owner)
 
-    until(lambda: not is_alive(pid), deadline_s=2, what="the child to die with its owner")
+    until(lambda: not is_alive(pid), deadline_s=10, what="the child to die with its owner")
 
 
 def test_a_grandchild_that_survived_its_killed_owner_is_ended_by_the_next(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 import json
 from decimal import Decimal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.edits import diff, edited, exact, replacing, text_of
+from app.domain.edits import EditRefused, Patch, diff, edited, exact, replacing, text_of
 from app.domain.input_schema import InputSchema
 
 ANY = InputSchema(None)
@@ -57,3 +58,28 @@ def test_of_a_deep_payload_the_whole_is_kept() -> None:
     before, after = "[" * 200 + "1.5" + "]" * 200, "2.5"
 
     assert diff(before, after, replacing(after)) == replacing(after)
+
+
+def test_what_a_patch_copies_is_counted_also_where_it_removes_it_again() -> None:
+    """Forty times half a MiB took nine seconds, and in the end the payload is as it was."""
+    payload = text_of({"a": [{"n": number} for number in range(50_000)]})
+    there_and_back: Patch = [
+        {"op": "copy", "from": "/a", "path": "/c"},
+        {"op": "remove", "path": "/c"},
+    ]
+
+    with pytest.raises(EditRefused, match=r"operation 6, copy '/c', .*copies more than twice"):
+        edited(payload, there_and_back * 20, ANY, MIB)
+
+    assert edited(payload, there_and_back, ANY, MIB) == payload
+
+
+def test_what_was_copied_is_another_value_with_every_digit() -> None:
+    twice: Patch = [
+        {"op": "copy", "from": "/a", "path": "/b"},
+        {"op": "add", "path": "/b/0/c", "value": 1},
+    ]
+
+    assert edited('{"a":[{"n":1.10}]}', twice, ANY, MIB) == (
+        '{"a":[{"n":1.10}],"b":[{"n":1.10,"c":1}]}'
+    )

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.cloudevents import parse_binary, parse_structured
+from app.domain.json_scan import depth_of
 from app.domain.json_text import (
-    depth_of,
     has_more_elements,
     has_repeated_names,
     json_problem,

@@ -230,7 +230,7 @@ def test_a_new_subscription_is_seen_within_the_cache_time(
             receipt(acceptor.accept([submission(str(next(ids)), type_="new.kind")])[0]).runs
         )
 
-    until(has_started, deadline_s=3, what="the subscription to be seen")
+    until(has_started, deadline_s=10, what="the subscription to be seen")
 
 
 def test_refusals_and_duplicates_are_counted_beside_the_books(

@@ -310,7 +310,7 @@ def test_a_slow_async_step_delays_none_of_its_neighbours(engine: Engine, hands: 
             {"slow": slow[0]},
         ).one()
     assert spread[0] > 1.0, "the slow one was settled later, by itself"
-    assert spread[1] < 0.5, "and the fast ones did not wait for it"
+    assert spread[1] < 1.0, "and the fast ones did not wait for it"
 
 
 def test_a_run_is_busy_with_its_own_steps_and_not_with_those_of_its_neighbours(
@@ -324,15 +324,15 @@ def test_a_run_is_busy_with_its_own_steps_and_not_with_those_of_its_neighbours(
     async def holding(event: Event[Any]) -> None:
         await hold(event.data)
         await hold(0)
-        await note_later("waits for somebody else", 0.1)
+        await note_later("waits for somebody else", 1.0)
 
-    slow, fast = add_runs(engine, 1, data="0.05"), add_runs(engine, 30, data="0")
+    slow, fast = add_runs(engine, 1, data="0.4"), add_runs(engine, 30, data="0")
     claimed = hands(holding).claim(slow + fast)
     hands(holding).execute(claimed)
 
     busy_s = {run_id: one.busy_s for run_id, one in claimed.executions.items()}
-    assert 0.05 <= busy_s[slow[0]] < 0.1
-    assert 0 < sum(busy_s[run_id] for run_id in fast) / len(fast) < 0.005
+    assert 0.4 <= busy_s[slow[0]] < 1.0
+    assert 0 < sum(busy_s[run_id] for run_id in fast) / len(fast) < 0.2
 
 
 def test_a_run_over_its_workflows_limit_fails(engine: Engine, hands: Hands) -> None:

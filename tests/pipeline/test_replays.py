@@ -491,7 +491,7 @@ def test_the_rate_is_kept_whoever_works(engine: Engine) -> None:
 
     seconds = time.monotonic() - begun
     assert told(engine, id_).replayed <= 1 + 20 * seconds
-    assert 0.8 < seconds < 5
+    assert 0.8 < seconds < 20
 
 
 def test_paused_nothing_moves_resumed_it_goes_on_and_aborted_it_never_does(engine: Engine) -> None:

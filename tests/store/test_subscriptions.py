@@ -137,7 +137,7 @@ def test_old_releases_cost_nothing(engine: Engine) -> None:
             assert len(read(tx)) == 100
             took.append(time.monotonic() - began)
 
-    assert min(took) < 0.03
+    assert min(took) < 0.1
 
 
 def test_only_the_newest_versions_are_kept_and_those_that_say_what_is_older(

@@ -9,7 +9,7 @@ T = TypeVar("T")
 _POLL_S = 0.01
 
 
-def until(condition: Callable[[], T], deadline_s: float = 10.0, what: str = "the condition") -> T:
+def until(condition: Callable[[], T], deadline_s: float = 30.0, what: str = "the condition") -> T:
     """The first truthy value of `condition()`, asked every 10 ms.
 
     AssertionError, with `what` and the last value seen, when the deadline passes without one.

@@ -1,0 +1,115 @@
+"""What a JSON text of megabytes is like, found without an object for each of its parts.
+
+A decoder makes a list of each bracket and takes a tenth of a second for a hostile MiB. Here all of
+it is done by functions of `bytes` and `int`, whose time is linear and small.
+"""
+
+import re
+from array import array
+from collections.abc import Iterator
+from itertools import accumulate, chain, islice
+
+import msgspec
+
+_GROUP = 8  # brackets that are looked at together
+# Brackets as binary digits, and all that is none.
+_DIGITS, _NO_BRACKETS = bytes.maketrans(b"[{]}", b"1100"), bytes(set(range(256)) - set(b"[{]}"))
+
+
+def _rise_of(brackets: int) -> tuple[int, int]:
+    """How much deeper it is after these eight brackets, and at most within them."""
+    steps = [1 if brackets >> bit & 1 else -1 for bit in reversed(range(_GROUP))]
+    depths = list(accumulate(steps))
+    return depths[-1], max(0, *depths)
+
+
+_RISES = [_rise_of(brackets) for brackets in range(1 << _GROUP)]
+_AFTER = bytes(after % 256 for after, _ in _RISES)  # as signed bytes
+_WITHIN = bytes(within for _, within in _RISES)
+
+# A number may be too large for a double, or for an int of Python, only where there is one of these.
+# Below: 108 digits and e199 are 1e307.
+_AS_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG, _HIGH = b"0" * 108, b"e000"
+_HIGH_EXPONENT = re.compile(rb"e\+?0*(?:[1-9][0-9]{3}|[2-9][0-9]{2})").finditer
+_SCALARS = bytes.maketrans(b"[]{}:, \t\rE", b"\n\n\n\n\n\n\n\n\ne")
+# Each takes a decoder, and the worker's too, as long as a hundred others.
+LARGE_MAX = 1_000
+_DOUBLE_DIGITS = 108  # and more with an exponent
+INT_DIGITS_MAX = 4_300  # Python's own limit
+_decode = msgspec.json.Decoder().decode
+
+
+def may_be_deeper(raw: bytes, depth_max: int) -> bool:
+    """False: surely not. It takes no time."""
+    return raw.count(b"[") + raw.count(b"{") > depth_max
+
+
+def may_have_large_numbers(text: bytes) -> bool:
+    """False: surely none that `number_problem` would speak of. It takes no time."""
+    zeros = text.translate(_AS_ZEROS, b"+")
+    return _HIGH in zeros or _LONG in zeros
+
+
+def outside_of_strings(raw: bytes) -> bytes:
+    """The text without its strings, each of which was where there is a newline now."""
+    if b'"' not in raw:
+        return raw
+    if b"\\" in raw:  # so that each quote begins or ends a string
+        raw = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    return b"\n".join(raw.split(b'"')[::2])
+
+
+def depth_of(raw: bytes) -> int:
+    """How deep its lists and objects are nested."""
+    return depth_of_brackets(outside_of_strings(raw))
+
+
+def depth_of_brackets(outside: bytes) -> int:
+    """The same of what is outside of its strings."""
+    digits = outside.translate(_DIGITS, _NO_BRACKETS)
+    if not digits:
+        return 0
+    digits += b"0" * (-len(digits) % _GROUP)
+    # Powers of two as a base are linear, and have no limit of digits.
+    groups = int(digits, 2).to_bytes(len(digits) // _GROUP, "big")
+    depths: Iterator[int] = accumulate(array("b", groups.translate(_AFTER)), initial=0)
+    return max(map(int.__add__, depths, groups.translate(_WITHIN)))
+
+
+def number_problem(outside: bytes) -> str | None:
+    """What is wrong with a number, of what is outside of the strings of valid JSON, or None."""
+    if not may_have_large_numbers(outside):
+        return None
+    scalars = outside.translate(_SCALARS)
+    high = [found.start() for found in islice(_HIGH_EXPONENT(scalars), LARGE_MAX + 1)]
+    if len(high) > LARGE_MAX:
+        return f"not usable: more than {LARGE_MAX:,} numbers are beyond 1e200"
+    for at in chain(high, _long_numbers(scalars)):
+        try:
+            _decode(_line_at(scalars, at))
+        except msgspec.DecodeError:
+            return "not usable: a number is out of range"
+    return None
+
+
+def _long_numbers(scalars: bytes) -> Iterator[int]:
+    """Where those are that have more digits than an int, or a double, may have."""
+    zeros = scalars.translate(_AS_ZEROS)
+    at = zeros.find(_LONG)
+    while at >= 0:
+        end = _end_of_line(scalars, at)
+        number = _line_at(scalars, at).removeprefix(b"-")
+        whole = len(number.partition(b".")[0])
+        if whole > (INT_DIGITS_MAX if number.isdigit() else _DOUBLE_DIGITS):
+            yield at
+        at = zeros.find(_LONG, end)
+
+
+def _line_at(lines: bytes, at: int) -> bytes:
+    return lines[lines.rfind(b"\n", 0, at) + 1 : _end_of_line(lines, at)]
+
+
+def _end_of_line(lines: bytes, at: int) -> int:
+    end = lines.find(b"\n", at)
+    return len(lines) if end < 0 else end
