@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-again test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -117,27 +117,10 @@ test: setup chromium pgbouncer
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going $(SYNCED) test-platforms test-others
 
 test-platforms:
-	@rm -f .pytest_cache/platforms/passed
-	$(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/platforms $(PLATFORMS)
-	@touch .pytest_cache/platforms/passed
+	$(BIN)/python -m pytest -q -p no:cacheprovider $(PLATFORMS)
 
 test-others:
-	@rm -f .pytest_cache/others/passed
-	$(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/others $(addprefix --ignore=,$(PLATFORMS))
-	@touch .pytest_cache/others/passed
-
-# What failed in `make test` once more, with the machine for itself. A half that came to no end has
-# no list of what failed, and fails here.
-test-again:
-	@for half in platforms others; do \
-	    cache=.pytest_cache/$$half; \
-	    [ -e $$cache/passed ] && continue; \
-	    echo "FAILED BESIDE OTHERS, run again alone ($$half):"; \
-	    cat $$cache/v/cache/lastfailed || exit 1; \
-	    echo; \
-	    $(BIN)/python -m pytest -q -o cache_dir=$$cache --last-failed --last-failed-no-failures none \
-	        || exit 1; \
-	done
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(PLATFORMS))
 
 test-slow: setup chromium pgbouncer
 	$(BIN)/pytest -q -m slow

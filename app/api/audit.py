@@ -12,7 +12,7 @@ from app.api.auth import Author, may_see_payloads, require
 from app.api.documented import answers
 from app.api.problems import Problem
 from app.domain.scopes import Scope
-from app.store.audit import AuditEntry, AuditFilter, AuditPage, entry, page, redacted
+from app.store.audit import AuditEntry, AuditFilter, AuditPage, entry, has, page, redacted
 from app.store.transactions import open_autocommit
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def list_audit(
     )
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
+        if cursor is not None and not has(tx, cursor):
+            raise Problem(400, "invalid-request", f"no page ended with {cursor}: it is no entry")
         found = page(tx, wanted, cursor=cursor, limit=limit)
     if not may_see_payloads(author):
         found.items = [redacted(row) for row in found.items]

@@ -22,6 +22,7 @@ from starlette.types import Scope as AsgiScope
 
 from app.api.auth_failures import AuthFailures
 from app.api.problems import Problem
+from app.api.queries import check_query
 from app.api.refusals import Refusals, route_of
 from app.domain.key_limits import KeyLimits
 from app.domain.local_names import is_host, is_local, is_loopback
@@ -192,14 +193,18 @@ def check_scope(author: Author, scope: str) -> Author:
 def require(scope: str, *, is_audited: bool = False) -> Callable[[Request], Awaitable[Author]]:
     """A FastAPI dependency: the Author of the request, who may do what `scope` names.
 
-    A refusal of a call that changes something leaves an audit row; `is_audited`: of any other too.
+    After that, its query is checked: a parameter that its route does not take is a 400 Problem. A
+    refusal of a call that changes something leaves an audit row; `is_audited`: of any other too.
     """
 
     async def author(request: Request) -> Author:
         author = author_at(request.scope)
         if request.method not in _SAFE or is_audited:
-            return await check_asked(request, author, scope)
-        return check_scope(author, scope)
+            await check_asked(request, author, scope)
+        else:
+            check_scope(author, scope)
+        check_query(request)
+        return author
 
     return author
 

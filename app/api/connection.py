@@ -91,6 +91,9 @@ class ApiConnection(HttpToolsProtocol):
             return None
         cycle.keep_alive = False
         self._is_deaf = True
+        for asked in (self._running, *(waiting for waiting, _ in self.pipeline)):
+            if asked is not None:
+                cast(_Cycle, asked).hear_no_more()
         return True
 
     def pause_writing(self) -> None:
@@ -345,6 +348,22 @@ class _Cycle(RequestResponseCycle):
     def __init__(self, connection: ApiConnection, **options: Any) -> None:
         super().__init__(**options)
         self._connection = connection
+        self._is_told = self._has_ended = False
+
+    def hear_no_more(self) -> None:
+        """The client sends no more: it has perhaps gone, and is waited with no longer."""
+        self._has_ended = True
+        self.message_event.set()
+
+    async def receive(self) -> Any:
+        """See uvicorn; after the whole request the end of what the client sends is a disconnect."""
+        if self._is_told and self._has_ended:
+            return {"type": "http.disconnect"}
+        message = await super().receive()
+        if self._is_told and self._has_ended:
+            return {"type": "http.disconnect"}
+        self._is_told = not message.get("more_body", False)
+        return message
 
     async def send(self, message: Any) -> None:
         """See uvicorn; the connection ends after the answer if the request has not come whole."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.asked import body_of, decoded
+from app.api.asked import IdText, body_of, decoded
 from app.api.auth import Author, check_asked, require
 from app.api.bounds import check_bounds
 from app.api.documented import answers, content
@@ -17,6 +17,7 @@ from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.replay_bodies import patch_of
 from app.api.replays import refusing
+from app.api.run_answers import no_such_run
 from app.domain.edits import replacing
 from app.domain.json_text import json_problem
 from app.domain.scopes import Scope
@@ -70,7 +71,7 @@ class EditAsked(msgspec.Struct, forbid_unknown_fields=True):
 )
 async def edit_run(
     request: Request,
-    run_id: str,
+    run_id: IdText,
     author: _Editor,
     if_match: Annotated[
         str | None, Header(description="The ETag of the run, as GET /v1/runs/{run_id} gave it")
@@ -89,7 +90,7 @@ async def edit_run(
     asked = decoded(body, EditAsked)
     id_ = canonical(run_id)
     if id_ is None:
-        raise _not_found(run_id)
+        raise no_such_run(run_id)
     if if_match is None:
         raise Problem(
             428,
@@ -141,7 +142,7 @@ async def edit_run(
 )
 def read_edit(
     request: Request,
-    run_id: str,
+    run_id: IdText,
     _reader: Annotated[Author, Depends(require(Scope.RUNS_READ))],
     _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ, is_audited=True))],
 ) -> Response:
@@ -153,7 +154,3 @@ def read_edit(
     if found is None:
         raise Problem(404, "not-found", f"no edit made a run {run_id!r}")
     return Response(msgspec.json.encode(found), media_type=_JSON)
-
-
-def _not_found(run_id: str) -> Problem:
-    return Problem(404, "not-found", f"there is no run {run_id!r}")

@@ -1,26 +1,22 @@
-"""`POST /v1/events`: CloudEvents in the three content modes. `GET /v1/events`: one as it was sent.
+"""`POST /v1/events`: CloudEvents in the three content modes. Reading them: app/api/event_reads.py.
 
-The posting side is plain ASGI, without framework, models or injection: it is the hot path. Its
+It is plain ASGI, without framework, models or injection: it is the hot path. Its
 documentation is in `app/api/openapi.py`.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
-from sqlalchemy import Text, cast, select
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.auth import Author, author_at, check_asked, may_see_payloads, require
+from app.api.auth import Author, author_at, check_asked
 from app.api.bodies import BodyReader, Disconnected, too_large
 from app.api.bounds import events_within
 from app.api.methods import EVENTS_PATH
 from app.api.parsing import parse_batch_beside, read_beside
 from app.api.problems import MEDIA_TYPE, Problem, problem_of
+from app.api.queries import check_no_query
 from app.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
 from app.api.services import Services
 from app.api.throttle import Throttle
@@ -38,12 +34,7 @@ from app.domain.receipts import EventForbidden, Receipt
 from app.domain.scopes import Scope as KeyScope
 from app.domain.scopes import allows
 from app.pipeline.accept_list import Submission
-from app.store import ledger
-from app.store.tables import events
-from app.store.transactions import open_autocommit
 from app.telemetry import events_refused
-
-router = APIRouter()
 
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
@@ -97,6 +88,7 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
     author = author_at(scope)
     if not allows(author.scopes, KeyScope.EVENTS_WRITE):
         await check_asked(Request(scope), author, KeyScope.EVENTS_WRITE)
+    check_no_query(scope["query_string"])
     mode = mode_of(content_type, (name for name, _ in headers))
     bodies: BodyReader = scope["app"].state.bodies
     if mode is Mode.BATCH:
@@ -165,80 +157,3 @@ def _problem_of(services: Services, error: Exception) -> Problem:
 def _count_refused(services: Services, reason: str, count: int) -> None:
     events_refused.labels(reason).inc(count)
     services.acceptor.count_refused(count)
-
-
-class EventDocument(msgspec.Struct, omit_defaults=True):
-    """An accepted event as it was sent, with the runs it started.
-
-    `data` is the JSON value; content that is not JSON is in `data_base64`. `redacted`: the key may
-    not see payloads, so `data` and `extensions` are left out.
-    """
-
-    event: str
-    source: str
-    id: str
-    type: str
-    accepted_at: datetime
-    unrouted: bool
-    runs: list[Any]
-    subject: str | None = None
-    time: str | None = None
-    datacontenttype: str | None = None
-    dataschema: str | None = None
-    traceparent: str | None = None
-    extensions: msgspec.Raw | None = None
-    data: msgspec.Raw | None = None
-    data_base64: str | None = None
-    redacted: bool = False
-
-
-@router.get(EVENTS_PATH, summary="Read an event by its identity", tags=["events"])
-def read_event(
-    request: Request,
-    source: Annotated[str, Query(description="The event's source", min_length=1)],
-    id: Annotated[str, Query(description="The event's id, as sent", min_length=1)],  # noqa: A002
-    author: Annotated[Author, Depends(require(KeyScope.RUNS_READ, is_audited=True))],
-) -> Response:
-    """The event with this source and id, as it was sent, and the runs it started."""
-    services: Services = request.app.state.services
-    if "\x00" in source + id:
-        raise Problem(400, "invalid-request", "NUL is in no identity")
-    document = _find_event(services, source, id)
-    if document is None:
-        raise Problem(404, "no-such-event", f"no event {id!r} from {source!r} was accepted")
-    if not may_see_payloads(author):
-        document.data = document.data_base64 = document.extensions = None
-        document.redacted = True
-    return Response(_encode(document), media_type="application/json")
-
-
-def _find_event(services: Services, source: str, id_: str) -> EventDocument | None:
-    c = events.c
-    with open_autocommit(services.engine) as tx:
-        known = ledger.known(tx, [(source, id_)]).get((source, id_))
-        if known is None:
-            return None
-        columns = [c.type, c.accepted_at, c.unrouted, c.subject, c.time, c.datacontenttype]
-        columns += [c.dataschema, c.traceparent, c.data_binary]
-        texts = [cast(c.data, Text).label("data"), cast(c.extensions, Text).label("extensions")]
-        row = tx.execute(select(*columns, *texts).where(c.id == known.event_id)).one_or_none()
-    if row is None:
-        return None
-    binary = row.data_binary
-    return EventDocument(
-        known.event_id,
-        source,
-        id_,
-        row.type,
-        row.accepted_at,
-        row.unrouted,
-        known.runs,
-        row.subject,
-        row.time,
-        row.datacontenttype,
-        row.dataschema,
-        row.traceparent,
-        None if row.extensions is None else msgspec.Raw(row.extensions.encode()),
-        None if row.data is None else msgspec.Raw(row.data.encode()),
-        None if binary is None else b64encode(binary).decode(),
-    )

@@ -19,7 +19,16 @@ from app.api.problems import Problem
 from app.domain.groups import GroupKind, GroupState
 from app.domain.scopes import Scope
 from app.pipeline.groups import Moved, Noted, NotMoved, NoVersion, ignore, note, reopen, resolve
-from app.store.group_reads import GroupFilter, GroupPage, GroupStory, Order, page, redact, story
+from app.store.group_reads import (
+    GroupFilter,
+    GroupPage,
+    GroupStory,
+    Order,
+    has,
+    page,
+    redact,
+    story,
+)
 from app.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -146,9 +155,13 @@ def list_failures(
         since=utc(since),
         is_empty=empty,
     )
+    after = storable("cursor", cursor)
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
-        found = page(tx, wanted, order, cursor=storable("cursor", cursor), limit=limit)
+        if after is not None and not has(tx, after):
+            detail = "cursor must be what a page before gave as its next, and is no group"
+            raise Problem(400, "invalid-request", detail)
+        found = page(tx, wanted, order, cursor=after, limit=limit)
     if not may_see_payloads(author):
         for row in found.items:
             redact(row)

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.auth import require
+from app.api.documented import answers
 from app.api.looks import Looks
 from app.domain.scopes import Scope
 
@@ -16,14 +17,41 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["health"])
 
+_READY = {
+    "status": "ready",
+    "checks": {"database": "ok", "schema": "ok", "writer": "ok", "clock": "ok", "broker": "ok"},
+}
 
-@router.get("/livez", summary="Is the process alive")
+
+class Liveness(msgspec.Struct):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(msgspec.Struct):
+    """Whether events can be accepted, and each thing that this needs."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+@router.get(
+    "/livez",
+    summary="Is the process alive",
+    responses=answers("It is", Liveness, {"status": "alive"}),
+)
 async def livez() -> Response:
     """200 while the process answers."""
     return Response(b'{"status":"alive"}', media_type="application/json")
 
 
-@router.get("/readyz", summary="Can events be accepted")
+@router.get(
+    "/readyz",
+    summary="Can events be accepted",
+    responses=answers("They can", Readiness, _READY)
+    | answers("They cannot", Readiness, {"status": "leaving", "checks": {}}, status=503),
+)
 async def readyz(request: Request) -> Response:
     """200 when the database can write and has the schema this code needs; the broker is only shown.
 
@@ -60,6 +88,12 @@ def _not_ready(body: dict[str, Any]) -> Response:
     summary="Prometheus metrics",
     response_class=PlainTextResponse,
     dependencies=[Depends(require(Scope.METRICS_READ))],
+    responses={
+        200: {
+            "description": "In Prometheus' text format",
+            "content": {"text/plain": {"example": "veltrix_unaccounted 0.0\n"}},
+        }
+    },
 )
 def metrics() -> Response:
     """The metrics of this process in Prometheus' text format. Needs the scope `metrics:read`.

@@ -137,7 +137,9 @@ def _text_of(response: Response) -> str:
 
 
 def _digest(request: Request, body: bytes) -> bytes:
-    head = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    """Of what is to be done; how long its caller waits for the outcome is no part of that."""
+    query = [one for one in request.url.query.split("&") if one.partition("=")[0] != "wait_s"]
+    head = f"{request.method} {request.url.path}?{'&'.join(query)}\n".encode()
     return blake2b(head + body, digest_size=16).digest()
 
 

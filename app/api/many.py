@@ -15,6 +15,7 @@ from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
 from app.api.problems import Problem
+from app.domain.ids import Id
 from app.domain.scopes import Scope
 from app.domain.states import RunState
 from app.pipeline.many import IDS_MAX, Action, Asked, NotDone, act
@@ -28,14 +29,14 @@ _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
-class Filter(msgspec.Struct, forbid_unknown_fields=True):
+class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
     """Runs that fit every condition; `since` <= time of acceptance < `until`."""
 
     state: RunState | None = None
     workflow: _Word | None = None
     queue: _Word | None = None
     key: _Word | None = None
-    event: _Word | None = None
+    event: Id | None = None
     fingerprint: _Word | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -45,8 +46,8 @@ class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`ids`, a `filter`, or `all`; and why: the reason is kept with each run."""
 
     reason: _Word
-    ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)] | None = None
-    filter: Filter | None = None
+    ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
+    filter: RunsFilter | None = None
     all: bool = False
 
 
@@ -140,7 +141,7 @@ def _asked(body: ManyAsked, action: Action, author: Author) -> Asked:
     )
 
 
-def _filter_of(fits: Filter) -> RunFilter:
+def _filter_of(fits: RunsFilter) -> RunFilter:
     for name in ("workflow", "queue", "key", "fingerprint"):
         storable(name, getattr(fits, name))
     return RunFilter(

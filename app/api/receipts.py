@@ -5,8 +5,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from app.api.documented import Either
 from app.api.problems import Problem, unavailable
 from app.domain.event_checks import BadEvent
+from app.domain.ids import Id
 from app.domain.receipts import (
     AcceptUnavailable,
     EventConflict,
@@ -26,7 +28,7 @@ class ReceiptItem(msgspec.Struct, kw_only=True):
     status: int = 202
     id: str
     source: str
-    event: str
+    event: Id
     runs: list[StartedRun]
     duplicate: bool
 
@@ -50,6 +52,9 @@ class BatchAnswer(msgspec.Struct):
     def may_retry(self) -> bool:
         """Some items were not committed for want of the database: sending them again is right."""
         return any(isinstance(item, dict) and item["status"] == 503 for item in self.items)
+
+
+ReceiptOrBatch = Either("ReceiptOrBatch", (Receipt, BatchAnswer))
 
 
 def batch_answer(answers: list[Receipt | Unanswered]) -> BatchAnswer:

@@ -8,6 +8,7 @@ import msgspec
 from app.api.asked import storable, utc
 from app.api.problems import Problem
 from app.domain.edits import Patch, PatchInvalid, read_patch
+from app.domain.ids import Id
 from app.pipeline.previews import PREVIEW_RUNS_MAX
 from app.store.actions import canonical
 from app.store.replay_plans import Selection
@@ -16,7 +17,7 @@ IDS_MAX = 10_000
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 
 
-class Filter(msgspec.Struct, forbid_unknown_fields=True):
+class FailedRunsFilter(msgspec.Struct, forbid_unknown_fields=True):
     """Failed runs that fit every condition; `since` <= time of acceptance < `until`."""
 
     workflow: _Word | None = None
@@ -30,9 +31,9 @@ class Filter(msgspec.Struct, forbid_unknown_fields=True):
 class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which failed runs: `ids`, a `group` (its fingerprint), a `filter`, or `all`."""
 
-    ids: Annotated[list[str], msgspec.Meta(max_length=IDS_MAX)] | None = None
+    ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
     group: _Word | None = None
-    filter: Filter | None = None
+    filter: FailedRunsFilter | None = None
     all: bool = False
     patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 

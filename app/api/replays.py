@@ -5,12 +5,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.asked import body_of, decoded, id_of
+from app.api.asked import IdText, body_of, decoded, id_of
 from app.api.auth import Author, check_asked, require
 from app.api.bounds import check_bounds
 from app.api.documented import answers, content
@@ -27,6 +27,7 @@ from app.api.replay_bodies import (
     patch_of,
     selection_of,
 )
+from app.api.suggestions import nowhere
 from app.domain.replays import Options, ReplayedState, ReplayRefused, ReplayState, Verb
 from app.domain.scopes import Scope, allows
 from app.pipeline.previews import Previews, preview
@@ -202,7 +203,7 @@ def list_replays(
     summary="A replay: its plan and how far it is",
     responses=answers("The replay as it is now", ReplayStory, STORY, 404, 503),
 )
-def read_replay(request: Request, replay_id: str, author: _Reader) -> Response:
+def read_replay(request: Request, replay_id: IdText, author: _Reader) -> Response:
     """`planned` = left + `skipped` + `replayed`; `replayed` = outcomes + what is open.
 
     What was asked for, and its patch, are told to who may see payloads (`payloads:read`).
@@ -246,7 +247,7 @@ def read_replay(request: Request, replay_id: str, author: _Reader) -> Response:
 )
 def list_replay_runs(
     request: Request,
-    replay_id: str,
+    replay_id: IdText,
     state: ReplayedState | None = None,
     cursor: _Cursor = None,
     limit: _Limit = 50,
@@ -262,24 +263,60 @@ def list_replay_runs(
     return _read(request, read)
 
 
-@router.post(
-    "/v1/replays/{replay_id}/{verb}",
-    summary="Start, pause, resume or abort a replay",
-    responses=answers(
-        "The replay as it is now", ReplayStory, STORY, *(400, 404, 409, 413, 422, 503)
-    ),
-    openapi_extra={
-        "requestBody": {"required": True, "content": content(Why, {"reason": "the plan is right"})}
-    },
-)
-async def act_on_replay(
-    request: Request, replay_id: str, verb: Verb, author: _Operator
-) -> Response:
-    """When a pause or abort is answered nothing of it moves any more; what was moved goes on.
+def _documented(verb: Verb, reason: str) -> dict[str, Any]:
+    return {
+        "path": f"/v1/replays/{{replay_id}}/{verb}",
+        "responses": answers(
+            "The replay as it is now", ReplayStory, STORY, *(400, 404, 409, 413, 422, 503)
+        ),
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": content(Why, {"reason": reason})}
+        },
+    }
 
-    A resume after a stop begins with another canary, if it has one. 409 names the state in which
-    this cannot be done. Takes an `Idempotency-Key`.
+
+@router.post(**_documented(Verb.START, "the plan is right"), summary="Start a planned replay")
+async def start_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """409 names the state in which this cannot be done. Takes an `Idempotency-Key`."""
+    return await _act(request, replay_id, Verb.START, author)
+
+
+@router.post(**_documented(Verb.PAUSE, "payments are slow"), summary="Pause a replay")
+async def pause_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """When it is answered nothing of it moves any more; what was moved goes on.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
     """
+    return await _act(request, replay_id, Verb.PAUSE, author)
+
+
+@router.post(**_documented(Verb.RESUME, "they are quick again"), summary="Resume a replay")
+async def resume_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """After a stop it begins with another canary, if it has one.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
+    """
+    return await _act(request, replay_id, Verb.RESUME, author)
+
+
+@router.post(**_documented(Verb.ABORT, "it was the wrong group"), summary="Abort a replay")
+async def abort_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """When it is answered nothing of it moves any more; what was moved goes on.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
+    """
+    return await _act(request, replay_id, Verb.ABORT, author)
+
+
+@router.post("/v1/replays/{replay_id}/{verb}", include_in_schema=False)
+async def refuse_verb(
+    _replay_id: Annotated[str, Path(alias="replay_id")], verb: str, _author: _Operator
+) -> Response:
+    """There are no others than those before."""
+    raise Problem(400, "invalid-request", nowhere("verb", verb, list(Verb)))
+
+
+async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> Response:
     body = await body_of(request)
     asked = decoded(body, Why)
     services: Services = request.app.state.services

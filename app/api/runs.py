@@ -1,9 +1,8 @@
 """`/v1/runs`: what became of runs, and what operators and callers may do to them."""
 
-from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,23 +10,23 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.asked import body_of, decoded, id_of, storable, utc
-from app.api.auth import Author, may_see_payloads, require
+from app.api.asked import IdText, body_of, decoded, id_of, storable, utc
+from app.api.auth import Author, require
 from app.api.bounds import check_bounds
 from app.api.documented import answers, content
 from app.api.idempotency import answer_once
-from app.api.outcomes import OutcomeWatch
+from app.api.outcomes import WaitS, check_wait, outcomes_of
 from app.api.problems import Problem
+from app.api.run_answers import RUN, RUN_ID, STORY, answer_of, no_such_run, read_story
 from app.api.throttle import Throttle
+from app.domain.ids import Id
 from app.domain.replays import Mode
 from app.domain.states import OPEN, RunState
 from app.pipeline.cancel import Cancelled, CancelRequested, cancel
 from app.pipeline.replay import Replayed, replay_now
-from app.pipeline.replays import tag_text
-from app.store.actions import canonical
-from app.store.reads import RunFilter, RunPage, page, settled
-from app.store.stories import RunStory, redact, story
-from app.store.transactions import open_autocommit, transaction
+from app.store.reads import RunFilter, RunPage, page
+from app.store.stories import RunStory
+from app.store.transactions import open_autocommit
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -54,83 +53,20 @@ class CancelAsked(msgspec.Struct, forbid_unknown_fields=True):
 class ReplayAnswer(msgspec.Struct):
     """The run is queued again, with `steps_kept` entries of its journal, by this replay."""
 
-    id: str
+    id: Id
     state: RunState
     generation: int
     steps_kept: int
-    replay: str | None
+    replay: Id | None
 
 
 class CancelAnswer(msgspec.Struct):
     """`cancelled`; or still `running`, until the worker that holds it comes to its next step."""
 
-    id: str
+    id: Id
     state: RunState
 
 
-_RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
-_RUN: dict[str, Any] = {
-    "id": _RUN_ID,
-    "event": "01990f2e-7c4b-7a10-9d3e-5b0c3c000000",
-    "workflow": "fulfil_order",
-    "queue": "orders",
-    "state": "succeeded",
-    "key": "order-42",
-    "generation": 0,
-    "attempt": 1,
-    "claims": 1,
-    "code_version": "3f2a9c",
-    "reason": None,
-    "failed_step": None,
-    "fingerprint": None,
-    "started_at": "2026-01-31T12:00:00.000Z",
-    "due_at": None,
-    "claimed_at": "2026-01-31T12:00:00.002Z",
-    "settled_at": "2026-01-31T12:00:00.004Z",
-    "cancel_requested_at": None,
-    "created_by": None,
-    "worker_id": "veltrix@host/1",
-    "delivery_id": _RUN_ID,
-    "origin_run_id": None,
-    "parent_run_id": None,
-    "alone": False,
-    "crashes": 0,
-    "priority": 0,
-    "payload_bytes": 31,
-    "archived_at": None,
-}
-_STORY: dict[str, Any] = {
-    **_RUN,
-    "cloudevent": {
-        "source": "/shop",
-        "id": "order-42-placed",
-        "type": "shop.order.placed",
-        "subject": "order-42",
-        "accepted_at": "2026-01-31T12:00:00.000Z",
-    },
-    "outcome": {"payment": "p-7"},
-    "steps": [
-        {
-            "generation": 0,
-            "position": "0",
-            "kind": "step",
-            "name": "charge",
-            "output": "p-7",
-            "output_bytes": 5,
-            "error": None,
-            "attempts": 1,
-            "recorded_at": "2026-01-31T12:00:00.004Z",
-            "began_at": "2026-01-31T12:00:00.003Z",
-            "took_ms": 1,
-            "arguments": [["order-42"], {}],
-            "arguments_cut": None,
-        }
-    ],
-    "failed_attempts": [],
-    "actions": [],
-    "edited_as": [],
-    "redacted": False,
-}
 _Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
 _Reader = Depends(require("runs:read"))
 _StoryReader = Annotated[Author, Depends(require("runs:read", is_audited=True))]
@@ -141,7 +77,7 @@ _Operator = Annotated[Author, Depends(require("runs:replay"))]
     "/v1/runs",
     summary="Runs, newest first",
     dependencies=[_Reader],
-    responses=answers("A page of runs", RunPage, {"items": [_RUN], "next": _RUN_ID}, 400, 503),
+    responses=answers("A page of runs", RunPage, {"items": [RUN], "next": RUN_ID}, 400, 503),
 )
 def list_runs(
     request: Request,
@@ -149,7 +85,7 @@ def list_runs(
     workflow: _Text = None,
     queue: _Text = None,
     key: _Text = None,
-    event: _Text = None,
+    event: IdText | None = None,
     fingerprint: _Text = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -182,40 +118,30 @@ def list_runs(
 @router.get(
     "/v1/runs/{run_id}",
     summary="A run: its state, steps, failed attempts and outcome",
-    responses=answers("The run as it is now", RunStory, _STORY, 400, 404, 429, 503),
+    responses=answers("The run as it is now", RunStory, STORY, 400, 404, 429, 503),
 )
 async def read_run(
     request: Request,
-    run_id: str,
+    run_id: IdText,
     author: _StoryReader,
-    wait_s: Annotated[
-        float, Query(ge=0, description="Wait so long for the outcome; then the run as it is")
-    ] = 0,
+    wait_s: WaitS = 0,
 ) -> Response:
-    """With `wait_s` the answer comes when the run is settled, or when the time is over.
+    """With `wait_s` the answer comes when the run is settled, the time is over, or the api ends.
 
     To a key without the scope `payloads:read` it comes `redacted`: outcome, arguments, outputs and
     errors of steps, messages and tracebacks are null.
     """
+    check_wait(request, wait_s)
     services: Services = request.app.state.services
-    if wait_s > services.settings.wait_s_max:
-        raise Problem(
-            400,
-            "wait-too-long",
-            f"wait_s is {wait_s:g}; this server waits for at most"
-            f" {services.settings.wait_s_max:g} s",
-        )
-    read = partial(_read_story, services.engine, run_id)
+    read = partial(read_story, services.engine, run_id)
     run = await run_in_threadpool(read)
     if wait_s > 0 and run.state in OPEN:
+        watch = outcomes_of(request)
         throttle: Throttle = request.app.state.throttle
-        with throttle.aside(author):
-            await _outcomes(request).wait(run.id, wait_s)
+        with throttle.aside(author), watch.place():
+            await watch.wait(run.id, wait_s, request.receive)
         run = await run_in_threadpool(read)
-    if not may_see_payloads(author):
-        redact(run)
-    tag = tag_text((run.generation, run.state, len(run.edited_as)))
-    return Response(msgspec.json.encode(run), media_type=_JSON, headers={"ETag": tag})
+    return answer_of(run, author)
 
 
 @router.post(
@@ -225,7 +151,7 @@ async def read_run(
         "The run is queued again",
         ReplayAnswer,
         {
-            "id": _RUN_ID,
+            "id": RUN_ID,
             "state": "queued",
             "generation": 1,
             "steps_kept": 2,
@@ -240,7 +166,7 @@ async def read_run(
         }
     },
 )
-async def replay_run(request: Request, run_id: str, author: _Operator) -> Response:
+async def replay_run(request: Request, run_id: IdText, author: _Operator) -> Response:
     """`failed_step` keeps what finished before it; `beginning` keeps nothing.
 
     Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
@@ -259,7 +185,7 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
     responses=answers(
         "The run is cancelled, or will be before its next step",
         CancelAnswer,
-        {"id": _RUN_ID, "state": "cancelled"},
+        {"id": RUN_ID, "state": "cancelled"},
         *(400, 404, 409, 413, 422, 503),
     ),
     openapi_extra={
@@ -269,23 +195,13 @@ async def replay_run(request: Request, run_id: str, author: _Operator) -> Respon
         }
     },
 )
-async def cancel_run(request: Request, run_id: str, author: _Operator) -> Response:
+async def cancel_run(request: Request, run_id: IdText, author: _Operator) -> Response:
     """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
     await check_bounds(request, author, run_ids=[run_id])
     body = await body_of(request)
     asked = decoded(body, CancelAsked)
     call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
-
-
-def _read_story(engine: Engine, run_id: str) -> RunStory:
-    id_ = canonical(run_id)
-    if id_ is not None:
-        with transaction(engine, snapshot=True) as tx:
-            run = story(tx, id_)
-        if run is not None:
-            return run
-    raise _not_found(run_id)
 
 
 def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -> Response:
@@ -310,27 +226,7 @@ def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
     return Response(msgspec.json.encode(told), media_type=_JSON)
 
 
-def _outcomes(request: Request) -> OutcomeWatch:
-    """The one watch of this api, made when the first request waits."""
-    state = request.app.state
-    if not hasattr(state, "outcomes"):
-        services: Services = state.services
-        look_up = partial(_settled, services.engine)
-        state.outcomes = OutcomeWatch(look_up, services.settings.wait_requests_max)
-    outcomes: OutcomeWatch = state.outcomes
-    return outcomes
-
-
-def _settled(engine: Engine, run_ids: Sequence[str]) -> Collection[str]:
-    with open_autocommit(engine) as tx:
-        return settled(tx, run_ids)
-
-
-def _not_found(run_id: str) -> Problem:
-    return Problem(404, "not-found", f"there is no run {run_id!r}")
-
-
 def _not_now(run_id: str, state: str | None, slug: str, rule: str) -> Problem:
     if state is None:
-        return _not_found(run_id)
+        return no_such_run(run_id)
     return Problem(409, slug, f"run {run_id} is {state}: {rule}", state=state)

@@ -17,13 +17,16 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from app.api import (
     audit,
     balance,
+    dead_letters,
     edits,
-    events,
+    event_reads,
     failures,
     health,
     many,
@@ -31,6 +34,8 @@ from app.api import (
     replays,
     runs,
     starts,
+    workers,
+    workflows,
 )
 from app.api.auth import KeyRing, are_keys_required
 from app.api.bodies import BodyReader
@@ -81,6 +86,11 @@ _ADMIN_KEY = Audited(
     request={"scopes": ["admin"]},
 )
 
+PARTS = (
+    *(event_reads, workflows, starts, many, runs, edits, failures, replays),
+    *(dead_letters, workers, audit, balance, health),
+)
+
 _log = logger("api")
 
 
@@ -120,11 +130,17 @@ def add_routes(app: FastAPI) -> None:
     """Give `app` everything it answers; its services may follow later."""
     app.router.routes.insert(0, Route(EVENTS_PATH, EventsEndpoint(), methods=["POST"]))
     app.router.routes.insert(1, Route("/openapi.json", Document(app).answer, methods=["GET"]))
-    for part in (events, starts, many, runs, edits, failures, replays, audit, balance, health):
-        app.include_router(part.router)
+    app.router.routes.insert(2, Route("/", _to_console, methods=["GET"]))
+    for part in PARTS:
+        # The names of the functions are those by which generated clients call them.
+        app.include_router(part.router, generate_unique_id_function=lambda route: route.name)
     app.mount(BASE, make_console(app.state))
     problems.install(app)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+
+
+async def _to_console(_request: Request) -> Response:
+    return RedirectResponse(f"{BASE}/", 307)
 
 
 def serve(settings: Settings) -> None:

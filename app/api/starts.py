@@ -1,41 +1,50 @@
-"""The task API: start a workflow by name with an input; and which workflows there are.
+"""The task API: start a workflow by name with an input, and wait for what becomes of it.
 
 A start is an event as well (source `/veltrix/starts/<workflow>`), accepted on the same path.
 """
 
 import re
+from collections.abc import Awaitable
 from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.api.auth import Author, require
+from app.api.auth import Author, check_asked, require
 from app.api.bodies import BodyReader, Disconnected, too_large
 from app.api.bounds import check_bounds
 from app.api.catalog import StartableWorkflow
-from app.api.idempotency import answer_once, item_id, key_of, own_key, single_id
+from app.api.idempotency import REPLAYED, answer_once, item_id, key_of, own_key, single_id
+from app.api.outcomes import WaitS, check_wait, outcomes_of
 from app.api.parsing import read_beside
 from app.api.problems import Problem
 from app.api.receipts import Unanswered, batch_answer, problem_of_event
+from app.api.run_answers import answer_of, read_story
 from app.api.services import Services
+from app.api.suggestions import misfit
 from app.api.throttle import Throttle
 from app.domain.attribute_values import is_time
 from app.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
 from app.domain.json_text import bad_json, has_more_elements, json_problem
 from app.domain.receipts import EventConflict, Receipt
 from app.domain.scopes import Scope
+from app.domain.states import OPEN
 from app.pipeline.accept_list import DirectStart, Submission
 from app.store.transactions import open_autocommit
+from app.telemetry import logger
 
 router = APIRouter(tags=["workflows"])
 
 DELAY_S_MAX = 10 * 366 * 86_400
 _JSON = "application/json"
 _LEAP_SECOND = re.compile(r":60(?=[.Zz+-])")
+
+_log = logger("api")
 
 
 class StartBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,38 +62,70 @@ _decode_inputs = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 
 @router.post("/v1/workflows/{name}/runs", summary="Start a workflow", status_code=202)
 async def start_workflow(
-    name: str, request: Request, author: Annotated[Author, Depends(require(Scope.EVENTS_WRITE))]
+    name: str,
+    request: Request,
+    author: Annotated[Author, Depends(require(Scope.EVENTS_WRITE))],
+    wait_s: WaitS = 0,
 ) -> Response:
     """Start one run with `input`, or one with each of `inputs`, now, at `start_at` or in `delay_s`.
 
     With an `Idempotency-Key` the same request again gets the same answer and starts nothing.
+    `wait_s` is for a start of one run, and needs the scope `runs:read` too: 200 with the run when
+    it is settled in time, else 202 with its receipt. The run goes on whoever waits for it.
     """
     services: Services = request.app.state.services
     await check_bounds(request, author, workflow=name)
+    if wait_s > 0:
+        check_wait(request, wait_s)
+        await check_asked(request, author, Scope.RUNS_READ)
     raw = await _read(request, services)
-    return await answer_once(request, author, raw, lambda: _start(request, author, name, raw))
+
+    def start() -> Awaitable[Response]:
+        return _start(request, author, name, raw)
+
+    if wait_s == 0:
+        return await answer_once(request, author, raw, start)
+    await _check_single(services, raw)
+    throttle: Throttle = request.app.state.throttle
+    with outcomes_of(request).place():
+        answer = await answer_once(request, author, raw, start)
+        with throttle.aside(author):
+            return await _outcome_of(request, author, answer, wait_s)
 
 
-@router.get("/v1/workflows", summary="List the workflows")
-async def list_workflows(
-    request: Request, _author: Annotated[Author, Depends(require(Scope.RUNS_READ))]
+async def _check_single(services: Services, raw: bytes) -> None:
+    """Raises a 400 Problem for a list of inputs: nobody waits for many runs."""
+    _, inputs = await read_beside(
+        len(raw), lambda: _body_of(raw, services.settings.batch_events_max)
+    )
+    if inputs is not None:
+        raise Problem(
+            400,
+            "invalid-request",
+            "wait_s waits for one run: leave it out where you send inputs, and ask for each with"
+            " GET /v1/runs/{run_id}?wait_s=",
+        )
+
+
+async def _outcome_of(
+    request: Request, author: Author, answer: Response, wait_s: float
 ) -> Response:
-    """Every workflow that can be started, the event types that start it, and its input schema."""
+    """The run that `answer` says was started, if it is settled in time; else that answer.
+
+    Whatever goes wrong with waiting and reading, the run is started, and that is said.
+    """
     services: Services = request.app.state.services
-    known = await services.catalog.workflows()
-    rows = [
-        {
-            "name": row.workflow,
-            "types": row.types,
-            "queue": row.queue,
-            "code_version": row.code_version,
-            "since": row.since,
-            "options": row.options,
-            "input_schema": row.input_schema,
-        }
-        for row in (known[name].subscription for name in sorted(known))
-    ]
-    return Response(msgspec.json.encode({"workflows": rows}), media_type=_JSON)
+    run_id = msgspec.json.decode(answer.body, type=Receipt).runs[0].id
+    try:
+        if await outcomes_of(request).wait(run_id, wait_s, request.receive):
+            run = await run_in_threadpool(read_story, services.engine, run_id)
+            if run.state not in OPEN:
+                kept = ("location", REPLAYED)
+                told = {name: answer.headers[name] for name in kept if name in answer.headers}
+                return answer_of(run, author, told)
+    except (Problem, SQLAlchemyError) as error:
+        _log.warning("start.unread", run_id=run_id, error=str(error).partition("\n")[0])
+    return answer
 
 
 async def _start(request: Request, author: Author, name: str, raw: bytes) -> Response:
@@ -211,7 +252,7 @@ def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] 
             raise too_large(f"more than the {inputs_max:,} inputs allowed")
         inputs = _inputs_of(body)
     except msgspec.ValidationError as error:
-        raise Problem(400, "invalid-request", str(error)) from None
+        raise Problem(400, "invalid-request", misfit(error, StartBody)) from None
     except (ValueError, RecursionError) as error:
         raise Problem(400, "bad-input", f"the body is {bad_json(raw, error)}") from None
     if inputs is not None and body.input:

@@ -10,6 +10,11 @@ the key.
 from collections.abc import Callable
 from hashlib import blake2b
 from threading import Lock
+from typing import Annotated
+
+import msgspec
+
+Id = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})]  # of ours, as text
 
 SUFFIX_HEX_LEN = 6
 _SUFFIX_ZERO = "0" * SUFFIX_HEX_LEN

@@ -10,11 +10,13 @@ AcceptUnavailable       nothing was taken: try again (503)
 
 import msgspec
 
+from app.domain.ids import Id
+
 
 class StartedRun(msgspec.Struct, frozen=True, gc=False):
     """One run that an event started."""
 
-    id: str
+    id: Id
     workflow: str
 
 
@@ -23,7 +25,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     source: str
-    event: str
+    event: Id
     runs: list[StartedRun]
     duplicate: bool
 

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from app.domain.edits import Origin, Patch, text_of
+from app.domain.ids import Id
 from app.domain.input_schema import InputSchema
 from app.domain.replays import Options
 from app.pipeline import edit
@@ -22,7 +23,7 @@ PREVIEW_BYTES_MAX = 8 * 1024 * 1024  # about; beyond it no more runs are shown
 class Preview(msgspec.Struct):
     """A payload before and after an edit; `refused` says why there is no after."""
 
-    run: str
+    run: Id
     workflow: str
     before: msgspec.Raw | None
     after: msgspec.Raw | None

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from app.domain.edits import Patch, text_of
+from app.domain.ids import Id
 from app.domain.replays import (
     ALLOWED,
     Options,
@@ -54,9 +55,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class EditedNow(msgspec.Struct):
     """The run that an edit made, of which event, in which replay, and the run it was made of."""
 
-    id: str
-    origin: str
-    replay: str
+    id: Id
+    origin: Id
+    replay: Id
     state: str = "queued"
 
 

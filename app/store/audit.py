@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection
 
+from app.domain.ids import Id
 from app.store.arrays import BoolArray, BytesArray, IntArray, TextArray
 from app.store.transactions import after_commit
 from app.telemetry import logger
@@ -64,7 +65,7 @@ class AuditRow(msgspec.Struct, kw_only=True):
 class AuditEntry(AuditRow, kw_only=True):
     """A row with its set, sorted; empty where there is the digest."""
 
-    run_ids: list[str]
+    run_ids: list[Id]
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +206,14 @@ def entry(tx: Connection, row_id: int) -> AuditEntry | None:
     if found is None:
         return None
     return AuditEntry(**_fields(found[:-1]), run_ids=found[-1])
+
+
+def has(tx: Connection, row_id: int) -> bool:
+    """Whether there is this row."""
+    found = tx.exec_driver_sql(
+        "select exists (select from audit where id = %(id)s)", {"id": row_id}
+    )
+    return bool(found.scalar_one())
 
 
 def later(

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.edits import Origin
+from app.domain.ids import Id
 from app.store import archive
 from app.store.arrays import IntArray, TextArray
 from app.store.subscriptions import QUEUE_NOW
@@ -24,10 +25,10 @@ class NewEdit(msgspec.Struct, gc=False):
 class EditStory(msgspec.Struct):
     """How a run was made from its origin: by whom, why, and the patch between their payloads."""
 
-    run: str
-    origin: str
+    run: Id
+    origin: Id
     origin_generation: int
-    replay: str
+    replay: Id
     author: str
     reason: str
     edited_at: datetime

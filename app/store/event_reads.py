@@ -22,7 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import Subquery
 
+from app.domain.ids import Id
 from app.domain.receipts import StartedRun
+from app.store import ledger
 from app.store.ledger import runs_of
 from app.store.startable import first_id_at
 from app.store.tables import events
@@ -33,7 +35,7 @@ ROWS_MAX = 100_000
 class EventRow(msgspec.Struct, kw_only=True):
     """An accepted event without its payload: a line of a list."""
 
-    event: str
+    event: Id
     source: str
     id: str
     type: str
@@ -45,10 +47,12 @@ class EventRow(msgspec.Struct, kw_only=True):
 class EventStory(EventRow, kw_only=True, omit_defaults=True):
     """An event as it was sent, with the runs it started.
 
-    `data` is the JSON value; content that is not JSON is in `data_base64`.
+    `data` is the JSON value; content that is not JSON is in `data_base64`. `redacted`: both, and
+    `extensions`, are left out for who may not see payloads.
     """
 
     runs: list[StartedRun]
+    subject: str | None = None
     time: str | None = None
     datacontenttype: str | None = None
     dataschema: str | None = None
@@ -56,6 +60,7 @@ class EventStory(EventRow, kw_only=True, omit_defaults=True):
     extensions: msgspec.Raw | None = None
     data: msgspec.Raw | None = None
     data_base64: str | None = None
+    redacted: bool = False
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +117,18 @@ def find(tx: Connection, event_id: str) -> EventStory | None:
         data=_raw(data),
         data_base64=None if binary is None else b64encode(binary).decode(),
     )
+
+
+def find_by_identity(tx: Connection, source: str, sender_id: str) -> EventStory | None:
+    """The event with this id of its sender's, or None if there is none."""
+    known = ledger.known(tx, [(source, sender_id)]).get((source, sender_id))
+    return None if known is None else find(tx, known.event_id)
+
+
+def redact(event: EventStory) -> None:
+    """Take out what the payload said."""
+    event.data = event.data_base64 = event.extensions = None
+    event.redacted = True
 
 
 def row_of(event: EventRow) -> EventRow:

@@ -55,7 +55,7 @@ APP: Mapping[str, tuple[str, ...]] = {
 _NOT_READ = {"sessions"}
 READ: Mapping[str, tuple[str, ...]] = {
     **{table: (_READ,) for table in APP if table not in _NOT_READ},
-    "api_keys": (f"select ({', '.join(name for name in api_keys.c.keys() if name != 'hash')})",),
+    "api_keys": (f"select ({', '.join(c.name for c in api_keys.columns if c.name != 'hash')})",),
 }
 
 _THERE = """

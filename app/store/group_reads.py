@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from app.domain.groups import GroupKind, GroupState
+from app.domain.ids import Id
 from app.domain.states import RunState
 from app.store.reads import RunFilter, RunRow
 from app.store.reads import page as runs_page
@@ -91,7 +92,7 @@ class GroupStory(GroupRow, kw_only=True):
     versions: list[SeenVersion]
     runs: list[RunRow]
     dead_letters: list[int]
-    events: list[str]
+    events: list[Id]
     notes: list[Note]
 
 
@@ -213,6 +214,12 @@ def page(
     for row in rows:
         row.by_hour = by_hour[row.id]
     return GroupPage(rows, rows[-1].id if len(rows) == limit else None)
+
+
+def has(tx: Connection, group_id: str) -> bool:
+    """Whether there is this group."""
+    asked = "select exists (select from failure_groups where id = %(id)s)"
+    return bool(tx.exec_driver_sql(asked, {"id": group_id}).scalar_one())
 
 
 def story(tx: Connection, group_id: str) -> GroupStory | None:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_c
 from sqlalchemy.sql.selectable import Subquery
 
 from app.domain.groups import UNGROUPED
-from app.domain.ids import runs_range
+from app.domain.ids import Id, runs_range
 from app.domain.states import OPEN, RunState
 from app.store.arrays import IntArray, TextArray
 from app.store.tables import runs
@@ -28,8 +28,8 @@ class RunRow(msgspec.Struct, kw_only=True):
     does for each pause and back-off too. Both are of this generation.
     """
 
-    id: str
-    event: str
+    id: Id
+    event: Id
     workflow: str
     queue: str
     state: RunState
@@ -48,9 +48,9 @@ class RunRow(msgspec.Struct, kw_only=True):
     cancel_requested_at: datetime | None
     created_by: str | None
     worker_id: str | None
-    delivery_id: str | None
-    origin_run_id: str | None
-    parent_run_id: str | None
+    delivery_id: Id | None
+    origin_run_id: Id | None
+    parent_run_id: Id | None
     alone: bool
     crashes: int
     priority: int

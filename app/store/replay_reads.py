@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from app.domain.ids import Id
 from app.domain.replays import Mode, ReplayedState, ReplayState
 
 ERRORS_MAX = 50
@@ -20,7 +21,7 @@ class ErrorCount(msgspec.Struct):
     failed_step: str | None
     reason: str | None
     count: int
-    run: str
+    run: Id
 
 
 class Warned(msgspec.Struct, omit_defaults=True):
@@ -55,7 +56,7 @@ class ReplayRow(msgspec.Struct, kw_only=True, rename={"mode": "from"}):
     planned = left + skipped + replayed; replayed = succeeded + failed_again + cancelled + open.
     """
 
-    id: str
+    id: Id
     state: ReplayState
     why: str | None
     mode: Mode
@@ -111,13 +112,13 @@ class ReplayedRun(msgspec.Struct):
     edited one `new_run` is the run that was made, and `run_state` is its state.
     """
 
-    run: str
+    run: Id
     workflow: str | None
     generation: int
     state: ReplayedState
     skip_reason: str | None
     moved_generation: int | None
-    new_run: str | None
+    new_run: Id | None
     moved_at: datetime | None
     settled_at: datetime | None
     run_state: str | None

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from app.domain.ids import Id
 from app.store.reads import RunRow, run_row
 
 ENTRIES_MAX = 1_000
@@ -91,7 +92,7 @@ class RunStory(RunRow, kw_only=True):
     steps: list[Entry]
     failed_attempts: list[Attempt]
     actions: list[Action]
-    edited_as: list[str]
+    edited_as: list[Id]
     redacted: bool = False
 
 

@@ -74,7 +74,6 @@ def test_a_group_is_listed_told_and_its_runs_are_found_by_its_id(
         ("since=2099-01-01T00:00:00Z", 0),
         ("order=count", 1),
         ("order=first_seen&empty=true", 1),
-        ("cursor=none", 0),
     ],
 )
 def test_filters_of_groups(engine: Engine, api: Client, query: str, count: int) -> None:

@@ -67,6 +67,14 @@ def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:
     assert referred <= set(document["components"]["schemas"])
 
 
+def test_the_address_alone_leads_to_the_console(api: Api) -> None:
+    for method in ("GET", "HEAD"):
+        answer = api.request(method, "/")
+
+        assert (answer.status, answer.headers["location"]) == (307, "/console/")
+    assert api.get("/nowhere").status == 404
+
+
 def test_the_document_is_made_once_however_many_ask_for_it(api: Api) -> None:
     made, make = count(), api.app.openapi
 
