@@ -54,6 +54,7 @@ HOURS_FORGET_S = 24 * 3600.0
 PLANS_KEPT_DAYS = 30  # a replay that was planned and never started
 GROUPS_CHECK_S = 600.0
 STOP_S = 1.5
+END_S = 3.0  # after SIGTERM, whatever does not answer; then the process is ended
 CONNECTIONS_MAX = 5
 _AWAY = (BrokerAway, SQLAlchemyError, OSError)
 

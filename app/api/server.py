@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -53,6 +54,7 @@ from app.api.services import Services
 from app.api.throttle import Throttle
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from app.console.server import BASE, make_console
+from app.leaving import end_within
 from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
 from app.settings import Settings
@@ -70,6 +72,7 @@ from app.tls import Certificate, CertificateRefused
 # time of two answers; the third second is for those.
 LEAVE_S = 3.0
 GRACE_S = 10  # for requests in hand after that
+END_S = 4.0  # for what is left then; after that the process is ended
 # Longer than load balancers keep an idle connection (haproxy.cfg: 60 s): the side that sends
 # requests should be the one that closes, or a request and the closing pass each other.
 KEEP_ALIVE_S = 75
@@ -92,6 +95,8 @@ PARTS = (
 )
 
 _log = logger("api")
+
+Act = Callable[[], object]
 
 
 class StartRefused(Exception):
@@ -287,11 +292,20 @@ class _Server(TlsServer):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM begins to leave; SIGINT and any second signal end the server.
 
-        A SIGINT after that ends it without waiting for requests.
+        A SIGINT after that ends it without waiting for requests. Heard while the loop stands still,
+        too: then the process is ended when its time is over.
         """
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._leave)
-        loop.add_signal_handler(signal.SIGINT, self.handle_exit, signal.SIGINT, None)
+
+        def hear(_number: int, _frame: FrameType | None, within_s: float, act: Act) -> None:
+            end_within(within_s)
+            loop.call_soon_threadsafe(act)
+
+        within_s = GRACE_S + END_S
+        end = partial(self.handle_exit, signal.SIGINT, None)
+        leave = partial(hear, within_s=LEAVE_S + within_s, act=self._leave)
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGINT, partial(hear, within_s=within_s, act=end))
         yield
 
     def _leave(self) -> None:

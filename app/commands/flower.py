@@ -20,6 +20,7 @@ from app.broker.connect import broker_url
 from app.commands.flower_links import linked
 from app.commands.mistakes import CommandRefused
 from app.domain.local_names import forwarding, is_local
+from app.leaving import end_within
 from app.settings import Settings
 from app.settings_links import open_warnings
 from app.settings_load import require
@@ -29,6 +30,7 @@ from app.tls import Certificate, CertificateRefused, client_context
 TASKS_MAX = 10_000
 TLS_MANAGEMENT_PORT = 15_671  # RabbitMQ's own, unless told otherwise
 LOOK_S = 2.0
+END_S = 5.0  # after SIGTERM; questions that wait for a worker's answer are not waited for
 _log = logger("flower")
 
 
@@ -64,8 +66,13 @@ def run_flower(settings: Settings) -> None:
             f"cannot listen on {settings.flower_host}:{settings.flower_port} ({error.strerror});"
             " choose another VELTRIX_FLOWER_PORT"
         ) from None
+
+    def leave() -> None:
+        end_within(END_S)
+        flower.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, flower.stop)
+        loop.add_signal_handler(number, leave)
     _log.info("flower.started", host=settings.flower_host, port=port)
     PeriodicCallback(lambda: _follow(flower), LOOK_S * 1000).start()
     flower.start()

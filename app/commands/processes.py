@@ -33,13 +33,20 @@ def relay() -> None:
     """
     import signal
     from threading import Event
+    from types import FrameType
 
-    from app.duties import run_relay
+    from app.duties import END_S, run_relay
+    from app.leaving import end_within
 
     settings = _settings()
     stop = Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        end_within(END_S)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, leave)
     run_relay(settings, stop)
 
 

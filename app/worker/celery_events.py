@@ -8,6 +8,13 @@ from amqp import AccessRefused, NotFound
 from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 from celery.worker.request import Request
+from celery.worker.state import (
+    requests,
+    reserved_requests,
+    task_accepted,
+    task_ready,
+    task_reserved,
+)
 
 from app import telemetry
 from app.worker.collector import Delivery
@@ -80,6 +87,7 @@ class CeleryEvents(EventDispatcher):
 
 def tell_received(request: Any) -> None:
     """A message has come."""
+    task_reserved(request)
     request.send_event(
         "task-received",
         name=request.name,
@@ -93,10 +101,25 @@ def tell_received(request: Any) -> None:
     )
 
 
+def tell_started(request: Any, pid: int) -> None:
+    """A child began with it."""
+    request.worker_pid = pid
+    task_accepted(request)
+    request.send_event("task-started")
+
+
+def forget(request: Any) -> None:
+    """It waited here, and its connection ended: RabbitMQ gives the message to somebody again."""
+    if request is not None:
+        reserved_requests.discard(request)
+        requests.pop(request.id, None)
+
+
 def tell_end(delivery: Delivery, now: float) -> None:
     """A message's end: failed if a run failed for good, retried if one is open again."""
     outcomes = set(delivery.outcomes.values())
     request = delivery.request
+    task_ready(request)
     runtime = now - (delivery.started or delivery.delivered)
     if "failed" in outcomes:
         failed = [r for r, o in delivery.outcomes.items() if o == "failed"]

@@ -2,7 +2,7 @@
 
 import socket
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import current_thread, main_thread
@@ -86,6 +86,11 @@ class ConnectedConsumer(Consumer):
             if self._listening is not None:
                 self._listening.listen_anew(busy, now)
                 self._note_missing(self._listening.missing)
+
+    def deaf(self, wanted: Iterable[str]) -> list[str]:
+        """Those of these queues that have no consumer of ours now."""
+        listening = self._listening if self.connection and self.connection.connected else None
+        return [name for name in wanted if listening is None or not listening.has(name)]
 
     def _note_missing(self, missing: Collection[str]) -> None:
         troubles, unserved = self._parent.troubles, self._parent.unserved

@@ -8,24 +8,19 @@ every run they name is settled or handed back; our own are never rejected or req
 import os
 import signal
 from collections.abc import Callable
-from threading import current_thread, main_thread
+from functools import partial
 from typing import Any
 
 from celery.worker import state
-from celery.worker.state import (
-    requests,
-    reserved_requests,
-    task_accepted,
-    task_ready,
-    task_reserved,
-)
 
 from app import telemetry
 from app.domain.dead_letters import DeadLetter
-from app.worker.celery_events import request_of, tell_end, tell_received
+from app.leaving import end_within
+from app.worker.celery_events import forget, request_of, tell_end, tell_received, tell_started
 from app.worker.child import run_job
 from app.worker.collector import Collector, Delivery, InHand, bounds_of, delivery_of
 from app.worker.connected import ConnectedConsumer
+from app.worker.consuming import Consuming, children_of, end_all, ready_in
 from app.worker.deaths import Death, death_of
 from app.worker.guard import Malformed, letter_of, read_message
 from app.worker.intake import Intake
@@ -38,13 +33,12 @@ from app.worker.jobs import (
     pack,
     unpack_report,
 )
-from app.worker.leaving import end_within
 from app.worker.parent import Parent
 from app.worker.silent import SilentChildren, kill
-from app.worker.stamps import PARENT
 from app.worker.urgent import Urgent
 
 REAP_S = 0.1
+_LAST_S = 1.5  # before the grace is over; what children have goes back 5 s before
 _ACKNOWLEDGE_AFTER_S = 60.0
 _LETTERS_MAX = 100
 
@@ -65,6 +59,7 @@ class ListConsumer(ConnectedConsumer):
         self._letters: list[tuple[DeadLetter, Any]] = []
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
         self._silent = SilentChildren(parent.stamps, 2 * settings.hold_s)
+        self._consuming = Consuming(parent)
         self._is_dispatch_planned = False
         self._is_leaving = False
         self._is_looping = False
@@ -100,9 +95,7 @@ class ListConsumer(ConnectedConsumer):
         self._is_looping = False
         telemetry.broker_up.set(0)
         for delivery in self.collector.forget_waiting():
-            if delivery.request is not None:
-                reserved_requests.discard(delivery.request)
-                requests.pop(delivery.request.id, None)
+            forget(delivery.request)
         self._letters.clear()
 
     # ---- messages in
@@ -122,7 +115,6 @@ class ListConsumer(ConnectedConsumer):
         except Exception as error:  # noqa: BLE001 - no message may end the parent (W11)
             self._refuse(message, "unreadable", repr(error))
         else:
-            task_reserved(delivery.request)
             tell_received(delivery.request)
             self.collector.add(delivery)
             self._intake.received(delivery.queue)
@@ -314,9 +306,7 @@ class ListConsumer(ConnectedConsumer):
         for delivery in in_hand.deliveries:
             if delivery.started is None:
                 delivery.started = now
-                delivery.request.worker_pid = pid
-                task_accepted(delivery.request)
-                delivery.request.send_event("task-started")
+                tell_started(delivery.request, pid)
 
     def _finish(self, in_hand: InHand, report: ListReport) -> None:
         self.collector.finished(in_hand.job.token, report, may_try_again=not self._is_leaving)
@@ -351,18 +341,15 @@ class ListConsumer(ConnectedConsumer):
             if not delivery.is_acknowledged:
                 delivery.is_acknowledged = True
                 self.acknowledge(delivery.request.message)
-            task_ready(delivery.request)
             tell_end(delivery, self._monotonic())
 
     # ---- children
 
     def _tick(self) -> None:
-        """Every 100 ms: reap dead children at once (mechanics 4), end silent ones, stamp."""
+        """Every 100 ms: reap dead children at once (mechanics 4), end silent ones, look around."""
         now = self._monotonic()
-        if current_thread() is main_thread():  # at its end Celery calls this from another
-            self._parent.stamps.stamp(PARENT, os.getpid(), now)
-        self.pool.maintain_pool()
-        self._urgent.meet(p.pid for p in self.pool._pool._pool)  # noqa: SLF001 - as in `leave`
+        self._consuming.keep_children(self.pool)
+        self._urgent.meet(children_of(self.pool))
         self._silent.end([pid for pid in self._busy.values() if pid is not None], now)
         for delivery in self.collector.held_since(now - _ACKNOWLEDGE_AFTER_S):
             delivery.is_acknowledged = True
@@ -372,25 +359,35 @@ class ListConsumer(ConnectedConsumer):
         if not self._is_leaving:
             self._guarded(lambda: self._steer(now))
             self._guarded(lambda: self.listen_anew(self.collector.queues(), now))
+            self._guarded(lambda: self._note_consuming(now))
         if self._is_leaving and not self._busy and not self._letters:
             self.say_goodbye_soon()
             state.should_stop = os.EX_OK
         if self.collector.waiting() or self._urgent or self._letters:
             self._dispatch()
 
+    def _note_consuming(self, now: float) -> None:
+        """A worker that cannot have its children any more leaves, for another to be started."""
+        wanted = self._parent.queues if self._free() > 0 else tuple(self._intake.widths)
+        if not self._consuming.note(ready_in(self.pool), self.deaf(wanted), now):
+            self._parent.exit_code = 1
+            self.leave()
+
     def leave(self) -> None:
-        """SIGTERM: take no more, let children settle or hand back, then shut down warmly."""
+        """SIGTERM: take no more, let children settle or hand back, then shut down warmly.
+
+        By force at the end of the grace: a child that hangs in a job without a list, a loop that
+        waits for an answer, a pool that cannot be joined, none of them is waited for.
+        """
         if not self._is_leaving:
-            end_within(self._parent.settings.grace_s, self._children)
+            within_s = self._parent.settings.grace_s - _LAST_S
+            end_within(within_s, partial(end_all, self.pool), code=self._parent.exit_code)
         self._is_leaving = True
         self._urgent.leave()
         self._log.info("worker.leaving", busy=len(self._busy))
-        for pid in self._children():
+        for pid in children_of(self.pool):
             kill(pid, signal.SIGUSR2)
         if not self._is_looping:
             state.should_stop = os.EX_OK
         else:
             self.hub.call_soon(self.take_no_more)
-
-    def _children(self) -> list[int]:
-        return [one.pid for one in tuple(self.pool._pool._pool)]  # noqa: SLF001 - billiard has no public list

@@ -13,7 +13,8 @@ from kombu import Consumer, Queue
 
 from app.pipeline.backoff import Pauses
 
-ANEW_S, LOOK_S_MAX = 10.0, 60.0
+ANEW_S = 10.0
+LOOK_S, LOOK_S_MAX = 2.0, 60.0
 _ON_THEIR_WAY = 8  # consumers of a queue cancelled last, of which messages may still come
 
 
@@ -42,7 +43,7 @@ class Listening:
     ) -> None:
         self._connection, self._is_served = connection, is_served
         self.missing = set(missing)
-        self._looks = Pauses(ANEW_S, LOOK_S_MAX)
+        self._looks = Pauses(LOOK_S, LOOK_S_MAX)
         self._receive, self._wrong = receive, wrong
         self._queues = {queue.name: queue for queue in queues}
         self._consumers = {name: self._consumer(name) for name in self._queues}
@@ -95,6 +96,14 @@ class Listening:
             if len(cancelled) > _ON_THEIR_WAY:
                 consumer.channel.callbacks.pop(cancelled.popleft(), None)
 
+    def has(self, name: str) -> bool:
+        """This queue has a consumer of ours on a channel that lives."""
+        consumer = self._consumers.get(name)
+        if consumer is None or not consumer.channel.is_open:
+            return False
+        tag = consumer._active_tags.get(name)  # noqa: SLF001 - as above
+        return tag in consumer.channel.callbacks  # RabbitMQ takes it out when it cancels
+
     def listen_anew(self, busy: Collection[str], now: float) -> None:
         """By a new channel to every queue that gave nothing for 10 s and of which nothing is here.
 
@@ -117,7 +126,7 @@ class Listening:
         One at a time, and the rarer the longer: a question may wait for its answer.
         """
         for name in sorted(self.missing):
-            if now - self._heard[name] >= ANEW_S and self._looks.extend(name, now) is not None:
+            if now - self._heard[name] >= LOOK_S and self._looks.extend(name, now) is not None:
                 if self._is_served(name):
                     self.missing.discard(name)
                     self._heard[name] = now - ANEW_S  # listen at once

@@ -26,6 +26,7 @@ class Parent:
         self.settings, self.queues, self.stamps = settings, queues, stamps
         self.places, self.troubles = places, troubles
         self.new_token, self.monotonic = new_token, monotonic
+        self.exit_code = 0  # of a worker that leaves by itself
         self.unserved: dict[str, Health] = {}  # queues set aside until somebody has mended them
 
     @property

@@ -10,17 +10,19 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from celery import bootsteps, signals
+from celery import Celery, bootsteps, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import log_lines, telemetry
 from app.bootstrap import collect_rarely, engine_for, real_sources, say_powers, workflows_of
 from app.broker.celery_app import make_celery
+from app.leaving import end_within
 from app.pipeline.registrable import Workflows, mistakes_of, registered_names
 from app.settings import Settings
 from app.settings_links import link_warnings, open_warnings
@@ -28,6 +30,7 @@ from app.settings_load import SettingsError, require
 from app.store.transactions import open_autocommit
 from app.worker.celery_events import CeleryEvents
 from app.worker.child import Inheritance, inherit, prepare_child
+from app.worker.consuming import end_all
 from app.worker.declaring import ensure_topology, say_unserved, unserved
 from app.worker.outsiders import only_inspecting, refuse_compressed
 from app.worker.parent import Parent
@@ -67,7 +70,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     stamps, troubles = Stamps(folder / "stamps"), Troubles(folder / "troubles")
     places = Places(folder / "places")
     celery = make_celery(settings, workflows, queues)
-    celery.veltrix_parent = Parent(
+    parent = celery.veltrix_parent = Parent(
         settings, queues, stamps, places, troubles, sources.new_id, sources.monotonic
     )
     celery.steps["consumer"].add(DeclareTopology)
@@ -76,7 +79,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     signals.worker_process_init.connect(_on_child, weak=False)
     signals.worker_process_shutdown.connect(_on_child_end, weak=False)
     sidecar = start_sidecar(settings, folder, os.getpid())
-    worker = celery.Worker(
+    worker = _worker_of(celery, settings.grace_s)(
         hostname=node,
         pool="prefork",
         concurrency=settings.worker_children,
@@ -86,8 +89,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
         quiet=True,
     )
 
-    def on_ready(sender: Any, **_: Any) -> None:
-        _take_sigterm(sender)
+    def on_ready(**_: Any) -> None:
         telemetry.logger("worker").info(
             "worker.started",
             node=node,
@@ -101,9 +103,9 @@ def run_worker(settings: Settings, folder: Path) -> int:
     try:
         worker.start()
     finally:
-        sidecar.terminate()
+        sidecar.kill()
         sidecar.wait()
-    return int(worker.exitcode or 0)
+    return int(worker.exitcode or parent.exit_code)
 
 
 def _refuse_unregistrable(settings: Settings, workflows: Workflows) -> None:
@@ -174,6 +176,22 @@ def _on_child(**_: Any) -> None:
 
 def _on_child_end(**_: Any) -> None:
     end_processes()
+
+
+def _worker_of(celery: Celery, grace_s: float) -> Any:
+    """Celery's worker. Signals are ours from its start on, connected or not; its end is limited."""
+
+    class Worker(celery.Worker):
+        def install_platform_tweaks(self, worker: Any) -> None:
+            super().install_platform_tweaks(worker)
+            _take_sigterm(worker.consumer)
+
+        def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
+            """Whatever it ends of: an error nobody caught leads here, too."""
+            end_within(grace_s, partial(end_all, self.pool), code=exitcode or 0)
+            super().stop(in_sighandler, exitcode)
+
+    return Worker
 
 
 def _take_sigterm(consumer: Any) -> None:

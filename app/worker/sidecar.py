@@ -29,11 +29,10 @@ from app.settings import Settings
 from app.settings_load import load_settings
 from app.store.transactions import open_autocommit
 from app.worker.metric_files import MetricFiles
-from app.worker.stamps import PARENT, Stamps
+from app.worker.stamps import CONSUMING_S, PARENT, Stamps
 from app.worker.troubles import Troubles
 
 _LOOK_S = 0.5
-_SILENT_S = 30.0
 
 
 def start_sidecar(settings: Settings, folder: Path, parent_pid: int) -> "subprocess.Popen[bytes]":
@@ -45,8 +44,8 @@ def start_sidecar(settings: Settings, folder: Path, parent_pid: int) -> "subproc
 def serve(folder: Path, host: str, port: int, parent_pid: int) -> None:
     """Answer until the worker has ended.
 
-    Live: the parent's loop has turned within the last 30 s, or it looks for RabbitMQ. Ready: it
-    consumes, the database answers, and no process of it has a trouble that stops work.
+    Live: the worker is there. Ready: its loop consumed within the last 3 s (`Consuming`), the
+    database answers, and no process of it has a trouble that stops work.
     """
     set_pdeathsig("SIGKILL")  # at once: a new worker may want the port
     settings = load_settings()
@@ -61,7 +60,7 @@ def serve(folder: Path, host: str, port: int, parent_pid: int) -> None:
         pid, seen = stamps.read(PARENT)
         found = troubles.read()
         return {
-            "consuming": pid == parent_pid and monotonic() - seen < _SILENT_S,
+            "consuming": pid == parent_pid and monotonic() - seen < CONSUMING_S,
             "database": _answers(engine),
             "working": not any(trouble.stops_work for trouble in found),
             "troubles": msgspec.to_builtins(found),

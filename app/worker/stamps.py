@@ -13,6 +13,7 @@ from struct import Struct
 _SLOT = Struct("=qd")  # pid, monotonic seconds
 SLOTS_MAX = 1024
 PARENT = 0
+CONSUMING_S = 3.0  # without the parent's stamp; then it does not consume
 
 
 def _exists(pid: int) -> bool:
@@ -26,7 +27,10 @@ def _exists(pid: int) -> bool:
 
 
 class Stamps:
-    """A table of (pid, time): slot 0 is the parent, the others are taken by children in turn."""
+    """A table of (pid, time): slot 0 is the parent, the others are taken by children in turn.
+
+    A child stamps while it lives, the parent while it consumes.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -5,6 +5,7 @@ PATH_EFFECTS names: workflow, run, idempotency key, pid, monotonic seconds.
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -79,6 +80,15 @@ async def spin_async() -> None:
         pass
 
 
+@step
+def hold() -> None:
+    """C code that waits for ever and lets nobody else in this process go on."""
+    _write_down()
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+
+
 @step(timeout_s=0.4, retries=0)
 def stubborn() -> None:
     """Goes on whatever its limit raises."""
@@ -104,9 +114,8 @@ def book(session: Session) -> None:
     session.execute(text("insert into bookings (key) values (:key)"), {"key": key})
 
 
-_DEEDS: dict[str, Any] = {
-    one.name: one for one in (note, pause, pause_async, kill, spin, spin_async, stubborn, log, book)
-}
+_STEPS = (note, pause, pause_async, kill, spin, spin_async, hold, stubborn, log, book)
+_DEEDS: dict[str, Any] = {one.name: one for one in _STEPS}
 
 
 async def _do(event: Event[list[list[Any]]]) -> int:

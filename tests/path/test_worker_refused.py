@@ -108,4 +108,4 @@ def test_a_worker_leaves_within_its_grace_whatever_a_child_is_stuck_in(scene: St
         seen.platform.wait_ended("worker-2", 7.0)
         tx.rollback()
 
-    assert seen.log_lines("worker.ended", "worker-2")
+    assert seen.log_lines("process.ended", "worker-2")

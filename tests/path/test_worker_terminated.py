@@ -3,8 +3,10 @@
 import time
 from collections import Counter
 
+import psutil
 import pytest
 
+from app.prove.line import Line
 from tests.path.seen import Start
 from tests.support.wait import until
 
@@ -47,3 +49,47 @@ def test_a_child_blocked_in_a_step_is_ended_before_the_grace_is_over(scene: Star
     assert seen.rows(blocked, "state, crashes, alone") == [("queued", 0, False)]
     assert not seen.failed_attempts(), "the shutdown was not its fault"
     assert len(seen.log_lines("child.ended")) == 1
+
+
+def is_gone(pid: int) -> bool:
+    """It runs no more."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.slow
+def test_a_child_in_c_code_that_keeps_the_interpreter_is_ended_with_its_worker(
+    scene: Start,
+) -> None:
+    seen = scene(children=1, env={"VELTRIX_GRACE_S": "6", "VELTRIX_HOLD_S": "30"})
+    stuck = seen.add([["note"], ["hold"]])
+    (line,) = until(lambda: seen.at(2, stuck), what="the step that holds the interpreter")
+
+    seen.platform.terminate("worker-1")
+    asked = time.monotonic()
+
+    assert seen.platform.wait_ended("worker-1") == 0
+    assert time.monotonic() - asked < 6.5
+    until(lambda: is_gone(line.pid), what="its child to be gone")
+    assert seen.log_lines("process.ended", "worker-1")
+    assert seen.log_lines("most recent call first", "worker-1")
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_reached_rabbitmq_leaves_at_the_first_signal(scene: Start) -> None:
+    seen = scene(workers=0, relays=0)
+    line = Line(seen.platform.broker_url)
+    line.fall_silent()
+    try:
+        urls = {"VELTRIX_BROKER_URL": line.url, "VELTRIX_GRACE_S": "6"}
+        worker = seen.platform.start("worker-1", "worker", urls)
+        until(lambda: len(psutil.Process(worker.pid).children()) >= 2, 20, "its children")
+        seen.platform.terminate("worker-1")
+        asked = time.monotonic()
+
+        assert seen.platform.wait_ended("worker-1") == 0
+        assert time.monotonic() - asked < 6.5
+    finally:
+        line.close()

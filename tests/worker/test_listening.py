@@ -5,6 +5,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 import pytest
+from amqp import ConsumerCancelled
 from kombu import Connection, Producer, Queue
 
 from app.worker.listening import ANEW_S, Listening
@@ -137,3 +138,29 @@ def test_nothing_is_lost_however_often_it_stops_and_begins(worker: Worker, other
     worker.listening.take({"orders": 300}, 0.0)
 
     until(lambda: sorted(worker.listen(), key=int) == wanted, 20.0)
+
+
+def test_a_queue_is_heard_only_while_its_consumer_lives(broker: Broker, other: Any) -> None:
+    ORDERS(other).declare()
+    with Connection(broker.url) as connection:
+        heard = Worker(connection)
+        publish(other, "one")
+        until(lambda: heard.listen() == ["one"])
+        assert heard.listening.has("orders")
+        assert not heard.listening.has("flights")
+
+        ORDERS(other).delete()
+
+        def listen() -> None:
+            while True:
+                connection.drain_events(timeout=5)
+
+        with pytest.raises(ConsumerCancelled):
+            listen()
+        assert not heard.listening.has("orders")
+
+        ORDERS(other).declare()
+        heard.listening.take({"orders": 1}, 0.0)
+        assert heard.listening.has("orders")
+        heard.listening.take_no_more()
+        assert not heard.listening.has("orders")

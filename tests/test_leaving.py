@@ -1,0 +1,56 @@
+"""A process that was told to leave is gone in time, and says what hung."""
+
+import signal
+import subprocess
+import sys
+import time
+
+LIMIT_S, SPARE_S = 0.5, 3.0
+HANGS = {
+    "a lock": ("held = threading.Lock(); held.acquire(); held.acquire()", 0),
+    "a peer": ("a, b = socket.socketpair(); a.recv(1)", 0),
+    "C code that keeps the interpreter": ("lock(MUTEX); lock(MUTEX)", 1),
+    "the end itself": ("hangs = True; time.sleep(60)", -signal.SIGALRM),
+}
+CODE = """
+import ctypes, socket, sys, threading, time
+from app.leaving import end_within
+lock, MUTEX = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+hangs = False
+def last():
+    print("last", flush=True)
+    if hangs:
+        threading.Event().wait(60)
+def stuck():
+    global hangs
+    print("stuck", flush=True)
+    {hang}
+end_within({limit}, last)
+end_within(60)
+stuck()
+"""
+
+
+def test_a_process_ends_in_time_whatever_hangs() -> None:
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", CODE.format(hang=hang, limit=LIMIT_S)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, (hang, _) in HANGS.items()
+    }
+    for one in processes.values():
+        assert one.stdout is not None
+        assert one.stdout.readline() == "stuck\n"
+    began = time.monotonic()
+    said = {name: one.communicate(timeout=20) for name, one in processes.items()}
+
+    assert time.monotonic() - began < LIMIT_S + SPARE_S
+    assert {name: one.returncode for name, one in processes.items()} == {
+        name: code for name, (_, code) in HANGS.items()
+    }
+    for name, (out, err) in said.items():
+        assert ("last" in out) == (name != "C code that keeps the interpreter"), name
+        assert ("in stuck" in err) == (name != "the end itself"), name
