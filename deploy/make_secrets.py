@@ -13,6 +13,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "secrets"
 USER = "veltrix"
+# RabbitMQ's users, with their tags for the management API; what each may do is said in
+# deploy/rabbitmq/rights.json. `operator` is for people: no process has its password.
+BROKER_USERS = {
+    "api": "",
+    "relay": "policymaker",
+    "worker": "",
+    "flower": "management",
+    "operator": "monitoring,policymaker",
+}
 
 
 def make_secrets(folder: Path) -> list[str]:
@@ -39,36 +48,42 @@ def make_secrets(folder: Path) -> list[str]:
         password = keep(f"database_{role}_password", secrets.token_urlsafe(32))
         url = f"postgresql+psycopg://{USER}_{role}:{password}@postgres/{USER}"
         keep(f"database_{name}url", url)
-    broker = keep("rabbitmq_password", secrets.token_urlsafe(32))
-    keep("broker_url", f"amqp://{USER}:{broker}@rabbitmq/%2F")
-    keep("management_url", f"http://{USER}:{broker}@rabbitmq:15672")
-    keep("rabbitmq_users.json", json.dumps(rabbitmq_users(broker), indent=2))
+    broker: dict[str, str] = {}
+    for role, tags in BROKER_USERS.items():
+        password = keep(f"rabbitmq_password_{role}", secrets.token_urlsafe(32))
+        account = f"{USER}-{role}:{password}"
+        if role != "operator":
+            keep(f"{role}_broker_url", f"amqp://{account}@rabbitmq/%2F")
+        if tags:
+            keep(f"{role}_management_url", f"http://{account}@rabbitmq:15672")
+        broker[role] = password
+    keep("rabbitmq_accounts.json", json.dumps(rabbitmq_users(broker), indent=2))
     keep("admin_key", secrets.token_hex(32))
     keep("flower_basic_auth", f"{USER}:{secrets.token_urlsafe(32)}")
     return made
 
 
-def rabbitmq_users(password: str) -> dict[str, object]:
-    """A definitions file with our user, who may do everything in the virtual host `/`.
+def rabbitmq_users(passwords: dict[str, str]) -> dict[str, object]:
+    """A definitions file with the users; what they may do is in another.
 
     The hash is RabbitMQ's: four bytes of salt, then SHA-256 of the salt and the password.
     """
-    salt = secrets.token_bytes(4)
-    digest = hashlib.sha256(salt + password.encode()).digest()
     return {
         "users": [
             {
-                "name": USER,
-                "password_hash": base64.b64encode(salt + digest).decode(),
+                "name": f"{USER}-{role}",
+                "password_hash": _hash(password),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": "administrator",
+                "tags": BROKER_USERS[role],
             }
-        ],
-        "vhosts": [{"name": "/"}],
-        "permissions": [
-            {"user": USER, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}
-        ],
+            for role, password in passwords.items()
+        ]
     }
+
+
+def _hash(password: str) -> str:
+    salt = secrets.token_bytes(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from compose_spec import PyOptions, parse_duration
@@ -23,7 +24,12 @@ from sqlalchemy.engine import make_url
 
 from app.api import server
 from app.bootstrap import workflows_of
+from app.broker.connect import close_connection, open_connection
+from app.broker.management import Management
+from app.broker.message import MESSAGE_BYTES_MAX
+from app.broker.rights import users
 from app.broker.topology import definitions
+from app.cli import run
 from app.dev.children import Child, tail
 from app.dev.ports import LOOPBACK, free_port
 from app.dev.postgres import _binaries
@@ -32,6 +38,7 @@ from app.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
 from app.policies import limits_of
 from app.settings import PREFIX, Settings
 from app.settings_load import load_settings
+from tests.support.limited_user import account_of
 from tests.support.services import Broker
 from tests.support.wait import until
 from workflows.flights import metadata
@@ -116,7 +123,8 @@ def test_a_stop_reaches_one_process_and_leaves_it_the_time_it_needs() -> None:
         assert service["init"] is True
         assert service["stop_signal"] == "SIGTERM"
         grace_s = float(service["environment"].get(f"{PREFIX}GRACE_S") or Settings().grace_s)
-        needed_s = grace_s if name.startswith("worker") else server.LEAVE_S + server.GRACE_S
+        api_s = server.LEAVE_S + server.GRACE_S + server.END_S
+        needed_s = grace_s if name.startswith("worker") else api_s
 
         assert parse_duration(service["stop_grace_period"]) > needed_s, name
 
@@ -163,17 +171,28 @@ def test_secrets_are_made_once_and_fit_together(tmp_path: Path) -> None:
     assert set(files) >= {Path(one["file"]).name for one in read_compose()["secrets"].values()}
     assert folder.stat().st_mode & 0o777 == 0o700
     assert not [text for text in files.values() if text in said]
-    settings = load_settings(environment_of("flower", folder) | environment_of("api-1", folder))
-    assert settings.database_url is not None
-    assert files["database_app_password"] in settings.database_url.get_secret_value()
-    assert settings.database_owner_url is None
+    accounts = {one["name"]: one["tags"] for one in accounts_in(files)}
+    assert accounts == {user.name: ",".join(user.tags) for user in users()}
+    for name in RUNNING:
+        settings = load_settings(environment_of(name, folder))
+        role = name.partition("-")[0]
+        password = files[f"rabbitmq_password_{role}"]
+        assert settings.broker_url is not None
+        assert f"veltrix-{role}:{password}@" in settings.broker_url.get_secret_value()
+        assert (settings.management_url is not None) == (role in {"relay", "flower"})
+        if settings.management_url is not None:
+            assert f"veltrix-{role}:{password}@" in settings.management_url.get_secret_value()
+        if role != "flower":
+            assert settings.database_url is not None
+            assert files["database_app_password"] in settings.database_url.get_secret_value()
+        assert password not in files["rabbitmq_accounts.json"]
+        mounted = set(ours()[name]["secrets"])
+        assert not [one for one in mounted if "broker" in one and not one.startswith(role)], name
+    assert load_settings(environment_of("api-1", folder)).database_owner_url is None
     owner = load_settings(environment_of("migrate", folder))
     assert (owner.database_url, owner.broker_url) == (None, None)
     assert owner.database_owner_url is not None
     assert files["database_owner_password"] in owner.database_owner_url.get_secret_value()
-    assert settings.broker_url is not None
-    assert files["rabbitmq_password"] in settings.broker_url.get_secret_value()
-    assert files["rabbitmq_password"] not in files["rabbitmq_users.json"]
     make_secrets(folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == files
 
@@ -189,6 +208,44 @@ def test_only_the_migration_can_log_in_as_the_owner_and_nobody_as_the_superuser(
     assert users_of("database_url") == set(ours()) - {"migrate", "flower"}
     mounted = [mount.split(":")[:2] for mount in services["postgres"]["volumes"]]
     assert ["./deploy/postgres/roles.sql", "/docker-entrypoint-initdb.d/10-roles.sql"] in mounted
+
+
+def accounts_in(files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The users that RabbitMQ boots with."""
+    found: list[dict[str, Any]] = json.loads(files["rabbitmq_accounts.json"])["users"]
+    return found
+
+
+def test_rabbitmq_boots_with_a_user_for_each_process_and_its_rights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    committed = json.loads((ROOT / "deploy/rabbitmq/rights.json").read_text())
+
+    assert run(["topology", "users", "--json"]) == 0
+    assert committed == json.loads(capsys.readouterr().out), (
+        "write it again: veltrix topology users --json > deploy/rabbitmq/rights.json"
+    )
+    targets = [mount.split(":")[1] for mount in all_services()["rabbitmq"]["volumes"]]
+    assert "/etc/rabbitmq/definitions/15-rights.json" in targets, "after the users, 10-users.json"
+
+
+def test_rabbitmq_takes_the_files_it_boots_with(tmp_path: Path, broker: Broker) -> None:
+    make_secrets(tmp_path)
+    admin = Management(broker.management_url, "/")
+
+    for file in (tmp_path / "rabbitmq_accounts.json", ROOT / "deploy/rabbitmq/rights.json"):
+        admin._ask("POST", "/api/definitions", json.loads(file.read_text()))
+
+    found = {one["name"]: one["tags"] for one in admin._get("/api/users")}
+    for user in users():
+        assert tuple(found[user.name]) == user.tags
+        (rights,) = admin._get(f"/api/users/{user.name}/permissions")
+        wanted = (user.configure, user.write, user.read)
+        assert (rights["configure"], rights["write"], rights["read"]) == wanted
+        password = (tmp_path / f"rabbitmq_password_{user.role}").read_text()
+        port = urlsplit(broker.url).port
+        url = f"amqp://{user.name}:{password}@{LOOPBACK}:{port}/%2F"
+        close_connection(open_connection(url, name="tests", heartbeat_s=0))
 
 
 def test_rabbitmq_boots_with_the_topology_of_the_workflows() -> None:
@@ -218,6 +275,12 @@ def test_rabbitmq_keeps_as_little_of_its_log_in_memory_as_the_one_that_is_measur
     configured = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
 
     assert f"raft.wal_max_size_bytes = {WAL_BYTES}\n" in configured
+
+
+def test_rabbitmq_takes_no_message_that_is_larger_than_ours() -> None:
+    configured = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
+
+    assert f"max_message_size = {MESSAGE_BYTES_MAX}\n" in configured
 
 
 def test_haproxy_asks_every_api_whether_it_is_ready_and_waits_as_long_as_one_may() -> None:
@@ -311,14 +374,18 @@ class Composed:
         self.secrets = folder / "secrets"
         make_secrets(self.secrets)
         make_roles(database_url, self.secrets)
-        for name, url in (
-            ("database_url", self.as_made("database_url", database_url)),
-            ("database_owner_url", self.as_made("database_owner_url", database_url)),
-            ("broker_url", broker.url),
-            ("management_url", broker.management_url),
-        ):
-            (self.secrets / name).unlink()
-            (self.secrets / name).write_text(url)
+        urls = {
+            name: self.as_made(name, database_url)
+            for name in ("database_url", "database_owner_url")
+        }
+        for user in users():
+            password = (self.secrets / f"rabbitmq_password_{user.role}").read_text()
+            amqp, management = account_of(broker, user, password)
+            urls |= {f"{user.role}_broker_url": amqp, f"{user.role}_management_url": management}
+        for path in self.secrets.iterdir():
+            if path.name in urls:
+                path.unlink()
+                path.write_text(urls[path.name])
         self.ports = {name: free_port() for name in RUNNING}
         self.children: dict[str, Child] = {}
         self.supervisor = Supervisor(folder / "processes", cwd=folder)
@@ -459,5 +526,10 @@ def test_what_the_file_starts_takes_events_and_settles_them(
     until(lambda: names <= set(composed.ask("flower", "/api/workers")), what="Flower to see both")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         answer(f"http://{LOOPBACK}:{composed.ports['api-1']}/v1/balance", None, {})
+
+    for name in RUNNING:
+        assert "ACCESS_REFUSED" not in composed.log(name).read_text(), name
+    ready = answer(f"http://{LOOPBACK}:{composed.ports['relay-1']}/readyz", None, {})
+    assert (ready["policies"], ready["troubles"]) == ("kept", {})
 
     assert composed.supervisor.close(LEAVE_S) == [], "not all ended by themselves after SIGTERM"

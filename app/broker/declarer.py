@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 CONTROL_TIMEOUT_S = 10.0
 MISSING_MAX, REFUSALS_MAX = 2, 4  # in one call
+_NO_RIGHT = "it is not there, and our user has no right to declare it: a relay's has"
 
 Counts = tuple[int, int]  # messages ready, consumers
 
@@ -50,6 +51,7 @@ class Declarer:
         self._connection: Any = None
         self._channel: Any = None
         self._has_exchanges = False
+        self._may_declare = True  # by this connection's user
 
     def look(self, queues: Collection[str]) -> Ensured:
         """What is there now, declaring nothing. Raises BrokerAway."""
@@ -62,21 +64,25 @@ class Declarer:
 
         Those that were not reached by the look are declared all the same: an empty one may have
         been missing. So may each, without a look: most are expected to be. A queue that is there
-        and may not be declared is used as it is. Raises BrokerAway.
+        and may not be declared is used as it is. Whose user may not declare our exchange is told so
+        once by each connection, and only looks from then on. Raises BrokerAway.
         """
         names = sorted(set(queues))
         found, missing = self._work(_look, names if is_looking else ())
         refused: dict[str, str] = {}
         if not self._has_exchanges:
-            refused |= self._work(_declare_exchanges)
+            self._may_declare, refused = self._work(_declare_exchanges)
             self._has_exchanges = True
+        if not self._may_declare:
+            found, missing = (found, missing) if is_looking else self._work(_look, names)
+            return _found(found, missing, dict.fromkeys(missing, _NO_RIGHT))
         declared, refusals = self._work(_declare_queues, names)
         return _found(declared | found, missing, refused | refusals, declared)
 
     def close(self) -> None:
         """Let the connection go. Never raises."""
         connection, self._connection, self._channel = self._connection, None, None
-        self._has_exchanges = False
+        self._has_exchanges, self._may_declare = False, True
         if connection is not None:
             close_connection(connection)
 
@@ -139,15 +145,20 @@ def _look(channel: Any, names: Sequence[str]) -> tuple[dict[str, Counts], list[s
     return found, missing
 
 
-def _declare_exchanges(channel: Any) -> dict[str, str]:
+def _declare_exchanges(channel: Any) -> tuple[bool, dict[str, str]]:
+    """Whether this user may declare, and what was refused to one who may."""
     topology = wanted([])
+    first, *others = topology.exchanges
+    _, error = ask_all(channel, [ask_exchange(first)])
+    if isinstance(error, amqp.AccessRefused):
+        return False, {}
     asks = [
-        *map(ask_exchange, topology.exchanges),
+        *map(ask_exchange, others),
         *map(ask_queue, topology.queues),
         *map(ask_binding, topology.bindings),
     ]
     _, refused = _ask_each(channel, [(RUNS, [ask]) for ask in asks])
-    return refused
+    return True, refused if error is None else {RUNS: str(error)} | refused
 
 
 def _declare_queues(channel: Any, names: Sequence[str]) -> tuple[dict[str, Counts], dict[str, str]]:

@@ -15,6 +15,9 @@ from amqp.serialization import dumps
 from app.domain.due import DueRun
 
 ARGSREPR_CHARS_MAX = 1_000
+# RabbitMQ takes no message with more (`max_message_size`). One of ours with as many runs as
+# VELTRIX_LIST_RUNS_MAX may be has a fifth of it, and so have answers to `inspect`.
+MESSAGE_BYTES_MAX = 1024 * 1024
 # AMQP 0-9-1 property flags: content-type, content-encoding, headers, delivery-mode, message-id.
 _START = 0xF080.to_bytes(2, "big") + dumps("ss", ["application/json", "utf-8"])
 _PERSISTENT = 2

@@ -145,6 +145,8 @@ def check_queue_name(name: str) -> None:
         raise ValueError(f"queue {name!r}: use 1 to 200 printable ASCII characters")
     if name.startswith(("veltrix.", "amq.", "celery")):
         raise ValueError(f"queue {name!r}: 'veltrix.', 'amq.' and 'celery' belong to the platform")
+    if name.endswith(".celery.pidbox"):
+        raise ValueError(f"queue {name!r}: '.celery.pidbox' is the end of Celery's own queues")
 
 
 def is_queue_name(name: str) -> bool:

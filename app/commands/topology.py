@@ -7,6 +7,8 @@ import typer
 from app.commands.options import AsJson
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from app.broker.topology import Change, LiveTopology, Topology
     from app.settings import Settings
 
@@ -119,15 +121,42 @@ def definitions(
     print_json(definitions(_queues(settings, queues), vhost, limits_of(settings)))
 
 
+@group.command()
+def users(
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            help="Workflow queues that workers may serve, separated by commas; without it all."
+        ),
+    ] = None,
+    vhost: Annotated[str, typer.Option(help="Virtual host.")] = "/",
+    as_json: AsJson = False,
+) -> None:
+    """Print the users of RabbitMQ: one for each process, with no more rights than it needs.
+
+    As commands for a shell on RabbitMQ's host, which ask for a password each. With --json only the
+    rights, as a definitions file for users that are there. Asks nobody, changes nothing.
+
+    Example: veltrix topology users --vhost shop
+    """
+    from app.broker.rights import commands, permissions
+    from app.commands.terminal import print_json
+
+    names = _checked((queues or "").split(","))
+    if as_json:
+        print_json(permissions(vhost, names))
+        return
+    for line in commands(vhost, names):
+        typer.echo(line)
+
+
 def _queues(settings: "Settings", given: str | None) -> list[str]:
     """The workflow queues. Raises CommandRefused for a name that cannot be one."""
     from app.bootstrap import engine_for, workflows_of
-    from app.broker.topology import check_queue_name
-    from app.commands.mistakes import CommandRefused
     from app.store.due import queues_subscribed
     from app.store.transactions import open_autocommit
 
-    names = [name.strip() for name in (given or "").split(",") if name.strip()]
+    names = _checked((given or "").split(","))
     if not names and settings.database_url is not None:
         engine = engine_for(settings, "veltrix-operator")
         with open_autocommit(engine) as tx:
@@ -135,12 +164,21 @@ def _queues(settings: "Settings", given: str | None) -> list[str]:
         engine.dispose()
     if not names:
         names = [workflow.queue for workflow, _ in workflows_of(settings).values()]
+    return _checked(names)
+
+
+def _checked(names: "Iterable[str]") -> list[str]:
+    """In order, each once, none empty. Raises CommandRefused for what cannot be a queue's."""
+    from app.broker.topology import check_queue_name
+    from app.commands.mistakes import CommandRefused
+
+    wanted = sorted({name.strip() for name in names} - {""})
     try:
-        for name in names:
+        for name in wanted:
             check_queue_name(name)
     except ValueError as error:
         raise CommandRefused(str(error)) from None
-    return sorted(set(names))
+    return wanted
 
 
 def _target(settings: "Settings", queues: str | None) -> "Topology":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from app.broker.message import MESSAGE_BYTES_MAX
 from app.dev.children import CannotStart, Child, Leash, kill_all, tail, wait_for
 from app.dev.embedded import EmbeddedServer
 from app.dev.ports import LOOPBACK, kept_ports
@@ -32,6 +33,7 @@ log.file = {log}
 log.file.level = warning
 log.connection.level = error
 raft.wal_max_size_bytes = {wal_bytes}
+max_message_size = {message_bytes}
 """
 # Quorum queues keep what is in their common log in memory too, and the log until its file is full:
 # by default 512 MiB. deploy/rabbitmq/rabbitmq.conf says the same.
@@ -208,7 +210,11 @@ class RabbitMQ(EmbeddedServer):
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         account = _ACCOUNT.format(user=USER, password=self._password)
         own = _CONFIGURATION.format(
-            host=LOOPBACK, log=self._log, wal_bytes=WAL_BYTES, **self._ports
+            host=LOOPBACK,
+            log=self._log,
+            wal_bytes=WAL_BYTES,
+            message_bytes=MESSAGE_BYTES_MAX,
+            **self._ports,
         )
         configuration = self.folder / "rabbitmq.conf"
         configuration.touch(mode=stat.S_IRUSR | stat.S_IWUSR)

@@ -76,10 +76,12 @@ def say_refused(
     troubles: Troubles, what: str, refused: Exception, *, stops_work: bool = True
 ) -> None:
     """One sentence, in the log and in `/readyz`."""
-    detail = (
-        f"RabbitMQ refuses to declare {what} ({refused}): give the user of VELTRIX_BROKER_URL the"
-        " configure right, or run `veltrix topology apply` with one who has it"
+    cure = (
+        "a relay declares them, or `veltrix topology apply` with a user who has the configure right"
+        if stops_work
+        else "give the user of VELTRIX_BROKER_URL what `veltrix topology users` says of a worker's"
     )
+    detail = f"RabbitMQ refuses to declare {what} ({refused}): {cure}"
     if not any(trouble.detail == detail for trouble in troubles.read()):
         telemetry.logger("worker").warning("broker.refused", detail=detail)
     troubles.set(_TROUBLE if stops_work else "broker_control", detail, stops_work=stops_work)

@@ -1,5 +1,7 @@
 """What somebody who only has RabbitMQ's password may do to a worker: ask, and send what is read."""
 
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, NoReturn
 
 from celery.worker.control import Panel
@@ -12,6 +14,10 @@ _ASKING = frozenset(
         *("report", "reserved", "revoked", "scheduled", "stats"),
     }
 )
+
+
+# An answer is a message: for one above MESSAGE_BYTES_MAX RabbitMQ would close the channel.
+_ANSWERS_MAX = 500
 
 
 class Compressed(ValueError):
@@ -27,6 +33,18 @@ def only_inspecting() -> None:
         if name not in _ASKING:
             del Panel.meta[name]
             Panel.data.pop(name, None)
+        elif name in Panel.data:
+            Panel.data[name] = _brief(Panel.data[name])
+
+
+def _brief(ask: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        told = ask(*args, **kwargs)
+        if isinstance(told, list):
+            return told[:_ANSWERS_MAX]
+        return dict(islice(told.items(), _ANSWERS_MAX)) if isinstance(told, dict) else told
+
+    return answer
 
 
 def refuse_compressed() -> None:

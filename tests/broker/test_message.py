@@ -4,9 +4,11 @@ import json
 
 import pytest
 from amqp.serialization import decode_properties_basic
+from annotated_types import Le
 
-from app.broker.message import ListLimits, messages_for, run_ids_in
+from app.broker.message import MESSAGE_BYTES_MAX, ListLimits, messages_for, run_ids_in
 from app.domain.due import DueRun
+from app.settings import Settings
 
 LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1_000, work_s=0.05)
 
@@ -115,3 +117,14 @@ def test_its_properties_are_those_of_celerys_protocol() -> None:
 )
 def test_a_foreign_body_names_none(body: bytes) -> None:
     assert run_ids_in(body) == []
+
+
+def test_the_largest_message_is_far_below_what_rabbitmq_takes() -> None:
+    bounds = Settings.model_fields["list_runs_max"].metadata
+    (runs_max,) = [bound.le for bound in bounds if isinstance(bound, Le)]
+    assert isinstance(runs_max, int)
+    limits, name = ListLimits(runs_max, 1, bytes_max=1_000, work_s=1.0), "w" * 200
+
+    (message,) = messages_for(runs(runs_max, name), "relay@test", limits, {name: 0.0})
+
+    assert len(message.body) + len(message.properties) < MESSAGE_BYTES_MAX / 4
