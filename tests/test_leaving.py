@@ -54,3 +54,14 @@ def test_a_process_ends_in_time_whatever_hangs() -> None:
     for name, (out, err) in said.items():
         assert ("last" in out) == (name != "C code that keeps the interpreter"), name
         assert ("in stuck" in err) == (name != "the end itself"), name
+
+
+def test_a_signal_is_heard_before_there_is_anything_to_finish() -> None:
+    code = (
+        "import os, signal; from app.commands.processes import _settings; _settings();"
+        "os.kill(os.getpid(), signal.SIGTERM); signal.pause()"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
+
+    assert ended.returncode == 128 + signal.SIGTERM, "by a handler: process 1 would live on"

@@ -102,10 +102,17 @@ def dev(
 
 
 def _settings() -> "Settings":
-    """The settings of a process that keeps running; its logs are configured."""
+    """The settings of a process that keeps running; its logs are configured, SIGTERM is heard.
+
+    The first process of a container is not ended by a signal for which it has no handler.
+    """
+    import signal
+
+    from app.leaving import end_now
     from app.settings_load import load_settings
     from app.telemetry import configure_logs
 
+    signal.signal(signal.SIGTERM, end_now)  # until it has begun: then there is something to finish
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level)
     return settings
