@@ -28,7 +28,7 @@ class TlsServer(uvicorn.Server):
         super().__init__(config)
         self._gate, self._certificate = gate, certificate
         self._taking: list[asyncio.Task[None]] = []
-        self._greetings: dict[asyncio.Task[None], _Greeting] = {}
+        self._agreeing: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -48,7 +48,7 @@ class TlsServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nobody any more, end who has not agreed yet, and wait for what is in hand."""
-        tasks = [*self._taking, *self._greetings]
+        tasks = [*self._taking, *self._agreeing]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -69,8 +69,8 @@ class TlsServer(uvicorn.Server):
             greeting = _Greeting(taken, loop.time() + self._gate.limits.head_s)
             self._gate.enter(greeting)
             task = loop.create_task(self._agree(greeting, taken, certificate))
-            self._greetings[task] = greeting
-            task.add_done_callback(self._greetings.pop)
+            self._agreeing.add(task)
+            task.add_done_callback(self._agreeing.discard)
 
     async def _agree(
         self, greeting: "_Greeting", taken: socket.socket, certificate: Certificate
