@@ -1,11 +1,12 @@
 """The platform does all its work as a role that owns nothing."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pika
+import pytest
 
 from app.broker.names import INBOUND
 from app.dev.platform import Platform
@@ -32,29 +33,34 @@ def publish_to_nobody(broker_url: str) -> None:
     connection.close()
 
 
-def start(platform: Callable[..., Platform], roles: Roles, folder: Path) -> Scene:
+@pytest.fixture
+def roles(database_url: str) -> Roles:
+    return make_roles(database_url)
+
+
+@pytest.fixture
+def seen(platform: Callable[..., Platform], roles: Roles, tmp_path: Path) -> Iterator[Scene]:
     """A platform as the role that `veltrix db grants` names, whose children die for good."""
-    (folder / "admin").write_text(KEY)
+    (tmp_path / "admin").write_text(KEY)
     env = {
         "VELTRIX_DATABASE_URL": roles.app,
         "VELTRIX_DATABASE_OWNER_URL": "",
         "VELTRIX_REQUIRE_KEYS": "true",
-        "VELTRIX_ADMIN_KEY_FILE": str(folder / "admin"),
+        "VELTRIX_ADMIN_KEY_FILE": str(tmp_path / "admin"),
         "VELTRIX_POISON_CRASHES_MAX": "1",
     }
-    effects = folder / "effects"
+    effects = tmp_path / "effects"
     seen = Scene(platform(**options(effects, env=env, apis=1)), effects)
     with transaction(seen.engine) as tx:
         tx.exec_driver_sql(f"grant insert on bookings to {roles.name('app')}")
     seen.wait_registered()
-    return seen
+    yield seen
+    seen.engine.dispose()
 
 
 def test_no_process_needs_a_right_that_is_not_granted(
-    platform: Callable[..., Platform], database: tuple[str, str], tmp_path: Path
+    seen: Scene, roles: Roles, database_url: str
 ) -> None:
-    roles = make_roles(database[1])
-    seen = start(platform, roles, tmp_path)
     api = Client(seen.platform.processes["api-1"].port)
 
     def post(path: str, body: Any, kind: str = "application/json") -> Any:
@@ -67,7 +73,8 @@ def test_no_process_needs_a_right_that_is_not_granted(
         return Counter(state for (state,) in seen.ask("select state from runs"))
 
     def is_settled() -> bool:
-        return not states().keys() & {"queued", "running", "waiting"}
+        found = states()
+        return found.total() == 24 and not found.keys() & {"queued", "running", "waiting"}
 
     deeds = [[["note"], ["book"]]] * 20 + [[["pause_async", 0.3]], [["spin"]], [["kill"]], [["x"]]]
     post("/v1/events", [event(number, one) for number, one in enumerate(deeds)], BATCH)
@@ -91,6 +98,5 @@ def test_no_process_needs_a_right_that_is_not_granted(
     assert logs == set()
     with transaction(make_engine(roles.read, application="tests"), snapshot=True) as tx:
         assert verify(tx).is_whole
-    seen.platform.start("relay-2", "relay", {"VELTRIX_DATABASE_URL": database[1]})
+    seen.platform.start("relay-2", "relay", {"VELTRIX_DATABASE_URL": database_url})
     until(lambda: seen.log_lines("role.powerful", "relay-2"), 20, "the superuser to be named")
-    seen.engine.dispose()
