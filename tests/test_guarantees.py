@@ -1,14 +1,15 @@
-"""`docs/guarantees.md` names tests that exist, and says which of them `make test` leaves out."""
+"""The pages of promises name tests that exist, and say which of them `make test` leaves out."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("guarantees.md", "security.md")
 
 
 def named() -> list[tuple[str, str, bool]]:
     """File, test and whether the page calls it slow."""
-    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES)
     found = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`( \(slow\))?", page)
     return [(path, name, bool(slow)) for path, name, slow in found]
 

@@ -36,7 +36,7 @@ def mistakes(**variables: str) -> list[str]:
     [
         ("localhost", True),
         ("LOCALHOST.", True),
-        ("a.localhost", True),
+        ("a.localhost", False),
         ("127.0.0.1", True),
         ("127.8.9.10", True),
         ("::1", True),

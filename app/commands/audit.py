@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 
@@ -122,10 +121,10 @@ def _follow(as_json: bool) -> None:
 
 def _print(row: "AuditRow", as_json: bool) -> None:
     """One line."""
-    from app.commands.terminal import shown
+    from app.commands.terminal import print_json_line, shown
 
     if as_json:
-        typer.echo(msgspec.json.encode(row).decode())
+        print_json_line(row)
         return
     done = "refused" if row.is_refused else "done"
     values = (row.at, row.author, row.action, row.target_id, f"{row.runs} runs", done, row.reason)

@@ -1,7 +1,9 @@
 """Between an operator's terminal and the platform: settings, author, database, what is printed."""
 
 import getpass
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from app.store.ledger import unix_s
 from app.store.queues import Unserved
 from app.store.transactions import open_autocommit
 from app.telemetry import configure_logs
+
+_OTHERS = re.compile(r"[^\n -~]")
 
 
 def operator_settings() -> Settings:
@@ -80,9 +84,25 @@ def ids_of(texts: Iterable[str]) -> list[str]:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; indented for a terminal."""
     text = msgspec.json.encode(value)
-    if sys.stdout.isatty():
-        text = msgspec.json.format(text)
-    typer.echo(text.decode())
+    _echo_json(msgspec.json.format(text) if sys.stdout.isatty() else text)
+
+
+def print_json_line(value: Any) -> None:
+    """The same on one line, whoever looks."""
+    _echo_json(msgspec.json.encode(value))
+
+
+def _echo_json(text: bytes) -> None:
+    """As it is for a program; on a terminal, which obeys some characters, those are escaped.
+
+    Outside of strings JSON has none of them, and within it may write any as an escape.
+    """
+    told = text.decode()
+    typer.echo(_OTHERS.sub(_escaped, told) if sys.stdout.isatty() else told)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -102,8 +122,8 @@ def columns(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]
 
 
 def print_error(line: str) -> None:
-    """A line on standard error."""
-    typer.echo(line, err=True)
+    """A line on standard error, in which nothing steers a terminal either."""
+    typer.echo("\n".join(map(_still, line.split("\n"))), err=True)
 
 
 def shown(value: Any) -> str:
@@ -117,7 +137,11 @@ def shown(value: Any) -> str:
             return value.strftime("%Y-%m-%d %H:%M:%S")
         case int():
             return f"{value:,}"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return _still(str(value))
+
+
+def _still(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_unserved(found: Sequence[Unserved]) -> None:

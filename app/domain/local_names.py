@@ -30,7 +30,7 @@ _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\[\]/@?#\\:\s]*)(?::[0-9]*)?").ful
 def is_loopback(host: str) -> bool:
     """Whether what is sent to this name or address stays on this machine."""
     name = host.lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
+    if name == "localhost":  # names below it are asked of a server by some resolvers
         return True
     try:
         address = ip_address(name.strip("[]"))

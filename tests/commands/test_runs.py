@@ -1,5 +1,6 @@
 """`veltrix runs`, `run`, `replay run` and `cancel` on rows as workers leave them."""
 
+import json
 import time
 
 import pytest
@@ -10,7 +11,8 @@ from app.store.journal import FailedAttempt, JournalEntry, Settlement
 from app.store.transactions import open_autocommit
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, change_runs, read_runs
-from tests.support.settled import hold, settle
+from tests.support.pseudo_terminal import on_terminal
+from tests.support.settled import hold, run_sql, settle
 
 NO_RUN = "00000000-0000-0000-0000-000000000000"
 
@@ -199,3 +201,24 @@ def test_run_tells_when_steps_began_and_with_what_arguments(
     (tried,) = (line for line in told if "1.1.1" in line)
     assert '"ups"' in tried
     assert "750 ms" in tried
+
+
+def test_nothing_that_a_sender_wrote_steers_a_terminal(engine: Engine, database_url: str) -> None:
+    hostile = "\u009b31m\u202etxt\u200b\x7f\N{TAG LATIN SMALL LETTER A}\u00e9"
+    (run_id,) = add_runs(engine, 1)
+    run_sql(engine, f"update runs set key = '{hostile}'")
+    ways = (
+        ["runs", "--json"],
+        ["run", run_id, "--json"],
+        ["runs"],
+        ["run", run_id, "--x", hostile],
+    )
+
+    for arguments in ways:
+        with on_terminal(arguments, VELTRIX_DATABASE_URL=database_url) as terminal:
+            terminal.code()
+        steering = [c for c in terminal.shown if not c.isprintable() and c not in "\r\n"]
+        assert steering == [], arguments
+        if arguments[-1] == "--json":
+            assert "\\u009b31m\\u202etxt\\u200b\\u007f\\udb40\\udc61\u00e9" in terminal.shown
+            assert json.loads(terminal.shown), arguments
