@@ -41,7 +41,7 @@ class BodyReader:
         body = await self._read(scope, receive, bytes_max, author)
         if not coding:
             return body
-        body = await decoded(body, coding, bytes_max)
+        body = await decoded(author, body, coding, bytes_max)
         self._hold_to_the_end(author, len(body))  # few bytes became many, and wait to be parsed
         self._check(author, bytes_max)
         return body

@@ -98,14 +98,14 @@ async def edit_run(
             "send If-Match with the ETag that GET /v1/runs/{run_id} gave: it keeps two people from"
             " editing one run",
         )
-    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
     if patch is not None:  # what it says of a payload that it does not fit shows the payload
         await check_asked(request, author, Scope.PAYLOADS_READ)
     if (patch is None) == (asked.data is msgspec.UNSET):
         raise Problem(400, "invalid-body", "send either data or patch")
     if patch is None:
         raw = bytes(asked.data)
-        if problem := await read_beside(len(raw), lambda: json_problem(raw)):
+        if problem := await read_beside(author.name, len(raw), lambda: json_problem(raw)):
             raise Problem(400, "bad-input", f"data is {problem}")
         patch = replacing(raw.decode())
     limits = (services.acceptor.new_ids, services.settings.accounts_max)

@@ -6,12 +6,13 @@ RFC 9110, 8.4: gzip, deflate (which some send without zlib's frame) and zstd, on
 import asyncio
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import zstandard
 
 from app.api.parsing import AT_ONCE_BYTES_MAX
 from app.api.problems import Problem
+from app.api.turns import Turns
 
 _STEP = 256 * 1024
 _SLICE, _SLICE_ZSTD = 16 * 1024, 1024
@@ -19,7 +20,7 @@ _MEMBERS_MAX = 1_000
 _GROWS_MAX = 1_000  # times
 _WINDOW = 8 * 1024 * 1024
 # Not the thread that reads bodies: whoever sends no compressed ones does not wait for these.
-_decoding = ThreadPoolExecutor(1, thread_name_prefix="decoding")
+_decoding = Turns("decoding")
 ACCEPTED = "gzip, deflate, zstd"
 
 
@@ -40,15 +41,15 @@ def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return coding
 
 
-async def decoded(body: bytes, coding: str, bytes_max: int) -> bytes:
+async def decoded(author: str, body: bytes, coding: str, bytes_max: int) -> bytes:
     """The body as it was before it was compressed.
 
     Raises a 413 Problem if that has more than `bytes_max`, and a 400 one if it cannot be read.
     """
     if min(len(body) * _GROWS_MAX, bytes_max) <= AT_ONCE_BYTES_MAX:
         return _decode(body, coding, bytes_max)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_decoding, _decode, body, coding, bytes_max)
+    work = partial(_decode, body, coding, bytes_max)
+    return await asyncio.wrap_future(_decoding.submit(author, work))
 
 
 def _decode(body: bytes, coding: str, bytes_max: int) -> bytes:

@@ -96,9 +96,9 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
         return await _batch(services, scope, author, body)
     body = await bodies.read(scope, receive, services.settings.event_bytes_max)
     if mode is Mode.STRUCTURED:
-        event = await read_beside(len(body), lambda: parse_structured(body))
+        event = await read_beside(author.name, len(body), lambda: parse_structured(body))
     else:
-        event = await read_beside(len(body), lambda: parse_binary(headers, body))
+        event = await read_beside(author.name, len(body), lambda: parse_binary(headers, body))
     if author.limits is not None:
         (within,) = await events_within(Request(scope), author, [event])
         if isinstance(within, EventForbidden):
@@ -113,6 +113,7 @@ async def _batch(services: Services, scope: Scope, author: Author, body: bytes) 
     settings = services.settings
     throttle: Throttle = scope["app"].state.throttle
     found = await parse_batch_beside(
+        author.name,
         body,
         settings.batch_events_max,
         settings.event_bytes_max,

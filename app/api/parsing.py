@@ -1,15 +1,16 @@
 """Reading large bodies beside the event loop, in which everybody else's requests wait.
 
-What is small is read at once. What is larger is read by one thread: a flood of large bodies waits
-for its turn there, and takes the interpreter from the loop for a switch interval at a time.
+What is small is read at once. What is larger is read by one thread, a body of each caller in turn:
+a flood of large bodies waits for itself, and takes the interpreter from the loop for a switch
+interval at a time.
 """
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from app.api.turns import Turns
 from app.domain.cloudevents import batch_items, parse_item
 from app.domain.event_checks import BadEvent
 from app.domain.events import NewEvent
@@ -19,24 +20,30 @@ T = TypeVar("T")
 # Whatever is in it, reading so much takes 3 ms at most, and an ordinary event of it 0.1 ms.
 AT_ONCE_BYTES_MAX = 16 * 1024
 
-_reader = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+_reading = Turns("bodies")
 
 
-async def read_beside(size_bytes: int, read: Callable[[], T]) -> T:
-    """What `read` returns or raises; it works through so many bytes."""
+async def read_beside(author: str, size_bytes: int, read: Callable[[], T]) -> T:
+    """What `read` returns or raises; it works through so many bytes of this author's."""
     if size_bytes <= AT_ONCE_BYTES_MAX:
         return read()
-    return await asyncio.get_running_loop().run_in_executor(_reader, read)
+    return await asyncio.wrap_future(_reading.submit(author, read))
 
 
 async def parse_batch_beside(
-    body: bytes, events_max: int, event_bytes_max: int, admit: Callable[[int], None]
+    author: str,
+    body: bytes,
+    events_max: int,
+    event_bytes_max: int,
+    admit: Callable[[int], None],
 ) -> list[NewEvent | BadEvent]:
     """As `parse_batch`, with other requests answered in between.
 
     `admit` is told how many there are before they are read, and may raise.
     """
-    items = await read_beside(len(body), lambda: batch_items(body, events_max, event_bytes_max))
+    items = await read_beside(
+        author, len(body), lambda: batch_items(body, events_max, event_bytes_max)
+    )
     admit(len(items))
     events: list[NewEvent | BadEvent] = []
     since_pause_bytes = 0
@@ -49,5 +56,5 @@ async def parse_batch_beside(
         if size <= AT_ONCE_BYTES_MAX:
             events.append(parse_item(item))
         else:
-            events.append(await read_beside(size, partial(parse_item, item)))
+            events.append(await read_beside(author, size, partial(parse_item, item)))
     return events

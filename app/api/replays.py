@@ -90,7 +90,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     services: Services = request.app.state.services
     body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
     asked = decoded(body, PlanAsked)
-    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
     for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
         # What a refusal says of a payload that the patch does not fit shows the payload.
         await check_asked(request, author, scope)
@@ -157,7 +157,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
 )
 async def preview_edit(
     request: Request,
-    _editor: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
+    author: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
     _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
 ) -> Response:
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
@@ -165,7 +165,7 @@ async def preview_edit(
     bytes_max = services.settings.event_bytes_max
     body = await body_of(request, bytes_max + _EXTRA_BYTES)
     asked = decoded(body, PreviewAsked)
-    patch = await read_beside(len(body), lambda: patch_of(asked.patch))
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
     if patch is None:
         raise Problem(400, "invalid-patch", "send the patch that is to be looked at")
     look = partial(

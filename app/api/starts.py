@@ -85,7 +85,7 @@ async def start_workflow(
 
     if wait_s == 0:
         return await answer_once(request, author, raw, start)
-    await _check_single(services, raw)
+    await _check_single(services, author, raw)
     throttle: Throttle = request.app.state.throttle
     with outcomes_of(request).place():
         answer = await answer_once(request, author, raw, start)
@@ -93,11 +93,10 @@ async def start_workflow(
             return await _outcome_of(request, author, answer, wait_s)
 
 
-async def _check_single(services: Services, raw: bytes) -> None:
+async def _check_single(services: Services, author: Author, raw: bytes) -> None:
     """Raises a 400 Problem for a list of inputs: nobody waits for many runs."""
-    _, inputs = await read_beside(
-        len(raw), lambda: _body_of(raw, services.settings.batch_events_max)
-    )
+    most = services.settings.batch_events_max
+    _, inputs = await read_beside(author.name, len(raw), lambda: _body_of(raw, most))
     if inputs is not None:
         raise Problem(
             400,
@@ -136,7 +135,7 @@ async def _start(request: Request, author: Author, name: str, raw: bytes) -> Res
             404, "no-such-workflow", f"no workflow is named {name!r}; GET /v1/workflows lists them"
         )
     most = services.settings.batch_events_max
-    body, inputs = await read_beside(len(raw), lambda: _body_of(raw, most))
+    body, inputs = await read_beside(author.name, len(raw), lambda: _body_of(raw, most))
     throttle: Throttle = request.app.state.throttle
     throttle.charge_list(author, len(inputs or ()))
     delay_s = await run_in_threadpool(_delay_s, services, body)
