@@ -22,7 +22,7 @@ def test_config_shows_each_setting_with_its_origin_and_no_password(
     monkeypatch.setenv("VELTRIX_DATABASE_URL", "postgresql://me:secret1@db/veltrix")
     (tmp_path / "broker").write_text("amqp://me:secret2@mq/v")
     monkeypatch.setenv("VELTRIX_BROKER_URL_FILE", str(tmp_path / "broker"))
-    (tmp_path / ".env").write_text("VELTRIX_API_PORT=9000\n")
+    (tmp_path / ".env").write_text("VELTRIX_API_PORT=9000\nVELTRIX_PLAIN_HOSTS=db,mq\n")
 
     ran = unset_veltrix("config", "--json")
     text = unset_veltrix("config")
