@@ -35,6 +35,7 @@ from app.domain.json_text import (
     has_repeated_names,
     json_problem,
     split_array,
+    value_problem,
 )
 
 STRUCTURED_TYPE = "application/cloudevents+json"
@@ -153,7 +154,8 @@ def parse_binary(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> NewEven
     text = _encode(extensions).decode() if extensions else None
     if content_type is None and body and json_problem(body.removeprefix(BOM)) is None:
         # As in the JSON format, where data without a type is JSON: SDKs send it like this.
-        return _event_of(wire, text, None, msgspec.Raw(body.removeprefix(BOM)))
+        value = msgspec.Raw(body.removeprefix(BOM))
+        return _event_of(wire, text, None, value, is_judged=True)
     return _event_of(wire, text, body or None, None)
 
 
@@ -242,14 +244,23 @@ def _event_with_json_data(wire: Wire, extensions: str | None) -> NewEvent:
 
 
 def _event_of(
-    wire: Wire, extensions: str | None, content: bytes | None, value: msgspec.Raw | None
+    wire: Wire,
+    extensions: str | None,
+    content: bytes | None,
+    value: msgspec.Raw | None,
+    *,
+    is_judged: bool = False,
 ) -> NewEvent:
-    """The event, with `content` bytes of its datacontenttype, or a JSON `value`, or neither."""
+    """The event, with `content` bytes of its datacontenttype, or a JSON `value`, or neither.
+
+    `is_judged`: nothing is wrong with the value.
+    """
     check_attributes(wire)
-    text = None if value is None else bytes(value)
+    text, problem_of = (None, json_problem) if value is None else (bytes(value), value_problem)
     if text is None and content is not None and is_json(wire.datacontenttype or ""):
         text, content = content.removeprefix(BOM), None
-    data_json = None if text is None else _checked_json(wire, text)
+    if text is not None and not is_judged and (problem := problem_of(text)):
+        raise bad(wire, "data", f"data is {problem}")
     source, id_, type_ = wire.source or "", wire.id or "", wire.type or ""  # none is empty
     digest, digest_as_sent = _digests(wire, text, content)
     return NewEvent(
@@ -262,7 +273,7 @@ def _event_of(
         time=wire.time,
         datacontenttype=wire.datacontenttype,
         dataschema=wire.dataschema,
-        data_json=data_json,
+        data_json=None if text is None else text.decode(),
         data_binary=content,
         extensions=extensions,
         traceparent=wire.traceparent,
@@ -284,12 +295,6 @@ def _digests(wire: Wire, text: bytes | None, content: bytes | None) -> tuple[byt
     if type_ == as_sent and len(said) == len(data):
         return digest, None
     return digest, content_digest(wire.type or "", wire.subject, as_sent, wire.dataschema, data)
-
-
-def _checked_json(wire: Wire, raw: bytes) -> str:
-    if problem := json_problem(raw):
-        raise bad(wire, "data", f"data is {problem}")
-    return raw.decode()
 
 
 def _base64_bytes(wire: Wire) -> bytes | None:

@@ -12,8 +12,8 @@ from itertools import accumulate, chain, islice
 import msgspec
 
 _GROUP = 8  # brackets that are looked at together
-# Brackets as binary digits, and all that is none.
-_DIGITS, _NO_BRACKETS = bytes.maketrans(b"[{]}", b"1100"), bytes(set(range(256)) - set(b"[{]}"))
+# What says how deep it is, and all that says nothing of it.
+_DIGITS, _NO_MARKS = bytes.maketrans(b"[{]}", b"1100"), bytes(set(range(256)) - set(b'[{]}"'))
 
 
 def _rise_of(brackets: int) -> tuple[int, int]:
@@ -52,24 +52,31 @@ def may_have_large_numbers(text: bytes) -> bool:
 
 
 def outside_of_strings(raw: bytes) -> bytes:
-    """The text without its strings, each of which was where there is a newline now."""
-    if b'"' not in raw:
+    """Valid JSON without its strings, each of which was where there is a newline now."""
+    return b"\n".join(_plain(raw).replace(b'""', b"\n").split(b'"')[::2])
+
+
+def _plain(raw: bytes) -> bytes:
+    """Without escapes, so that each quote begins or ends a string."""
+    if b"\\" not in raw:
         return raw
-    if b"\\" in raw:  # so that each quote begins or ends a string
-        raw = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    return b"\n".join(raw.split(b'"')[::2])
+    return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def depth_of(raw: bytes) -> int:
-    """How deep its lists and objects are nested."""
-    return depth_of_brackets(outside_of_strings(raw))
+    """How deep the lists and objects of valid JSON are nested."""
+    marks = _plain(raw).translate(None, _NO_MARKS)
+    # Two quotes with no bracket between begin and end nothing that is looked for.
+    marks = marks.replace(b'""', b"")
+    if b'"' in marks:
+        marks = b"".join(marks.split(b'"')[::2])
+    digits = marks.translate(_DIGITS)
+    # Wherever it is deepest a bracket is closed at once: without these it is one less.
+    inner = digits.replace(b"10", b"")
+    return bool(digits) + (_deepest(inner) if inner else 0)
 
 
-def depth_of_brackets(outside: bytes) -> int:
-    """The same of what is outside of its strings."""
-    digits = outside.translate(_DIGITS, _NO_BRACKETS)
-    if not digits:
-        return 0
+def _deepest(digits: bytes) -> int:
     digits += b"0" * (-len(digits) % _GROUP)
     # Powers of two as a base are linear, and have no limit of digits.
     groups = int(digits, 2).to_bytes(len(digits) // _GROUP, "big")

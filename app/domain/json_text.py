@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 import msgspec
 
 from app.domain.json_scan import (
-    depth_of_brackets,
+    depth_of,
     may_be_deeper,
     may_have_large_numbers,
     number_problem,
@@ -56,16 +56,22 @@ _AFTER = re.compile(rb"[ \t\r\n]*[,}]").match
 
 def json_problem(raw: bytes) -> str | None:
     """What keeps this from being decodable JSON, as the end of "data is ...", or None."""
-    is_deep = may_be_deeper(raw, DEPTH_MAX)
-    outside = outside_of_strings(raw) if is_deep or may_have_large_numbers(raw) else b""
-    if is_deep and depth_of_brackets(outside) > DEPTH_MAX:
-        return f"nested deeper than the {DEPTH_MAX} levels allowed"
     try:
         _skip(raw)
-        raw.decode()
     except (ValueError, RecursionError) as error:
         return bad_json(raw, error)
-    return number_problem(outside)
+    return value_problem(raw)
+
+
+def value_problem(raw: bytes) -> str | None:
+    """The same of what a decoder has passed over, so that its syntax is that of JSON."""
+    try:
+        raw.decode()
+    except ValueError as error:
+        return bad_json(raw, error)
+    if may_be_deeper(raw, DEPTH_MAX) and depth_of(raw) > DEPTH_MAX:
+        return f"nested deeper than the {DEPTH_MAX} levels allowed"
+    return number_problem(outside_of_strings(raw)) if may_have_large_numbers(raw) else None
 
 
 def bad_json(raw: bytes, error: Exception) -> str:
