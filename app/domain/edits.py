@@ -3,7 +3,7 @@
 Numbers keep every digit they were sent with, for a patch must not change what it does not name.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import jsonpatch
@@ -29,7 +29,19 @@ DIFF_BYTES_MAX = 65_536  # beyond it the diff of two payloads takes seconds, and
 DIFF_DEPTH_MAX = 50
 OPERATIONS_MAX = 1_000
 
-_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+def _number(written: str) -> Decimal:
+    """A number as it was written.
+
+    One whose exponent no decimal has is 0 to every reader: what is too large is refused before.
+    """
+    try:
+        return Decimal(written)
+    except InvalidOperation:
+        return Decimal("-0.0" if written.startswith("-") else "0.0")
+
+
+_decode = msgspec.json.Decoder(float_hook=_number).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.edits import EditRefused, Patch, diff, edited, exact, replacing, text_of
 from app.domain.input_schema import InputSchema
+from app.domain.json_text import json_problem
 
 ANY = InputSchema(None)
 MIB = 1024 * 1024
@@ -83,3 +84,15 @@ def test_what_was_copied_is_another_value_with_every_digit() -> None:
     assert edited('{"a":[{"n":1.10}]}', twice, ANY, MIB) == (
         '{"a":[{"n":1.10}],"b":[{"n":1.10,"c":1}]}'
     )
+
+
+@pytest.mark.parametrize("written", ["0E+", "-0e", "1e-", "-7.5E-"])
+def test_an_exponent_that_no_decimal_has_is_of_a_number_that_is_nothing(written: str) -> None:
+    """Senders may write it, and doubles read it as 0: an edit beside it was an error of ours."""
+    before = f'{{"a":{written}{"9" * 30},"b":"1"}}'
+    assert json_problem(before.encode()) is None
+
+    made = edited(before, [{"op": "replace", "path": "/b", "value": 1}], ANY, MIB)
+
+    assert json.loads(made)["a"] == 0
+    assert json.loads(made)["b"] == 1
