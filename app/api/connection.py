@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from app.api.cycle import Cycle, give_up
 from app.api.gate import Gate, Guest
 from app.api.problems import MEDIA_TYPE, Problem
 
@@ -57,7 +58,7 @@ class ApiConnection(HttpToolsProtocol):
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
         self._is_stalled = False  # the client does not read what we send
-        self._running: _Cycle | None = None  # being answered
+        self._running: Cycle | None = None  # being answered
         self._is_lingering = False  # answered, and only read to its end
         self._is_deaf = False  # what comes is no request, or one too many
         self._left = 0  # bytes that are read then
@@ -79,7 +80,7 @@ class ApiConnection(HttpToolsProtocol):
         self.gate.leave(self)
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
-                _give_up(cycle)
+                give_up(cycle)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -93,7 +94,7 @@ class ApiConnection(HttpToolsProtocol):
         self._is_deaf = True
         for asked in (self._running, *(waiting for waiting, _ in self.pipeline)):
             if asked is not None:
-                cast(_Cycle, asked).hear_no_more()
+                cast(Cycle, asked).hear_no_more()
         return True
 
     def pause_writing(self) -> None:
@@ -220,7 +221,7 @@ class ApiConnection(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         before: RequestResponseCycle | None = self.cycle
-        self.cycle = _Cycle(
+        self.cycle = Cycle(
             self,
             scope=scope,
             transport=self.transport,
@@ -262,7 +263,7 @@ class ApiConnection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             if cycle.more_body:
-                _give_up(cycle)  # its body is what is wrong: nobody waits for it any more
+                give_up(cycle)  # its body is what is wrong: nobody waits for it any more
                 self.pipeline = deque(one for one in self.pipeline if one[0] is not cycle)
             before = self.pipeline[0][0] if self.pipeline else self._running
             if before is not None and before is not cycle and not before.response_complete:
@@ -330,61 +331,7 @@ class ApiConnection(HttpToolsProtocol):
             self.deadline = min(self.deadline, self.loop.time() + self.gate.limits.linger_s)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cast(_Cycle, cycle)
+        self._running = cast(Cycle, cycle)
         if cycle.more_body:  # it may have waited for the one before
             self.deadline = max(self.deadline, self.loop.time() + self.gate.limits.body_s)
         super()._start_asgi_task(cycle, app)
-
-
-def _give_up(cycle: RequestResponseCycle) -> None:
-    if not cycle.response_complete:
-        cycle.disconnected = True
-    cycle.message_event.set()
-
-
-class _Cycle(RequestResponseCycle):
-    """A request and its answer. What is left of a body that nobody read is no next request."""
-
-    def __init__(self, connection: ApiConnection, **options: Any) -> None:
-        super().__init__(**options)
-        self._connection = connection
-        self._is_told = self._has_ended = False
-
-    def hear_no_more(self) -> None:
-        """The client sends no more: it has perhaps gone, and is waited with no longer."""
-        self._has_ended = True
-        self.message_event.set()
-
-    async def receive(self) -> Any:
-        """See uvicorn; after the whole request the end of what the client sends is a disconnect."""
-        if self._is_told and self._has_ended:
-            return {"type": "http.disconnect"}
-        message = await super().receive()
-        if self._is_told and self._has_ended:
-            return {"type": "http.disconnect"}
-        self._is_told = not message.get("more_body", False)
-        return message
-
-    async def send(self, message: Any) -> None:
-        """See uvicorn; the connection ends after the answer if the request has not come whole."""
-        if self.transport.is_closing():
-            self.disconnected = True
-            return
-        is_cut = self.more_body and not self.disconnected
-        if is_cut and not self.response_started:
-            self.keep_alive = False
-            self.transport = cast(asyncio.Transport, _Lingering(self._connection))
-        await super().send(message)
-
-
-class _Lingering:
-    """The transport of an answer after which the connection lingers where it would be closed."""
-
-    def __init__(self, connection: ApiConnection) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
-        self.is_closing = connection.transport.is_closing
-
-    def close(self) -> None:
-        """Not yet."""
-        self._connection.linger()

@@ -525,3 +525,17 @@ def test_a_client_that_sends_far_too_much_reads_why(api: Api) -> None:
         one.send(head("/v1/events", headers))
         one.socket.sendall(b"x" * 20_000_000)
         assert one.answer()[0] == 413
+
+
+def test_who_leaves_a_stream_is_let_go_and_that_is_no_error(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A browser that is closed says that it sends no more, and looks at figures no longer."""
+    with socket.create_connection(("127.0.0.1", api.port), timeout=30) as looking:
+        looking.sendall(b"GET /console/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert looking.recv(65_536).startswith(b"HTTP/1.1 200")
+        looking.shutdown(socket.SHUT_WR)
+        while looking.recv(65_536):
+            pass
+
+    assert [record.getMessage() for record in caplog.records] == []
