@@ -63,8 +63,9 @@ def make_engine(
 ) -> Engine:
     """An engine whose connections are made for short set-based statements.
 
-    Every connection: `synchronous_commit=on` whatever the server's default (promise 1), statement
-    and lock limits, no JIT, and index plans even while statistics of a new table say it is empty.
+    Every connection: `synchronous_commit=on` whatever the server's default (promise 1), text in
+    UTF-8 whatever the role, the database or the environment says, statement and lock limits, no
+    JIT, and index plans even while statistics of a new table say it is empty.
     `is_hot` is for our own statements of every event: they are planned once per connection, not for
     each list anew, which took PostgreSQL twice as long as to execute a list of one (1.0 ms beside
     0.4 for accept, claim and settle). `is_tried`: a pooled connection is tried before it is used,
@@ -83,6 +84,7 @@ def make_engine(
         "jit": "off",
         "enable_seqscan": "off",
         "timezone": "UTC",
+        "client_encoding": "UTF8",
         "plan_cache_mode": "force_generic_plan" if is_hot else "auto",
     }
     engine = create_engine(

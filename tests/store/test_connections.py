@@ -42,6 +42,18 @@ def test_what_a_pooler_drops_is_set(engine: Engine, through: Engine) -> None:
             assert settings_of(tx) == OURS
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_text_is_text_whatever_encoding_somebody_chose(
+    engine: Engine, database: tuple[str, str], encoding: str
+) -> None:
+    name, url = database
+    with open_autocommit(engine) as tx:  # a role can say so of itself, and outlive its password
+        tx.execute(text(f"alter database {name} set client_encoding = '{encoding}'"))
+
+    with transaction(make_engine(url, application="tests", is_writer=True)) as tx:
+        assert tx.execute(text("select 'größe 漢'")).scalar_one() == "größe 漢"
+
+
 def test_and_is_set_again_after_a_step(through: Engine) -> None:
     with transaction(through) as tx:
         tx.execute(text("set statement_timeout = '1min'"))
