@@ -61,17 +61,19 @@ READ: Mapping[str, tuple[str, ...]] = {
 _THERE = """
 select current_schema(), array(
     select c.relname::text from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p')
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relkind in ('r', 'p')
         and c.relname = any(%(tables)s)
 )
 """
 _OTHERS = """
 select r.rolname::text, session_user::text from pg_class c join pg_roles r on r.oid = c.relowner
-where c.relnamespace = current_schema()::regnamespace and c.relname = any(%(tables)s)
+where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = any(%(tables)s)
     and not pg_has_role(session_user, c.relowner, 'usage') limit 1
 """
 _ROLES = "select rolname::text from pg_roles where rolname = any(%(roles)s)"
 # Who owns the schema or the database may drop what is in it; who owns a function may replace it.
+# Who starts programs or writes files on the server does so as PostgreSQL itself. A role can be what
+# it is a member of by `set role`, also where it inherits nothing.
 _POWERS = """
 with ours as (
     select c.oid, c.relname, c.relowner, c.relnamespace from pg_class c
@@ -82,16 +84,26 @@ with ours as (
     union select p.proowner from pg_trigger t join pg_proc p on p.oid = t.tgfoid
         join ours on ours.oid = t.tgrelid
     union select datdba from pg_database where datname = current_database()
+), asked as (
+    select r.oid, r.rolname, r.rolsuper from pg_roles r
+    where r.rolname = coalesce(%(role)s, session_user) and exists (select from ours)
+), can_be as (
+    select o.*, o.oid in (select oid from owners) as is_owner,
+        o.rolname in ('pg_execute_server_program', 'pg_write_server_files') as is_server
+    from pg_roles o where pg_has_role((select oid from asked), o.oid, 'member')
 )
-select r.rolname::text, r.rolsuper, r.rolcreaterole, array(
-    select o.rolname::text from pg_roles o join owners using (oid)
-    where pg_has_role(r.oid, o.oid, 'member') order by starts_with(o.rolname, 'pg_'), 1
+select asked.rolname::text, asked.rolsuper, array(
+    select rolname::text from can_be where is_owner order by starts_with(rolname, 'pg_'), 1
 ), array(
-    select p || ' on ' || ours.relname
-    from ours, unnest(array['update', 'delete', 'truncate', 'trigger']) p
-    where has_table_privilege(r.oid, ours.oid, p) order by 1
+    select rolname::text from can_be where rolsuper or is_server order by 1
+), (select bool_or(rolcreaterole) from can_be), array(
+    select distinct p || ' on ' || ours.relname
+    from ours, can_be, unnest(array['update', 'delete', 'truncate', 'trigger']) p
+    where has_table_privilege(can_be.oid, ours.oid, p)
+        or p = 'update' and has_any_column_privilege(can_be.oid, ours.oid, p)
+    order by 1
 )
-from pg_roles r where r.rolname = coalesce(%(role)s, session_user) and exists (select from ours)
+from asked
 """
 
 
@@ -158,11 +170,13 @@ def powers(tx: Connection, role: str | None = None) -> Powers | None:
     found = tx.exec_driver_sql(_POWERS, {"role": role}).one_or_none()
     if found is None:  # before the first migration
         return None
-    name, is_super, makes_roles, owners, rights = found
+    name, is_super, owners, mighty, makes_roles, rights = found
     if is_super:
         return Powers(name, "is a superuser, so it can change the audit")
     if owners:
         return Powers(name, f"can act as the owner {owners[0]!r}, so it can change the audit")
+    if mighty:
+        return Powers(name, f"can act as {mighty[0]!r}, so it can change the audit")
     if makes_roles:
         return Powers(name, "can make roles and join them, so it can change the audit")
     if rights:

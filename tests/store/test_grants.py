@@ -16,7 +16,7 @@ from app.bootstrap import say_powers
 from app.settings import Settings
 from app.store.audit import Audited, append
 from app.store.audit_chain import verify
-from app.store.grants import APP, READ, RolesRefused, give, powers
+from app.store.grants import APP, READ, RolesRefused, give, grants, powers
 from app.store.tables import metadata
 from app.store.transactions import make_engine, transaction
 from tests.support.roles import Roles, make_roles
@@ -178,15 +178,31 @@ def test_rights_are_given_again_and_what_was_given_beside_them_goes(
         tx.exec_driver_sql(f"grant update (author) on audit to {roles.name('app')}")
         tx.exec_driver_sql("grant delete on runs to public")
         said = powers(tx, roles.name("app"))
+        tx.exec_driver_sql(f"revoke update, truncate on audit from {roles.name('app')}")
+        tx.exec_driver_sql(f"grant update (author) on audit to {roles.name('app')}")
+        of_column = powers(tx, roles.name("app"))
 
     with transaction(make_engine(roles.owner, application="tests")) as tx:
         give(tx, roles.name("app"), None)
         assert powers(tx, roles.name("app")) is None
 
     assert said is not None
+    assert of_column is not None
     assert "truncate on audit, update on audit" in said.said
     left = refused(roles.app, "update audit set author = ''", "delete from runs")
     assert all("permission denied" in one for one in left.values())
+
+
+def test_a_schema_may_have_any_name(engine: Engine) -> None:
+    with transaction(engine) as tx:
+        tx.exec_driver_sql('create schema "My-schema x"')
+        tx.exec_driver_sql('set local search_path = "My-schema x"')
+        tx.exec_driver_sql("create table audit ()")
+        said = grants(tx, "one", None)
+        with pytest.raises(RolesRefused, match="there is no role 'one'"):
+            give(tx, "one", None)
+
+    assert 'grant usage on schema "My-schema x" to "one"' in said
 
 
 def test_a_role_that_no_grant_binds_is_refused_and_nothing_is_given(
@@ -197,8 +213,17 @@ def test_a_role_that_no_grant_binds_is_refused_and_nothing_is_given(
         tx.exec_driver_sql(f"create role {app}_joined in role {owner}")
         tx.exec_driver_sql(f"create role {app}_maker createrole")
         tx.exec_driver_sql(f"create role {app}_writer in role pg_write_all_data")
+        tx.exec_driver_sql(f"create role {app}_shell in role pg_execute_server_program")
+        # By `set role` alone: what these are members of they do not inherit.
+        for mighty in ("super", "maker", "writer"):
+            tx.exec_driver_sql(f"create role {app}_becomes_{mighty} noinherit")
+        tx.exec_driver_sql(f"grant postgres to {app}_becomes_super")
+        tx.exec_driver_sql(f"grant {app}_maker to {app}_becomes_maker")
+        tx.exec_driver_sql(f"grant {app}_writer to {app}_becomes_writer")
+    made = [f"{app}_{name}" for name in ("joined", "maker", "writer", "shell")]
+    made += [f"{app}_becomes_{name}" for name in ("super", "maker", "writer")]
     told = {}
-    for name in ("postgres", owner, f"{app}_joined", f"{app}_maker", f"{app}_writer", 'no "such'):
+    for name in ("postgres", owner, *made, 'no "such'):
         with pytest.raises(RolesRefused) as caught, transaction(engine) as tx:
             give(tx, name, read)
         told[name] = str(caught.value)
@@ -208,6 +233,10 @@ def test_a_role_that_no_grant_binds_is_refused_and_nothing_is_given(
     assert f"can act as the owner '{owner}'" in told[f"{app}_joined"]
     assert "can make roles" in told[f"{app}_maker"]
     assert "update on audit" in told[f"{app}_writer"]
+    assert "can act as 'pg_execute_server_program'" in told[f"{app}_shell"]
+    assert "can act as 'postgres'" in told[f"{app}_becomes_super"]
+    assert "can make roles" in told[f"{app}_becomes_maker"]
+    assert "update on audit" in told[f"{app}_becomes_writer"]
     assert 'create role "no ""such" login' in told['no "such']
     with pytest.raises(RolesRefused, match="cannot be both"), transaction(engine) as tx:
         give(tx, read, read)
