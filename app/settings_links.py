@@ -171,18 +171,18 @@ def _database(url: str, environ: Mapping[str, str]) -> tuple[list[str], frozense
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     named = [unquote(parts.hostname or ""), *query.get("host", ())]
-    others = []
     if not any(named):
         named = [environ.get("PGHOST", "")]
-        # Where a service leads only libpq knows.
-        services = query.get("service") or [environ.get("PGSERVICE", "")]
-        others = [f"service {service}" for service in services if service]
+    # Where a service leads only libpq knows: it may name an address, and a mode, beside a host.
+    services = query.get("service") or [environ.get("PGSERVICE", "")]
+    others = [f"service {service}" for service in services if service]
+    is_of_service = bool(others)
     addresses = query.get("hostaddr") or [environ.get("PGHOSTADDR", "")]
     hosts = [_bare(host) for text in (*named, *addresses) for host in text.split(",")]
     others += [
         host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)
     ]
-    modes = query.get("sslmode") or [environ.get("PGSSLMODE", "")]
+    modes = query.get("sslmode") or ([] if is_of_service else [environ.get("PGSSLMODE", "")])
     said = frozenset(mode for mode in modes if mode)
     return others, said or frozenset({_DEFAULT_MODE}), bool(said)
 

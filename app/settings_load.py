@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
@@ -255,6 +255,7 @@ def _checked_url(name: str, url: str) -> str:
         parts = urlsplit(url)
         is_good = parts.scheme in _SCHEMES[name] and "://" in url
         _ = parts.port  # raises ValueError for what is no port
+        is_good = is_good and (not name.startswith("database_") or _is_read_alike(parts, url))
     except ValueError:
         is_good = False
     if not is_good:
@@ -264,6 +265,16 @@ def _checked_url(name: str, url: str) -> str:
         )
         raise SettingsError([mistake])
     return url
+
+
+def _is_read_alike(parts: SplitResult, url: str) -> bool:
+    """Whether SQLAlchemy, which connects, finds the host where it is judged: where `urlsplit` does.
+
+    SQLAlchemy knows no fragment, and takes what stands before an @ for user and password, wherever.
+    """
+    login, behind = parts.netloc.rpartition("@")[0], url.partition("://")[2][len(parts.netloc) :]
+    has_password = re.fullmatch("[^:]*:[^@]*", login) is not None
+    return "#" not in url and (has_password or not (":" in login or "@" in behind))
 
 
 def _origin(name: str, given: Mapping[str, tuple[str, str]]) -> str:

@@ -68,6 +68,7 @@ DATABASES = [
     "u:p@/x?host=localhost,db",
     "u:p@localhost/x?hostaddr=10.0.0.1",
     "u:p@/x?service=far",
+    "u:p@localhost/x?service=far",
 ]
 NOT_OTHERS = [
     "u:p@localhost/x",
@@ -101,11 +102,33 @@ def test_a_database_here_or_over_tls_is_used(rest: str) -> None:
     assert is_used(DATABASE_URL=f"postgresql+psycopg://{rest}")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "localhost:12#34@db/x",  # SQLAlchemy would go to `db`
+        "localhost:12?34@db/x",
+        "localhost:12/34@db/x",
+        "localhost:5432/x?user=a@db",
+        "u@localhost:5432/x?user=a@db",
+        "u:p@db,two@localhost/x",
+        "u:p@localhost/x?sslmode=disable#&host=db",
+    ],
+)
+def test_a_database_is_looked_for_where_it_will_be_connected_to(rest: str) -> None:
+    (said,) = mistakes(DATABASE_URL=f"postgresql+psycopg://{rest}")
+
+    assert "special characters in the password as %XX" in said
+    assert is_used(DATABASE_URL="postgresql+psycopg://u@corp:p%23@localhost/x?user=a@b")
+
+
 def test_what_the_url_leaves_open_is_what_libpq_takes_from_the_environment() -> None:
     url = "postgresql+psycopg://u:p@/x"
 
     assert "'far'" in mistakes(PGHOST="far", DATABASE_URL=url)[0]
     assert "'10.0.0.1'" in mistakes(PGHOSTADDR="10.0.0.1", DATABASE_URL=url)[0]
+    assert "'service far'" in mistakes(PGSERVICE="far", PGHOST="localhost", DATABASE_URL=url)[0]
+    assert mistakes(PGSERVICE="far", PGSSLMODE="verify-full", DATABASE_URL=url)
+    assert is_used(PGSERVICE="far", DATABASE_URL=f"{url}?sslmode=verify-full")
     assert is_used(PGHOST="far", PGSSLMODE="verify-full", DATABASE_URL=url)
     assert is_used(PGHOST="far", DATABASE_URL="postgresql+psycopg://u:p@localhost/x")
 
