@@ -266,6 +266,7 @@ class ListConsumer(ConnectedConsumer):
                 self._guarded(lambda: started(pid))
 
         def on_done(packed: bytes) -> None:
+            self._consuming.worked(self._busy.get(key), self._monotonic())
             self._freed(key)
             self._parent.troubles.clear(trouble)
             self._guarded(lambda: done(packed))

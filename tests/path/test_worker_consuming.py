@@ -94,15 +94,33 @@ def test_what_is_missing_for_a_moment_is_borne_and_for_long_ends_the_worker(tmp_
     parent = Parent(settings, ["q"], stamps, Places(tmp_path / "p"), troubles, str, float)
     consuming = Consuming(parent)
 
-    assert consuming.note(2, [], 100.0)
+    assert consuming.note({1, 2}, [], 100.0)
     assert stamps.read(PARENT) == (os.getpid(), 100.0)
-    assert consuming.note(1, [], 102.0)
+    assert consuming.note({1}, [], 102.0)
     assert troubles.read() == []
-    assert consuming.note(2, ["q"], 100.0 + CONSUMING_S)
+    assert consuming.note({1, 3}, ["q"], 100.0 + CONSUMING_S)
     assert [one.detail for one in troubles.read()] == ["1 of its queues have no consumer of it: q"]
     assert stamps.read(PARENT)[1] == 100.0
-    assert consuming.note(2, [], 104.0)
+    assert consuming.note({1, 3}, [], 104.0)
     assert (troubles.read(), stamps.read(PARENT)[1]) == ([], 104.0)
 
-    assert consuming.note(1, [], 104.0 + CHILDREN_S_MAX - 0.1)
-    assert not consuming.note(1, [], 104.0 + CHILDREN_S_MAX)
+    consuming.worked(1, 105.0)
+    assert consuming.note({1}, [], 105.0 + CHILDREN_S_MAX - 0.1)
+    consuming.worked(1, 105.0 + CHILDREN_S_MAX)  # the one that is left shows of others nothing
+    assert stamps.read(PARENT)[1] == 104.0
+    assert not consuming.note({1}, [], 105.0 + CHILDREN_S_MAX)
+
+
+def test_children_that_are_replaced_all_the_time_are_no_children_that_are_missing(
+    tmp_path: Path,
+) -> None:
+    stamps, troubles = Stamps(tmp_path / "stamps"), Troubles(tmp_path / "troubles")
+    settings = Settings(worker_children=2)
+    parent = Parent(settings, ["q"], stamps, Places(tmp_path / "p"), troubles, str, float)
+    consuming = Consuming(parent)
+    seconds = [100.0 + second for second in range(3 * int(CHILDREN_S_MAX))]
+
+    for pid, now in enumerate(seconds):
+        consuming.worked(pid, now)
+        assert consuming.note({pid}, [], now + 0.5)
+        assert (troubles.read(), stamps.read(PARENT)[1]) == ([], now)
