@@ -58,8 +58,9 @@ READ: Mapping[str, tuple[str, ...]] = {
     "api_keys": (f"select ({', '.join(c.name for c in api_keys.columns if c.name != 'hash')})",),
 }
 
+_NUMBER = "audit_number()"  # as a trigger of another table it would take numbers of the audit
 _THERE = """
-select current_schema(), array(
+select current_schema(), to_regprocedure(%(number)s) is not null, array(
     select c.relname::text from pg_class c
     where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relkind in ('r', 'p')
         and c.relname = any(%(tables)s)
@@ -101,6 +102,8 @@ select asked.rolname::text, asked.rolsuper, array(
     from ours, can_be, unnest(array['update', 'delete', 'truncate', 'trigger']) p
     where has_table_privilege(can_be.oid, ours.oid, p)
         or p = 'update' and has_any_column_privilege(can_be.oid, ours.oid, p)
+    union select 'execute on audit_number'
+    from can_be where has_function_privilege(can_be.oid, to_regprocedure(%(number)s), 'execute')
     order by 1
 )
 from asked
@@ -129,10 +132,17 @@ def grants(tx: Connection, app: str | None, read: str | None) -> list[str]:
         raise RolesRefused(
             f"{app!r} cannot be both; make one role that reads and another that writes"
         )
-    schema, there = tx.exec_driver_sql(_THERE, {"tables": TextArray(list(APP))}).one()
+    known = {"tables": TextArray(list(APP)), "number": _NUMBER}
+    schema, is_numbered, there = tx.exec_driver_sql(_THERE, known).one()
     if schema is None or "audit" not in there:
         raise RolesRefused("the database has none of our tables; run `veltrix db upgrade` first")
-    return list(_statements(schema, there, app, read))
+    statements = list(_statements(schema, there, app, read))
+    if is_numbered:  # a restore without privileges gives it to all
+        roles = ", ".join(quoted(role) for role in (app, read) if role is not None)
+        statements.append(
+            f"revoke execute on function {quoted(schema)}.{_NUMBER} from public, {roles}"
+        )
+    return statements
 
 
 def give(tx: Connection, app: str | None, read: str | None) -> list[str]:
@@ -167,7 +177,7 @@ def give(tx: Connection, app: str | None, read: str | None) -> list[str]:
 
 def powers(tx: Connection, role: str | None = None) -> Powers | None:
     """What this role (None: the one of this session) can do to the audit; None: only add to it."""
-    found = tx.exec_driver_sql(_POWERS, {"role": role}).one_or_none()
+    found = tx.exec_driver_sql(_POWERS, {"role": role, "number": _NUMBER}).one_or_none()
     if found is None:  # before the first migration
         return None
     name, is_super, owners, mighty, makes_roles, rights = found

@@ -112,7 +112,15 @@ def test_what_a_session_has_of_its_own_is_not_what_the_trigger_reads(roles: Role
     assert found.is_whole
 
 
-def test_numbers_are_taken_by_no_table_but_the_audit(roles: Roles) -> None:
+def test_numbers_are_taken_by_no_table_but_the_audit(roles: Roles, engine: Engine) -> None:
+    with transaction(engine) as tx:  # as a restore without privileges leaves it
+        tx.exec_driver_sql("grant execute on function audit_number() to public")
+        said = powers(tx, roles.name("app"))
+    assert said is not None
+    assert "execute on audit_number" in said.said
+    with transaction(make_engine(roles.owner, application="tests")) as tx:
+        give(tx, roles.name("app"), roles.name("read"))
+
     trigger = (
         "create trigger mine before insert on mine for each row execute function audit_number()"
     )
