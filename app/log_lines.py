@@ -54,7 +54,8 @@ class LogFile:
             self.lost += 1
             return
         if not self._file.closed:
-            self._file.flush()  # what was printed before comes before
+            with contextlib.suppress(RuntimeError):  # in a signal that came amid a flush
+                self._file.flush()  # what was printed before comes before
         data = (self._before + line + "\n").encode(errors="backslashreplace")
         self._before = ""
         while data:

@@ -238,3 +238,36 @@ def test_a_step_that_closes_standard_output_closes_it_for_nobody() -> None:
 
     assert ran.stdout.count("printed") == 3
     assert ran.stdout.count('"watch.failed"') == 3
+
+
+class _Interrupted(io.RawIOBase):
+    """A file in the middle of whose writing a signal comes, whose handler logs."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self.handle: Callable[[], None] = lambda: None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file
+
+    def write(self, data: Any) -> int:
+        self.handle()
+        return os.write(self._file, data)
+
+
+def test_a_line_of_a_signal_that_comes_amid_another_write_is_written() -> None:
+    reader, writer = os.pipe()
+    raw = _Interrupted(writer)
+    text = io.TextIOWrapper(io.BufferedWriter(raw))
+    file = log_lines.LogFile(text)
+    raw.handle = lambda: file.msg("leaving")
+
+    text.write("printed\n")
+    text.flush()
+
+    assert os.read(reader, 100) == b"leaving\nprinted\n"
+    assert file.lost == 0
+    os.close(reader)
