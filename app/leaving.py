@@ -47,5 +47,8 @@ def end_within(seconds: float, last: Callable[[], None] = lambda: None, *, code:
 
     signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    with suppress(Exception):  # standard error is no file
+    try:
         faulthandler.dump_traceback_later(seconds + _LAST_S, exit=True)
+    except (AttributeError, OSError, RuntimeError, ValueError):  # standard error is closed, no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        faulthandler.dump_traceback_later(seconds + _LAST_S, exit=True, file=nowhere)

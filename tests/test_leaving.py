@@ -1,9 +1,11 @@
 """A process that was told to leave is gone in time, and says what hung."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 LIMIT_S, SPARE_S = 0.5, 3.0
 HANGS = {
@@ -56,12 +58,50 @@ def test_a_process_ends_in_time_whatever_hangs() -> None:
         assert ("in stuck" in err) == (name != "the end itself"), name
 
 
-def test_a_signal_is_heard_before_there_is_anything_to_finish() -> None:
-    code = (
-        "import os, signal; from app.commands.processes import _settings; _settings();"
-        "os.kill(os.getpid(), signal.SIGTERM); signal.pause()"
-    )
+def test_it_ends_in_time_without_standard_error_too() -> None:
+    hang, _ = HANGS["C code that keeps the interpreter"]
+    code = "import sys; sys.stderr = None\n" + CODE.format(hang=hang, limit=LIMIT_S)
 
     ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
 
-    assert ended.returncode == 128 + signal.SIGTERM, "by a handler: process 1 would live on"
+    assert ended.returncode == 1
+
+
+IMPORTED = {
+    "api": "app.api.server",
+    "relay": "app.duties",
+    "worker": "app.worker.run",
+    "flower": "app.commands.flower",
+}
+BEGIN = """
+import builtins, os, signal
+imported = builtins.__import__
+def ended(name, *rest, **more):
+    if name == {first!r}:
+        os.kill(os.getpid(), {number})
+    return imported(name, *rest, **more)
+builtins.__import__ = ended
+from app.commands import processes
+processes.{kind}()
+"""
+REPLACED = """
+import signal, sys
+from app.settings import Settings
+from app.worker.run import start
+said = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+sys.orig_argv = [sys.executable, "-c", said]
+start(Settings)
+"""
+
+
+def test_a_signal_is_heard_before_there_is_anything_to_finish(tmp_path: Path) -> None:
+    for number, (kind, first) in zip([15, 15, 15, 2], IMPORTED.items(), strict=True):
+        code = BEGIN.format(kind=kind, first=first, number=number)
+        ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
+        assert ended.returncode == 128 + number, "by a handler: process 1 would live on"
+
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    replaced = subprocess.check_output(
+        [sys.executable, "-c", REPLACED], env=environment, timeout=20
+    )
+    assert replaced == b"2 15\n", "they wait for the worker that takes this one's place"

@@ -18,6 +18,7 @@ def api() -> None:
 
     Example: VELTRIX_API_PORT=8080 veltrix api
     """
+    _hear()
     from app.api.server import serve
 
     serve(_settings())
@@ -31,6 +32,7 @@ def relay() -> None:
 
     Example: VELTRIX_RELAY_PORT=8081 veltrix relay
     """
+    _hear()
     import signal
     from threading import Event
     from types import FrameType
@@ -60,6 +62,7 @@ def worker() -> None:
 
     Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
     """
+    _hear()
     from app.worker.run import start
 
     raise typer.Exit(start(_settings))
@@ -73,6 +76,7 @@ def flower() -> None:
 
     Example: VELTRIX_FLOWER_PORT=5555 veltrix flower
     """
+    _hear()
     from app.commands.flower import run_flower
 
     run_flower(_settings())
@@ -101,18 +105,28 @@ def dev(
     raise typer.Exit(run_dev(folder, settings=settings))
 
 
-def _settings() -> "Settings":
-    """The settings of a process that keeps running; its logs are configured, SIGTERM is heard.
+def _hear() -> None:
+    """SIGTERM and SIGINT end the process, until it has begun and there is something to finish.
 
-    The first process of a container is not ended by a signal for which it has no handler.
+    The first process of a container is not ended by a signal for which it has no handler. So this
+    comes before what takes a second to import. And Python's own handler of SIGINT raises wherever
+    the process stands, which may be where libraries pass over what is raised.
     """
     import signal
 
     from app.leaving import end_now
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_now)
+    # A worker held them: see its start.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def _settings() -> "Settings":
+    """The settings of a process that keeps running; its logs are configured."""
     from app.settings_load import load_settings
     from app.telemetry import configure_logs
 
-    signal.signal(signal.SIGTERM, end_now)  # until it has begun: then there is something to finish
     settings = load_settings()
     configure_logs(settings.log_format, settings.log_level)
     return settings

@@ -216,6 +216,8 @@ def start(load: Callable[[], Settings]) -> int:
         remove_abandoned()
         metrics = make_folder() / "metrics"
         environment = {**os.environ, _METRICS_VARIABLE: str(metrics)}
+        # Kept for whom it becomes, who hears them at first (`veltrix worker`): one could be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
     folder = Path(shared).parent
     try:
