@@ -287,6 +287,25 @@ def test_rows_from_before_the_chain_are_covered_by_its_first(
         ]
 
 
+def test_rows_that_name_many_runs_are_folded_a_part_at_a_time(
+    engine: Engine, database_url: str
+) -> None:
+    schema.downgrade(database_url, "0010")
+    older = insert(0).replace("overriding system value", "").replace(", hash)", ")")
+    many = "(select array_agg(gen_random_uuid()) from generate_series(1, 25000))"
+    with transaction(engine) as tx:
+        large = older.replace(", null", "").replace("'', '{}', '{}'", f"'', '{{}}', {many}")
+        tx.exec_driver_sql(f"{large} from generate_series(1, 20)")
+        for_all = tx.exec_driver_sql(
+            "explain (analyze, format json) select sum(length(run_ids::text)) from audit"
+        ).scalar_one()
+
+    within_s = for_all[0]["Execution Time"] / 1_000 * 0.6
+    schema.upgrade(database_url, statement_timeout_s=within_s)
+
+    assert looked_at(engine).is_whole
+
+
 def test_who_is_told_how_far_it_is_may_end_it(engine: Engine) -> None:
     fill(engine, 2_500)
     told: list[int] = []
