@@ -8,6 +8,8 @@
 \set read_password `cat /run/secrets/database_read_password`
 
 begin;
+-- Who waits for a table keeps all others from it: behind a long report this gives up, run it again.
+set local lock_timeout = '5s';
 select format('create role %I', name) from unnest(array['veltrix_owner', 'veltrix_app', 'veltrix_read']) as name
 where not exists (select from pg_roles where rolname = name) \gexec
 alter role veltrix_owner login nosuperuser nocreaterole nocreatedb password :'owner_password';
