@@ -68,7 +68,8 @@ class Throttle:
         bucket = self._buckets.get(author.name)
         if bucket is None:
             bucket = self._buckets[author.name] = TokenBucket(limits.rate, most, now)
-        wait_s = bucket.take(count, now)
+        # Who comes again pays for all of the list again, also for the call that was taken already.
+        wait_s = bucket.take(count, now, again=at_once)
         if wait_s:
             what = f"the key {author.name!r} makes {limits.rate:g} calls a second here"
             raise _limited("rate", f"{what}, {most:,} at once", ceil(wait_s))

@@ -8,14 +8,14 @@ class TokenBucket:
         self._rate, self._burst = rate, burst
         self._left, self._at = float(burst), now
 
-    def take(self, count: int, now: float) -> float:
+    def take(self, count: int, now: float, again: int = 0) -> float:
         """0.0: so many are taken. Else how long it is until they are there; none is taken.
 
-        More than `burst` are never there.
+        `again`: who comes again will need so many. More than `burst` are never there.
         """
         self._left = min(self._burst, self._left + max(0.0, now - self._at) * self._rate)
         self._at = now
         if self._left >= count:
             self._left -= count
             return 0.0
-        return (count - self._left) / self._rate
+        return (max(count, again) - self._left) / self._rate
