@@ -43,7 +43,13 @@ def is_loopback(host: str) -> bool:
 @lru_cache(maxsize=64)
 def is_host(host: str) -> bool:
     """Whether a Host header is a name or an address, perhaps with a port, and nothing else."""
-    return _HOST(host) is not None and host.isascii()
+    if _HOST(host) is None or not host.isascii():
+        return False
+    try:
+        urlsplit(f"//{host}")  # which knows what may be in brackets
+    except ValueError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=64)
