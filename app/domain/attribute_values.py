@@ -1,8 +1,8 @@
 """What values of attributes say: media types and times."""
 
+import codecs
 import re
 from datetime import date
-from email.message import Message
 from functools import lru_cache
 
 _TIME = re.compile(
@@ -18,6 +18,11 @@ def media_type(content_type: str) -> str:
 
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_PARAMETERS = re.compile(
+    r';[ \t]*+([^\s;="]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+))', re.DOTALL
+).findall
+# Codecs of Python that are no charsets; their time grows with the square of the text.
+_OF_HOST_NAMES = frozenset({"idna", "punycode"})
 _NO_URI = re.compile(r'[\s"<>\\^`{|}]').search
 
 
@@ -31,15 +36,27 @@ def is_json(content_type: str) -> bool:
 @lru_cache(maxsize=1_024)
 def charset_of(content_type: str) -> str:
     """The charset that text of this type says it is in; utf-8 if it says none."""
-    head = Message()
-    head["content-type"] = content_type
-    return head.get_content_charset("utf-8")
+    for name, quoted, plain in _PARAMETERS(content_type):
+        if name.lower() == "charset":
+            return (quoted or plain).lower() or "utf-8"
+    return "utf-8"
+
+
+def codec_of(charset: str) -> str:
+    """By what Python reads and writes text in this charset. Raises LookupError if it is none."""
+    try:
+        name = codecs.lookup(charset).name
+    except ValueError:
+        name = None
+    if name is None or name in _OF_HOST_NAMES:
+        raise LookupError(charset)
+    return name
 
 
 def content_of(text: str, content_type: str) -> bytes:
     """The text as content of this type; as UTF-8 if its charset is unknown or lacks a letter."""
     try:
-        return text.encode(charset_of(content_type))
+        return text.encode(codec_of(charset_of(content_type)))
     except (LookupError, UnicodeError):
         return text.encode()
 

@@ -23,6 +23,7 @@ from app.domain.event_checks import (
     Wire,
     bad,
     check_attributes,
+    check_count,
     check_extension,
     check_media_type,
 )
@@ -149,13 +150,13 @@ def parse_binary(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> NewEven
                 raise BadEvent(attribute, f"the header ce-{attribute} is there twice")
             into[attribute] = _header_text(attribute, raw)
     wire = Wire(datacontenttype=content_type, **values)
+    check_count(extensions)
     for attribute in extensions:
         check_extension(attribute, wire)
     text = _encode(extensions).decode() if extensions else None
-    if content_type is None and body and json_problem(body.removeprefix(BOM)) is None:
+    if content_type is None and body and json_problem(value := body.removeprefix(BOM)) is None:
         # As in the JSON format, where data without a type is JSON: SDKs send it like this.
-        value = msgspec.Raw(body.removeprefix(BOM))
-        return _event_of(wire, text, None, value, is_judged=True)
+        return _event_of(wire, text, None, msgspec.Raw(value), is_judged=True)
     return _event_of(wire, text, body or None, None)
 
 
@@ -197,6 +198,7 @@ def _parse_members(raw: BatchItem) -> tuple[Wire, str | None, bool]:
         raise BadEvent(None, "an event is a JSON object") from None
     except (ValueError, RecursionError) as error:
         raise BadEvent(None, bad_json(bytes(raw), error)) from None
+    check_count(members)
     is_whole = _is_whole(raw, _encode(members))
     found = {name: members.pop(name) for name in members.keys() - NAMED}
     extensions = {name: raw for name, raw in found.items() if bytes(raw) != b"null"}  # unset

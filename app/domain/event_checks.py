@@ -1,6 +1,7 @@
 """The attributes of a CloudEvent, and what each may be: what is wrong is said of one by name."""
 
 import re
+from collections.abc import Sized
 
 import msgspec
 
@@ -10,9 +11,11 @@ from app.domain.json_text import json_problem
 
 KEY_BYTES_MAX = 1_024  # source, id, type: two of them fit into an index row (at most 2,704 bytes)
 ATTRIBUTE_BYTES_MAX = 4_096  # each other attribute that CloudEvents names
+EXTENSIONS_MAX = 100  # each is looked at: a megabyte of them takes a second
 SPECVERSION = "1.0"
 
 _EXTENSION_NAME = re.compile(r"[a-z0-9]+").fullmatch
+_CONSTANTS = frozenset({b"true", b"false", b"null"})
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]").search  # CloudEvents 1.0.2, "String"
 
 
@@ -100,8 +103,17 @@ def check_media_type(wire: Wire) -> None:
 
     In binary mode it is a header that a library sets, and is kept as it came.
     """
-    if wire.datacontenttype is not None and not is_media_type(wire.datacontenttype):
+    if wire.datacontenttype is None:
+        return
+    _check_text(wire, "datacontenttype", wire.datacontenttype, ATTRIBUTE_BYTES_MAX)
+    if not is_media_type(wire.datacontenttype):
         raise bad(wire, "datacontenttype", "datacontenttype must be a media type, as text/plain")
+
+
+def check_count(attributes: Sized) -> None:
+    """Raise BadEvent if there are more extensions, with all other attributes, than may be."""
+    if len(attributes) > EXTENSIONS_MAX + len(NAMED):
+        raise BadEvent(None, f"an event has at most {EXTENSIONS_MAX} extensions")
 
 
 def check_extension(name: str, wire: Wire, value: msgspec.Raw | None = None) -> None:
@@ -114,6 +126,9 @@ def check_extension(name: str, wire: Wire, value: msgspec.Raw | None = None) -> 
     if value is None:
         return
     raw = bytes(value)
+    is_plain = raw[:1] == b'"' and raw.isascii() and b"\\" not in raw
+    if is_plain or is_integer(raw) or raw in _CONSTANTS:  # most are; it was part of valid JSON
+        return
     if raw[:1] in (b"{", b"["):
         raise bad(wire, name, f"the extension {name} must be a string, a number or a boolean")
     if problem := json_problem(raw):

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.attribute_values import charset_of
+from app.domain.attribute_values import charset_of, codec_of
 from app.domain.encoding import InvalidInput
 from app.domain.events import EDITS_TYPE, Event, event_of_parts, identity_shown
 from app.domain.workflows import Workflow
@@ -66,7 +66,7 @@ def _nothing(workflow: Workflow) -> Any:
 def _text(content: bytes, content_type: str | None) -> str:
     charset = charset_of(content_type or "")
     try:
-        return content.decode(charset)
+        return content.decode(codec_of(charset))
     except LookupError:
         raise InvalidInput(f"the event's data is in the unknown charset {charset!r}") from None
     except UnicodeError as error:

@@ -440,7 +440,7 @@ def test_text_in_json_is_the_same_content_as_the_body_in_its_charset(charset: st
 
 
 def test_text_that_its_charset_cannot_say_is_kept_as_utf_8() -> None:
-    for charset in ("latin-1", "klingon"):
+    for charset in ("latin-1", "klingon", "punycode", "IDNA", "base64", ""):
         of_type = f"text/plain; charset={charset}"
 
         kept = parse_structured(with_data('"\\u20ac"', datacontenttype=of_type))

@@ -77,6 +77,7 @@ def test_a_json_string_is_text_too() -> None:
     [
         (str, b"\xff", "text/plain", "is no text in utf-8"),
         (str, b"hi", "text/plain; charset=klingon", "the unknown charset 'klingon'"),
+        (str, b"hi-", "text/plain; charset=punycode", "the unknown charset 'punycode'"),
         (Short, b"long", "text/plain", "length <= 2"),
         (Order, b"<o/>", "application/xml", r"content type is application/xml; .* Event\[bytes\]"),
         (Order, None, None, "the event has no data"),
