@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from app.console.asked import cookie_of
 from app.console.visitors import Visitor
 from app.domain.json_scan import depth_of
 from app.domain.local_names import is_loopback
@@ -57,7 +58,7 @@ def rendered(
     **context: Any,
 ) -> HTMLResponse:
     """A page. `place` is the entry of the navigation that it belongs to."""
-    theme = request.cookies.get(THEME_COOKIE)
+    theme = cookie_of(request, THEME_COOKIE)
     page = environment().get_template(template)
     body = page.render(
         visitor=visitor,

@@ -17,6 +17,7 @@ from app.api.auth import LOCAL, Author
 from app.api.bounds import check_touched
 from app.api.problems import Problem
 from app.api.refusals import route_of
+from app.console.asked import cookie_of
 from app.domain.scopes import Scope, allows
 from app.store import audit, sessions
 from app.store.audit import Audited
@@ -54,7 +55,7 @@ def visitor_of(request: Request) -> Visitor | None:
     services: Services = request.app.state.services
     if not services.keys.is_required:
         return Visitor(LOCAL, request.app.state.csrf, is_local=True)
-    token = request.cookies.get(COOKIE)
+    token = cookie_of(request, COOKIE)
     if not token:
         return None
     with open_autocommit(services.engine) as tx:
@@ -104,7 +105,7 @@ def sign_out(request: Request, visitor: Visitor) -> None:
     """End the session of this request."""
     services: Services = request.app.state.services
     with transaction(services.engine) as tx:
-        sessions.end(tx, request.cookies.get(COOKIE, ""))
+        sessions.end(tx, cookie_of(request, COOKIE) or "")
         ended = Audited(
             author=visitor.author.name,
             action="session.end",

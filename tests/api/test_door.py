@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from time import process_time
 
 import pytest
 from sqlalchemy import Engine
@@ -94,6 +95,17 @@ def test_what_is_no_host_is_answered_by_nothing(engine: Engine, api_of: ApiOf, h
 
     assert guarded.get("/v1/runs", Host=host, **bearer("t" * 43)).status == 400
     assert local.get("/v1/runs", Host=host).status == 403
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/runs", f"{BASE}/", f"{BASE}/sign-in"])
+def test_no_cookie_takes_longer_to_read_than_it_is(api_of: ApiOf, path: str) -> None:
+    """Undoing the quotes of one took seconds, in which an api answered nobody; without a key."""
+    api = api_of(require_keys=True)
+    began = process_time()
+
+    api.get(path, Cookie=f'a="{chr(92) * 60_000}"; veltrix_session="{chr(92) * 2_000}"')
+
+    assert process_time() - began < 1.0
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/metrics", "/v1/runs", "/nothing"])
