@@ -40,6 +40,7 @@ _ONCE = frozenset(
         b"webhook-request-origin",
     }
 )
+HEADERS_MAX = 256  # each is an object; an event in headers has a hundred extensions
 _NEVER = float("inf")
 _CHUNKED = 9  # times: what a body may take in chunks of one byte
 
@@ -189,6 +190,8 @@ class ApiConnection(HttpToolsProtocol):
         """A header; after the head it is a trailer, and no header."""
         if self._is_in_message:
             return
+        if len(self.headers) >= HEADERS_MAX:
+            self._refuse_within(f"a head has at most {HEADERS_MAX} headers")
         name, value = name.lower(), value.strip(b" \t")
         if name in _ONCE:
             if name in self._once:
