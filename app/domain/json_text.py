@@ -42,7 +42,7 @@ _OTHERS = {
 }
 _OTHER = re.compile(b"|".join(map(re.escape, _OTHERS))).match
 
-_SLICE_BYTES = 4_096
+_SLICE_BYTES, _SHORT_BYTES = 4_096, 128
 # Brackets as steps of depth, for `array("b")`, and all that is none.
 _STEPS, _NO_BRACKETS = (
     bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff"),
@@ -120,11 +120,16 @@ def _slices(raw: bytes) -> Iterator[_Slice]:
     """The whole text. Escapes are blanked first, so that each quote begins or ends a string."""
     if b"\\" in raw:
         raw = raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-    is_inside = False
-    for at in range(0, len(raw), _SLICE_BYTES):
-        parts = raw[at : at + _SLICE_BYTES].split(b'"')
+    return _slices_of(raw, _SLICE_BYTES)
+
+
+def _slices_of(
+    raw: bytes, size: int, first: int = 0, *, is_inside: bool = False
+) -> Iterator[_Slice]:
+    for at in range(0, len(raw), size):
+        parts = raw[at : at + size].split(b'"')
         steps = b"".join(parts[is_inside::2]).translate(_STEPS, _NO_BRACKETS)
-        yield _Slice(at, parts, is_inside, steps, steps.count(_OPENS))
+        yield _Slice(first + at, parts, is_inside, steps, steps.count(_OPENS))
         is_inside ^= len(parts) % 2 == 0
 
 
@@ -167,11 +172,23 @@ def _top_level_cuts(raw: bytes, elements_max: int) -> list[int] | None:
         is_inside = slice_.is_inside ^ (len(slice_.parts) % 2 == 0)
         if depth_before >= 2 and min(slice_.depths(depth_before)) >= 2:
             continue  # all of it is within one element
-        if not _cut(slice_, depth_before, last, cuts):
+        if not _cut_closely(slice_, depth_before, last, cuts):
             return None
         if len(cuts) > elements_max + 1:
             return cuts[: elements_max + 2]
     return [*cuts, last] if depth == 0 and not is_inside else None
+
+
+def _cut_closely(slice_: _Slice, depth: int, last: int, cuts: list[int]) -> bool:
+    """As `_cut`, which looks only at the short stretches that are not within one element."""
+    text = b'"'.join(slice_.parts)
+    for short in _slices_of(text, _SHORT_BYTES, slice_.at, is_inside=slice_.is_inside):
+        before, depth = depth, depth + 2 * short.opens - len(short.steps)
+        if before >= 2 and min(short.depths(before)) >= 2:
+            continue
+        if not _cut(short, before, last, cuts):
+            return False
+    return True
 
 
 def _cut(slice_: _Slice, depth: int, last: int, cuts: list[int]) -> bool:

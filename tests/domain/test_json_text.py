@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -86,6 +87,20 @@ def test_of_a_longer_array_no_more_is_split_than_shows_it() -> None:
     assert len(split) == 1_001
     assert has_more_elements(raw, 1_000)
     assert not has_more_elements(b"[[" + b"1," * 300_000 + b"1],2]", 2)
+
+
+def test_elements_full_of_brackets_are_split_as_fast_as_one_is_passed_over() -> None:
+    """Each of their brackets was looked at: a MiB of a legal batch took ten times as long."""
+    element = b"[" + b",".join([b"[]"] * 340) + b"]"
+    many, alone = b"[" + b",".join([element] * 1_000) + b"]", b"[[" + b",".join([element] * 1_000)
+    assert [bytes(one) for one in split_array(many, 1_000) or ()] == [element] * 1_000
+
+    def took(raw: bytes) -> float:
+        began = process_time()
+        assert not has_more_elements(raw, 1_000)
+        return process_time() - began
+
+    assert min(took(many) for _ in range(3)) < 9 * min(took(alone + b"]]") for _ in range(3))
 
 
 @pytest.mark.parametrize(
