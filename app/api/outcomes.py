@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive
 
+from app.api.auth import LOCAL, Author
 from app.api.problems import Problem
 from app.store.reads import settled
 from app.store.transactions import open_autocommit
@@ -43,23 +44,31 @@ class OutcomeWatch:
         self._look_up, self._requests_max, self._is_ending = look_up, requests_max, is_ending
         self._waiting: dict[str, set[asyncio.Future[bool]]] = {}
         self._requests = 0
+        self._requests_of: dict[str, int] = {}
         self._polling: asyncio.Task[None] | None = None
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among those who wait. Raises a 429 Problem when there is none."""
-        if self._requests >= self._requests_max:
+    def place(self, author: Author) -> Iterator[None]:
+        """A place among those who wait. Raises a 429 Problem when there is none.
+
+        A key has half of them at most, so that none keeps the others from waiting.
+        """
+        own = self._requests_of.get(author.name, 0)
+        most = self._requests_max if author is LOCAL else max(1, self._requests_max // 2)
+        if self._requests >= self._requests_max or own >= most:
+            whose = "of yours " if own >= most else ""
             raise Problem(
                 429,
                 "too-many-waiting",
-                f"{self._requests} requests wait for outcomes here; ask again without wait_s",
+                f"{own if whose else self._requests} requests {whose}wait for outcomes here; ask"
+                " again without wait_s",
                 headers={"Retry-After": "1"},
             )
-        self._count(1)
+        self._count(author.name, 1)
         try:
             yield
         finally:
-            self._count(-1)
+            self._count(author.name, -1)
 
     async def wait(self, run_id: str, wait_s: float, receive: Receive) -> bool:
         """Whether the run has an outcome before `wait_s` is over. For who has a place.
@@ -110,8 +119,11 @@ class OutcomeWatch:
                 else:
                     outcome.set_exception(error)
 
-    def _count(self, change: int) -> None:
+    def _count(self, name: str, change: int) -> None:
         self._requests += change
+        own = self._requests_of.pop(name, 0) + change
+        if own:
+            self._requests_of[name] = own
         waiting_requests.set(self._requests)
 
 

@@ -138,7 +138,7 @@ async def read_run(
     if wait_s > 0 and run.state in OPEN:
         watch = outcomes_of(request)
         throttle: Throttle = request.app.state.throttle
-        with throttle.aside(author), watch.place():
+        with throttle.aside(author), watch.place(author):
             await watch.wait(run.id, wait_s, request.receive)
         run = await run_in_threadpool(read)
     return answer_of(run, author)

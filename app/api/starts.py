@@ -87,7 +87,7 @@ async def start_workflow(
         return await answer_once(request, author, raw, start)
     await _check_single(services, author, raw)
     throttle: Throttle = request.app.state.throttle
-    with outcomes_of(request).place():
+    with outcomes_of(request).place(author):
         answer = await answer_once(request, author, raw, start)
         with throttle.aside(author):
             return await _outcome_of(request, author, answer, wait_s)
