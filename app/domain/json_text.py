@@ -8,6 +8,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
+from math import inf
 
 import msgspec
 
@@ -43,6 +44,8 @@ _OTHERS = {
 _OTHER = re.compile(b"|".join(map(re.escape, _OTHERS))).match
 
 _SLICE_BYTES, _SHORT_BYTES = 4_096, 128
+# Quotes and brackets where elements end: an array with more of them for each is none of events.
+_LOOKS_PER_ELEMENT = 300
 # Brackets as steps of depth, for `array("b")`, and all that is none.
 _STEPS, _NO_BRACKETS = (
     bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff"),
@@ -167,28 +170,35 @@ def _top_level_cuts(raw: bytes, elements_max: int) -> list[int] | None:
     cuts = [first]
     depth = 0
     is_inside = False
+    left: float = _LOOKS_PER_ELEMENT * (elements_max + 1)
     for slice_ in _slices(raw):
         depth_before, depth = depth, depth + 2 * slice_.opens - len(slice_.steps)
         is_inside = slice_.is_inside ^ (len(slice_.parts) % 2 == 0)
         if depth_before >= 2 and min(slice_.depths(depth_before)) >= 2:
             continue  # all of it is within one element
-        if not _cut_closely(slice_, depth_before, last, cuts):
+        left -= _cut_closely(slice_, depth_before, last, cuts)
+        if left < 0:
             return None
         if len(cuts) > elements_max + 1:
             return cuts[: elements_max + 2]
     return [*cuts, last] if depth == 0 and not is_inside else None
 
 
-def _cut_closely(slice_: _Slice, depth: int, last: int, cuts: list[int]) -> bool:
-    """As `_cut`, which looks only at the short stretches that are not within one element."""
+def _cut_closely(slice_: _Slice, depth: int, last: int, cuts: list[int]) -> float:
+    """As `_cut`, which looks only at the short stretches that are not within one element.
+
+    How much there was to look at; infinite: the array ended before its end.
+    """
     text = b'"'.join(slice_.parts)
+    looks = 0
     for short in _slices_of(text, _SHORT_BYTES, slice_.at, is_inside=slice_.is_inside):
         before, depth = depth, depth + 2 * short.opens - len(short.steps)
         if before >= 2 and min(short.depths(before)) >= 2:
             continue
+        looks += len(short.parts) + len(short.steps) - 1  # nothing in the middle of a long string
         if not _cut(short, before, last, cuts):
-            return False
-    return True
+            return inf
+    return looks
 
 
 def _cut(slice_: _Slice, depth: int, last: int, cuts: list[int]) -> bool:

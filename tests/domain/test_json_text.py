@@ -140,3 +140,17 @@ def test_no_text_is_read_token_by_token_in_python(data: bytes) -> None:
     assert calls_of(lambda: parse_structured(escaped + data + b"}")) < slices_max
     assert calls_of(lambda: parse_binary(head, data)) < slices_max
     assert calls_of(lambda: split_array(b"[" + data + b",nope]", 1_000)) < slices_max * 2
+
+
+@pytest.mark.parametrize("rubbish", [b"[]" * 2_000_000, b'"' * 4_000_000, b'["",[]' * 500_000])
+def test_what_is_surely_no_array_of_events_is_not_looked_at_to_its_end(rubbish: bytes) -> None:
+    """Four megabytes of it were looked at token by token, for a second."""
+    assert split_array(b"[" + rubbish + b"]", 100) is None
+
+
+def test_a_bad_element_among_good_ones_is_one_element_however_odd() -> None:
+    good = b'{"a":"[]{}","b":[[],{}]}'
+    odd = [b"{}{}", b"nul", b'"' + b"x" * 9_000 + b'"', b"[" * 90 + b"]" * 90, b"{a:1}"]
+    raw = b"[" + b",".join([good, *odd, good]) + b"]"
+
+    assert [bytes(one) for one in split_array(raw, 100) or ()] == [good, *odd, good]
