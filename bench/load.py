@@ -9,6 +9,7 @@ import json
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import accumulate
@@ -145,10 +146,10 @@ def open_loop(
     turns = due_times(schedule, size)
     requests = [request_of(first + i * size, size, type_, authorization) for i in range(len(turns))]
     with ExitStack() as opened:
-        free = [
+        free = deque(
             opened.enter_context(closing(Exchange(targets[number % len(targets)])))
             for number in range(connections)
-        ]
+        )
         return [
             Sent(first + index * size, size, due, answered)
             for index, due, answered in _on_schedule(free, turns, requests)
@@ -156,7 +157,7 @@ def open_loop(
 
 
 def _on_schedule(
-    free: list[Exchange], turns: Sequence[float], requests: Sequence[bytes]
+    free: deque[Exchange], turns: Sequence[float], requests: Sequence[bytes]
 ) -> Iterator[tuple[int, float, float]]:
     """(index, when it was due, when it was answered or 0) of each request, as answers come."""
     busy: dict[Exchange, int] = {}
@@ -168,7 +169,7 @@ def _on_schedule(
         while turned < len(turns) and turns[turned] <= now:
             turned += 1
         while begun < turned and free:
-            exchange = free.pop()
+            exchange = free.popleft()  # by turns: an api closes those that never ask
             exchange.send(requests[begun])
             busy[exchange] = begun
             begun += 1
