@@ -95,7 +95,7 @@ def _rig(folder: Path) -> Iterator[Rig]:
     file.touch(mode=0o600)
     file.write_text(ADMIN, encoding="utf-8")
     env = {"VELTRIX_REQUIRE_KEYS": "true", "VELTRIX_ADMIN_KEY_FILE": str(file)}
-    with Rig(env=env, authorization=ADMIN) as rig:
+    with Rig(env=env, authorization=ADMIN, is_tracked=False) as rig:
         with transaction(rig.engine) as tx:
             keys.create(tx, "hostile", [Scope.EVENTS_WRITE], "bench", WRITER)
         yield rig

@@ -50,11 +50,12 @@ class Outcome(NamedTuple):
 class Rig:
     """`with Rig() as rig:` is a warm platform with two worker children; changes are Platform's.
 
-    `authorization`: the key of what warms it, where it asks for one.
+    `authorization`: the key of what warms it, where it asks for one. `is_tracked`: `outcomes` will
+    be asked for; PostgreSQL starts again for it, which no api that reads keys at its start survives.
     """
 
-    def __init__(self, *, authorization: str = "", **changes: Any) -> None:
-        self._key = authorization
+    def __init__(self, *, authorization: str = "", is_tracked: bool = True, **changes: Any) -> None:
+        self._key, self._is_tracked = authorization, is_tracked
         self._folder = tempfile.TemporaryDirectory(prefix="veltrix-bench-")
         shape: dict[str, Any] = {"workflows": "bench.flows", "children": 2} | changes
         self.platform = Platform(Path(self._folder.name), **shape)
@@ -64,7 +65,8 @@ class Rig:
     def __enter__(self) -> Self:
         try:
             self.platform.open()
-            self._track_commits()
+            if self._is_tracked:
+                self._track_commits()
             self.platform.wait_ready()
             self.engine = make_engine(
                 self.platform.database_url,
