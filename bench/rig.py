@@ -51,7 +51,7 @@ class Rig:
     """`with Rig() as rig:` is a warm platform with two worker children; changes are Platform's.
 
     `authorization`: the key of what warms it, where it asks for one. `is_tracked`: `outcomes` will
-    be asked for; PostgreSQL starts again for it, which no api that reads keys at its start survives.
+    be asked for; PostgreSQL starts again for it, which no api survives that reads keys then.
     """
 
     def __init__(self, *, authorization: str = "", is_tracked: bool = True, **changes: Any) -> None:
