@@ -7,6 +7,7 @@ sockets there were, how often one was opened, and the answers by status.
 import argparse
 import asyncio
 import json
+import random
 import resource
 import signal
 import time
@@ -113,7 +114,9 @@ class Hostile:
             self.opened[kind] += 1
             if self.opened.total() == sum(of.sockets for of in KINDS.values()):
                 self._all_in.set()
-            await begin.wait()
+            if not begin.is_set():
+                await begin.wait()
+                await asyncio.sleep(random.random())  # each at a time of its own
             try:
                 await (act(reader, writer) if act else self._ask(kind, reader, writer))
             except (OSError, asyncio.IncompleteReadError):

@@ -11,7 +11,9 @@ from itertools import accumulate, chain, islice
 
 import msgspec
 
-_GROUP = 8  # brackets that are looked at together
+_GROUP, _STRETCH = 8, 128  # brackets that are looked at together
+# Wherever it is deepest a bracket is closed at once: without these it is one less.
+_DEEPEST = b"10"
 # What says how deep it is, and all that says nothing of it.
 _DIGITS, _NO_MARKS = bytes.maketrans(b"[{]}", b"1100"), bytes(set(range(256)) - set(b'[{]}"'))
 
@@ -63,20 +65,42 @@ def _plain(raw: bytes) -> bytes:
     return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
+def is_deeper(raw: bytes, depth_max: int) -> bool:
+    """Whether the lists and objects of valid JSON are nested deeper.
+
+    Only where a stretch has as many brackets that it may be so are its brackets looked at.
+    """
+    digits = _brackets(raw)
+    depth, inner = int(bool(digits)), digits.replace(_DEEPEST, b"")
+    for at in range(0, len(inner), _STRETCH):
+        stretch = inner[at : at + _STRETCH]
+        opens = stretch.count(b"1")
+        if depth + opens > depth_max and depth + _rise(stretch) > depth_max:
+            return True
+        depth += 2 * opens - len(stretch)
+    return bool(digits) and depth_max < 1
+
+
 def depth_of(raw: bytes) -> int:
     """How deep the lists and objects of valid JSON are nested."""
+    digits = _brackets(raw)
+    return int(bool(digits)) + _rise(digits.replace(_DEEPEST, b""))
+
+
+def _brackets(raw: bytes) -> bytes:
+    """Those outside of strings, as binary digits."""
     marks = _plain(raw).translate(None, _NO_MARKS)
     # Two quotes with no bracket between begin and end nothing that is looked for.
     marks = marks.replace(b'""', b"")
     if b'"' in marks:
         marks = b"".join(marks.split(b'"')[::2])
-    digits = marks.translate(_DIGITS)
-    # Wherever it is deepest a bracket is closed at once: without these it is one less.
-    inner = digits.replace(b"10", b"")
-    return bool(digits) + (_deepest(inner) if inner else 0)
+    return marks.translate(_DIGITS)
 
 
-def _deepest(digits: bytes) -> int:
+def _rise(digits: bytes) -> int:
+    """How much deeper it is at most than before them."""
+    if not digits:
+        return 0
     digits += b"0" * (-len(digits) % _GROUP)
     # Powers of two as a base are linear, and have no limit of digits.
     groups = int(digits, 2).to_bytes(len(digits) // _GROUP, "big")

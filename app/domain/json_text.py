@@ -13,7 +13,7 @@ from math import inf
 import msgspec
 
 from app.domain.json_scan import (
-    depth_of,
+    is_deeper,
     may_be_deeper,
     may_have_large_numbers,
     number_problem,
@@ -72,7 +72,7 @@ def value_problem(raw: bytes) -> str | None:
         raw.decode()
     except ValueError as error:
         return bad_json(raw, error)
-    if may_be_deeper(raw, DEPTH_MAX) and depth_of(raw) > DEPTH_MAX:
+    if may_be_deeper(raw, DEPTH_MAX) and is_deeper(raw, DEPTH_MAX):
         return f"nested deeper than the {DEPTH_MAX} levels allowed"
     return number_problem(outside_of_strings(raw)) if may_have_large_numbers(raw) else None
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.json_scan import INT_DIGITS_MAX, LARGE_MAX, depth_of
+from app.domain.json_scan import INT_DIGITS_MAX, LARGE_MAX, depth_of, is_deeper
 from app.domain.json_text import json_problem
 
 decode = msgspec.json.Decoder().decode
@@ -41,7 +41,17 @@ def test_depth_is_that_of_the_value(value: object, indent: int | None, deeper: i
     text = "[" * deeper + json.dumps(value, ensure_ascii=deeper % 2 == 0, indent=indent)
     text += "]" * deeper
 
-    assert depth_of(text.encode()) == nested(value) + deeper
+    depth = nested(value) + deeper
+    assert depth_of(text.encode()) == depth
+    assert not is_deeper(text.encode(), depth)
+    assert depth == 0 or is_deeper(text.encode(), depth - 1)
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.integers(1, 700))
+def test_deeper_than_is_found_wherever_it_is(depths: list[int], most: int) -> None:
+    text = "[" + ",".join("[" * depth + "]" * depth for depth in depths) + "]"
+
+    assert is_deeper(text.encode(), most) == (1 + max(depths) > most)
 
 
 @given(st.lists(numbers, min_size=1, max_size=4), texts)
