@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.settings_links import link_warnings, open_warnings
 from app.settings_load import SettingsError, require
 from app.store.transactions import open_autocommit
+from app.worker import lost_connections
 from app.worker.celery_events import CeleryEvents
 from app.worker.child import Inheritance, inherit, prepare_child
 from app.worker.consuming import end_all
@@ -54,6 +55,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     # What Celery says at each lost connection, of a setting that ours sets.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     log_lines.take_over_logging(settings.log_format, settings.log_level)
+    lost_connections.foresee()
     signals.setup_logging.connect(_no_other_logging, weak=False)
     for warning in (
         *link_warnings(settings),
