@@ -30,7 +30,8 @@ ADMIN, WRITER, UNKNOWN = "a" * 43, "w" * 43, "u" * 43
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
     parser.add_argument("--rate", type=float, default=300.0, help="honest events per second")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each of the two parts")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each of the three parts")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="which")
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -40,12 +41,13 @@ def run(options: argparse.Namespace) -> Result:
         load: dict[str, Any] = {"connections": SENDERS, "authorization": ADMIN}
         progress("alone")
         alone = rig.trickle(schedule, **load)
-        with _hostile(rig.platform.api_url) as told:
-            progress(f"beside {sum(kind.sockets for kind in KINDS.values()):,} hostile sockets")
+        with _hostile(rig.platform.api_url, options.kinds) as told:
+            count = sum(KINDS[kind].sockets for kind in options.kinds)
+            progress(f"beside {count:,} hostile sockets")
             beside = rig.trickle(schedule, **load)
         progress("alone again")
         after = rig.trickle(schedule, **load)
-        rig.accepted += told["worst payload"].get("202", 0)
+        rig.accepted += told.get("worst payload", {}).get("202", 0)
         # Answers to the last of the hostile ones were on their way when they ended.
         rig.accepted = max(rig.accepted, rig.drain().accepted)
         books = rig.books()
@@ -103,10 +105,10 @@ def _rig(folder: Path) -> Iterator[Rig]:
 
 
 @contextmanager
-def _hostile(url: str) -> Iterator[dict[str, dict[str, int]]]:
+def _hostile(url: str, kinds: Sequence[str]) -> Iterator[dict[str, dict[str, int]]]:
     """They are there inside the block; after it the dict says what they did."""
     tokens = {"writer": WRITER, "unknown": UNKNOWN}
-    command = [sys.executable, "-m", "bench.hostile_load", "--target", url]
+    command = [sys.executable, "-m", "bench.hostile_load", "--target", url, "--kinds", *kinds]
     told: dict[str, dict[str, int]] = {}
     with subprocess.Popen(
         [*command, "--keys", json.dumps(tokens)], stdout=subprocess.PIPE, text=True

@@ -12,10 +12,12 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count, cycle
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import uvloop
 
 from bench.http import parse
 
@@ -69,14 +71,15 @@ def event_with(data: bytes, number: int, source: str = "/hostile") -> bytes:
 class Hostile:
     """All of them, against one api."""
 
-    def __init__(self, url: str, keys: dict[str, str]) -> None:
+    def __init__(self, url: str, keys: dict[str, str], kinds: Sequence[str]) -> None:
         at = urlsplit(url)
         assert at.hostname is not None
         assert at.port is not None
         self._at = (at.hostname, at.port)
         self._keys = keys
+        self.kinds = {kind: KINDS[kind] for kind in kinds}
         self.opened: Counter[str] = Counter()
-        self.answers: dict[str, Counter[int]] = {kind: Counter() for kind in KINDS}
+        self.answers: dict[str, Counter[int]] = {kind: Counter() for kind in self.kinds}
         self._all_in = asyncio.Event()
         self._numbers = count(int(time.time() * 1000))
         self._payloads = cycle(list(worst_payloads(MIB - 1024)))
@@ -86,7 +89,7 @@ class Hostile:
         begin = asyncio.Event()
         waiting = [
             asyncio.create_task(self._again(kind, begin))
-            for kind, of in KINDS.items()
+            for kind, of in self.kinds.items()
             for _ in range(of.sockets)
         ]
         await self._all_in.wait()
@@ -112,11 +115,12 @@ class Hostile:
                 await asyncio.sleep(PAUSE_S)
                 continue
             self.opened[kind] += 1
-            if self.opened.total() == sum(of.sockets for of in KINDS.values()):
+            if self.opened.total() == sum(of.sockets for of in self.kinds.values()):
                 self._all_in.set()
             if not begin.is_set():
                 await begin.wait()
-                await asyncio.sleep(random.random())  # each at a time of its own
+                of = KINDS[kind]  # each at a time of its own
+                await asyncio.sleep(random.random() * (of.sockets / of.per_s if of.per_s else 1.0))
             try:
                 await (act(reader, writer) if act else self._ask(kind, reader, writer))
             except (OSError, asyncio.IncompleteReadError):
@@ -185,14 +189,14 @@ class Hostile:
         ).encode() + body
 
 
-async def _main(url: str, keys: dict[str, str]) -> None:
+async def _main(url: str, keys: dict[str, str], kinds: Sequence[str]) -> None:
     until = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, until.set)
-    hostile = Hostile(url, keys)
+    hostile = Hostile(url, keys, kinds)
     await hostile.run(until)
     told = {
         kind: {"sockets": of.sockets, "opened": hostile.opened[kind], **hostile.answers[kind]}
-        for kind, of in KINDS.items()
+        for kind, of in hostile.kinds.items()
     }
     print(json.dumps(told), flush=True)
 
@@ -202,10 +206,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.hostile_load", description=__doc__)
     parser.add_argument("--target", required=True, help="an api's URL")
     parser.add_argument("--keys", type=json.loads, required=True, help="tokens by use, as JSON")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(_main(options.target, options.keys))
+    uvloop.run(_main(options.target, options.keys, options.kinds))
 
 
 if __name__ == "__main__":
