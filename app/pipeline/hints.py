@@ -75,6 +75,7 @@ class HintRelay:
         self._runs_unconfirmed = 0
         self._paused_until: dict[str, float] = {}
 
+        self._is_up = False
         self._connections = 0  # counted by the answers thread
         self._lost: deque[Message] = deque()  # or returned, or refused: for the room thread
         self._room = Room(settings)
@@ -132,6 +133,14 @@ class HintRelay:
         runs_relayed.labels("hint").inc(relayed)
         hints_dropped.inc(len(runs) - relayed)
 
+    def is_up(self) -> bool:
+        """Whether RabbitMQ was there at the last look. Thread-safe, and costs nothing."""
+        return self._is_up
+
+    def _set_up(self, *, is_up: bool) -> None:
+        self._is_up = is_up
+        broker_up.set(is_up)
+
     def _is_open(self, now: float) -> bool:
         return self._publisher.room > 0 and now - self._left_at < ROOM_STALE_S
 
@@ -172,7 +181,7 @@ class HintRelay:
                     backoff.reset()
             except BrokerAway as error:
                 pause_s = backoff.extend(self._monotonic())
-                broker_up.set(0)
+                self._set_up(is_up=False)
                 log.warning("broker.lost", error=str(error), retry_in_s=round(pause_s, 2))
             is_busy = self._publisher.unconfirmed or self._publisher.has_unsent
             self._has_unsent.wait(ANSWERS_S if is_busy else ANSWERS_IDLE_S)
@@ -191,7 +200,7 @@ class HintRelay:
             self._left = {}  # until the room thread has declared the queues and looked
         self._publisher.connect()
         self._connections += 1
-        broker_up.set(1)
+        self._set_up(is_up=True)
         log.info("broker.connected")
 
     # The room thread

@@ -64,7 +64,9 @@ def open_room(hints: HintRelay) -> None:
 def test_a_hint_is_in_the_queue_at_once(settings: Settings, engine: Engine, channel: Any) -> None:
     subscribe(engine)
     with hinting(settings) as hints:
+        assert not hints.is_up()
         open_room(hints)
+        assert hints.is_up()
         ids = hint(hints, engine, 3)
 
         assert until(lambda: fetch(channel), deadline_s=10, what="the message") == ids
