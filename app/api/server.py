@@ -15,7 +15,6 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import Request
@@ -55,8 +54,8 @@ from app.api.throttle import Throttle
 from app.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from app.console.server import BASE, make_console
 from app.leaving import end_within
-from app.pipeline.accept import Acceptor
 from app.pipeline.hints import HintRelay
+from app.pipeline.writers import Writers
 from app.settings import Settings
 from app.settings_links import link_warnings, open_warnings
 from app.settings_load import require
@@ -78,7 +77,10 @@ END_S = 4.0  # for what is left then; after that the process is ended
 KEEP_ALIVE_S = 75
 HEALTH_S = 2.0  # for the question whether the database is there
 FILES_SPARE = 128  # of an api besides its connections: PostgreSQL, RabbitMQ, logs, libraries
-SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
+# Of the answers to one client that does not read them, in the kernel, which would take megabytes;
+# after that the next answer waits, and the connection is closed if nothing is read.
+UNREAD_BYTES_MAX = 256 * 1024
+SWITCH_S = 0.0001  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
 
 _ADMIN_KEY = Audited(
     author="VELTRIX_ADMIN_KEY_FILE",
@@ -104,7 +106,7 @@ class StartRefused(Exception):
 
 
 def make_app(services: Services) -> FastAPI:
-    """The ASGI application; its lifespan starts and stops the acceptor and the ring of keys."""
+    """The ASGI application; its lifespan starts and stops the writers and the ring of keys."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -170,8 +172,11 @@ def serve(settings: Settings) -> None:
     ring = make_ring(settings, reads)
     sources = real_sources()
     relay = HintRelay(settings, engine_for(settings, "veltrix-hints", is_hot=True))
-    acceptor = Acceptor(
-        engine_for(settings, "veltrix-accept", is_hot=True),
+    acceptor = Writers(
+        (
+            engine_for(settings, "veltrix-accept", is_hot=True),
+            engine_for(settings, "veltrix-accept large", is_hot=True),
+        ),
         settings,
         event_ids(sources),
         sources.unix_ms,
@@ -179,7 +184,7 @@ def serve(settings: Settings) -> None:
         relay.offer,
     )
     catalog = Catalog(reads, settings.subscriptions_cache_s)
-    services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, _is_broker_up)
+    services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, relay.is_up)
     listening = _listen(settings.api_host, settings.api_port)
     relay.start()
     Thread(target=say_powers, args=(settings, reads), name="powers", daemon=True).start()
@@ -249,10 +254,6 @@ def make_gate(settings: Settings) -> Gate:
     return Gate(Limits(connections_max=room))
 
 
-def _is_broker_up() -> bool:
-    return REGISTRY.get_sample_value("veltrix_broker_up") == 1
-
-
 def _content_of(file: Path) -> str:
     try:
         return file.read_text().strip()
@@ -263,7 +264,9 @@ def _content_of(file: Path) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        listening = socket.create_server((host, port), family=family, backlog=2_048)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES_MAX)
+        return listening
     except OSError as error:
         raise StartRefused(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another VELTRIX_API_PORT"

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from app.api.auth import KeyRing
 from app.api.catalog import Catalog
-from app.pipeline.accept import Acceptor
+from app.pipeline.writers import Writers
 from app.settings import Settings
 
 
@@ -21,7 +21,7 @@ class Services:
 
     settings: Settings
     engine: Engine
-    acceptor: Acceptor
+    acceptor: Writers
     keys: KeyRing
     catalog: Catalog
     new_key: Callable[[], str]

@@ -34,8 +34,6 @@ from app.store.transactions import is_away, open_autocommit, retry_transient
 from app.telemetry import (
     accept_list_events,
     accept_seconds,
-    accept_waiting_bytes,
-    accept_waiting_events,
     events_accepted,
     events_duplicate,
     events_refused,
@@ -49,11 +47,12 @@ _log = logger("accept")
 
 
 class Acceptor:
-    """The writer of one process. `start` it; `submit` from an event loop, `accept` from anywhere.
+    """A writer. `start` it; `submit` from an event loop, `accept` from anywhere.
 
     `new_ids` gives events their ids, by the database's clock; `unix_ms` is this machine's, which is
     only compared with it. `take_room(queue, n)` says how many of n runs may be hinted to the relay
-    now, and `hint` receives those that were committed.
+    now, and `hint` receives those that were committed. It holds `waiting_bytes_max` at most, and
+    is connected also when it has nothing to write, if it `is_kept_ready`.
     """
 
     def __init__(
@@ -64,8 +63,14 @@ class Acceptor:
         unix_ms: Callable[[], int],
         take_room: Callable[[str, int], int],
         hint: Callable[[list[DueRun]], None],
+        *,
+        name: str = "accept",
+        waiting_bytes_max: int | None = None,
+        is_kept_ready: bool = True,
     ) -> None:
         self._engine, self._settings = engine, settings
+        self._waiting_bytes_max = waiting_bytes_max or settings.accept_waiting_bytes_max
+        self._is_kept_ready = is_kept_ready
         self.new_ids = new_ids
         self._clock = DatabaseClock(
             monotonic, lambda: unix_ms() / 1000, settings.clock_offset_s_max
@@ -75,7 +80,7 @@ class Acceptor:
         self._lock = Lock()
         self._waiting_events = self._waiting_bytes = self._refused_early = 0
         self._is_stopping = False
-        self._thread = Thread(target=self._run, name="accept", daemon=True)
+        self._thread = Thread(target=self._run, name=name, daemon=True)
         # Below: the writer thread's own.
         self._left: Request | None = None
         self._connection: Connection | None = None
@@ -104,8 +109,14 @@ class Acceptor:
 
     @property
     def is_writing(self) -> bool:
-        """Whether the writer thread lives and has a connection (it may have died unnoticed)."""
-        return self._thread.is_alive() and self._connection is not None
+        """Whether its thread lives, and has a connection (which may have died) if it is to."""
+        is_ready = self._connection is not None or not self._is_kept_ready
+        return self._thread.is_alive() and is_ready
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Events that wait for their commit, and their bytes."""
+        return self._waiting_events, self._waiting_bytes
 
     def submit(self, submissions: Sequence[Submission]) -> "asyncio.Future[list[Answer]]":
         """A future of the answers, in the order of the submissions; for the running event loop.
@@ -137,7 +148,7 @@ class Acceptor:
                 raise unavailable("this server is shutting down")
             is_full = (
                 self._waiting_events + events > self._settings.accept_waiting_events_max
-                or self._waiting_bytes + request.bytes > self._settings.accept_waiting_bytes_max
+                or self._waiting_bytes + request.bytes > self._waiting_bytes_max
             )
             if is_full and self._waiting_events:
                 raise unavailable("too many events wait for the database")
@@ -146,11 +157,12 @@ class Acceptor:
             self._waiting.put(request)
 
     def _run(self) -> None:
-        self._refresh()
+        if self._is_kept_ready:
+            self._refresh()
         while (taken := self._take()) is not None:
             if taken:
                 self._accept(taken)
-            else:
+            elif self._is_kept_ready:
                 self._refresh()
             self._count()
         self._count(is_last=True)
@@ -190,8 +202,6 @@ class Acceptor:
         with self._lock:
             self._waiting_events -= len(submissions)
             self._waiting_bytes -= sum(request.bytes for request in taken)
-        accept_waiting_events.set(self._waiting_events)
-        accept_waiting_bytes.set(self._waiting_bytes)
         accept_list_events.observe(len(submissions))
         accept_seconds.observe(monotonic() - taken[0].since)
         settle(taken, answers)

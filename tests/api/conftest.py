@@ -23,7 +23,7 @@ from app.api.gate import Gate, Limits
 from app.api.server import config_of, make_app
 from app.api.services import Services
 from app.domain.ids import EventIds
-from app.pipeline.accept import Acceptor
+from app.pipeline.writers import Writers
 from app.settings import Settings
 from app.store.transactions import make_engine
 from tests.support.accepting import PLACED, subscribe, subscription
@@ -107,8 +107,8 @@ def serving(settings: Settings, limits: Limits = USUAL) -> Iterator[Api]:
     assert settings.database_url is not None
     url = settings.database_url.get_secret_value()
     reads = make_engine(url, application="reads", connections_max=settings.read_connections_max)
-    writes = make_engine(url, application="accept")
-    acceptor = Acceptor(
+    writes = make_engine(url, application="accept"), make_engine(url, application="accept large")
+    acceptor = Writers(
         writes,
         settings,
         EventIds(Random(0).getrandbits),
@@ -142,7 +142,8 @@ def serving(settings: Settings, limits: Limits = USUAL) -> Iterator[Api]:
         server.should_exit = True
         thread.join()
         reads.dispose()
-        writes.dispose()
+        for engine in writes:
+            engine.dispose()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from app.api.gate import Gate, Limits
 from app.api.server import config_of, make_app
 from app.api.services import Services
 from app.bootstrap import event_ids, real_sources
-from app.pipeline.accept import Acceptor
+from app.pipeline.writers import Writers
 from app.settings import Settings
 from app.store.transactions import make_engine
 from tests.support.wait import until
@@ -69,8 +69,11 @@ def served(engine: Engine, database_url: str, **settings: Any) -> Iterator[Clien
     """The API on a free port of loopback until the end of the block."""
     given = Settings(database_url=database_url, **settings)
     sources = real_sources()
-    acceptor = Acceptor(
-        make_engine(database_url, application="tests-accept"),
+    acceptor = Writers(
+        (
+            make_engine(database_url, application="tests-accept"),
+            make_engine(database_url, application="tests-accept large"),
+        ),
         given,
         event_ids(sources),
         sources.unix_ms,
