@@ -58,7 +58,7 @@ class ApiConnection(HttpToolsProtocol):
         self._is_in_message = False  # after its head
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
-        self._is_stalled = False  # the client does not read what we send
+        self._unread_until = _NEVER  # as `deadline`, and nothing that it sends moves it
         self._running: Cycle | None = None  # being answered
         self._is_lingering = False  # answered, and only read to its end
         self._is_deaf = False  # what comes is no request, or one too many
@@ -101,13 +101,13 @@ class ApiConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client reads slower than we answer: it has this long to read some of it."""
         super().pause_writing()
-        self._is_stalled = True
-        self.deadline = self.loop.time() + self.gate.limits.write_s
+        self._unread_until = self.loop.time() + self.gate.limits.write_s
+        self.deadline = _NEVER
 
     def resume_writing(self) -> None:
         """It has."""
         super().resume_writing()
-        self._is_stalled = False
+        self._unread_until = _NEVER
         is_asking = self._is_in_message or self._is_in_head
         self.deadline = self.loop.time() + self.gate.limits.body_s if is_asking else _NEVER
 
@@ -310,13 +310,15 @@ class ApiConnection(HttpToolsProtocol):
 
     def is_over(self, now: float) -> bool:
         """Its time is over, and it is not we who keep it waiting."""
-        is_ours = self.flow.read_paused and not (self._is_lingering or self._is_stalled)
-        return now >= self.deadline and not is_ours
+        if self.transport.is_closing() and self._unread_until == _NEVER:
+            self._unread_until = now + self.gate.limits.linger_s  # for what it has not read
+        is_ours = self.flow.read_paused and not self._is_lingering
+        return now >= self._unread_until or (now >= self.deadline and not is_ours)
 
     def close_late(self) -> None:
         """Too slow: an answer if it began to ask, and the end."""
         is_asking = self._head or self._is_in_head or self._is_in_message
-        if self._is_lingering or self._is_stalled or not is_asking:
+        if self._is_lingering or self._unread_until != _NEVER or not is_asking:
             self.transport.abort()
         else:
             self._refuse(Problem(408, "too-slow", "the request did not come in time"))
@@ -330,8 +332,9 @@ class ApiConnection(HttpToolsProtocol):
             self._refuse(Problem(503, "unavailable", "this api ends"))
         else:
             super().shutdown()
-        if self._is_stalled:
-            self.deadline = min(self.deadline, self.loop.time() + self.gate.limits.linger_s)
+        if self._unread_until != _NEVER:
+            soon = self.loop.time() + self.gate.limits.linger_s
+            self._unread_until = min(self._unread_until, soon)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cast(Cycle, cycle)

@@ -1,6 +1,7 @@
 """Who may be connected to an api, and for how long it may keep it waiting."""
 
 import asyncio
+from math import ceil
 from typing import Protocol
 
 import msgspec
@@ -8,6 +9,9 @@ import msgspec
 from app.telemetry import connections_closed, connections_open, logger
 
 SWEEP_S = 0.5
+# Who came together is late together, and comes again together: a hundredth of them is ended each
+# time, so that the loop is left to others in between.
+END_S, END_SHARE = 0.02, 100
 SAY_S = 1.0
 
 _log = logger("api")
@@ -52,6 +56,7 @@ class Gate:
         # Who keeps us waiting: has been refused and is read to its end, and sends its body.
         self._lingering: dict[Guest, None] = {}
         self._unfinished: dict[Guest, None] = {}
+        self._late: list[Guest] = []
         self._timer: asyncio.TimerHandle | None = None
         self._said_at = float("-inf")
         self._unsaid = 0
@@ -61,7 +66,7 @@ class Gate:
         self._guests.add(guest)
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(SWEEP_S, self._sweep_again)
+            self._timer = loop.call_later(SWEEP_S, self._sweep)
         if len(self._guests) > self.limits.connections_max:
             self._end(self._least() or guest, "crowded")
         if guest in self._guests:
@@ -103,16 +108,19 @@ class Gate:
             group.pop(guest, None)
         connections_open.set(len(self._guests))
 
-    def sweep(self, now: float) -> None:
-        """End whoever is over its time."""
-        for guest in [one for one in self._guests if one.is_over(now)]:
-            connections_closed.labels("slow").inc()
-            guest.close_late()
-
-    def _sweep_again(self) -> None:
+    def _sweep(self) -> None:
+        """End some of those that are over their time, and come back for the others."""
         loop = asyncio.get_running_loop()
-        self.sweep(loop.time())
-        self._timer = loop.call_later(SWEEP_S, self._sweep_again) if self._guests else None
+        now = loop.time()
+        if not self._late:
+            self._late = [one for one in self._guests if one.is_over(now)]
+        for _ in range(ceil(len(self._late) / END_SHARE)):
+            guest = self._late.pop()
+            if guest in self._guests and guest.is_over(now):
+                connections_closed.labels("slow").inc()
+                guest.close_late()
+        pause_s = END_S if self._late else SWEEP_S
+        self._timer = loop.call_later(pause_s, self._sweep) if self._guests else None
 
     def _end(self, guest: Guest, why: str) -> None:
         self.leave(guest)
