@@ -20,7 +20,8 @@ T = TypeVar("T")
 # Whatever is in it, reading so much takes 3 ms at most, and an ordinary event of it 0.1 ms.
 AT_ONCE_BYTES_MAX = 16 * 1024
 
-_reading = Turns("bodies")
+# A flood of the worst bodies has a quarter of the interpreter at most.
+_reading = Turns("bodies", rest=3.0)
 
 
 async def read_beside(author: str, size_bytes: int, read: Callable[[], T]) -> T:

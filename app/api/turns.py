@@ -3,17 +3,30 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from functools import partial
+from threading import Event, Lock
+from time import perf_counter
 from typing import Any, TypeVar
+
+from app.domain.give_way import give_way, give_way_by
 
 T = TypeVar("T")
 
+STEP_S = 0.0005  # an ordinary event of 16 KiB is read in less
+REST_S_MAX = 0.02
+
 
 class Turns:
-    """Work is done one piece at a time, a piece of each author who waits, round and round."""
+    """Work is done one piece at a time, a piece of each author who waits, round and round.
 
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+    After a step that took long the thread rests `rest` times as long: a step holds the interpreter,
+    which the event loop has for itself meanwhile.
+    """
+
+    def __init__(self, name: str, rest: float = 0.0) -> None:
+        self._rests = _Rests(rest)
+        begin = partial(give_way_by, self._rests)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begin)
         self._lock = Lock()
         # The author whose turn is next first.
         self._waiting: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
@@ -35,7 +48,28 @@ class Turns:
                 self._waiting[author] = pieces
         if not future.set_running_or_notify_cancel():
             return  # who asked has gone away
+        self._rests.begin()
         try:
             future.set_result(work())
         except BaseException as error:  # noqa: BLE001 - whoever asked is told
             future.set_exception(error)
+        give_way()
+
+
+class _Rests:
+    """Of one thread, between the steps of its work."""
+
+    def __init__(self, rest: float) -> None:
+        self._rest, self._never = rest, Event()
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """What was before is no step."""
+        self._began = perf_counter()
+
+    def __call__(self) -> None:
+        """A step has ended: rest, if it was long."""
+        took_s = perf_counter() - self._began
+        if self._rest and took_s > STEP_S:
+            self._never.wait(min(took_s * self._rest, REST_S_MAX))
+        self._began = perf_counter()

@@ -28,6 +28,7 @@ from app.domain.event_checks import (
     check_media_type,
 )
 from app.domain.events import NewEvent, content_digest
+from app.domain.give_way import give_way
 from app.domain.json_text import (
     BOM,
     JSON_SPACE,
@@ -167,8 +168,10 @@ def _parse_json(raw: BatchItem) -> NewEvent:
         is_whole = _is_whole(raw, _encode(wire))
     except (ValueError, RecursionError):
         wire, extensions, is_whole = _parse_members(raw)
-    if not is_whole and has_repeated_names(bytes(raw), _decode_members(raw)):
-        raise BadEvent(None, "the event has an attribute twice", wire.id, wire.source)
+    if not is_whole:
+        give_way()
+        if has_repeated_names(bytes(raw), _decode_members(raw)):
+            raise BadEvent(None, "the event has an attribute twice", wire.id, wire.source)
     check_media_type(wire)
     if wire.data:
         if wire.data_base64 is not None and bytes(wire.data) != b"null":

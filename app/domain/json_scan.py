@@ -11,7 +11,10 @@ from itertools import accumulate, chain, islice
 
 import msgspec
 
+from app.domain.give_way import give_way
+
 _GROUP, _STRETCH = 8, 128  # brackets that are looked at together
+_STEP = 512 * _STRETCH
 # Wherever it is deepest a bracket is closed at once: without these it is one less.
 _DEEPEST = b"10"
 # What says how deep it is, and all that says nothing of it.
@@ -55,7 +58,11 @@ def may_have_large_numbers(text: bytes) -> bool:
 
 def outside_of_strings(raw: bytes) -> bytes:
     """Valid JSON without its strings, each of which was where there is a newline now."""
-    return b"\n".join(_plain(raw).replace(b'""', b"\n").split(b'"')[::2])
+    parts = _plain(raw).replace(b'""', b"\n").split(b'"')
+    give_way()
+    outside = b"\n".join(parts[::2])
+    give_way()
+    return outside
 
 
 def _plain(raw: bytes) -> bytes:
@@ -72,12 +79,15 @@ def is_deeper(raw: bytes, depth_max: int) -> bool:
     """
     digits = _brackets(raw)
     depth, inner = int(bool(digits)), digits.replace(_DEEPEST, b"")
+    give_way()
     for at in range(0, len(inner), _STRETCH):
         stretch = inner[at : at + _STRETCH]
         opens = stretch.count(b"1")
         if depth + opens > depth_max and depth + _rise(stretch) > depth_max:
             return True
         depth += 2 * opens - len(stretch)
+        if not at % _STEP:
+            give_way()
     return bool(digits) and depth_max < 1
 
 
@@ -91,9 +101,12 @@ def _brackets(raw: bytes) -> bytes:
     """Those outside of strings, as binary digits."""
     marks = _plain(raw).translate(None, _NO_MARKS)
     # Two quotes with no bracket between begin and end nothing that is looked for.
+    give_way()
     marks = marks.replace(b'""', b"")
+    give_way()
     if b'"' in marks:
         marks = b"".join(marks.split(b'"')[::2])
+        give_way()
     return marks.translate(_DIGITS)
 
 
@@ -112,6 +125,7 @@ def number_problem(outside: bytes) -> str | None:
     """What is wrong with a number, of what is outside of the strings of valid JSON, or None."""
     if not may_have_large_numbers(outside):
         return None
+    give_way()
     scalars = outside.translate(_SCALARS)
     high = [found.start() for found in islice(_HIGH_EXPONENT(scalars), LARGE_MAX + 1)]
     if len(high) > LARGE_MAX:
@@ -127,6 +141,7 @@ def number_problem(outside: bytes) -> str | None:
 def _long_numbers(scalars: bytes) -> Iterator[int]:
     """Where those are that have more digits than an int, or a double, may have."""
     zeros = scalars.translate(_AS_ZEROS)
+    give_way()
     at = zeros.find(_LONG)
     while at >= 0:
         end = _end_of_line(scalars, at)

@@ -12,6 +12,7 @@ from math import inf
 
 import msgspec
 
+from app.domain.give_way import LONG_BYTES, give_way
 from app.domain.json_scan import (
     is_deeper,
     may_be_deeper,
@@ -68,6 +69,8 @@ def json_problem(raw: bytes) -> str | None:
 
 def value_problem(raw: bytes) -> str | None:
     """The same of what a decoder has passed over, so that its syntax is that of JSON."""
+    if len(raw) > LONG_BYTES:
+        give_way()
     try:
         raw.decode()
     except ValueError as error:

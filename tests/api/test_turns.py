@@ -1,11 +1,13 @@
 """Who asks for much waits for himself."""
 
 import threading
+import time
 from functools import partial
 
 import pytest
 
-from app.api.turns import Turns
+from app.api.turns import REST_S_MAX, STEP_S, Turns
+from app.domain.give_way import give_way
 
 
 def test_a_piece_of_each_is_done_in_turn() -> None:
@@ -34,3 +36,27 @@ def test_what_is_raised_reaches_who_asked_and_nobody_waits_for_who_has_gone() ->
     assert first.result(10)
     assert turns.submit("a", lambda: 7).result(10) == 7
     assert ran == []
+
+
+def test_after_a_long_step_it_rests_for_a_multiple_of_it_and_nobody_else_does() -> None:
+    """A step holds the interpreter; a MiB in ten of them kept an event loop from its sockets."""
+    rested: list[float] = []
+
+    def steps() -> None:
+        give_way()  # a short one
+        began = time.perf_counter()
+        while time.perf_counter() - began < 2 * STEP_S:
+            pass
+        give_way()
+
+    def run(rest: float) -> None:
+        turns = Turns("tests", rest=rest)
+        turns._rests._never.wait = rested.append  # type: ignore[assignment,method-assign]
+        turns.submit("a", steps).result(10)
+
+    run(0.0)
+    steps()
+    assert rested == []
+
+    run(3.0)
+    assert 6 * STEP_S <= max(rested) <= REST_S_MAX
