@@ -14,7 +14,7 @@ PLATFORMS := tests/path tests/prove tests/broker
 # Lines of two halves stay whole; macOS has a make that cannot do that.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
-# A test run starts hundreds of Pythons, and each would translate all of app/ again.
+# A test run starts hundreds of Pythons, and each would translate the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 PEERS := .venv-peers
@@ -134,7 +134,7 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m app.settings_docs --check
+	$(BIN)/python -m veltrix.settings_docs --check
 
 bench: setup
 	$(BIN)/python -m bench throughput --seconds $(SECONDS)

@@ -10,11 +10,11 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Engine, create_engine, pool, text
 
-import app.store.access_tables
-import app.store.failure_tables
-import app.store.replay_tables  # noqa: F401 - its tables join the metadata
-from app.store.schema import ADVISORY_LOCK
-from app.store.tables import metadata
+import veltrix.store.access_tables
+import veltrix.store.failure_tables
+import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
+from veltrix.store.schema import ADVISORY_LOCK
+from veltrix.store.tables import metadata
 
 
 def _url(attributes: dict[str, Any]) -> Any:

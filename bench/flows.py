@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import Event, step, transaction, workflow
+from veltrix import Event, step, transaction, workflow
 
 
 @step

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.bootstrap import collect_rarely
-from app.domain.cloudevents import parse_structured
-from app.domain.scopes import Scope
-from app.store import keys
-from app.store.transactions import transaction
 from bench.hostile_load import KINDS, MIB, event_with, worst_payloads
 from bench.load import Sent
 from bench.report import Result, Row, percentiles, progress
 from bench.rig import Rig
+from veltrix.bootstrap import collect_rarely
+from veltrix.domain.cloudevents import parse_structured
+from veltrix.domain.scopes import Scope
+from veltrix.store import keys
+from veltrix.store.transactions import transaction
 
 SENDERS = 300
 TIMES_MAX = 3.0

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.dev.postgres import Postgres
 from bench.report import Result, Row, progress
+from veltrix.dev.postgres import Postgres
 
 SPACING_S = 0.003  # between two events at 333/s
 _LINE_BYTES, _WORD_BYTES = 64, 8

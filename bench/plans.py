@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from app.domain.events import NewEvent, content_digest
-from app.domain.ids import EventIds, run_id, workflow_suffix
-from app.store import journal, leases, ledger
-from app.store.journal import JournalEntry, Settlement
-from app.store.transactions import make_engine, open_autocommit
 from bench.load import event_json
 from bench.rig import Rig
+from veltrix.domain.events import NewEvent, content_digest
+from veltrix.domain.ids import EventIds, run_id, workflow_suffix
+from veltrix.store import journal, leases, ledger
+from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.store.transactions import make_engine, open_autocommit
 
 _IDS = EventIds(random.Random(11).getrandbits)
 _HOLD_S = 60.0

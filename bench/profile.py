@@ -18,20 +18,25 @@ from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
-import app
-from app.dev.rabbitmq import manage
+import veltrix
 from bench.report import Result, Row, us_per_event
 from bench.rig import Rig
 from bench.statements import read, reset
 from bench.usage import cpu_between, cpu_seconds, members
+from veltrix.dev.rabbitmq import manage
 
 SHARE_MIN = 0.02
 _STATISTICS_S = 6.0
 _PATH = re.compile(r"\((.+\.py):\d+\)$")
-_ROOT = str(Path(app.__file__).parents[1])
+_ROOT = str(Path(veltrix.__file__).parents[2])
 _LIBRARY = re.compile(r"python3\.\d+/(?:site-packages/)?([\w-]+)")
 # Modules in which a process spends its life, whatever it does.
-_ENTRY = ("app/cli.py", "app/commands/", "app/api/server.py", "app/worker/run.py")
+_ENTRY = (
+    "app/veltrix/cli.py",
+    "app/veltrix/commands/",
+    "app/veltrix/api/server.py",
+    "app/veltrix/worker/run.py",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Self
 
 from sqlalchemy import text
 
-from app.dev.children import wait_for
-from app.dev.platform import Platform
-from app.pipeline.books import balance
-from app.store.transactions import make_engine, open_autocommit, transaction
 from bench.load import Flooded, Sent
 from bench.report import Books
+from veltrix.dev.children import wait_for
+from veltrix.dev.platform import Platform
+from veltrix.pipeline.books import balance
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 Schedule = Sequence[tuple[float, float]]
 WARM: Schedule = ((50.0, 1.0), (333.0, 3.0))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from app.dev.children import wait_for
-from app.domain.ids import workflow_suffix
-from app.pipeline.books import fold_once, recount_once
-from app.store import ledger
-from app.store.transactions import transaction
+from veltrix.dev.children import wait_for
+from veltrix.domain.ids import workflow_suffix
+from veltrix.pipeline.books import fold_once, recount_once
+from veltrix.store import ledger
+from veltrix.store.transactions import transaction
 
 BYTES_PER_EVENT = 2_400  # with indexes and PostgreSQL's log: an estimate on the safe side
 CHUNK = 50_000

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, text
 
-from app.store.transactions import open_autocommit
+from veltrix.store.transactions import open_autocommit
 
 # Words that only one of our statements has, and what that statement is called.
 _NAMES = (

@@ -4,11 +4,11 @@ import argparse
 
 from sqlalchemy import text
 
-from app.store.transactions import transaction
 from bench.load import Flooded
 from bench.report import Result, Row, us_per_event
 from bench.rig import Rig
 from bench.usage import cpu_between, cpu_seconds
+from veltrix.store.transactions import transaction
 
 OPEN_MAX = 5_000
 _SPAN = """

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import psutil
 
-from app.dev.platform import Platform
-from app.dev.rabbitmq import RabbitMQ
+from veltrix.dev.platform import Platform
+from veltrix.dev.rabbitmq import RabbitMQ
 
 _LOAD = "load generator"
 
@@ -36,7 +36,7 @@ def members(platform: Platform) -> Iterator[tuple[str, psutil.Process]]:
         yield ("worker parent" if member.kind == "worker" else member.kind), own
         for child in own.children(recursive=True):
             with suppress(psutil.Error):
-                is_sidecar = "app.worker.sidecar" in child.cmdline()
+                is_sidecar = "veltrix.worker.sidecar" in child.cmdline()
                 yield ("sidecar" if is_sidecar else "worker children"), child
     assert isinstance(platform.rabbitmq, RabbitMQ)
     for kind, pid in (("PostgreSQL", platform.postgres.pid), ("RabbitMQ", platform.rabbitmq.pid)):

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy import Engine
 
-from app.dev.children import CannotStart
-from app.dev.platform import Platform
-from app.dev.postgres import Postgres
-from app.dev.rabbitmq import RabbitMQ
-from app.settings import PREFIX, Settings
-from app.store.transactions import make_engine
 from tests.support.services import Broker, Services
+from veltrix.dev.children import CannotStart
+from veltrix.dev.platform import Platform
+from veltrix.dev.postgres import Postgres
+from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.settings import PREFIX, Settings
+from veltrix.store.transactions import make_engine
 
 _FAILED = pytest.StashKey[bool]()
 _SERVICES = pytest.StashKey[Services]()
@@ -32,7 +32,7 @@ def pytest_configure() -> None:
     """Nothing of this shell reaches a test, nor the processes it starts.
 
     Neither settings nor, if it started the tests in its background, that SIGINT is ignored; nor
-    that no bytecode is kept: the hundreds of processes would translate all of `app` each.
+    that no bytecode is kept: the hundreds of processes would translate all of the package each.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -22,25 +22,25 @@ from compose_spec import PyOptions, parse_duration
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
-from app.api import server
-from app.bootstrap import workflows_of
-from app.broker.connect import close_connection, open_connection
-from app.broker.management import Management
-from app.broker.message import MESSAGE_BYTES_MAX
-from app.broker.rights import users
-from app.broker.topology import definitions
-from app.cli import run
-from app.dev.children import Child, tail
-from app.dev.ports import LOOPBACK, free_port
-from app.dev.postgres import _binaries
-from app.dev.processes import Spec, Supervisor
-from app.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
-from app.policies import limits_of
-from app.settings import PREFIX, Settings
-from app.settings_load import load_settings
 from tests.support.limited_user import account_of
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.api import server
+from veltrix.bootstrap import workflows_of
+from veltrix.broker.connect import close_connection, open_connection
+from veltrix.broker.management import Management
+from veltrix.broker.message import MESSAGE_BYTES_MAX
+from veltrix.broker.rights import users
+from veltrix.broker.topology import definitions
+from veltrix.cli import run
+from veltrix.dev.children import Child, tail
+from veltrix.dev.ports import LOOPBACK, free_port
+from veltrix.dev.postgres import _binaries
+from veltrix.dev.processes import Spec, Supervisor
+from veltrix.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
+from veltrix.policies import limits_of
+from veltrix.settings import PREFIX, Settings
+from veltrix.settings_load import load_settings
 from workflows.flights import metadata
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,22 +15,22 @@ import pytest
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from app.broker.connect import BrokerAway
-from app.broker.management import Management
-from app.broker.topology import plan, wanted
-from app.dev.ports import free_port
-from app.dev.rabbitmq import RabbitMQ
-from app.duties import Duty, _check_groups, _drain, _duties, keep, run_relay
-from app.health import HealthServer
-from app.pipeline.books import balance
-from app.policies import NO_MANAGEMENT, Policies, limits_of
-from app.settings import Settings
-from app.store.groups import take_turn
-from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.settled import run_sql, settle
 from tests.support.wait import until
+from veltrix.broker.connect import BrokerAway
+from veltrix.broker.management import Management
+from veltrix.broker.topology import plan, wanted
+from veltrix.dev.ports import free_port
+from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.duties import Duty, _check_groups, _drain, _duties, keep, run_relay
+from veltrix.health import HealthServer
+from veltrix.pipeline.books import balance
+from veltrix.policies import NO_MANAGEMENT, Policies, limits_of
+from veltrix.settings import Settings
+from veltrix.store.groups import take_turn
+from veltrix.store.transactions import open_autocommit, transaction
 
 
 @contextmanager

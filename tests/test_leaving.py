@@ -16,7 +16,7 @@ HANGS = {
 }
 CODE = """
 import ctypes, socket, sys, threading, time
-from app.leaving import end_within
+from veltrix.leaving import end_within
 lock, MUTEX = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
 hangs = False
 def last():
@@ -68,10 +68,10 @@ def test_it_ends_in_time_without_standard_error_too() -> None:
 
 
 IMPORTED = {
-    "api": "app.api.server",
-    "relay": "app.duties",
-    "worker": "app.worker.run",
-    "flower": "app.commands.flower",
+    "api": "veltrix.api.server",
+    "relay": "veltrix.duties",
+    "worker": "veltrix.worker.run",
+    "flower": "veltrix.commands.flower",
 }
 BEGIN = """
 import builtins, os, signal
@@ -81,13 +81,13 @@ def ended(name, *rest, **more):
         os.kill(os.getpid(), {number})
     return imported(name, *rest, **more)
 builtins.__import__ = ended
-from app.commands import processes
+from veltrix.commands import processes
 processes.{kind}()
 """
 REPLACED = """
 import signal, sys
-from app.settings import Settings
-from app.worker.run import start
+from veltrix.settings import Settings
+from veltrix.worker.run import start
 said = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
 sys.orig_argv = [sys.executable, "-c", said]
 start(Settings)

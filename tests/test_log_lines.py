@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from app import log_lines, telemetry
-from app.domain.flow import StepContext, run_here, step_context
+from veltrix import log_lines, telemetry
+from veltrix.domain.flow import StepContext, run_here, step_context
 
 CLAIM = SimpleNamespace(run_id="run-1", event_id="event-1", workflow="fulfil")
 
@@ -197,7 +197,7 @@ def test_a_full_disk_costs_lines_only() -> None:
 
 AUTHOR = """
 import logging, sys
-from app import log_lines, telemetry
+from veltrix import log_lines, telemetry
 log_lines.take_over_logging("json", "info")
 sys.stdin.readline()  # the reader has ended
 for _ in range(3):

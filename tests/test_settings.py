@@ -7,10 +7,10 @@ import prometheus_client
 import pytest
 from pydantic import ValidationError
 
-from app import settings_docs, telemetry
-from app.settings import Settings
-from app.settings_load import SettingsError, effective, load_settings, masked, require
-from app.settings_rules import bounds_of
+from veltrix import settings_docs, telemetry
+from veltrix.settings import Settings
+from veltrix.settings_load import SettingsError, effective, load_settings, masked, require
+from veltrix.settings_rules import bounds_of
 
 URL = "postgresql+psycopg://veltrix:hunter2@db/veltrix"
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.local_names import is_loopback
-from app.settings import Settings
-from app.settings_links import api_mistake, link_warnings, open_warnings
-from app.settings_load import SettingsError, load_settings
 from tests.support.tls import Authority
+from veltrix.domain.local_names import is_loopback
+from veltrix.settings import Settings
+from veltrix.settings_links import api_mistake, link_warnings, open_warnings
+from veltrix.settings_load import SettingsError, load_settings
 
 
 def load(**variables: str) -> Settings:

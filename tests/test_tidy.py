@@ -16,23 +16,27 @@ TEXT_NAMES = {"Makefile", "Dockerfile", "run"}
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 # Longer than FILE_LINES_MAX because they are lists to look things up in, not code to be read.
-LISTS = {"app/settings.py"}
+LISTS = {"app/veltrix/settings.py"}
 # Words that say nothing: what does a manager do that a stage, a table or a queue does not?
 EMPTY_WORDS = {"Manager", "Handler", "Helper", "Util", "Utils", "Service", "Base", "Data", "Info"}
 EMPTY_FILE_NAMES = {"utils", "util", "helpers", "helper", "common", "services", "managers", "misc"}
 # What the routes are given, in one dataclass; the real PostgreSQL and RabbitMQ of a test run.
-NAMED_BY_THE_DESIGN = {"app/api/services.py", "tests/support/services.py"}
+NAMED_BY_THE_DESIGN = {"app/veltrix/api/services.py", "tests/support/services.py"}
 # They wait for other processes, which signal nothing but their own end.
-WAITING_ROOMS = {"app/dev/children.py", "app/dev/processes.py", "tests/support/wait.py"}
+WAITING_ROOMS = {
+    "app/veltrix/dev/children.py",
+    "app/veltrix/dev/processes.py",
+    "tests/support/wait.py",
+}
 # It starts itself again, with one variable more, before anything is imported.
-STARTS_AGAIN = {"app/worker/run.py"}
+STARTS_AGAIN = {"app/veltrix/worker/run.py"}
 # These release a savepoint (the author's session may roll back alone); the journal's transaction,
 # which the caller opened, is the commit.
-SAVEPOINTS = {"app/pipeline/transact.py": {"session", "savepoint"}}
+SAVEPOINTS = {"app/veltrix/pipeline/transact.py": {"session", "savepoint"}}
 # What TLS believes; the settings only try whether a file has a CA in it.
-BELIEVE = {"app/tls.py", "app/settings_links.py"}
+BELIEVE = {"app/veltrix/tls.py", "app/veltrix/settings_links.py"}
 # `veltrix dev` passes it on to its processes.
-KNOW_THE_BROKER = {"app/broker/connect.py", "app/dev/run.py"}
+KNOW_THE_BROKER = {"app/veltrix/broker/connect.py", "app/veltrix/dev/run.py"}
 
 Finding = tuple[int, str]
 
@@ -75,7 +79,7 @@ def is_celery_task_call(on: str) -> bool:
 
 def test_only_the_relay_publishes() -> None:
     def rule(path: Path) -> Iterator[Finding]:
-        is_worker = name_of(path).startswith("app/worker/")
+        is_worker = name_of(path).startswith("app/veltrix/worker/")
         for line, on, name in calls(path):
             if name == "apply_async" and is_worker and not is_celery_task_call(on):
                 continue
@@ -93,7 +97,7 @@ def test_only_one_module_commits() -> None:
     def rule(path: Path) -> Iterator[Finding]:
         for line, on, name in calls(path):
             is_savepoint = on in SAVEPOINTS.get(name_of(path), set())
-            is_the_module = name_of(path) == "app/store/transactions.py"
+            is_the_module = name_of(path) == "app/veltrix/store/transactions.py"
             if name == "commit" and not is_the_module and not is_savepoint:
                 yield line, f"{on}.commit()"
 
@@ -230,23 +234,24 @@ def test_inside_app_names_come_from_the_module_that_defines_them() -> None:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom) and node.level > 0:
                 yield node.lineno, ast.unparse(node)
-            elif isinstance(node, ast.ImportFrom) and node.module == "app":
-                modules = {p.stem for p in (ROOT / "app").iterdir()}  # these need no front door
+            elif isinstance(node, ast.ImportFrom) and node.module == "veltrix":
+                # These need no front door.
+                modules = {p.stem for p in (ROOT / "app" / "veltrix").iterdir()}
                 if not {alias.name for alias in node.names} <= modules:
                     yield node.lineno, ast.unparse(node)
-            if isinstance(node, ast.Import) and any(a.name == "app" for a in node.names):
+            if isinstance(node, ast.Import) and any(a.name == "veltrix" for a in node.names):
                 yield node.lineno, ast.unparse(node)
 
     assert not broken(python_files("app"), rule), (
-        "The front door imports half of app/: a module that imports the front door is a cycle, and"
-        " who imports first decides whether it works."
+        "The front door imports half of the package: a module that imports the front door is a"
+        " cycle, and who imports first decides whether it works."
     )
 
 
 def test_only_the_settings_read_the_environment() -> None:
     def rule(path: Path) -> Iterator[Finding]:
         name = name_of(path)
-        if name in STARTS_AGAIN or re.fullmatch(r"app/(settings\w*|dev/\w+)\.py", name):
+        if name in STARTS_AGAIN or re.fullmatch(r"app/veltrix/(settings\w*|dev/\w+)\.py", name):
             return  # dev copies the environment for its child processes
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute) and (
@@ -275,9 +280,9 @@ def test_one_file_says_how_rabbitmq_is_reached_and_one_whom_we_believe() -> None
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                if called in made and name != "app/broker/connect.py":
+                if called in made and name != "app/veltrix/broker/connect.py":
                     yield node.lineno, called
-                if called == "Celery" and name != "app/broker/celery_app.py":
+                if called == "Celery" and name != "app/veltrix/broker/celery_app.py":
                     yield node.lineno, called
                 if called.rpartition(".")[2] in believed and name not in BELIEVE:
                     yield node.lineno, called
@@ -287,7 +292,7 @@ def test_one_file_says_how_rabbitmq_is_reached_and_one_whom_we_believe() -> None
     assert not broken(python_files("app"), rule), (
         "py-amqp checks the name in RabbitMQ's certificate only if it is told one: a place that"
         " connected in its own way sent the password to whoever answered. Take the way from"
-        " app.broker.connect, and contexts of TLS from app.tls."
+        " veltrix.broker.connect, and contexts of TLS from veltrix.tls."
     )
 
 
@@ -307,7 +312,7 @@ def test_celery_is_configured_in_one_file() -> None:
                 if isinstance(node, ast.Constant)
                 else None
             )
-            if word in settings and not name_of(path).startswith("app/doctor/"):
+            if word in settings and not name_of(path).startswith("app/veltrix/doctor/"):
                 naming.add(name_of(path))
 
     assert len(naming) <= 1, (

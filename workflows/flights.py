@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Column, Integer, MetaData, Table, Text
 from sqlalchemy.orm import Session
 
-from app import Event, transaction, workflow
+from veltrix import Event, transaction, workflow
 
 metadata = MetaData()
 compensations = Table(

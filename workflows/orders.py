@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from app import Event, NonRetryable, StepFailed, gather, idempotency_key, random, step, workflow
+from veltrix import Event, NonRetryable, StepFailed, gather, idempotency_key, random, step, workflow
 
 
 class Order(msgspec.Struct, frozen=True):

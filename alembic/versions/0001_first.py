@@ -1,4 +1,4 @@
-"""The first tables: exactly what app/store/tables.py said at the first release."""
+"""The first tables: exactly what app/veltrix/store/tables.py said at the first release."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -12,8 +12,8 @@ import json
 import sys
 from urllib.parse import urlsplit
 
-from app.dev.children import wait_for
 from bench.load import flood, open_loop
+from veltrix.dev.children import wait_for
 
 _WARM = [(50.0, 3.0)]
 _WARM_FIRST = 10**12  # none of the batches has such an id

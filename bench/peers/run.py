@@ -13,19 +13,19 @@ from typing import Any, NamedTuple, Self
 
 from sqlalchemy import text
 
-from app.dev.children import Child, tail, wait_for
-from app.dev.platform import Platform
-from app.dev.ports import LOOPBACK, free_port
-from app.dev.postgres import Postgres
-from app.dev.processes import Spec, Supervisor
-from app.dev.rabbitmq import RabbitMQ
-from app.pipeline.books import balance
-from app.store.schema import upgrade
-from app.store.transactions import make_engine, open_autocommit, transaction
 from bench.peers.flooding import open_runs
 from bench.peers.roster import TALLY_VELTRIX, TIMES_VELTRIX, VELTRIX, Peer
 from bench.peers.summary import Tally, Unsettled, judge
 from bench.report import percentiles
+from veltrix.dev.children import Child, tail, wait_for
+from veltrix.dev.platform import Platform
+from veltrix.dev.ports import LOOPBACK, free_port
+from veltrix.dev.postgres import Postgres
+from veltrix.dev.processes import Spec, Supervisor
+from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.pipeline.books import balance
+from veltrix.store.schema import upgrade
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"

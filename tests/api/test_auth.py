@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.api.server import StartRefused, make_ring
-from app.domain.local_names import is_loopback
-from app.settings import Settings
-from app.store import keys
-from app.store.transactions import make_engine, transaction
 from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
+from veltrix.api.server import StartRefused, make_ring
+from veltrix.domain.local_names import is_loopback
+from veltrix.settings import Settings
+from veltrix.store import keys
+from veltrix.store.transactions import make_engine, transaction
 
 WRITER, READER, ADMIN = "w" * 43, "r" * 43, "a" * 43
 

@@ -4,11 +4,11 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from app.api.auth_failures import SAY_S, AuthFailures
-from app.store import keys
-from app.store.keys import KeyRefused
-from app.store.transactions import transaction
 from tests.api.conftest import ApiOf
+from veltrix.api.auth_failures import SAY_S, AuthFailures
+from veltrix.store import keys
+from veltrix.store.keys import KeyRefused
+from veltrix.store.transactions import transaction
 
 KEY = "till-0123456789abcdef0123456789abcdef"
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.api.gate import Limits
-from app.store.keys import create
-from app.store.transactions import transaction
 from tests.api.conftest import Api, ApiOf
 from tests.support.wait import until
+from veltrix.api.gate import Limits
+from veltrix.store.keys import create
+from veltrix.store.transactions import transaction
 
 WAITED = Event()  # never set: its wait is a pause between packets
 BINARY = {
@@ -499,7 +499,7 @@ def _livez(api: Api) -> bool:
 def test_a_line_end_after_an_answer_keeps_no_connection(
     api_of: ApiOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.api.server.KEEP_ALIVE_S", 1)
+    monkeypatch.setattr("veltrix.api.server.KEEP_ALIVE_S", 1)
     api = api_of()
     with line(api) as one:
         one.send(head("/livez", {}, "GET"))

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Engine
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.api.connection import HEADERS_MAX
-from app.api.door import PARAMETERS_MAX
-from app.api.looks import Looks
-from app.console.rendering import BASE
-from app.store import keys
-from app.store.transactions import make_engine, transaction
 from tests.api.conftest import Api, ApiOf
+from veltrix.api.connection import HEADERS_MAX
+from veltrix.api.door import PARAMETERS_MAX
+from veltrix.api.looks import Looks
+from veltrix.console.rendering import BASE
+from veltrix.store import keys
+from veltrix.store.transactions import make_engine, transaction
 
 SCRAPER, ADMIN = "m" * 43, "a" * 43
 OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store.transactions import transaction
 from tests.api.conftest import Api, ApiOf
 from tests.support.accepting import PLACED
 from tests.support.cut import line_to
+from veltrix.store.transactions import transaction
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

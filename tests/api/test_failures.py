@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.dead_letters import DeadLetter
-from app.domain.groups import UNGROUPED
-from app.pipeline.books import balance
-from app.pipeline.bury import bury
-from app.pipeline.groups import check_groups, fold_groups_once
-from app.store import keys
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.domain.groups import UNGROUPED
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.bury import bury
+from veltrix.pipeline.groups import check_groups, fold_groups_once
+from veltrix.store import keys
+from veltrix.store.transactions import transaction
 
 GROUP = "a" * 16
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"

@@ -13,15 +13,15 @@ from openapi_python_client import generate
 from openapi_python_client.config import Config, ConfigFile, MetaType
 from sqlalchemy import Engine
 
-from app.api.openapi_docs import PATH
-from app.pipeline.groups import fold_groups_once
-from app.store import keys
-from app.store.transactions import transaction
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.served import Client, served
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.api.openapi_docs import PATH
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.store import keys
+from veltrix.store.transactions import transaction
 
 NAME, KEY, GROUP = "made_client", "k" * 43, "a" * 16
 # What of the document it has no words for: event data as it is, and a list beside an event.

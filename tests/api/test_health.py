@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.event import listen
 
-from app.api.looks import LOOK_S, Looks
-from app.api.openapi_docs import PATH, render
-from app.store.transactions import transaction
 from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
+from veltrix.api.looks import LOOK_S, Looks
+from veltrix.api.openapi_docs import PATH, render
+from veltrix.store.transactions import transaction
 
 
 def test_ready_means_events_can_be_accepted_whether_or_not_the_broker_is_there(api: Api) -> None:
@@ -50,7 +50,7 @@ def test_metrics_count_what_was_accepted_and_refused(api: Api) -> None:
 
 
 def test_the_checked_in_openapi_document_is_current() -> None:
-    assert PATH.read_text() == render(), "run `python -m app.api.openapi_docs`"
+    assert PATH.read_text() == render(), "run `python -m veltrix.api.openapi_docs`"
 
 
 def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:

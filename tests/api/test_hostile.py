@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.api.auth import check_local
-from app.api.problems import Problem
-from app.store import keys
-from app.store.audit import REQUEST_BYTES_MAX, AuditFilter, entry, page
-from app.store.transactions import transaction
 from tests.api.test_replays import failed
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.served import Answer, Client, served
+from veltrix.api.auth import check_local
+from veltrix.api.problems import Problem
+from veltrix.store import keys
+from veltrix.store.audit import REQUEST_BYTES_MAX, AuditFilter, entry, page
+from veltrix.store.transactions import transaction
 
 WHY = {"reason": "to be looked at"}
 SECRET, TOKEN = "4111-1111", "b" * 43

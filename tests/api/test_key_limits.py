@@ -7,13 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.api.auth import Author, KeyRing
-from app.api.problems import Problem
-from app.api.throttle import Throttle
-from app.domain.key_limits import KeyLimits
-from app.store import keys, sessions
-from app.store.keys import KeyRefused
-from app.store.transactions import make_engine, transaction
 from tests.api.conftest import Api, ApiOf
 from tests.api.test_connection import BINARY, Line, head
 from tests.api.test_replays import failed
@@ -21,6 +14,13 @@ from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.api.auth import Author, KeyRing
+from veltrix.api.problems import Problem
+from veltrix.api.throttle import Throttle
+from veltrix.domain.key_limits import KeyLimits
+from veltrix.store import keys, sessions
+from veltrix.store.keys import KeyRefused
+from veltrix.store.transactions import make_engine, transaction
 
 BOUND, FREE = "b" * 43, "f" * 43
 WHY = {"reason": "a test"}

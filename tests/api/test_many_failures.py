@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from app.pipeline.books import balance
-from app.pipeline.groups import check_groups, fold_groups_once
-from app.store.transactions import make_engine
 from tests.support.seeded import seed_failed
 from tests.support.served import served
 from tests.support.settled import fold_all
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.groups import check_groups, fold_groups_once
+from veltrix.store.transactions import make_engine
 
 RUNS, ARCHIVED = 1_000_000, 100_000
 PAGE_S_MAX = 0.2

@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.api.auth import LOCAL, Author
-from app.api.outcomes import OutcomeWatch
-from app.api.problems import Problem
+from veltrix.api.auth import LOCAL, Author
+from veltrix.api.outcomes import OutcomeWatch
+from veltrix.api.problems import Problem
 
 
 def watch() -> OutcomeWatch:

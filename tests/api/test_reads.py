@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.dead_letters import DeadLetter
-from app.store import dead_letters, keys, loads, releases
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs
 from tests.support.served import Answer, Client, served
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.store import dead_letters, keys, loads, releases
+from veltrix.store.transactions import transaction
 
 SECRET = "4711"
 UNKNOWN = "01990000-0000-7000-8000-000000000000"

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.api.refusals import MINUTE_S, OWN_ROWS, Refusals
-from app.store import keys
-from app.store.audit import Audited
-from app.store.sessions import SESSIONS_MAX
-from app.store.transactions import make_engine, transaction
 from tests.support.cut import line_to
 from tests.support.served import served
+from veltrix.api.refusals import MINUTE_S, OWN_ROWS, Refusals
+from veltrix.store import keys
+from veltrix.store.audit import Audited
+from veltrix.store.sessions import SESSIONS_MAX
+from veltrix.store.transactions import make_engine, transaction
 
 READER, TILL = "r" * 43, "t" * 43
 

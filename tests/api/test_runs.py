@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from app.store import journal, keys
-from app.store.journal import FailedAttempt, JournalEntry, Settlement
-from app.store.transactions import make_engine, open_autocommit, transaction
-from app.telemetry import waiting_requests
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
 from tests.support.wait import until
+from veltrix.store import journal, keys
+from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
+from veltrix.telemetry import waiting_requests
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 AGAIN = {"from": "failed_step", "reason": "payments are back"}

@@ -17,15 +17,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy import Engine
 
-from app.api.openapi_docs import document
-from app.domain.dead_letters import DeadLetter
-from app.pipeline.books import balance
-from app.pipeline.groups import check_groups, fold_groups_once
-from app.store import dead_letters
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, subscribe
 from tests.support.served import Client, served
 from tests.support.settled import settle
+from veltrix.api.openapi_docs import document
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.groups import check_groups, fold_groups_once
+from veltrix.store import dead_letters
+from veltrix.store.transactions import transaction
 
 EXAMPLES_MAX, GROUP = 12, "a" * 16
 CHECKS = [

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.api.server import LEAVE_S
-from app.store.transactions import transaction
 from tests.api.test_events import event
 from tests.support.wait import until
+from veltrix.api.server import LEAVE_S
+from veltrix.store.transactions import transaction
 
-SERVE = "from app.settings_load import load_settings; from app.api.server import serve;"
+SERVE = "from veltrix.settings_load import load_settings; from veltrix.api.server import serve;"
 
 
 @pytest.fixture

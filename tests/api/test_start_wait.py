@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store import keys
-from app.store.transactions import transaction
-from app.telemetry import waiting_requests
 from tests.api.conftest import Answer, Api, ApiOf
 from tests.support.accepting import subscribe, subscription
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.store import keys
+from veltrix.store.transactions import transaction
+from veltrix.telemetry import waiting_requests
 
 START = "/v1/workflows/fulfil/runs"
 

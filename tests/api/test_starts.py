@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event
-from app.domain.encoding import Codec
-from app.store import answers
-from app.store.keys import create
-from app.store.transactions import transaction
 from tests.api.conftest import Api, ApiOf
 from tests.support.accepting import subscribe, subscription
+from veltrix import Event
+from veltrix.domain.encoding import Codec
+from veltrix.store import answers
+from veltrix.store.keys import create
+from veltrix.store.transactions import transaction
 
 
 def rows(engine: Engine, sql: str) -> list[tuple[Any, ...]]:

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.api.gate import Gate, Limits
-from app.api.handshakes import TlsServer
-from app.api.server import config_of
-from app.settings import Settings
-from app.tls import LOOK_S, Certificate, CertificateRefused, client_context
 from tests.api.conftest import Api, serving
 from tests.support.tls import Authority
 from tests.support.wait import until
+from veltrix.api.gate import Gate, Limits
+from veltrix.api.handshakes import TlsServer
+from veltrix.api.server import config_of
+from veltrix.settings import Settings
+from veltrix.tls import LOOK_S, Certificate, CertificateRefused, client_context
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 SHORT = Limits(head_s=1.0, body_s=1.0, linger_s=0.5, write_s=1.0)

@@ -10,10 +10,10 @@ from typing import Any
 
 import uvicorn
 
-from app.api.connection import ApiConnection
-from app.api.gate import Gate, Limits
 from tests.api.conftest import ApiOf
 from tests.support.wait import until
+from veltrix.api.connection import ApiConnection
+from veltrix.api.gate import Gate, Limits
 
 FILE = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import app
+import veltrix
 from bench.profile import _stage
 
-OURS = Path(app.__file__).parents[1]
+OURS = Path(veltrix.__file__).parents[2]
 SITE = OURS / ".venv/lib/python3.11/site-packages"
-ENTRY = f"run ({OURS}/app/cli.py:9)"
+ENTRY = f"run ({OURS}/app/veltrix/cli.py:9)"
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ ENTRY = f"run ({OURS}/app/cli.py:9)"
         (
             [
                 ENTRY,
-                f"_accept ({OURS}/app/pipeline/accept.py:1)",
+                f"_accept ({OURS}/app/veltrix/pipeline/accept.py:1)",
                 f"execute ({SITE}/psycopg/a.py:2)",
             ],
-            "app/pipeline/accept.py",
+            "app/veltrix/pipeline/accept.py",
         ),
         ([ENTRY, f"run ({SITE}/uvicorn/server.py:3)"], "uvicorn (library)"),
         ([ENTRY, "run (/usr/lib/python3.11/asyncio/runners.py:4)"], "asyncio (library)"),

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from app.pipeline.books import balance
-from app.store.transactions import transaction
 from bench.seed import NoRoom, check_room, seed
+from veltrix.pipeline.books import balance
+from veltrix.store.transactions import transaction
 
 
 def test_seeded_history_balances_and_is_sealed(engine: Engine) -> None:

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from app.broker.connect import close_connection, open_connection, pika_parameters, vhost_of
 from tests.support.services import Broker
+from veltrix.broker.connect import close_connection, open_connection, pika_parameters, vhost_of
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,19 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from app.broker.connect import BrokerAway
-from app.broker.drain import Drain
-from app.broker.management import Management
-from app.broker.message import ListLimits, messages_for
-from app.broker.topology import Policy, definitions
-from app.domain.dead_letters import DeadLetter
-from app.domain.due import DueRun
-from app.pipeline.bury import bury
-from app.store import dead_letters
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker.connect import BrokerAway
+from veltrix.broker.drain import Drain
+from veltrix.broker.management import Management
+from veltrix.broker.message import ListLimits, messages_for
+from veltrix.broker.topology import Policy, definitions
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.domain.due import DueRun
+from veltrix.pipeline.bury import bury
+from veltrix.store import dead_letters
+from veltrix.store.transactions import transaction
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import pika
 import pytest
 
-from app.broker.connect import BrokerAway
-from app.broker.message import ListLimits, Message, messages_for
-from app.broker.publisher import Polled, Publisher
-from app.dev.rabbitmq import RabbitMQ, _scripts
-from app.domain.due import DueRun
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker.connect import BrokerAway
+from veltrix.broker.message import ListLimits, Message, messages_for
+from veltrix.broker.publisher import Polled, Publisher
+from veltrix.dev.rabbitmq import RabbitMQ, _scripts
+from veltrix.domain.due import DueRun
 
 LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1 << 22, work_s=0.05)
 

@@ -10,16 +10,16 @@ from typing import Any
 import amqp
 import pytest
 
-from app.broker.broken import Bound, Health, Renewal, health_of, renew
-from app.broker.connect import close_connection, open_connection
-from app.broker.declarer import Declarer
-from app.broker.management import Management, ManagementRefused
-from app.broker.message import MESSAGE_BYTES_MAX
-from app.broker.rights import commands, permissions, users
-from app.broker.topology import declare, is_queue_name, wanted
-from app.worker.outsiders import _brief
 from tests.support.limited_user import account_of
 from tests.support.services import Broker
+from veltrix.broker.broken import Bound, Health, Renewal, health_of, renew
+from veltrix.broker.connect import close_connection, open_connection
+from veltrix.broker.declarer import Declarer
+from veltrix.broker.management import Management, ManagementRefused
+from veltrix.broker.message import MESSAGE_BYTES_MAX
+from veltrix.broker.rights import commands, permissions, users
+from veltrix.broker.topology import declare, is_queue_name, wanted
+from veltrix.worker.outsiders import _brief
 
 ROLES = {user.role: user for user in users()}
 PIDBOX = "one@host.celery.pidbox"

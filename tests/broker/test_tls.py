@@ -12,9 +12,12 @@ import pika
 import pytest
 from pika.exceptions import AMQPError
 
-from app.broker.broken import Health, health_of
-from app.broker.celery_app import make_celery
-from app.broker.connect import (
+from tests.support.services import Broker
+from tests.support.tls import Authority, TlsLine, tls_line
+from tests.support.wait import until
+from veltrix.broker.broken import Health, health_of
+from veltrix.broker.celery_app import make_celery
+from veltrix.broker.connect import (
     BrokerAway,
     broker_url,
     close_connection,
@@ -22,17 +25,14 @@ from app.broker.connect import (
     open_connection,
     pika_parameters,
 )
-from app.broker.drain import Drain
-from app.broker.management import Management, live_by_amqp
-from app.broker.message import ListLimits, messages_for
-from app.broker.topology import wanted
-from app.domain.due import DueRun
-from app.pipeline.broker_links import make_declarer, make_publisher
-from app.policies import management_of
-from app.settings import Settings
-from tests.support.services import Broker
-from tests.support.tls import Authority, TlsLine, tls_line
-from tests.support.wait import until
+from veltrix.broker.drain import Drain
+from veltrix.broker.management import Management, live_by_amqp
+from veltrix.broker.message import ListLimits, messages_for
+from veltrix.broker.topology import wanted
+from veltrix.domain.due import DueRun
+from veltrix.pipeline.broker_links import make_declarer, make_publisher
+from veltrix.policies import management_of
+from veltrix.settings import Settings
 
 QUEUES = ["orders"]
 

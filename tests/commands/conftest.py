@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 import structlog
 
-from app.cli import run
-from app.settings import PREFIX
+from veltrix.cli import run
+from veltrix.settings import PREFIX
 
 
 class Ran(NamedTuple):
@@ -64,7 +64,7 @@ def veltrix(unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, database_ur
 def as_process(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
     """`veltrix` with these arguments as a process of its own, to be sent signals."""
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "veltrix.cli", *arguments],
         env=os.environ | {f"{PREFIX}DATABASE_URL": database_url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pydantic
 
-from app import Event, workflow
+from veltrix import Event, workflow
 
 if TYPE_CHECKING:
     from nowhere import Parcel  # type: ignore[import-not-found]

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from app import Event, step, workflow
+from veltrix import Event, step, workflow
 
 
 class BankAway(Exception):

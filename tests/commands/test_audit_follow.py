@@ -8,10 +8,10 @@ from typing import IO
 
 from sqlalchemy import Engine
 
-from app.store.audit import Audited, append
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix, as_process
 from tests.support.wait import until
+from veltrix.store.audit import Audited, append
+from veltrix.store.transactions import transaction
 
 
 def entry(reason: str) -> Audited:

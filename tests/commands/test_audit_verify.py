@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine
 
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
+from veltrix.store.transactions import transaction
 
 
 def test_a_whole_audit_is_0_a_changed_one_1_and_says_where(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import typer
 
-from app.cli import cli, run
 from tests.commands.conftest import Veltrix
+from veltrix.cli import cli, run
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -89,7 +89,7 @@ def test_a_missing_address_is_named_with_its_cure(command: str, tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
 
     ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", command],
+        [sys.executable, "-m", "veltrix.cli", command],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -117,7 +117,7 @@ def test_a_database_that_is_away_is_a_sentence_without_its_password(
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, app.cli\n"
+        "import sys, veltrix.cli\n"
         "heavy = {'sqlalchemy', 'celery', 'fastapi', 'pydantic', 'rich', 'kombu', 'flower',"
         " 'prometheus_client'} & set(sys.modules)\n"
         "sys.exit(f'veltrix --help loads {heavy}' if heavy else 0)"

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.store import subscriptions
-from app.store.subscriptions import release_of
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.workers import report
+from veltrix.store import subscriptions
+from veltrix.store.subscriptions import release_of
+from veltrix.store.transactions import transaction
 
 CODE = """
-from app import Event, workflow
+from veltrix import Event, workflow
 
 @workflow(name="w", on="{types}", queue="{queue}")
 async def w(event: Event[dict]) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.dead_letters import DeadLetter
-from app.store.dead_letters import insert
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, subscribe
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.store.dead_letters import insert
+from veltrix.store.transactions import transaction
 
 NO_EVENT = "00000000-0000-0000-0000-000000000000"
 

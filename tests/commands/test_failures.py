@@ -3,12 +3,12 @@
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.dead_letters import DeadLetter
-from app.pipeline.bury import bury
-from app.pipeline.groups import fold_groups_once
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.settled import run_sql, settle
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.pipeline.bury import bury
+from veltrix.pipeline.groups import fold_groups_once
 
 GROUP = "a" * 16
 ERROR = '{"type": "Declined", "message": "no\\u001b[31m money"}'

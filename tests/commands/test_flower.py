@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from app.broker.celery_app import make_celery
-from app.dev.platform import Platform
-from app.settings import Settings
 from tests.commands.conftest import Veltrix
 from tests.support.wait import until
+from veltrix.broker.celery_app import make_celery
+from veltrix.dev.platform import Platform
+from veltrix.settings import Settings
 
 Platforms = Callable[..., Platform]
 DEADLINE_S = 30.0
@@ -149,7 +149,7 @@ def test_others_cannot_look_without_a_password(tmp_path: Path) -> None:
     }
 
     ended = subprocess.run(
-        [sys.executable, "-m", "app.cli", "flower"],
+        [sys.executable, "-m", "veltrix.cli", "flower"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.settings import PREFIX
 from tests.commands.conftest import Veltrix
 from tests.support.roles import make_roles
+from veltrix.settings import PREFIX
 
 
 def test_grants_are_printed_as_sql_or_given_by_the_owner_alone(

@@ -7,13 +7,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from sqlalchemy import Engine
 from sqlalchemy import text as sql
 
-from app import telemetry
-from app.settings import PREFIX
-from app.store.schema import head
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import subscribe
 from tests.support.services import Broker, Services
+from veltrix import telemetry
+from veltrix.settings import PREFIX
+from veltrix.store.schema import head
+from veltrix.store.transactions import transaction
 
 
 def test_config_shows_each_setting_with_its_origin_and_no_password(

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.pipeline.replay import replay
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.pipeline.replay import replay
+from veltrix.store.transactions import transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 SCHEMA = {

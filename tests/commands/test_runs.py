@@ -6,13 +6,13 @@ import time
 import pytest
 from sqlalchemy import Engine
 
-from app.store import journal
-from app.store.journal import FailedAttempt, JournalEntry, Settlement
-from app.store.transactions import open_autocommit
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.settled import hold, run_sql, settle
+from veltrix.store import journal
+from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.store.transactions import open_autocommit
 
 NO_RUN = "00000000-0000-0000-0000-000000000000"
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.commands.sending import read_batches
-from app.dev.platform import Platform
-from app.store.transactions import transaction
 from tests.commands.conftest import Veltrix
 from tests.support.served import Client, served
 from tests.support.wait import until
+from veltrix.commands.sending import read_batches
+from veltrix.dev.platform import Platform
+from veltrix.store.transactions import transaction
 
 
 def event(id_: object, **changes: Any) -> bytes:
@@ -106,7 +106,7 @@ def test_it_begins_at_the_line_it_is_told(
 
 def send_from_pipe(url: str, *options: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "send", "-", "--url", url, *options],
+        [sys.executable, "-m", "veltrix.cli", "send", "-", "--url", url, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

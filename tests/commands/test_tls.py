@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.dev.platform import Platform
 from tests.commands.conftest import Veltrix
 from tests.support.served import served
 from tests.support.services import Broker
 from tests.support.tls import Authority, tls_line
 from tests.support.wait import until
+from veltrix.dev.platform import Platform
 
 EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 

@@ -11,19 +11,19 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from sqlalchemy import Engine
 
-from app.domain.ids import run_id, workflow_suffix
-from app.domain.replays import Options
-from app.pipeline.groups import fold_groups_once
-from app.pipeline.replays import Asked, plan
-from app.settings import Settings
-from app.store import journal, keys
-from app.store.journal import FailedAttempt, JournalEntry, Settlement
-from app.store.replay_plans import Selection
-from app.store.transactions import make_engine, open_autocommit, transaction
 from tests.api.conftest import Api, serving
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.services import Services
 from tests.support.settled import fold_all, hold, settle
+from veltrix.domain.ids import run_id, workflow_suffix
+from veltrix.domain.replays import Options
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.pipeline.replays import Asked, plan
+from veltrix.settings import Settings
+from veltrix.store import journal, keys
+from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.store.replay_plans import Selection
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [

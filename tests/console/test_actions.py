@@ -12,11 +12,6 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.console.exports import guarded
-from app.domain.key_limits import KeyLimits
-from app.store import journal, keys
-from app.store.journal import FailedAttempt, Settlement
-from app.store.transactions import open_autocommit, transaction
 from tests.api.conftest import Answer
 from tests.console.conftest import (
     HOSTILE,
@@ -31,6 +26,11 @@ from tests.console.conftest import (
 from tests.support.services import Services
 from tests.support.settled import hold
 from tests.support.wait import until
+from veltrix.console.exports import guarded
+from veltrix.domain.key_limits import KeyLimits
+from veltrix.store import journal, keys
+from veltrix.store.journal import FailedAttempt, Settlement
+from veltrix.store.transactions import open_autocommit, transaction
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import re
 from hashlib import sha256
 
-from app.console.rendering import STATIC
+from veltrix.console.rendering import STATIC
 
 
 def test_every_file_of_others_is_the_released_one_with_its_licence() -> None:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.domain.groups import UNGROUPED
-from app.pipeline.groups import fold_groups_once
-from app.store.transactions import transaction
 from tests.console.conftest import OPERATOR, READER, Shown, Tab, showing, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.support.services import Services
 from tests.support.settled import settle
+from veltrix.domain.groups import UNGROUPED
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.store.transactions import transaction
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event, gather, sleep, step, workflow
-from app.console.timeline import Course, Lane, courses_of
-from app.domain.workflows import Workflow
-from app.store import crashes, leases
-from app.store.crashes import Crash
-from app.store.stories import RunStory, story
-from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
+from veltrix import Event, gather, sleep, step, workflow
+from veltrix.console.timeline import Course, Lane, courses_of
+from veltrix.domain.workflows import Workflow
+from veltrix.store import crashes, leases
+from veltrix.store.crashes import Crash
+from veltrix.store.stories import RunStory, story
+from veltrix.store.transactions import open_autocommit, transaction
 
 TOKEN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 tries: list[int] = []

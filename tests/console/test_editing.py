@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.store.transactions import transaction
 from tests.console.conftest import EDITOR, OPERATOR, READER, SHOWN, Shown, showing_orders, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.console.test_pages import barriers
 from tests.support.services import Services
+from veltrix.store.transactions import transaction
 
 TYPED = '{"order": 3,\n "note": "typed <b>by hand</b>"}'
 

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from app.api.problems import Problem
-from app.console.exports import EXPORTS_MAX, exported
-from app.store.event_reads import EventPage
+from veltrix.api.problems import Problem
+from veltrix.console.exports import EXPORTS_MAX, exported
+from veltrix.store.event_reads import EventPage
 
 
 def endless(_cursor: str | None, _limit: int) -> EventPage:

@@ -6,16 +6,16 @@ from random import Random
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.domain.ids import EventIds
-from app.pipeline.groups import fold_groups_once
-from app.pipeline.replaying import Replaying
-from app.settings import Settings
-from app.store.transactions import transaction
 from tests.console.conftest import OPERATOR, READER, SHOWN, Shown, Tab, showing, tab_of
 from tests.console.test_actions import post, session_of, state_of
 from tests.support.services import Services
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.domain.ids import EventIds
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.pipeline.replaying import Replaying
+from veltrix.settings import Settings
+from veltrix.store.transactions import transaction
 
 
 @pytest.fixture

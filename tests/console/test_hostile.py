@@ -11,15 +11,15 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from app.console.asked import FIELDS_MAX
-from app.console.exports import guarded
-from app.console.live import PAUSE_S, SHARE_MAX, Live
-from app.console.rendering import SHOWN_CHARS_MAX, pretty
-from app.store.transactions import make_engine, transaction
 from tests.console.conftest import OPERATOR, Shown, showing
 from tests.console.test_actions import post, session_of
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.console.asked import FIELDS_MAX
+from veltrix.console.exports import guarded
+from veltrix.console.live import PAUSE_S, SHARE_MAX, Live
+from veltrix.console.rendering import SHOWN_CHARS_MAX, pretty
+from veltrix.store.transactions import make_engine, transaction
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app.store import overview
-from app.store.transactions import transaction
 from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
 from tests.support.workers import forget_workers, report
+from veltrix.store import overview
+from veltrix.store.transactions import transaction
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: dict[str, Callable[[Shown], str]] = {

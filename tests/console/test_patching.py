@@ -7,18 +7,18 @@ from random import Random
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.domain.ids import EventIds
-from app.pipeline.groups import fold_groups_once
-from app.pipeline.replaying import Replaying
-from app.settings import Settings
-from app.store import keys
-from app.store.transactions import transaction
 from tests.console.conftest import EDITOR, OPERATOR, READER, SHOWN, Shown, showing_orders, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.console.test_editing import made
 from tests.console.test_pages import barriers
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.domain.ids import EventIds
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.pipeline.replaying import Replaying
+from veltrix.settings import Settings
+from veltrix.store import keys
+from veltrix.store.transactions import transaction
 
 EDIT = "/failures/f00d/edit"
 PATCH = '[{"op": "replace", "path": "/order", "value": 7}]'

@@ -4,14 +4,14 @@ from time import perf_counter
 
 import pytest
 
-from app.pipeline.groups import fold_groups_once
-from app.pipeline.replays import plan
 from bench.seed import seed
 from tests.console.conftest import OPERATOR, of_group, showing
 from tests.console.test_actions import session_of
 from tests.support.seeded import seed_failed
 from tests.support.services import Services
 from tests.support.settled import fold_all
+from veltrix.pipeline.groups import fold_groups_once
+from veltrix.pipeline.replays import plan
 
 RUNS = 1_000_000
 LIMIT_S = 0.2

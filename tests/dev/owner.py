@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from app.dev.postgres import Postgres
-from app.dev.rabbitmq import RabbitMQ
+from veltrix.dev.postgres import Postgres
+from veltrix.dev.rabbitmq import RabbitMQ
 
 
 def main(folder: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.dev.children import CannotStart, Leash, end_recorded
 from tests.support.processes import child_pids, is_alive, sigkill
 from tests.support.wait import until
+from veltrix.dev.children import CannotStart, Leash, end_recorded
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = (
@@ -28,7 +28,7 @@ PARENT_OF_ONE = [
 OWNER = """
 import signal, subprocess, sys
 from pathlib import Path
-from app.dev.children import Leash
+from veltrix.dev.children import Leash
 leash = Leash(Path(sys.argv[1])); leash.open()
 child = leash.spawn(
     "child", {argv!r}, env={{}}, cwd=Path(sys.argv[1]), output=subprocess.DEVNULL

@@ -9,14 +9,14 @@ import amqp
 import psutil
 import pytest
 
-from app.dev import deployed as module
-from app.dev.children import CannotStart
-from app.dev.cluster import Cluster
-from app.dev.deployed import deployed
-from app.dev.rabbitmq import manage
 from tests.support.processes import listening
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.dev import deployed as module
+from veltrix.dev.children import CannotStart
+from veltrix.dev.cluster import Cluster
+from veltrix.dev.deployed import deployed
+from veltrix.dev.rabbitmq import manage
 
 NAMES = ["veltrix1", "veltrix2", "veltrix3"]
 QUEUE = "orders"

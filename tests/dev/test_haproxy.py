@@ -11,12 +11,12 @@ from threading import Thread
 
 import pytest
 
-from app.dev import haproxy as module
-from app.dev.children import CannotStart
-from app.dev.haproxy import HAProxy, before_apis
-from app.dev.ports import free_port
 from tests.support.processes import listening
 from tests.support.wait import until
+from veltrix.dev import haproxy as module
+from veltrix.dev.children import CannotStart
+from veltrix.dev.haproxy import HAProxy, before_apis
+from veltrix.dev.ports import free_port
 
 
 class Api:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from app.dev.platform import Platform, command
 from tests.support.processes import is_alive
 from tests.support.services import Broker
+from veltrix.dev.platform import Platform, command
 
 
 def get(url: str) -> int:

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from app.dev.ports import LOOPBACK, Claims, free_port, is_free, kept_ports
+from veltrix.dev.ports import LOOPBACK, Claims, free_port, is_free, kept_ports
 
 
 def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:

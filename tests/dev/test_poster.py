@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import Engine
 
-from app.dev.flights import event_of, flights_file, read_flights
-from app.dev.platform import Platform
-from app.dev.poster import NotTaken, Poster
-from app.pipeline.books import balance
 from tests.support.served import served
 from tests.support.wait import until
+from veltrix.dev.flights import event_of, flights_file, read_flights
+from veltrix.dev.platform import Platform
+from veltrix.dev.poster import NotTaken, Poster
+from veltrix.pipeline.books import balance
 
 PlatformOf = Callable[..., Platform]
 

@@ -8,11 +8,11 @@ import psutil
 import psycopg
 import pytest
 
-from app.dev.children import CannotStart
-from app.dev.ports import LOOPBACK
-from app.dev.postgres import Postgres
 from tests.support.processes import is_alive, listening
 from tests.support.services import Services
+from veltrix.dev.children import CannotStart
+from veltrix.dev.ports import LOOPBACK
+from veltrix.dev.postgres import Postgres
 
 
 def connect(url: str, **changes: Any) -> psycopg.Connection[Any]:

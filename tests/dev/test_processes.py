@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.processes import Spec, Supervisor
 from tests.support.processes import is_alive
 from tests.support.wait import until
+from veltrix.dev.processes import Spec, Supervisor
 
 GREET = "import sys, time; print('hello'); print('trouble', file=sys.stderr); time.sleep(600)"
 DIE = "import sys; sys.stdout.write('no end of line'); sys.exit(3)"

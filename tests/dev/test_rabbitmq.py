@@ -8,12 +8,12 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
-from app.dev import rabbitmq as module
-from app.dev.children import CannotStart
-from app.dev.rabbitmq import RabbitMQ
 from tests.conftest import SettingsOf
 from tests.support.processes import listening
 from tests.support.services import Broker, Services
+from veltrix.dev import rabbitmq as module
+from veltrix.dev.children import CannotStart
+from veltrix.dev.rabbitmq import RabbitMQ
 
 QUORUM = {"x-queue-type": "quorum"}
 

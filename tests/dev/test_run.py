@@ -13,17 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.dev.postgres import Postgres
-from app.settings import Settings
 from tests.support.processes import is_alive, sigkill
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.dev.postgres import Postgres
+from veltrix.settings import Settings
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from app.dev.run import run_dev
-from app.settings_load import load_settings
+from veltrix.dev.run import run_dev
+from veltrix.settings_load import load_settings
 sys.exit(run_dev(Path(sys.argv[1]), settings=load_settings(env_file=None)))
 """
 ANY_PORT = {f"VELTRIX_{kind}_PORT": "0" for kind in ("API", "RELAY", "WORKER", "FLOWER")}
@@ -53,7 +53,7 @@ class Dev:
         return {one.pid: " ".join(one.cmdline()) for one in children}
 
     def pid_of(self, kind: str) -> int | None:
-        argv = f"-m app.cli {kind}"
+        argv = f"-m veltrix.cli {kind}"
         direct = psutil.Process(self.owner.pid).children()
         named = (one.pid for one in direct if " ".join(one.cmdline()).endswith(argv))
         return next(named, None)

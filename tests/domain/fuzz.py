@@ -12,7 +12,7 @@ from random import Random
 
 import msgspec
 
-from app.domain.cloudevents import (
+from veltrix.domain.cloudevents import (
     BadBatch,
     TooLarge,
     mode_of,
@@ -20,10 +20,10 @@ from app.domain.cloudevents import (
     parse_binary,
     parse_structured,
 )
-from app.domain.edits import EditRefused, PatchInvalid, diff, edited, read_patch, replacing
-from app.domain.event_checks import BadEvent
-from app.domain.input_schema import InputSchema
-from app.domain.json_text import json_problem
+from veltrix.domain.edits import EditRefused, PatchInvalid, diff, edited, read_patch, replacing
+from veltrix.domain.event_checks import BadEvent
+from veltrix.domain.input_schema import InputSchema
+from veltrix.domain.json_text import json_problem
 
 ONE = json.dumps(
     {

@@ -6,9 +6,9 @@ from time import process_time
 
 import pytest
 
-from app.domain.attribute_values import charset_of
-from app.domain.cloudevents import parse_binary, parse_structured
-from app.domain.event_checks import EXTENSIONS_MAX, NAMED, BadEvent
+from veltrix.domain.attribute_values import charset_of
+from veltrix.domain.cloudevents import parse_binary, parse_structured
+from veltrix.domain.event_checks import EXTENSIONS_MAX, NAMED, BadEvent
 
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 

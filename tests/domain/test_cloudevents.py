@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.attribute_values import is_time, is_uri
-from app.domain.cloudevents import (
+from veltrix.domain.attribute_values import is_time, is_uri
+from veltrix.domain.cloudevents import (
     BadBatch,
     Mode,
     TooLarge,
@@ -20,8 +20,8 @@ from app.domain.cloudevents import (
     parse_binary,
     parse_structured,
 )
-from app.domain.event_checks import BadEvent
-from app.domain.events import NewEvent
+from veltrix.domain.event_checks import BadEvent
+from veltrix.domain.events import NewEvent
 
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 EVENT_BYTES_MAX = 1024 * 1024

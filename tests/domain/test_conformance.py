@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.domain.cloudevents import parse_batch, parse_binary, parse_structured
-from app.domain.event_checks import BadEvent
-from app.domain.events import NewEvent
+from veltrix.domain.cloudevents import parse_batch, parse_binary, parse_structured
+from veltrix.domain.event_checks import BadEvent
+from veltrix.domain.events import NewEvent
 
 MINIMAL: dict[str, Any] = {
     "specversion": "1.0",

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.decide import described, fingerprint, retry_delay_s, storable_text
-from app.domain.workflows import RetryPolicy
+from veltrix.domain.decide import described, fingerprint, retry_delay_s, storable_text
+from veltrix.domain.workflows import RetryPolicy
 
 policies = st.builds(
     RetryPolicy,

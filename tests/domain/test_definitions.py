@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app import Event, step, transaction, workflow
-from app.domain.definitions import DefinitionError
+from veltrix import Event, step, transaction, workflow
+from veltrix.domain.definitions import DefinitionError
 
 loose: Any = workflow  # as those write it who ask no type checker
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.edits import EditRefused, Patch, diff, edited, exact, replacing, text_of
-from app.domain.input_schema import InputSchema
-from app.domain.json_text import json_problem
+from veltrix.domain.edits import EditRefused, Patch, diff, edited, exact, replacing, text_of
+from veltrix.domain.input_schema import InputSchema
+from veltrix.domain.json_text import json_problem
 
 ANY = InputSchema(None)
 MIB = 1024 * 1024

@@ -1,6 +1,6 @@
 """What is kept of an event, and compared with later, is made the same way for ever."""
 
-from app.domain.events import content_digest
+from veltrix.domain.events import content_digest
 
 
 def test_digests_are_what_they_were_when_events_were_accepted() -> None:

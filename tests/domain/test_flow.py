@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app import Event, NonRetryable, StepFailed, gather, step, workflow
+from veltrix import Event, NonRetryable, StepFailed, gather, step, workflow
 
 attempts: list[str] = []
 

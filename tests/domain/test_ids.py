@@ -2,7 +2,7 @@
 
 from random import Random
 
-from app.domain.ids import BACK_MS_MAX, EventIds, minute_of, unix_ms_of
+from veltrix.domain.ids import BACK_MS_MAX, EventIds, minute_of, unix_ms_of
 
 NOW = 1_790_000_000_000
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.json_scan import INT_DIGITS_MAX, LARGE_MAX, depth_of, is_deeper
-from app.domain.json_text import json_problem
+from veltrix.domain.json_scan import INT_DIGITS_MAX, LARGE_MAX, depth_of, is_deeper
+from veltrix.domain.json_text import json_problem
 
 decode = msgspec.json.Decoder().decode
 texts = st.text(st.sampled_from('[]{}",:\\\u00e9e0'), max_size=6)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.cloudevents import parse_binary, parse_structured
-from app.domain.json_scan import depth_of
-from app.domain.json_text import (
+from veltrix.domain.cloudevents import parse_binary, parse_structured
+from veltrix.domain.json_scan import depth_of
+from veltrix.domain.json_text import (
     has_more_elements,
     has_repeated_names,
     json_problem,

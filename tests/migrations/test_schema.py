@@ -12,12 +12,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-import app.store.access_tables
-import app.store.failure_tables
-import app.store.replay_tables  # noqa: F401 - its tables join the metadata
-from app.store import schema
-from app.store.tables import metadata
+import veltrix.store.access_tables
+import veltrix.store.failure_tables
+import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.wait import until
+from veltrix.store import schema
+from veltrix.store.tables import metadata
 
 # Everything the catalog knows of our tables that can differ.
 CATALOG = {
@@ -108,7 +108,7 @@ def test_alembic_finds_nothing_to_generate(empty_url: str) -> None:
 
 
 def test_two_migrators_at_once_both_succeed_one_after_the_other(empty_url: str) -> None:
-    code = "import sys; from app.store import schema; schema.upgrade(sys.argv[1])"
+    code = "import sys; from veltrix.store import schema; schema.upgrade(sys.argv[1])"
     with connected(empty_url) as turn:
         turn.execute(text("select pg_advisory_lock(:key)"), {"key": schema.ADVISORY_LOCK})
         migrators = [

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from app import Event, workflow
-from app.domain.ids import workflow_suffix
+from veltrix import Event, workflow
+from veltrix.domain.ids import workflow_suffix
 
 
 def _pair() -> tuple[str, str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.dev.platform import Platform
 from tests.path.seen import Scene, Start, options
 from tests.support.services import Services
+from veltrix.dev.platform import Platform
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app import Event, sleep, step, workflow
+from veltrix import Event, sleep, step, workflow
 
 
 @step

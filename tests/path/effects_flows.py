@@ -4,8 +4,8 @@ import os
 import threading
 from typing import Any
 
-from app import Event, step, workflow
-from app.domain.flow import step_context
+from veltrix import Event, step, workflow
+from veltrix.domain.flow import step_context
 
 _never = threading.Event()
 

@@ -18,8 +18,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import Event, step, transaction, workflow
-from app.domain.flow import step_context
+from veltrix import Event, step, transaction, workflow
+from veltrix.domain.flow import step_context
 
 _never = threading.Event()
 

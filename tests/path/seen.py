@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
-from app.dev.platform import Platform
-from app.pipeline.books import balance
-from app.store.transactions import make_engine, transaction
 from tests.support.due_runs import add_runs
 from tests.support.wait import until
+from veltrix.dev.platform import Platform
+from veltrix.pipeline.books import balance
+from veltrix.store.transactions import make_engine, transaction
 
 Deed = Sequence[Any]
 

@@ -13,11 +13,11 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from app.dev.platform import Member, Platform
-from app.domain.cloudevents import BATCH_TYPE
-from app.pipeline.books import balance
-from app.store.transactions import make_engine, transaction
 from tests.support.wait import until
+from veltrix.dev.platform import Member, Platform
+from veltrix.domain.cloudevents import BATCH_TYPE
+from veltrix.pipeline.books import balance
+from veltrix.store.transactions import make_engine, transaction
 
 Item = dict[str, Any]
 _OPEN = {"queued", "running", "waiting"}

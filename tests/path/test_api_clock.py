@@ -3,9 +3,9 @@
 from contextlib import closing
 from pathlib import Path
 
-from app.prove.faults_clock import set_clock
 from tests.path.site import Open, connect, event_of, post, site
 from tests.support.wait import until
+from veltrix.prove.faults_clock import set_clock
 
 __all__ = ["site"]
 WITHIN_S = 5

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.haproxy import before_apis
 from tests.path.site import Open, Producers, Site, site
 from tests.support.wait import until
+from veltrix.dev.haproxy import before_apis
 
 __all__ = ["site"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.ports import LOOPBACK
-from app.dev.rabbitmq import RabbitMQ
 from tests.path.site import Open, Producers, Site, connect, event_of, post, site
 from tests.support.cut import line_to
 from tests.support.wait import until
+from veltrix.dev.ports import LOOPBACK
+from veltrix.dev.rabbitmq import RabbitMQ
 
 __all__ = ["site"]
 

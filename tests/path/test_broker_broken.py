@@ -6,12 +6,12 @@ from urllib.parse import quote
 
 import pytest
 
-from app.prove.faults_broker import rabbitmqctl
 from tests.path.site import Open, Producers, Site, site
 from tests.path.test_worker_refused import ready
 from tests.support.broken_queue import break_queue, silent
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.prove.faults_broker import rabbitmqctl
 
 __all__ = ["site"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pika
 
-from app.broker.names import INBOUND
 from tests.path.site import Open, Site, site
 from tests.support.wait import until
+from veltrix.broker.names import INBOUND
 
 __all__ = ["site"]
 

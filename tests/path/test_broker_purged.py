@@ -5,9 +5,9 @@ The hold is a minute: within the times of these tests no run comes due by itself
 
 import pytest
 
-from app.dev.rabbitmq import RabbitMQ
 from tests.path.site import Open, Producers, Site, site
 from tests.support.wait import until
+from veltrix.dev.rabbitmq import RabbitMQ
 
 __all__ = ["site"]
 

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, step, workflow
-from app.settings import Settings
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.counting import Counts, count
+from veltrix import Event, step, workflow
+from veltrix.settings import Settings
 
 TABLE = Path(__file__).parents[2] / "bench" / "counts.toml"
 MORE_MAX = 1.10

@@ -7,10 +7,10 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.dev.postgres import Postgres
-from app.store.schema import upgrade
 from tests.path.seen import Scene, Start
 from tests.support.wait import until
+from veltrix.dev.postgres import Postgres
+from veltrix.store.schema import upgrade
 
 # PostgreSQL promises three times its wal_writer_delay of 200 ms; the rest is for us to kill it.
 FORGETS_S = 1.0

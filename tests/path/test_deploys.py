@@ -8,13 +8,13 @@ from contextlib import closing
 import pytest
 from sqlalchemy import Engine
 
-from app.dev.platform import Platform
-from app.pipeline.replay import replay_now
-from app.store import subscriptions
-from app.store.transactions import make_engine, transaction
 from tests.path.site import connect, event_of, post
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.wait import until
+from veltrix.dev.platform import Platform
+from veltrix.pipeline.replay import replay_now
+from veltrix.store import subscriptions
+from veltrix.store.transactions import make_engine, transaction
 
 A = {"VELTRIX_WORKFLOWS": "tests.path.deploy_a"}
 B = {"VELTRIX_WORKFLOWS": "tests.path.deploy_b"}

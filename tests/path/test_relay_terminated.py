@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from app import duties
-from app.api import server
-from app.prove.line import Line
 from tests.path.seen import Scene, Start
 from tests.support.wait import until
+from veltrix import duties
+from veltrix.api import server
+from veltrix.prove.line import Line
 
 
 def test_a_relay_leaves_in_time_though_nobody_answers_it(scene: Start) -> None:

@@ -5,16 +5,16 @@ from functools import partial
 
 import pytest
 
-from app.domain.replays import Options, Verb
-from app.pipeline.replays import Asked, act, plan
-from app.store import replay_reads
-from app.store.replay_plans import Selection
-from app.store.replay_reads import ReplayStory
-from app.store.transactions import transaction
 from tests.path.seen import Scene, Start
 from tests.support.seeded import seed_failed
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.domain.replays import Options, Verb
+from veltrix.pipeline.replays import Asked, act, plan
+from veltrix.store import replay_reads
+from veltrix.store.replay_plans import Selection
+from veltrix.store.replay_reads import ReplayStory
+from veltrix.store.transactions import transaction
 
 RUNS = 100_000
 FEW = 600  # at 150/s: each relay moves the runs of a second at its first look, and is then killed

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.dev.postgres import Postgres
 from tests.path.site import Open, site
 from tests.support.services import Broker, Services
 from tests.support.wait import until
+from veltrix.dev.postgres import Postgres
 
 __all__ = ["site"]
 

@@ -8,14 +8,14 @@ from typing import Any
 import pika
 import pytest
 
-from app.broker.names import INBOUND
-from app.dev.platform import Platform
-from app.store.audit_chain import verify
-from app.store.transactions import make_engine, transaction
 from tests.path.seen import Scene, options
 from tests.support.roles import Roles, make_roles
 from tests.support.served import Client
 from tests.support.wait import until
+from veltrix.broker.names import INBOUND
+from veltrix.dev.platform import Platform
+from veltrix.store.audit_chain import verify
+from veltrix.store.transactions import make_engine, transaction
 
 KEY = "k" * 40
 SIDES = ("api-1", "relay-1", "worker-1")

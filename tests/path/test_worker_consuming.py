@@ -15,14 +15,14 @@ from typing import Any
 
 import psutil
 
-from app.settings import Settings
-from app.worker.consuming import CHILDREN_S_MAX, Consuming
-from app.worker.parent import Parent
-from app.worker.places import Places
-from app.worker.stamps import CONSUMING_S, PARENT, Stamps
-from app.worker.troubles import Troubles
 from tests.path.seen import Start
 from tests.support.wait import until
+from veltrix.settings import Settings
+from veltrix.worker.consuming import CHILDREN_S_MAX, Consuming
+from veltrix.worker.parent import Parent
+from veltrix.worker.places import Places
+from veltrix.worker.stamps import CONSUMING_S, PARENT, Stamps
+from veltrix.worker.troubles import Troubles
 
 
 def ready(url: str) -> tuple[int, dict[str, Any]]:
@@ -50,7 +50,7 @@ def dying_children(pid: int) -> Iterator[None]:
             for one in psutil.Process(pid).children():
                 with suppress(psutil.NoSuchProcess):
                     if one.pid not in known:
-                        known[one.pid] = "app.worker.sidecar" in one.cmdline()
+                        known[one.pid] = "veltrix.worker.sidecar" in one.cmdline()
                     if not known[one.pid]:
                         one.kill()
 

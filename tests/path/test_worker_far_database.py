@@ -5,8 +5,8 @@ Once, that was counted per run, the lists became shorter, each run dearer still,
 had been overloaded for a moment stayed at a tenth of its speed.
 """
 
-from app.prove.line import Line
 from tests.path.site import Open, site
+from veltrix.prove.line import Line
 
 __all__ = ["site"]
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from app.broker.celery_app import make_celery
-from app.settings import Settings
 from tests.path.seen import Scene
 from tests.support.wait import until
+from veltrix.broker.celery_app import make_celery
+from veltrix.settings import Settings
 
 
 def test_a_message_being_worked_on_is_in_inspect_active(steady: Scene) -> None:

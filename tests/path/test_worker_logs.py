@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.dev.platform import command
 from tests.path.seen import Scene, Start
+from veltrix.dev.platform import command
 
 
 @contextmanager

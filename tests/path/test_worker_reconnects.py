@@ -6,11 +6,11 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from app.dev.children import wait_for
-from app.prove.line import Line as SilentLine
 from tests.path.site import Open, Producers, Site, site
 from tests.support.cut import line_to
 from tests.support.wait import until
+from veltrix.dev.children import wait_for
+from veltrix.prove.line import Line as SilentLine
 
 __all__ = ["site"]
 

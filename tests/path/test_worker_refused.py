@@ -9,11 +9,11 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from app.dev.platform import Platform, command
-from app.store.transactions import make_engine, open_autocommit
 from tests.path.clashing_flows import FIRST, SECOND
 from tests.path.seen import Start
 from tests.support.wait import until
+from veltrix.dev.platform import Platform, command
+from veltrix.store.transactions import make_engine, open_autocommit
 
 FLOWS = "tests.path.clashing_flows"
 

@@ -6,9 +6,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from app.prove.line import Line
 from tests.path.seen import Start
 from tests.support.wait import until
+from veltrix.prove.line import Line
 
 
 def test_a_terminated_worker_hands_back_between_two_steps(scene: Start) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from app import Event, workflow
 from tests.path.effects_flows import mark
+from veltrix import Event, workflow
 
 
 @workflow(on="effects.third", queue="third")

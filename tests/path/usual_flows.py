@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import Event, step, transaction, workflow
+from veltrix import Event, step, transaction, workflow
 
 _never = threading.Event()
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.workflows import Workflow
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix.domain.workflows import Workflow
+from veltrix.store.transactions import transaction
 
 Hands = Callable[..., TestHands]
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, gather, sleep, step, workflow
-from app.pipeline import abandon as abandoning
-from app.pipeline.abandon import abandon
 from tests.pipeline.conftest import Hands, journal_of, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import Event, gather, sleep, step, workflow
+from veltrix.pipeline import abandon as abandoning
+from veltrix.pipeline.abandon import abandon
 
 calls: list[str] = []
 
@@ -286,7 +286,7 @@ def test_runs_taken_before_they_began_clean_nothing_up(engine: Engine, hands: Ha
 
 
 def test_a_mismatch_refuses_every_request_after_it(engine: Engine, hands: Hands) -> None:
-    from app import now
+    from veltrix import now
 
     @workflow(name="fulfil")
     async def before(event: Event[Any]) -> None:

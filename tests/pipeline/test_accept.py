@@ -9,22 +9,22 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.cloudevents import parse_binary
-from app.domain.due import DueRun
-from app.domain.receipts import (
+from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
+from tests.support.cut import line_to
+from tests.support.wait import until
+from veltrix.domain.cloudevents import parse_binary
+from veltrix.domain.due import DueRun
+from veltrix.domain.receipts import (
     AcceptUnavailable,
     EventConflict,
     EventUnrouted,
     EventUnstorable,
     Receipt,
 )
-from app.pipeline.accept import Acceptor
-from app.pipeline.accept_list import Answer, DirectStart, Submission
-from app.settings import Settings
-from app.store.transactions import transaction
-from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
-from tests.support.cut import line_to
-from tests.support.wait import until
+from veltrix.pipeline.accept import Acceptor
+from veltrix.pipeline.accept_list import Answer, DirectStart, Submission
+from veltrix.settings import Settings
+from veltrix.store.transactions import transaction
 
 SettingsFor = Callable[..., Settings]
 

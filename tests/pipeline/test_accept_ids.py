@@ -7,13 +7,13 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 
-from app.domain.receipts import AcceptUnavailable, Receipt
-from app.pipeline.accept import Acceptor
-from app.pipeline.accept_list import Answer
-from app.settings import Settings
-from app.store.transactions import transaction
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.wait import until
+from veltrix.domain.receipts import AcceptUnavailable, Receipt
+from veltrix.pipeline.accept import Acceptor
+from veltrix.pipeline.accept_list import Answer
+from veltrix.settings import Settings
+from veltrix.store.transactions import transaction
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app import Event, gather, sleep, step, transaction, workflow
-from app.domain.encoding import digest_and_json, is_other_call
 from tests.pipeline.conftest import Hands, replayed
+from veltrix import Event, gather, sleep, step, transaction, workflow
+from veltrix.domain.encoding import digest_and_json, is_other_call
 
 
 @step(retries=0)
@@ -198,7 +198,7 @@ ORDERS = """
 import enum, sys
 from dataclasses import dataclass
 import msgspec, pydantic
-from app.domain.encoding import digest_and_json
+from veltrix.domain.encoding import digest_and_json
 
 class Colour(enum.Enum):
     RED = "red"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, gather, sleep, step, workflow
 from tests.pipeline.conftest import Hands
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import Event, gather, sleep, step, workflow
 
 done: list[str] = []
 PATIENCE = 2_000  # of looks, 5 ms each

@@ -8,18 +8,18 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from app import Event, transaction, workflow
-from app.domain.workflows import Workflow
-from app.pipeline.execute import Engine as Execute
-from app.pipeline.execution import Execution
-from app.pipeline.steps import Alarm
-from app.pipeline.transact import Transactor
-from app.store import due
-from app.store.transactions import make_engine, open_autocommit
-from app.store.transactions import transaction as open_transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
+from veltrix import Event, transaction, workflow
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline.execute import Engine as Execute
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.steps import Alarm
+from veltrix.pipeline.transact import Transactor
+from veltrix.store import due
+from veltrix.store.transactions import make_engine, open_autocommit
+from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[str] = []
 DIE = "select pg_terminate_backend(pg_backend_pid())"

@@ -6,17 +6,17 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.events import NewEvent
-from app.domain.ids import EventIds, run_id, workflow_suffix
-from app.pipeline.books import Balance, balance, fold_once, measure, recount_once
-from app.pipeline.cancel import cancel
-from app.pipeline.replay import replay
-from app.store import ledger
-from app.store.balance import PROVABLE, Recount, lock_books
-from app.store.transactions import transaction
-from app.telemetry import oldest_open_seconds, open_runs, unaccounted
 from tests.support.due_runs import add_runs
 from tests.support.settled import fold_all, hold, run_sql, settle
+from veltrix.domain.events import NewEvent
+from veltrix.domain.ids import EventIds, run_id, workflow_suffix
+from veltrix.pipeline.books import Balance, balance, fold_once, measure, recount_once
+from veltrix.pipeline.cancel import cancel
+from veltrix.pipeline.replay import replay
+from veltrix.store import ledger
+from veltrix.store.balance import PROVABLE, Recount, lock_books
+from veltrix.store.transactions import transaction
+from veltrix.telemetry import oldest_open_seconds, open_runs, unaccounted
 
 
 def recount(engine: Engine) -> Recount:

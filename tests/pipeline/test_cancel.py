@@ -4,13 +4,13 @@ from threading import Thread
 
 from sqlalchemy import Engine
 
-from app.pipeline.books import balance
-from app.pipeline.cancel import Cancelled, CancelRequested, NotCancelled, cancel
-from app.store import journal, leases
-from app.store.journal import JournalEntry
-from app.store.transactions import open_autocommit
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold, settle
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.cancel import Cancelled, CancelRequested, NotCancelled, cancel
+from veltrix.store import journal, leases
+from veltrix.store.journal import JournalEntry
+from veltrix.store.transactions import open_autocommit
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.receipts import AcceptUnavailable, Receipt
-from app.pipeline.clock import DatabaseClock
-from app.pipeline.sweep import Sweep
-from app.settings import Settings
-from app.store.transactions import transaction
 from tests.support.accepting import accepting, submission, subscribe, subscription
 from tests.support.wait import until
+from veltrix.domain.receipts import AcceptUnavailable, Receipt
+from veltrix.pipeline.clock import DatabaseClock
+from veltrix.pipeline.sweep import Sweep
+from veltrix.settings import Settings
+from veltrix.store.transactions import transaction
 
 DATABASE_S = 1_790_000_000.0
 

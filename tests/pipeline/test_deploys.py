@@ -5,20 +5,20 @@ from datetime import datetime
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.replays import Options
-from app.pipeline.deploys import GAP_S, SETTLE_S, Deploys
-from app.pipeline.replays import Asked, plan
-from app.settings import Settings
-from app.store import subscriptions
-from app.store.loads import LEFT_S, PRESENT_S
-from app.store.replay_plans import Selection
-from app.store.subscriptions import Subscription, Taken, release_of, write
-from app.store.transactions import transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.due_runs import subscribe as subscribe_as_old_code
 from tests.support.settled import settle
 from tests.support.workers import forget_workers, report
+from veltrix.domain.replays import Options
+from veltrix.pipeline.deploys import GAP_S, SETTLE_S, Deploys
+from veltrix.pipeline.replays import Asked, plan
+from veltrix.settings import Settings
+from veltrix.store import subscriptions
+from veltrix.store.loads import LEFT_S, PRESENT_S
+from veltrix.store.replay_plans import Selection
+from veltrix.store.subscriptions import Subscription, Taken, release_of, write
+from veltrix.store.transactions import transaction
 
 A = subscription("w", "roll.a", queue="q1", code_version="A")
 B = subscription("w", "roll.a", "roll.b", queue="q2", code_version="B")

@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event, workflow
-from app.domain.edits import Patch, PatchInvalid, exact, parse_patch, replacing, text_of
-from app.domain.ids import EventIds
-from app.domain.replays import Options, ReplayRefused, Verb
-from app.pipeline.books import balance
-from app.pipeline.edit import EditOf
-from app.pipeline.groups import check_groups
-from app.pipeline.previews import preview
-from app.pipeline.replay import replay_now
-from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, EditedNow, act, edit_now, plan, tag_text
-from app.settings import Settings
-from app.store import archive, edits, replay_reads, stories
-from app.store.replay_plans import Selection
-from app.store.transactions import transaction
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix import Event, workflow
+from veltrix.domain.edits import Patch, PatchInvalid, exact, parse_patch, replacing, text_of
+from veltrix.domain.ids import EventIds
+from veltrix.domain.replays import Options, ReplayRefused, Verb
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.edit import EditOf
+from veltrix.pipeline.groups import check_groups
+from veltrix.pipeline.previews import preview
+from veltrix.pipeline.replay import replay_now
+from veltrix.pipeline.replaying import Replaying
+from veltrix.pipeline.replays import Asked, EditedNow, act, edit_now, plan, tag_text
+from veltrix.settings import Settings
+from veltrix.store import archive, edits, replay_reads, stories
+from veltrix.store.replay_plans import Selection
+from veltrix.store.transactions import transaction
 
 MIB = 1024 * 1024
 SCHEMA = {

@@ -8,10 +8,10 @@ from typing import Annotated, Any, NewType
 import msgspec
 import pytest
 
-from app import Event, workflow
-from app.domain.encoding import InvalidInput
-from app.pipeline.event_input import event_of
-from app.store.leases import Claim
+from veltrix import Event, workflow
+from veltrix.domain.encoding import InvalidInput
+from veltrix.pipeline.event_input import event_of
+from veltrix.store.leases import Claim
 
 Note = NewType("Note", str)
 Short = Annotated[str, msgspec.Meta(max_length=2)]

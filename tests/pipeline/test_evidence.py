@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from app import Event, gather, step, transaction, workflow
-from app.pipeline.execution import Execution
-from app.pipeline.frames import PendingStep
-from app.pipeline.hand import Hand
-from app.pipeline.settle import settle, size_of
-from app.store.transactions import transaction as open_transaction
 from tests.pipeline.conftest import Hands
 from tests.support.due_runs import add_runs, change_runs
+from veltrix import Event, gather, step, transaction, workflow
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.frames import PendingStep
+from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.settle import settle, size_of
+from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[Any] = []
 

@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event, StepFailed, gather, idempotency_key, now, random, sleep, step, uuid, workflow
-from app.store.transactions import transaction
 from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import (
+    Event,
+    StepFailed,
+    gather,
+    idempotency_key,
+    now,
+    random,
+    sleep,
+    step,
+    uuid,
+    workflow,
+)
+from veltrix.store.transactions import transaction
 
 calls: list[Any] = []
 DUE_S = "extract(epoch from due_at - now())::float8 as due_s"

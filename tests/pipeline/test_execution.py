@@ -9,14 +9,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import Event, StepFailed, gather, now, step, uuid, workflow
-from app.domain.encoding import digest, encode
-from app.domain.workflows import Workflow
-from app.pipeline.execution import Execution
-from app.pipeline.frames import Limits
-from app.store.journal import JournalEntry, Past
-from app.store.leases import Claim
 from tests.support.hands import LIMITS
+from veltrix import Event, StepFailed, gather, now, step, uuid, workflow
+from veltrix.domain.encoding import digest, encode
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.frames import Limits
+from veltrix.store.journal import JournalEntry, Past
+from veltrix.store.leases import Claim
 
 # A program: a list of instructions; a nested list is a gather of branches.
 leaves = st.one_of(

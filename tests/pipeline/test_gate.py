@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, gather, sleep, step, workflow
 from tests.pipeline.conftest import Hands, claimed_ago, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import Event, gather, sleep, step, workflow
 
 calls: list[Any] = []
 

@@ -5,10 +5,12 @@ from threading import Event, Thread
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.dead_letters import DeadLetter
-from app.domain.groups import GroupState
-from app.pipeline.bury import bury
-from app.pipeline.groups import (
+from tests.support.due_runs import add_runs, change_runs, subscribe
+from tests.support.settled import fold_all, run_sql, settle
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.domain.groups import GroupState
+from veltrix.pipeline.bury import bury
+from veltrix.pipeline.groups import (
     Moved,
     Noted,
     NotMoved,
@@ -19,16 +21,14 @@ from app.pipeline.groups import (
     reopen,
     resolve,
 )
-from app.pipeline.many import Action, Asked, Done, NotDone, act
-from app.pipeline.replay import replay
-from app.store import due
-from app.store.audit import AuditFilter
-from app.store.audit import page as audit_page
-from app.store.dead_letters import mark_seen
-from app.store.group_reads import GroupFilter, GroupRow, GroupStory, page, story
-from app.store.transactions import open_autocommit, transaction
-from tests.support.due_runs import add_runs, change_runs, subscribe
-from tests.support.settled import fold_all, run_sql, settle
+from veltrix.pipeline.many import Action, Asked, Done, NotDone, act
+from veltrix.pipeline.replay import replay
+from veltrix.store import due
+from veltrix.store.audit import AuditFilter
+from veltrix.store.audit import page as audit_page
+from veltrix.store.dead_letters import mark_seen
+from veltrix.store.group_reads import GroupFilter, GroupRow, GroupStory, page, story
+from veltrix.store.transactions import open_autocommit, transaction
 
 ERROR = '{"type": "Declined", "message": "no money"}'
 GROUP = "a" * 16

@@ -6,15 +6,15 @@ from threading import Thread
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.dead_letters import DeadLetter
-from app.domain.groups import GroupKind, GroupState
-from app.pipeline.bury import bury
-from app.pipeline.groups import Moved, NoVersion, fold_groups_once, resolve
-from app.store.transactions import transaction
 from tests.pipeline.test_groups import GROUP, fail, group, groups
 from tests.support.due_runs import add_runs
 from tests.support.settled import fold_all, run_sql
 from tests.support.wait import until
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.domain.groups import GroupKind, GroupState
+from veltrix.pipeline.bury import bury
+from veltrix.pipeline.groups import Moved, NoVersion, fold_groups_once, resolve
+from veltrix.store.transactions import transaction
 
 OTHER = "b" * 16
 _BLOCKED = text(

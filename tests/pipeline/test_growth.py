@@ -9,17 +9,17 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine, event, text
 from structlog.testing import capture_logs
 
-from app.domain.receipts import Receipt
-from app.pipeline.accept import Acceptor
-from app.pipeline.books import Measuring, balance, fold_once, measure, recount_once
-from app.pipeline.groups import check_groups, fold_groups_once
-from app.pipeline.sweep import start_events
-from app.settings import Settings
-from app.store.balance_reads import page
-from app.store.transactions import transaction
 from tests.pipeline.test_sweep import LONG_AGO
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.settled import fold_all, run_sql
+from veltrix.domain.receipts import Receipt
+from veltrix.pipeline.accept import Acceptor
+from veltrix.pipeline.books import Measuring, balance, fold_once, measure, recount_once
+from veltrix.pipeline.groups import check_groups, fold_groups_once
+from veltrix.pipeline.sweep import start_events
+from veltrix.settings import Settings
+from veltrix.store.balance_reads import page
+from veltrix.store.transactions import transaction
 
 ACCOUNTS_MAX = 10
 

@@ -10,15 +10,15 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.due import DueRun
-from app.pipeline.hints import HintRelay
-from app.settings import Settings
-from app.store import loads
-from app.store.transactions import make_engine, transaction
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.domain.due import DueRun
+from veltrix.pipeline.hints import HintRelay
+from veltrix.settings import Settings
+from veltrix.store import loads
+from veltrix.store.transactions import make_engine, transaction
 
 
 @contextmanager

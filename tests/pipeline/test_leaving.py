@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, gather, sleep, step, transaction, workflow
-from app.pipeline.execution import Execution
-from app.pipeline.hand import Hand
-from app.pipeline.settle import settle
 from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix import Event, gather, sleep, step, transaction, workflow
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.settle import settle
 
 FAR_S = 3_600.0
 

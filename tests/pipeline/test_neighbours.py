@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event, gather, idempotency_key, sleep, step, workflow
-from app.domain import flow
-from app.domain.flow import OutsideRun
-from app.store.transactions import transaction
 from tests.pipeline.conftest import Hands, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import Event, gather, idempotency_key, sleep, step, workflow
+from veltrix.domain import flow
+from veltrix.domain.flow import OutsideRun
+from veltrix.store.transactions import transaction
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 keys: list[str] = []

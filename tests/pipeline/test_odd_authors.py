@@ -14,9 +14,9 @@ import pydantic
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, NonRetryable, gather, random, step, workflow
 from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, read_runs
+from veltrix import Event, NonRetryable, gather, random, step, workflow
 
 calls: list[Any] = []
 

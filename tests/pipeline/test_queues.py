@@ -6,16 +6,16 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine, text
 
-from app.pipeline import queues as following
-from app.pipeline.queues import LOOK_S, Following, Unattended
-from app.pipeline.replay import replay_now
-from app.store import queues
-from app.store.loads import PRESENT_S
-from app.store.subscriptions import Subscription, release_of
-from app.store.transactions import transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.workers import forget_workers, report
+from veltrix.pipeline import queues as following
+from veltrix.pipeline.queues import LOOK_S, Following, Unattended
+from veltrix.pipeline.replay import replay_now
+from veltrix.store import queues
+from veltrix.store.loads import PRESENT_S
+from veltrix.store.subscriptions import Subscription, release_of
+from veltrix.store.transactions import transaction
 
 OLD = subscription("moved", "a", queue="old", code_version="A")
 NEW = subscription("moved", "a", queue="new", code_version="B")

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app import Event, gather, sleep, step, workflow
-from app.pipeline import claim as claims
-from app.store import journal, leases
-from app.store.transactions import Link, make_engine, open_autocommit, transaction
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix import Event, gather, sleep, step, workflow
+from veltrix.pipeline import claim as claims
+from veltrix.store import journal, leases
+from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
 calls: list[str] = []
 TOKEN = "00000000-0000-0000-0000-000000000001"

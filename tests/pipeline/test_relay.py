@@ -10,14 +10,14 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from app.pipeline.relay import Relay, make_relay
-from app.settings import Settings
-from app.store import loads
-from app.store.transactions import transaction
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.pipeline.relay import Relay, make_relay
+from veltrix.settings import Settings
+from veltrix.store import loads
+from veltrix.store.transactions import transaction
 
 WAITED = Event()  # never set: its wait is a pause
 DEAD_HANDS = "state = 'running', lease_token = gen_random_uuid(), due_at = now() - interval '1 s'"

@@ -7,11 +7,6 @@ import pika
 import pytest
 from sqlalchemy import Engine
 
-from app.broker.broken import Health, health_of
-from app.broker.management import Management
-from app.pipeline.broker_links import Asking
-from app.pipeline.renewing import FORGET_S, LOOK_S_MAX, REFUSALS_MIN, REFUSING_S, Renewing
-from app.settings import Settings
 from tests.conftest import SettingsOf
 from tests.pipeline.test_relay import Clock, channel, fetch, names_in, relaying, settle_down
 from tests.support.broken_queue import break_queue, silent
@@ -19,6 +14,11 @@ from tests.support.due_runs import add_runs, subscribe
 from tests.support.limited_user import limited_user
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker.broken import Health, health_of
+from veltrix.broker.management import Management
+from veltrix.pipeline.broker_links import Asking
+from veltrix.pipeline.renewing import FORGET_S, LOOK_S_MAX, REFUSALS_MIN, REFUSING_S, Renewing
+from veltrix.settings import Settings
 
 __all__ = ["channel"]
 

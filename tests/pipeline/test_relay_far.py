@@ -10,19 +10,19 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from app.broker.declarer import Declarer
-from app.broker.management import Management
-from app.pipeline.hints import HintRelay
-from app.pipeline.relay import make_relay
-from app.pipeline.room import Room
-from app.prove.line import Line
-from app.settings import Settings
-from app.store.transactions import make_engine
 from tests.pipeline.test_relay import WAITED, channel, fetch, names_in, relaying, settle_down
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker.declarer import Declarer
+from veltrix.broker.management import Management
+from veltrix.pipeline.hints import HintRelay
+from veltrix.pipeline.relay import make_relay
+from veltrix.pipeline.room import Room
+from veltrix.prove.line import Line
+from veltrix.settings import Settings
+from veltrix.store.transactions import make_engine
 
 __all__ = ["channel"]
 QUEUES = [f"team-{number:03}" for number in range(150)]

@@ -6,12 +6,12 @@ from threading import Event
 import pytest
 from sqlalchemy import Engine
 
-from app.pipeline.pace import REST_S
-from app.pipeline.relay import CHECK_S
-from app.settings import Settings
 from tests.pipeline.test_relay import Clock, relaying
 from tests.support.due_runs import add_runs, change_runs, subscribe
 from tests.support.wait import until
+from veltrix.pipeline.pace import REST_S
+from veltrix.pipeline.relay import CHECK_S
+from veltrix.settings import Settings
 
 
 class Rounds(Event):

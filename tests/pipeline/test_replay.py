@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.domain.replays import GENERATION_MAX, SPENT
-from app.pipeline.books import balance
-from app.pipeline.replay import NotReplayed, Replayed, repeated, replay
-from app.store import journal, leases
-from app.store.actions import FailedRun, Recorded
-from app.store.journal import JournalEntry
-from app.store.transactions import open_autocommit
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, settle
+from veltrix.domain.replays import GENERATION_MAX, SPENT
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.replay import NotReplayed, Replayed, repeated, replay
+from veltrix.store import journal, leases
+from veltrix.store.actions import FailedRun, Recorded
+from veltrix.store.journal import JournalEntry
+from veltrix.store.transactions import open_autocommit
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 ERROR = '{"type": "Declined", "message": "no"}'

@@ -11,22 +11,22 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.ids import EventIds
-from app.domain.replays import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
-from app.pipeline.books import balance
-from app.pipeline.replay import replay_now
-from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, act, plan
-from app.settings import Settings
-from app.store import archive, journal, replay_reads, replays
-from app.store.journal import JournalEntry, Settlement
-from app.store.replay_plans import Selection
-from app.store.replay_reads import ReplayStory
-from app.store.transactions import open_autocommit, transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, run_sql, settle
 from tests.support.wait import until
+from veltrix.domain.ids import EventIds
+from veltrix.domain.replays import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.replay import replay_now
+from veltrix.pipeline.replaying import Replaying
+from veltrix.pipeline.replays import Asked, act, plan
+from veltrix.settings import Settings
+from veltrix.store import archive, journal, replay_reads, replays
+from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.store.replay_plans import Selection
+from veltrix.store.replay_reads import ReplayStory
+from veltrix.store.transactions import open_autocommit, transaction
 
 BYTES_MAX = 1_000_000
 FAST = 100_000.0
@@ -267,7 +267,7 @@ def test_a_replay_that_cannot_go_on_does_not_hold_up_those_behind_it(engine: Eng
 def test_more_replays_than_one_turn_takes_all_get_theirs(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pipeline.replaying.REPLAYS_MAX", 3)
+    monkeypatch.setattr("veltrix.pipeline.replaying.REPLAYS_MAX", 3)
     ids = failed(engine, 8)
     each = [started(engine, [id_]) for id_ in ids]
     one, another = executor(engine), executor(engine, 2)

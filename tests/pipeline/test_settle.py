@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from app import Event, step, workflow
-from app.pipeline import settle
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix import Event, step, workflow
+from veltrix.pipeline import settle
 
 calls: list[str] = []
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.ids import run_id, workflow_suffix
-from app.pipeline.sweep import Sweep, UnknownWorkflow, count_events, start_events
-from app.settings import Settings
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, read_runs, subscribe
+from veltrix.domain.ids import run_id, workflow_suffix
+from veltrix.pipeline.sweep import Sweep, UnknownWorkflow, count_events, start_events
+from veltrix.settings import Settings
+from veltrix.store.transactions import transaction
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

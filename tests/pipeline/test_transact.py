@@ -8,12 +8,12 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app import Event, StepFailed, step, transaction, workflow
-from app.store import due
-from app.store.transactions import transaction as open_transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
+from veltrix import Event, StepFailed, step, transaction, workflow
+from veltrix.store import due
+from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[str] = []
 NAMES = ("commit", "rollback", "go on", "plain")

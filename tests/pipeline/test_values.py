@@ -16,10 +16,10 @@ import pydantic
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, sleep, step, workflow
-from app.domain.annotations import NoReader, reader
-from app.domain.encoding import Unstorable, encode
 from tests.pipeline.conftest import Hands, replayed
+from veltrix import Event, sleep, step, workflow
+from veltrix.domain.annotations import NoReader, reader
+from veltrix.domain.encoding import Unstorable, encode
 
 ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 

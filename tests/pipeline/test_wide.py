@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, gather, sleep, step, workflow
 from tests.pipeline.conftest import Hands, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
+from veltrix import Event, gather, sleep, step, workflow
 
 ROUNDS, WIDE = 1_000, 10_000
 

@@ -10,14 +10,14 @@ from random import Random
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.ids import EventIds
-from app.domain.receipts import AcceptUnavailable, Receipt
-from app.pipeline.accept_list import Answer, Submission
-from app.pipeline.writers import SMALL_BYTES_MAX, Writers
-from app.settings import Settings
-from app.store.transactions import make_engine, transaction
 from tests.support.accepting import submission
 from tests.support.wait import until
+from veltrix.domain.ids import EventIds
+from veltrix.domain.receipts import AcceptUnavailable, Receipt
+from veltrix.pipeline.accept_list import Answer, Submission
+from veltrix.pipeline.writers import SMALL_BYTES_MAX, Writers
+from veltrix.settings import Settings
+from veltrix.store.transactions import make_engine, transaction
 
 MIB = 1024 * 1024
 LARGE = '"' + "x" * SMALL_BYTES_MAX + '"'

@@ -21,15 +21,15 @@ from uuid import UUID
 import msgspec
 import pydantic
 
-from app import Event, gather, step, workflow
-from app.domain.encoding import encode
-from app.domain.workflows import Workflow
-from app.pipeline.execution import Execution
-from app.pipeline.frames import Limits
-from app.pipeline.steps import call_author
-from app.store.journal import JournalEntry, Past
-from app.store.leases import Claim
 from tests.support.hands import LIMITS
+from veltrix import Event, gather, step, workflow
+from veltrix.domain.encoding import encode
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.frames import Limits
+from veltrix.pipeline.steps import call_author
+from veltrix.store.journal import JournalEntry, Past
+from veltrix.store.leases import Claim
 
 Chance = random.Random
 Typed = tuple[Any, Any]  # an annotation, and what a step with it returns

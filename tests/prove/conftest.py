@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.prove.report import Proof
-from app.prove.scenario import Plan, prove
 from tests.support.services import Broker, Services
+from veltrix.prove.report import Proof
+from veltrix.prove.scenario import Plan, prove
 
 Prove = Callable[..., Proof]
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.prove.blows import Blow
-from app.prove.case import Case
-from app.prove.checker import PROPERTIES, check
-from app.prove.evidence import Begin, Books, Entry, Evidence, Failed, StoredEvent, StoredRun
-from app.prove.notes import NOWHERE, Seen
-from app.prove.record import (
+from tests.support.wait import until
+from veltrix.prove.blows import Blow
+from veltrix.prove.case import Case
+from veltrix.prove.checker import PROPERTIES, check
+from veltrix.prove.evidence import Begin, Books, Entry, Evidence, Failed, StoredEvent, StoredRun
+from veltrix.prove.notes import NOWHERE, Seen
+from veltrix.prove.record import (
     Archived,
     Asked,
     Cancelled,
@@ -25,8 +26,7 @@ from app.prove.record import (
     Told,
     Unanswered,
 )
-from app.prove.witness import Move
-from tests.support.wait import until
+from veltrix.prove.witness import Move
 
 RUN, OTHER = "run-1", "run-2"
 

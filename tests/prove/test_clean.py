@@ -7,27 +7,27 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.dev.children import CannotStart
-from app.domain.ids import EventIds
-from app.domain.receipts import Receipt
-from app.domain.replays import Options, Verb
-from app.pipeline.books import Balance, balance, fold_once, recount_once
-from app.pipeline.edit import EditOf
-from app.pipeline.groups import check_groups
-from app.pipeline.replay import replay
-from app.pipeline.replaying import Replaying
-from app.pipeline.replays import Asked, act, edit_now, plan
-from app.prove import clean as module
-from app.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
-from app.settings import Settings
-from app.store import edits, replay_reads
-from app.store.balance import lock_books
-from app.store.prove_effects import make_table
-from app.store.replay_plans import Selection
-from app.store.transactions import transaction
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.settled import fold_all, run_sql, settle
 from tests.support.wait import until
+from veltrix.dev.children import CannotStart
+from veltrix.domain.ids import EventIds
+from veltrix.domain.receipts import Receipt
+from veltrix.domain.replays import Options, Verb
+from veltrix.pipeline.books import Balance, balance, fold_once, recount_once
+from veltrix.pipeline.edit import EditOf
+from veltrix.pipeline.groups import check_groups
+from veltrix.pipeline.replay import replay
+from veltrix.pipeline.replaying import Replaying
+from veltrix.pipeline.replays import Asked, act, edit_now, plan
+from veltrix.prove import clean as module
+from veltrix.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
+from veltrix.settings import Settings
+from veltrix.store import edits, replay_reads
+from veltrix.store.balance import lock_books
+from veltrix.store.prove_effects import make_table
+from veltrix.store.replay_plans import Selection
+from veltrix.store.transactions import transaction
 
 OURS, OTHERS = f"{PREFIX}1-a", "/veltrix/provenance"
 TABLES = ("events", "identities", "runs", "journal", "failed_attempts", "actions", "prove_effects")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.prove.logs import nothing_unforeseen
+from veltrix.prove.logs import nothing_unforeseen
 
 RAW = """{"event": "api.started"}
 Traceback (most recent call last):
@@ -68,8 +68,8 @@ def test_only_a_clock_of_faketime_refuses_a_sleep(tmp_path: Path) -> None:
 
 def test_what_an_odd_author_of_prove_raised_is_his(tmp_path: Path) -> None:
     (tmp_path / "worker-1.log").write_text(
-        WITHIN.replace("consumer.py", "/x/app/prove/authors_harm.py")
-        + RAW.replace("api.py", "/x/app/prove/authors.py")
+        WITHIN.replace("consumer.py", "/x/veltrix/prove/authors_harm.py")
+        + RAW.replace("api.py", "/x/veltrix/prove/authors.py")
     )
 
     assert nothing_unforeseen(tmp_path).is_held

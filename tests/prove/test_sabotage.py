@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, text
 
-from app.prove.report import Verdict
-from app.prove.sabotage import SABOTAGES, sabotaged
-from app.store import journal, write_statement
-from app.store.journal import JournalEntry, Settlement
-from app.store.transactions import open_autocommit
 from tests.prove.conftest import Prove
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
+from veltrix.prove.report import Verdict
+from veltrix.prove.sabotage import SABOTAGES, sabotaged
+from veltrix.store import journal, write_statement
+from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.store.transactions import open_autocommit
 
 AUTHORS: dict[str, Any] = {"families": frozenset({"author"}), "events": 1_200, "stall_s": 15.0}
 # What each breaks, and what has to happen for it to do harm.
@@ -81,8 +81,8 @@ def test_each_sabotage_has_its_test() -> None:
 
 def test_each_sabotage_finds_what_it_replaces() -> None:
     switch = (
-        "import os, sys; from app.prove.sabotage import SABOTAGES\n"
-        "import app.cli, app.duties, app.api.server, app.worker.run\n"
+        "import os, sys; from veltrix.prove.sabotage import SABOTAGES\n"
+        "import veltrix.cli, veltrix.duties, veltrix.api.server, veltrix.worker.run\n"
         "for name, switch_on in SABOTAGES.items():\n"
         "    child = os.fork()\n"
         "    if not child: switch_on(); os._exit(0)\n"

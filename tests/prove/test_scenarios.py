@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app.prove.faults import FAMILIES, KINDS_OF
-from app.prove.record import Asked, Told, Unanswered, read_record
-from app.prove.report import Proof, Verdict
-from app.prove.scenario import RECORD_FILE
 from tests.prove.conftest import Prove
+from veltrix.prove.faults import FAMILIES, KINDS_OF
+from veltrix.prove.record import Asked, Told, Unanswered, read_record
+from veltrix.prove.report import Proof, Verdict
+from veltrix.prove.scenario import RECORD_FILE
 
 WITH_NODES_OF_THEIR_OWN = ("workers", "broker", "deploy", "cluster", "author", "standby", "clock")
 

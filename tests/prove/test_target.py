@@ -10,25 +10,25 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy import Engine, text
 
-from app.dev.children import CannotStart
-from app.dev.platform import Platform
-from app.dev.ports import free_port
-from app.domain.registry import load_workflows
-from app.pipeline.books import balance
-from app.pipeline.register import register
-from app.prove import target_reads
-from app.prove.checker import PROPERTIES
-from app.prove.clean import clean
-from app.prove.inputs import smallest_input
-from app.prove.report import Proof, Verdict
-from app.prove.scenario import Plan
-from app.prove.target import UNSEEN, UNSEEN_OF_STARTS, prove_target
-from app.prove.target_api import Api
-from app.store import keys
-from app.store.prove_effects import make_table
-from app.store.transactions import transaction
 from tests.support.accepting import subscribe, subscription
 from tests.support.wait import until
+from veltrix.dev.children import CannotStart
+from veltrix.dev.platform import Platform
+from veltrix.dev.ports import free_port
+from veltrix.domain.registry import load_workflows
+from veltrix.pipeline.books import balance
+from veltrix.pipeline.register import register
+from veltrix.prove import target_reads
+from veltrix.prove.checker import PROPERTIES
+from veltrix.prove.clean import clean
+from veltrix.prove.inputs import smallest_input
+from veltrix.prove.report import Proof, Verdict
+from veltrix.prove.scenario import Plan
+from veltrix.prove.target import UNSEEN, UNSEEN_OF_STARTS, prove_target
+from veltrix.prove.target_api import Api
+from veltrix.store import keys
+from veltrix.store.prove_effects import make_table
+from veltrix.store.transactions import transaction
 
 KEY, WEAK_KEY = "k" * 40, "w" * 40
 
@@ -308,7 +308,7 @@ def test_a_target_that_cannot_be_proved_is_told_in_a_sentence(
     assert ask(engine, "select 1 from events") == [], "nothing half done"
 
     with transaction(engine) as tx:
-        found = load_workflows("app.prove.workflows")
+        found = load_workflows("veltrix.prove.workflows")
         register(tx, {name: (workflow, "v1") for name, workflow in found.items()})
     with Api(url, KEY) as api:
         until(lambda: "prove_fast" in api.workflows())

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from app.store.arrays import BoolArray, BytesArray, FloatArray, IntArray, PgArray, TextArray
-from app.store.transactions import fetch, open_autocommit
+from veltrix.store.arrays import BoolArray, BytesArray, FloatArray, IntArray, PgArray, TextArray
+from veltrix.store.transactions import fetch, open_autocommit
 
 COLUMNS: list[tuple[type[PgArray], Sequence[Any]]] = [
     (TextArray, ["a", "a", "a"]),

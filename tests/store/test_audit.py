@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from app.dev.postgres import Postgres
-from app.store.audit import (
+from veltrix.dev.postgres import Postgres
+from veltrix.store.audit import (
     RUN_IDS_MAX,
     Audited,
     AuditFilter,
@@ -20,8 +20,8 @@ from app.store.audit import (
     page,
     redacted,
 )
-from app.store.schema import upgrade
-from app.store.transactions import make_engine, open_autocommit, transaction
+from veltrix.store.schema import upgrade
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 RUN_IDS = [str(UUID(int=number)) for number in (3, 1, 2)]
 REPLAYED = Audited(

@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store import schema
-from app.store.audit import RUN_IDS_MAX, Audited, append, entry
-from app.store.audit_chain import ChainRefused, Verified, verify
-from app.store.transactions import transaction
+from veltrix.store import schema
+from veltrix.store.audit import RUN_IDS_MAX, Audited, append, entry
+from veltrix.store.audit_chain import ChainRefused, Verified, verify
+from veltrix.store.transactions import transaction
 
 PLAIN = Audited(author="ops", action="run.cancel", reason="why", target="run")
 ODD = [

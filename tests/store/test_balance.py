@@ -4,13 +4,13 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from app.pipeline.replay import replay
-from app.store import balance
-from app.store.balance import PROVABLE, Recount
-from app.store.tables import COUNTED
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs
 from tests.support.settled import run_sql, settle
+from veltrix.pipeline.replay import replay
+from veltrix.store import balance
+from veltrix.store.balance import PROVABLE, Recount
+from veltrix.store.tables import COUNTED
+from veltrix.store.transactions import transaction
 
 
 def fold(engine: Engine) -> int:

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from app.store.connections import clean
-from app.store.errors import is_away, told
-from app.store.transactions import make_engine, open_autocommit, transaction
 from tests.support.pooler import dropping_options, pgbouncer
+from veltrix.store.connections import clean
+from veltrix.store.errors import is_away, told
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 SETTINGS = "synchronous_commit", "statement_timeout", "lock_timeout", "enable_seqscan", "timezone"
 OURS = ["on", "30s", "15s", "off", "UTC"]

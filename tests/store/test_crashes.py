@@ -5,12 +5,12 @@ from uuid import uuid4
 
 from sqlalchemy import Engine, text
 
-from app.store import crashes, due, leases
-from app.store.crashes import Crash
-from app.store.due import Wanted
-from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold
+from veltrix.store import crashes, due, leases
+from veltrix.store.crashes import Crash
+from veltrix.store.due import Wanted
+from veltrix.store.transactions import open_autocommit, transaction
 
 MESSAGE = "its worker process exited 9 (SIGKILL) in step crash at 2"
 

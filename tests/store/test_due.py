@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store import due, leases
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
+from veltrix.store import due, leases
+from veltrix.store.transactions import transaction
 
 HELD_BY_A_DEAD_WORKER = (
     "state = 'running', lease_token = gen_random_uuid(), due_at = now() - interval '1 second'"

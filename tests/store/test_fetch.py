@@ -15,10 +15,10 @@ from sqlalchemy.exc import (
     PendingRollbackError,
 )
 
-from app.store.arrays import TextArray
-from app.store.errors import Answer, answer_of, is_away, is_bad_value, is_transient, sqlstate_of
-from app.store.transactions import Link, fetch, make_engine, open_autocommit, transaction
 from tests.support.wait import until
+from veltrix.store.arrays import TextArray
+from veltrix.store.errors import Answer, answer_of, is_away, is_bad_value, is_transient, sqlstate_of
+from veltrix.store.transactions import Link, fetch, make_engine, open_autocommit, transaction
 
 END = text("select pg_terminate_backend(pid) from pg_stat_activity where application_name = :name")
 BACKEND = "select pg_backend_pid()"

@@ -9,17 +9,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
-import app.store.access_tables
-import app.store.failure_tables
-import app.store.replay_tables  # noqa: F401 - its tables join the metadata
-from app.bootstrap import say_powers
-from app.settings import Settings
-from app.store.audit import Audited, append
-from app.store.audit_chain import verify
-from app.store.grants import APP, READ, RolesRefused, give, grants, powers
-from app.store.tables import metadata
-from app.store.transactions import make_engine, transaction
+import veltrix.store.access_tables
+import veltrix.store.failure_tables
+import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.roles import Roles, make_roles
+from veltrix.bootstrap import say_powers
+from veltrix.settings import Settings
+from veltrix.store.audit import Audited, append
+from veltrix.store.audit_chain import verify
+from veltrix.store.grants import APP, READ, RolesRefused, give, grants, powers
+from veltrix.store.tables import metadata
+from veltrix.store.transactions import make_engine, transaction
 
 ROW = Audited(author="ops", action="run.cancel", reason="r", target="run")
 COLUMNS = "author, action, target, reason, request, run_ids, runs, result, is_refused"
@@ -151,7 +151,9 @@ def test_who_reads_sees_what_opens_no_door_and_writes_nothing(roles: Roles) -> N
 def test_each_statement_of_ours_has_its_right_and_no_table_is_forgotten() -> None:
     written = re.compile(r"\b(insert into|update|delete from|lock table) (\w+)")
     needs = {"insert into": "insert", "update": "update", "delete from": "delete"}
-    folders = [p for p in Path("app").iterdir() if p.is_dir() and p.name not in {"dev", "prove"}]
+    folders = [
+        p for p in Path("app/veltrix").iterdir() if p.is_dir() and p.name not in {"dev", "prove"}
+    ]
     found = {
         (table, needs.get(verb, "update"))
         for folder in folders

@@ -5,11 +5,11 @@ from uuid import uuid4
 
 from sqlalchemy import Engine, text
 
-from app.store import journal
-from app.store.journal import FailedAttempt, JournalEntry, Settlement
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
+from veltrix.store import journal
+from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.store.transactions import transaction
 
 
 def entry(run_id: str, position: str) -> JournalEntry:

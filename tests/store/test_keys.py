@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store import keys
-from app.store.keys import KeyRefused
-from app.store.transactions import transaction
+from veltrix.store import keys
+from veltrix.store.keys import KeyRefused
+from veltrix.store.transactions import transaction
 
 TOKEN = "t" * 43
 

@@ -7,11 +7,11 @@ from uuid import uuid4
 from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.engine import make_url
 
-from app.store import leases
-from app.store.leases import Claim
-from app.store.transactions import Link, make_engine, open_autocommit, transaction
 from tests.support.due_runs import add_runs
 from tests.support.wait import until
+from veltrix.store import leases
+from veltrix.store.leases import Claim
+from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
 LOCK = text("select 1 from runs where id = cast(:id as uuid) for update")
 BLOCKED = text(

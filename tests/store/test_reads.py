@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from app.domain.ids import event_id_of
-from app.domain.states import RunState
-from app.pipeline.replay import replay
-from app.store import journal, reads, stories
-from app.store.journal import FailedAttempt, JournalEntry
-from app.store.reads import RunFilter, RunPage
-from app.store.stories import RunStory
-from app.store.transactions import open_autocommit, transaction
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold, settle
+from veltrix.domain.ids import event_id_of
+from veltrix.domain.states import RunState
+from veltrix.pipeline.replay import replay
+from veltrix.store import journal, reads, stories
+from veltrix.store.journal import FailedAttempt, JournalEntry
+from veltrix.store.reads import RunFilter, RunPage
+from veltrix.store.stories import RunStory
+from veltrix.store.transactions import open_autocommit, transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 

@@ -6,11 +6,11 @@ from datetime import datetime
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain import ids
-from app.store import subscriptions
-from app.store.subscriptions import SuffixTaken, current, register, retire
-from app.store.transactions import open_autocommit, transaction
 from tests.support.accepting import subscribe, subscription
+from veltrix.domain import ids
+from veltrix.store import subscriptions
+from veltrix.store.subscriptions import SuffixTaken, current, register, retire
+from veltrix.store.transactions import open_autocommit, transaction
 
 
 def since(engine: Engine, workflow: str) -> datetime:

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from app.bootstrap import engine_for
-from app.settings import Settings
 from tests.support.pooler import pgbouncer
 from tests.support.tls import Authority
+from veltrix.bootstrap import engine_for
+from veltrix.settings import Settings
 
 
 @pytest.fixture

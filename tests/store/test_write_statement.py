@@ -10,12 +10,12 @@ from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH, MAX_CACHED_STATEMENT_P
 from psycopg.adapt import Transformer
 from sqlalchemy import Engine, text
 
-from app.store import due, journal, leases, ledger
-from app.store.journal import FailedAttempt, JournalEntry, Settlement
-from app.store.transactions import open_autocommit, transaction
-from app.store.write_statement import Parts, parts_of, statement_of
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold
+from veltrix.store import due, journal, leases, ledger
+from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.store.write_statement import Parts, parts_of, statement_of
 
 # What a run of a list may have to write.
 Said = list[JournalEntry | FailedAttempt | Settlement]

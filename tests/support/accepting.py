@@ -8,14 +8,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from app.domain.cloudevents import parse_structured
-from app.domain.due import DueRun
-from app.domain.ids import EventIds
-from app.pipeline.accept import Acceptor
-from app.pipeline.accept_list import DirectStart, Submission
-from app.settings import Settings
-from app.store.subscriptions import Subscription, register
-from app.store.transactions import make_engine, transaction
+from veltrix.domain.cloudevents import parse_structured
+from veltrix.domain.due import DueRun
+from veltrix.domain.ids import EventIds
+from veltrix.pipeline.accept import Acceptor
+from veltrix.pipeline.accept_list import DirectStart, Submission
+from veltrix.settings import Settings
+from veltrix.store.subscriptions import Subscription, register
+from veltrix.store.transactions import make_engine, transaction
 
 PLACED = "shop.order.placed"
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.prove.faults_broker import rabbitmqctl
 from tests.support.services import Broker
+from veltrix.prove.faults_broker import rabbitmqctl
 
 
 def break_queue(broker: Broker, queue: str) -> None:

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 import msgspec
 from sqlalchemy import Engine, text
 
-from app.broker.message import messages_for
-from app.broker.publisher import Publisher
-from app.domain.due import DueRun
-from app.domain.workflows import Workflow
-from app.pipeline.broker_links import make_declarer, make_publisher
-from app.pipeline.room import limits_of
-from app.settings import Settings
-from app.store.transactions import open_autocommit
 from tests.support.accepting import accepting, submission
 from tests.support.hands import TestHands
 from tests.support.wait import until
+from veltrix.broker.message import messages_for
+from veltrix.broker.publisher import Publisher
+from veltrix.domain.due import DueRun
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline.broker_links import make_declarer, make_publisher
+from veltrix.pipeline.room import limits_of
+from veltrix.settings import Settings
+from veltrix.store.transactions import open_autocommit
 
 _MEASURED_S = 1e-5  # of a run, so that a list may have its whole length
 _DATABASE = """

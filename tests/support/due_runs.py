@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from app.domain.events import NewEvent, content_digest
-from app.domain.ids import EventIds, run_id, workflow_suffix
-from app.store import ledger
-from app.store.transactions import transaction
+from veltrix.domain.events import NewEvent, content_digest
+from veltrix.domain.ids import EventIds, run_id, workflow_suffix
+from veltrix.store import ledger
+from veltrix.store.transactions import transaction
 
 _IDS = EventIds(random.Random(7).getrandbits)
 _sent = 0

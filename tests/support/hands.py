@@ -8,17 +8,17 @@ from typing import Any
 
 from sqlalchemy import Engine as SqlEngine
 
-from app.domain.workflows import Workflow
-from app.pipeline import claim as claims
-from app.pipeline.execute import Engine
-from app.pipeline.execution import Execution
-from app.pipeline.frames import Limits
-from app.pipeline.hand import Hand
-from app.pipeline.settle import settle
-from app.pipeline.steps import Alarm, AsyncSteps
-from app.pipeline.transact import Transactor
-from app.store import journal
-from app.store.transactions import Link, make_engine
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline import claim as claims
+from veltrix.pipeline.execute import Engine
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.frames import Limits
+from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.settle import settle
+from veltrix.pipeline.steps import Alarm, AsyncSteps
+from veltrix.pipeline.transact import Transactor
+from veltrix.store import journal
+from veltrix.store.transactions import Link, make_engine
 
 LIMITS: dict[str, Any] = {
     "output_bytes_max": 100_000,

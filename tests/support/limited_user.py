@@ -6,8 +6,8 @@ from base64 import b64encode
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from app.broker.rights import User
 from tests.support.services import Broker
+from veltrix.broker.rights import User
 
 
 def limited_user(management_url: str, broker_url: str, name: str, *, read: str = ".*") -> str:

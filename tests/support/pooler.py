@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from app.dev.ports import free_port
 from tests.support.wait import until
+from veltrix.dev.ports import free_port
 
 _SSL_REQUEST, _GSS_REQUEST = 80_877_103, 80_877_104
 

@@ -48,7 +48,7 @@ def on_terminal(arguments: Sequence[str], **environment: str) -> Iterator[OnTerm
     master, slave = pty.openpty()
     known = {name: value for name, value in os.environ.items() if name != "VISUAL"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "veltrix.cli", *arguments],
         env=known | {"TERM": "xterm", "COLUMNS": "120"} | environment,
         stdin=slave,
         stdout=slave,

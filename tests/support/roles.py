@@ -6,8 +6,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from app.store.grants import give
-from app.store.transactions import make_engine, transaction
+from veltrix.store.grants import give
+from veltrix.store.transactions import make_engine, transaction
 
 _OWNED = """
 select format('alter table %s owner to {owner}', oid::regclass) from pg_class

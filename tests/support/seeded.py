@@ -2,10 +2,10 @@
 
 from sqlalchemy import Engine, text
 
-from app.domain.ids import workflow_suffix
-from app.pipeline.groups import check_groups
-from app.store import ledger
-from app.store.transactions import transaction
+from veltrix.domain.ids import workflow_suffix
+from veltrix.pipeline.groups import check_groups
+from veltrix.store import ledger
+from veltrix.store.transactions import transaction
 
 _SEED = """
 with n as materialized (

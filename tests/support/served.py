@@ -10,16 +10,16 @@ import msgspec
 import uvicorn
 from sqlalchemy import Engine
 
-from app.api.auth import KeyRing, are_keys_required
-from app.api.catalog import Catalog
-from app.api.gate import Gate, Limits
-from app.api.server import config_of, make_app
-from app.api.services import Services
-from app.bootstrap import event_ids, real_sources
-from app.pipeline.writers import Writers
-from app.settings import Settings
-from app.store.transactions import make_engine
 from tests.support.wait import until
+from veltrix.api.auth import KeyRing, are_keys_required
+from veltrix.api.catalog import Catalog
+from veltrix.api.gate import Gate, Limits
+from veltrix.api.server import config_of, make_app
+from veltrix.api.services import Services
+from veltrix.bootstrap import event_ids, real_sources
+from veltrix.pipeline.writers import Writers
+from veltrix.settings import Settings
+from veltrix.store.transactions import make_engine
 
 
 class Answer(msgspec.Struct):

@@ -8,10 +8,10 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-from app.dev.children import CannotStart, Leash, end_recorded
-from app.dev.postgres import Postgres
-from app.dev.rabbitmq import RabbitMQ
-from app.store.schema import upgrade
+from veltrix.dev.children import CannotStart, Leash, end_recorded
+from veltrix.dev.postgres import Postgres
+from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.store.schema import upgrade
 
 _PREFIX = "veltrix-tests-"
 _TEMPLATE = "template_veltrix"

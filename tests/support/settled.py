@@ -5,10 +5,10 @@ from uuid import uuid4
 
 from sqlalchemy import Engine, text
 
-from app.pipeline.books import fold_once
-from app.store import journal, leases
-from app.store.journal import JournalEntry, Settlement
-from app.store.transactions import open_autocommit, transaction
+from veltrix.pipeline.books import fold_once
+from veltrix.store import journal, leases
+from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.store.transactions import open_autocommit, transaction
 
 
 def hold(engine: Engine, run_ids: Sequence[str]) -> str:

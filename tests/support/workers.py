@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from app.store import loads
-from app.store.transactions import transaction
+from veltrix.store import loads
+from veltrix.store.transactions import transaction
 
 
 def report(

@@ -9,10 +9,10 @@ from celery import Celery
 from celery.events import EventDispatcher
 from kombu import Connection, Queue
 
-from app.worker.celery_events import CeleryEvents
 from tests.support.cut import Line, line_to
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.worker.celery_events import CeleryEvents
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 from itertools import count
 
-from app.domain.dead_letters import DeadLetter
-from app.worker.collector import Bounds, Collector, Delivery, InHand
-from app.worker.jobs import ListReport
+from veltrix.domain.dead_letters import DeadLetter
+from veltrix.worker.collector import Bounds, Collector, Delivery, InHand
+from veltrix.worker.jobs import ListReport
 
 
 def collector(

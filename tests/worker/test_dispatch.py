@@ -5,13 +5,13 @@ from pathlib import Path
 
 from kombu.asynchronous import Hub
 
-from app.settings import Settings
-from app.worker.consumer import ListConsumer
-from app.worker.intake import Intake
-from app.worker.parent import Parent
-from app.worker.places import Places
-from app.worker.stamps import Stamps
-from app.worker.troubles import Troubles
+from veltrix.settings import Settings
+from veltrix.worker.consumer import ListConsumer
+from veltrix.worker.intake import Intake
+from veltrix.worker.parent import Parent
+from veltrix.worker.places import Places
+from veltrix.worker.stamps import Stamps
+from veltrix.worker.troubles import Troubles
 
 
 class Waiting(ListConsumer):

@@ -8,9 +8,9 @@ import pytest
 from amqp import ConsumerCancelled
 from kombu import Connection, Producer, Queue
 
-from app.worker.listening import ANEW_S, Listening
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.worker.listening import ANEW_S, Listening
 
 ORDERS = Queue("orders", durable=True, queue_arguments={"x-queue-type": "quorum"})
 # Without this word of the client RabbitMQ says nothing when it cancels a consumer: what 3.10 was

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.worker.metric_files import MetricFiles
+from veltrix.worker.metric_files import MetricFiles
 
 COUNT = """
 import sys

@@ -1,6 +1,6 @@
 """What a run costs a child: the mean of what was measured lately."""
 
-from app.worker.occupied import Occupied
+from veltrix.worker.occupied import Occupied
 
 
 def test_nobody_has_measured_what_was_never_run() -> None:

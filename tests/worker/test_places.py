@@ -12,17 +12,17 @@ from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 
-from app.domain.flow import StepCall
-from app.domain.workflows import step
-from app.pipeline.frames import PendingStep
-from app.settings import Settings
-from app.store.crashes import Crash
-from app.worker.deaths import Death, death_of
-from app.worker.parent import Parent
-from app.worker.places import Place, Places
-from app.worker.silent import SilentChildren
-from app.worker.stamps import Stamps
-from app.worker.troubles import Troubles
+from veltrix.domain.flow import StepCall
+from veltrix.domain.workflows import step
+from veltrix.pipeline.frames import PendingStep
+from veltrix.settings import Settings
+from veltrix.store.crashes import Crash
+from veltrix.worker.deaths import Death, death_of
+from veltrix.worker.parent import Parent
+from veltrix.worker.places import Place, Places
+from veltrix.worker.silent import SilentChildren
+from veltrix.worker.stamps import Stamps
+from veltrix.worker.troubles import Troubles
 
 RUN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 
@@ -116,7 +116,7 @@ def test_the_next_child_of_a_slot_says_nothing_of_the_last(tmp_path: Path) -> No
 
 def test_a_killed_process_leaves_the_step_it_was_in(tmp_path: Path) -> None:
     code = (
-        "import sys, os; from pathlib import Path; from app.worker.places import Places\n"
+        "import sys, os; from pathlib import Path; from veltrix.worker.places import Places\n"
         "from tests.worker.test_places import pending\n"
         "Places(Path(sys.argv[1])).of(1).begin(pending()); os.kill(os.getpid(), 9)"
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
-from app.worker.recycling import Recycling, memory_bytes
-from app.worker.troubles import Troubles
+from veltrix.settings import Settings
+from veltrix.worker.recycling import Recycling, memory_bytes
+from veltrix.worker.troubles import Troubles
 
 MIB = 2**20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.worker.stamps import PARENT, Stamps
+from veltrix.worker.stamps import PARENT, Stamps
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from app.telemetry import ListHistogram
+from veltrix.telemetry import ListHistogram
 
 BUCKETS = (0.1, 1.0)
 VALUES = [0.0, 0.1, 0.10001, 1.0, 5.0, 5.0]

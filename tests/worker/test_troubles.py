@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from app.health import HealthServer
-from app.worker.metric_files import MetricFiles
-from app.worker.sidecar import TroublesCollector
-from app.worker.troubles import Trouble, Troubles
+from veltrix.health import HealthServer
+from veltrix.worker.metric_files import MetricFiles
+from veltrix.worker.sidecar import TroublesCollector
+from veltrix.worker.troubles import Trouble, Troubles
 
 SAY = """
 import sys
 from pathlib import Path
-from app.worker.troubles import Troubles
+from veltrix.worker.troubles import Troubles
 Troubles(Path(sys.argv[1])).set("register", "no such table")
 print("said", flush=True)
 sys.stdin.read()

@@ -1,7 +1,7 @@
 """Jobs that go before lists."""
 
-from app.worker.jobs import LetterJob, RegisterJob
-from app.worker.urgent import Urgent
+from veltrix.worker.jobs import LetterJob, RegisterJob
+from veltrix.worker.urgent import Urgent
 
 
 def taken(urgent: Urgent) -> list[str]:

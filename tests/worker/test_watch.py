@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app import Event, gather, step, transaction, workflow
-from app.pipeline.hand import Hand
-from app.settings import Settings
-from app.store.transactions import Link, make_engine
-from app.worker.watch import TICK_S, Watch
 from tests.pipeline.conftest import Hands, hands
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix import Event, gather, step, transaction, workflow
+from veltrix.pipeline.hand import Hand
+from veltrix.settings import Settings
+from veltrix.store.transactions import Link, make_engine
+from veltrix.worker.watch import TICK_S, Watch
 
 __all__ = ["hands"]  # the fixture
 

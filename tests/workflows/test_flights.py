@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, text
 
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix.store.transactions import transaction
 from workflows.flights import Flight, compensate_delay, metadata, owed
 
 

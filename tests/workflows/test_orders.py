@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from app import Event, StepFailed
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix import Event, StepFailed
 from workflows import orders
 from workflows.orders import Carrier, CarrierBusy, Fulfilment, Order, fulfil_order
 

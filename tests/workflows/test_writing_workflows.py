@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from app.domain.registry import load_workflows
-from app.domain.workflows import Workflow
-from app.store.transactions import transaction
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
+from veltrix.domain.registry import load_workflows
+from veltrix.domain.workflows import Workflow
+from veltrix.store.transactions import transaction
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "writing-workflows.md"
 NAME = "writing_workflows_page"

@@ -1,0 +1,76 @@
+"""What requests ask for, read and checked: bodies, ids, texts and times. Each raises a Problem."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Request
+from pydantic import WithJsonSchema
+
+from veltrix.api.bodies import BodyReader, Disconnected
+from veltrix.api.problems import Problem
+from veltrix.api.suggestions import listed, misfit
+from veltrix.domain.json_text import bad_json
+from veltrix.store.actions import canonical
+
+BODY_BYTES_MAX = 16_384
+
+# Told as a UUID, and taken as text: what is none gets a sentence of ours.
+IdText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+
+
+async def body_of(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The whole body."""
+    bodies: BodyReader = request.app.state.bodies
+    try:
+        return await bodies.read(request.scope, request.receive, bytes_max)
+    except Disconnected:
+        raise Problem(400, "disconnected", "the request ended early") from None
+
+
+def decoded(body: bytes, type_: type[msgspec.Struct]) -> Any:
+    """The body as this type, which has a `reason` that can be stored."""
+    if not body.strip():
+        raise Problem(400, "invalid-body", f"the body is missing: send {_shape_of(type_)}")
+    try:
+        asked: Any = msgspec.json.decode(body, type=type_)
+    except msgspec.ValidationError as error:
+        raise Problem(400, "invalid-body", misfit(error, type_)) from error
+    except (ValueError, RecursionError) as error:
+        detail = f"the body is {bad_json(body, error)}; send {_shape_of(type_)}"
+        raise Problem(400, "invalid-body", detail) from error
+    storable("reason", asked.reason)
+    return asked
+
+
+def storable(name: str, text: str | None) -> str | None:
+    """The text, if PostgreSQL can hold it."""
+    if text is not None and ("\x00" in text or not _is_unicode(text)):
+        raise Problem(400, "invalid-request", f"{name} has characters that no text can have")
+    return text
+
+
+def id_of(name: str, text: str | None) -> str | None:
+    """The id as the tables write it; None stays None."""
+    id_ = None if text is None else canonical(text)
+    if text is not None and id_ is None:
+        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text[:100]!r}")
+    return id_
+
+
+def utc(time: datetime | None) -> datetime | None:
+    """A time without a zone is UTC."""
+    return time if time is None or time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _shape_of(type_: type[msgspec.Struct]) -> str:
+    """What a body of this type has, in words."""
+    fields = msgspec.structs.fields(type_)
+    needed = [f'"{field.encode_name}"' for field in fields if field.required]
+    others = [f'"{field.encode_name}"' for field in fields if not field.required]
+    may = f"; it may have {listed(others)} too" if others else ""
+    return f"a JSON object with {listed(needed)}{may}" if needed else f"a JSON object{may}"
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

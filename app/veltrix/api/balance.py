@@ -1,0 +1,64 @@
+"""`GET /v1/balance`: the books."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from veltrix.api.auth import require
+from veltrix.api.documented import answers
+from veltrix.pipeline.books import Balance, balance
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+router = APIRouter(tags=["balance"])
+
+_COUNTS = {
+    "events": {"accepted": 1200, "routed": 1195, "unrouted": 5},
+    "runs": {
+        "started": 1195,
+        "succeeded": 1180,
+        "failed": 3,
+        "cancelled": 0,
+        "open": 12,
+        "queued": 8,
+        "running": 4,
+        "waiting": 0,
+    },
+    "beside": {"duplicates": 7, "refused": 1, "dead_letters": 0},
+    "unaccounted": 0,
+}
+_EXAMPLE = {
+    "as_of": "2026-01-31T12:00:00Z",
+    **_COUNTS,
+    "accounts": 1,
+    "by": [{"source": "/shop", "type": "shop.order.placed", **_COUNTS, "is_overflow": False}],
+}
+
+
+@router.get(
+    "/v1/balance",
+    summary="The books: accepted against settled and open",
+    dependencies=[Depends(require("runs:read"))],
+    responses=answers("Both sides, read at one moment", Balance, _EXAMPLE, 400, 503),
+)
+def read_balance(
+    request: Request,
+    by: Annotated[
+        int, Query(ge=0, le=1_000, description="Most sources and types to list, worst first")
+    ] = 100,
+    skip: Annotated[
+        int, Query(ge=0, le=100_000_000, description="Leave out so many of the worst")
+    ] = 0,
+) -> Response:
+    """Events: accepted = routed + unrouted. Runs: started = succeeded + failed + cancelled + open.
+
+    `unaccounted` is 0, or something was lost or counted twice. `accounts` is how many sources and
+    types have books of their own; what came when there were VELTRIX_ACCOUNTS_MAX is in one more,
+    `is_overflow`.
+    """
+    services: Services = request.app.state.services
+    books = balance(services.engine, by, skip)
+    return Response(msgspec.json.encode(books), media_type="application/json")

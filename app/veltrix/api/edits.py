@@ -1,0 +1,156 @@
+"""A failed run's payload edited by hand: it runs again as a new run, linked to its origin."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from veltrix.api.asked import IdText, body_of, decoded
+from veltrix.api.auth import Author, check_asked, require
+from veltrix.api.bounds import check_bounds
+from veltrix.api.documented import answers, content
+from veltrix.api.idempotency import answer_once
+from veltrix.api.parsing import read_beside
+from veltrix.api.problems import Problem
+from veltrix.api.replay_bodies import patch_of
+from veltrix.api.replays import refusing
+from veltrix.api.run_answers import no_such_run
+from veltrix.domain.edits import replacing
+from veltrix.domain.json_text import json_problem
+from veltrix.domain.scopes import Scope
+from veltrix.pipeline.edit import EditOf
+from veltrix.pipeline.replays import EditedNow, edit_now
+from veltrix.store import edits
+from veltrix.store.actions import canonical
+from veltrix.store.edits import EditStory
+from veltrix.store.transactions import open_autocommit
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+router = APIRouter(tags=["runs"])
+
+_EXTRA_BYTES = 65_536
+_JSON = "application/json"
+_RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+_NEW_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+_REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c000001"
+_Editor = Annotated[Author, Depends(require(Scope.RUNS_EDIT))]
+
+
+class EditAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole payload as it is to be (`data`), or a `patch` of it (RFC 6902); and why."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+@router.post(
+    "/v1/runs/{run_id}/edit",
+    status_code=201,
+    summary="Edit a failed run's payload and run it as a new run",
+    responses=answers(
+        "The new run is queued",
+        EditedNow,
+        {"id": _NEW_ID, "origin": _RUN_ID, "replay": _REPLAY_ID, "state": "queued"},
+        *(400, 404, 409, 412, 413, 422, 428, 503),
+        status=201,
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                EditAsked, {"data": {"cents": 100}, "reason": "the shop sent cents as text"}
+            ),
+        }
+    },
+)
+async def edit_run(
+    request: Request,
+    run_id: IdText,
+    author: _Editor,
+    if_match: Annotated[
+        str | None, Header(description="The ETag of the run, as GET /v1/runs/{run_id} gave it")
+    ] = None,
+) -> Response:
+    """The origin stays failed; the new run belongs to an event of its own and names its origin.
+
+    `If-Match` is required: 412 if anybody replayed or edited the run since it was read. The payload
+    must fit the workflow's declared input. A `patch` needs the scope `payloads:read` too. Takes
+    an `Idempotency-Key`.
+    """
+    services: Services = request.app.state.services
+    bytes_max = services.settings.event_bytes_max
+    await check_bounds(request, author, run_ids=[run_id])
+    body = await body_of(request, bytes_max + _EXTRA_BYTES)
+    asked = decoded(body, EditAsked)
+    id_ = canonical(run_id)
+    if id_ is None:
+        raise no_such_run(run_id)
+    if if_match is None:
+        raise Problem(
+            428,
+            "precondition-required",
+            "send If-Match with the ETag that GET /v1/runs/{run_id} gave: it keeps two people from"
+            " editing one run",
+        )
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    if patch is not None:  # what it says of a payload that it does not fit shows the payload
+        await check_asked(request, author, Scope.PAYLOADS_READ)
+    if (patch is None) == (asked.data is msgspec.UNSET):
+        raise Problem(400, "invalid-body", "send either data or patch")
+    if patch is None:
+        raw = bytes(asked.data)
+        if problem := await read_beside(author.name, len(raw), lambda: json_problem(raw)):
+            raise Problem(400, "bad-input", f"data is {problem}")
+        patch = replacing(raw.decode())
+    limits = (services.acceptor.new_ids, services.settings.accounts_max)
+    of = EditOf("", author.name, asked.reason, bytes_max, *limits)
+    tag = None if if_match.strip() == "*" else if_match.strip()
+
+    def call() -> Response:
+        made = refusing(lambda: edit_now(services.engine, id_, patch, tag, of))
+        headers = {"Location": f"/v1/runs/{made.id}"}
+        return Response(msgspec.json.encode(made), 201, headers, _JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+@router.get(
+    "/v1/runs/{run_id}/edit",
+    summary="How a run was made from its origin: the patch, by whom and why",
+    responses=answers(
+        "The edit that made this run",
+        EditStory,
+        {
+            "run": _NEW_ID,
+            "origin": _RUN_ID,
+            "origin_generation": 0,
+            "replay": _REPLAY_ID,
+            "author": "ann",
+            "reason": "the shop sent cents as text",
+            "edited_at": "2026-01-31T12:00:00Z",
+            "patch": [{"op": "replace", "path": "/cents", "value": 100}],
+        },
+        404,
+        503,
+    ),
+)
+def read_edit(
+    request: Request,
+    run_id: IdText,
+    _reader: Annotated[Author, Depends(require(Scope.RUNS_READ))],
+    _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ, is_audited=True))],
+) -> Response:
+    """Needs the scopes `runs:read` and `payloads:read`. 404 for a run that no edit made."""
+    services: Services = request.app.state.services
+    id_ = canonical(run_id)
+    with open_autocommit(services.engine) as tx:
+        found = None if id_ is None else edits.find(tx, id_)
+    if found is None:
+        raise Problem(404, "not-found", f"no edit made a run {run_id!r}")
+    return Response(msgspec.json.encode(found), media_type=_JSON)

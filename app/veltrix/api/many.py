@@ -1,0 +1,164 @@
+"""`/v1/runs/cancel`, `/archive` and `/restore`: done to a list or a filter of runs, or to none."""
+
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from veltrix.api.asked import body_of, decoded, id_of, storable, utc
+from veltrix.api.auth import Author, require
+from veltrix.api.bounds import check_bounds
+from veltrix.api.documented import answers, content
+from veltrix.api.idempotency import answer_once
+from veltrix.api.problems import Problem
+from veltrix.domain.ids import Id
+from veltrix.domain.scopes import Scope
+from veltrix.domain.states import RunState
+from veltrix.pipeline.many import IDS_MAX, Action, Asked, NotDone, act
+from veltrix.store.reads import RunFilter
+
+router = APIRouter(tags=["runs"])
+
+_BODY_BYTES_MAX = 256 * 1024
+_STATUS = {"unknown-runs": 404, "too-many-runs": 413, "matches-everything": 400}
+_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+_Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
+
+
+class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
+    """Runs that fit every condition; `since` <= time of acceptance < `until`."""
+
+    state: RunState | None = None
+    workflow: _Word | None = None
+    queue: _Word | None = None
+    key: _Word | None = None
+    event: Id | None = None
+    fingerprint: _Word | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`ids`, a `filter`, or `all`; and why: the reason is kept with each run."""
+
+    reason: _Word
+    ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
+    filter: RunsFilter | None = None
+    all: bool = False
+
+
+class ManyAnswer(msgspec.Struct):
+    """It was done to so many runs; of a cancel, `requested` more end before their next step."""
+
+    runs: int
+    requested: int
+
+
+def _documented(example: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "responses": answers(
+            "Done to every one of these runs",
+            ManyAnswer,
+            {"runs": 1204, "requested": 0},
+            *(400, 404, 409, 413, 422, 503),
+        ),
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": content(ManyAsked, example)}
+        },
+    }
+
+
+@router.post(
+    "/v1/runs/cancel",
+    summary="Cancel many open runs",
+    **_documented({"filter": {"workflow": "fulfil_order"}, "reason": "the shop is closed"}),
+)
+async def cancel_runs(request: Request, author: _Operator) -> Response:
+    """Every one of them at once, or before its next step where a worker holds it; or none.
+
+    404 and 409 name the runs of `ids` that are unknown or settled. A filter takes open runs only.
+    One that says no more than a state needs `all: true`. Takes an `Idempotency-Key`.
+    """
+    return await _answer(request, author, Action.CANCEL)
+
+
+@router.post(
+    "/v1/runs/archive",
+    summary="Archive many failed runs",
+    **_documented({"filter": {"fingerprint": "5f1c0a9e5f1c0a9e"}, "reason": "paid by hand"}),
+)
+async def archive_runs(request: Request, author: _Operator) -> Response:
+    """They leave the lists and their group's count. In the books they are failed as before.
+
+    All of them or none, as for a cancel. A replay of an archived run restores it.
+    """
+    return await _answer(request, author, Action.ARCHIVE)
+
+
+@router.post(
+    "/v1/runs/restore",
+    summary="Restore many archived runs",
+    **_documented({"filter": {"workflow": "fulfil_order"}, "reason": "archived by mistake"}),
+)
+async def restore_runs(request: Request, author: _Operator) -> Response:
+    """They are in the lists again, failed as they were. All of them or none, as for a cancel."""
+    return await _answer(request, author, Action.RESTORE)
+
+
+def problem_of(answer: NotDone) -> Problem:
+    """The Problem that says why nothing was done, and names runs that are the reason."""
+    members: dict[str, Any] = {"runs": [{"id": run.id, "state": run.state} for run in answer.runs]}
+    return Problem(_STATUS.get(answer.slug, 409), answer.slug, answer.detail, **members)
+
+
+async def _answer(request: Request, author: Author, action: Action) -> Response:
+    body = await body_of(request, _BODY_BYTES_MAX)
+    asked = _asked(decoded(body, ManyAsked), action, author)
+    wanted = asked.wanted or RunFilter()
+    await check_bounds(
+        request, author, run_ids=asked.ids, workflow=wanted.workflow, group=wanted.fingerprint
+    )
+    call = partial(_act, request, asked)
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+def _asked(body: ManyAsked, action: Action, author: Author) -> Asked:
+    if body.ids is not None and (body.filter is not None or body.all):
+        raise Problem(400, "invalid-request", "send ids or a filter, not both")
+    for id_ in body.ids or ():
+        storable("ids", id_)
+    return Asked(
+        action=action,
+        ids=body.ids,
+        wanted=None if body.filter is None else _filter_of(body.filter),
+        is_all=body.all,
+        reason=body.reason,
+        author=author.name,
+    )
+
+
+def _filter_of(fits: RunsFilter) -> RunFilter:
+    for name in ("workflow", "queue", "key", "fingerprint"):
+        storable(name, getattr(fits, name))
+    return RunFilter(
+        state=fits.state,
+        workflow=fits.workflow,
+        queue=fits.queue,
+        key=fits.key,
+        event=id_of("event", fits.event),
+        fingerprint=fits.fingerprint,
+        since=utc(fits.since),
+        until=utc(fits.until),
+    )
+
+
+def _act(request: Request, asked: Asked) -> Response:
+    answer = act(request.app.state.services.engine, asked)
+    if isinstance(answer, NotDone):
+        raise problem_of(answer)
+    told = ManyAnswer(answer.runs, answer.requested)
+    return Response(msgspec.json.encode(told), media_type="application/json")

@@ -1,0 +1,164 @@
+"""What requests about replays hold, and examples of their answers."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from veltrix.api.asked import storable, utc
+from veltrix.api.problems import Problem
+from veltrix.domain.edits import Patch, PatchInvalid, read_patch
+from veltrix.domain.ids import Id
+from veltrix.pipeline.previews import PREVIEW_RUNS_MAX
+from veltrix.store.actions import canonical
+from veltrix.store.replay_plans import Selection
+
+IDS_MAX = 10_000
+_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+
+
+class FailedRunsFilter(msgspec.Struct, forbid_unknown_fields=True):
+    """Failed runs that fit every condition; `since` <= time of acceptance < `until`."""
+
+    workflow: _Word | None = None
+    queue: _Word | None = None
+    key: _Word | None = None
+    fingerprint: _Word | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which failed runs: `ids`, a `group` (its fingerprint), a `filter`, or `all`."""
+
+    ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
+    group: _Word | None = None
+    filter: FailedRunsFilter | None = None
+    all: bool = False
+    patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown_fields=True):
+    """A plan. Left out, `rate` and `stop_share` are the server's; null: it never stops by itself.
+
+    With a `patch` (RFC 6902) every run is a new run with the payload that the patch makes.
+    """
+
+    reason: _Word
+    mode: Literal["failed_step", "beginning"] | None = None
+    rate: float | None = None
+    canary: int = 0
+    stop_share: float | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class PreviewAsked(Selecting, kw_only=True, forbid_unknown_fields=True):
+    """What a patch would make of the first `limit` of these runs."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=PREVIEW_RUNS_MAX)] = 10
+    reason: None = None
+
+
+class Why(msgspec.Struct, forbid_unknown_fields=True):
+    """The reason is kept with the action."""
+
+    reason: _Word
+
+
+_REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
+ROW: dict[str, Any] = {
+    "id": _REPLAY_ID,
+    "state": "planned",
+    "why": None,
+    "from": "failed_step",
+    "rate": 50.0,
+    "canary": 10,
+    "stop_share": 0.1,
+    "is_edit": False,
+    "planned": 1204,
+    "replayed": 0,
+    "succeeded": 0,
+    "failed_again": 0,
+    "cancelled": 0,
+    "skipped": 0,
+    "author": "ann",
+    "reason": "payments are back",
+    "planned_at": "2026-01-31T12:00:00Z",
+    "started_by": None,
+    "started_at": None,
+    "changed_by": None,
+    "changed_at": "2026-01-31T12:00:00Z",
+    "ended_at": None,
+}
+STORY: dict[str, Any] = {
+    **ROW,
+    "count": 1204,
+    "by_workflow": {"fulfil_order": 1204},
+    "by_error": [
+        {
+            "fingerprint": "5f1c0a9e",
+            "workflow": "fulfil_order",
+            "failed_step": "charge",
+            "reason": "error",
+            "count": 1204,
+            "run": RUN_ID,
+        }
+    ],
+    "by_age": {"within_1_h": 1204, "within_1_d": 0, "within_7_d": 0, "older": 0},
+    "runs_journalled": 1204,
+    "steps_journalled": 1204,
+    "warnings": [
+        {
+            "kind": "effect_may_repeat",
+            "message": "have tried this step in vain; what it did to others before it failed may"
+            " happen again",
+            "runs": 1204,
+            "workflow": "fulfil_order",
+            "step": "charge",
+        }
+    ],
+    "predicted_s": 24.1,
+}
+
+
+def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
+    """The JSON Patch that was sent, if one was."""
+    if isinstance(raw, msgspec.UnsetType) or bytes(raw) == b"null":
+        return None
+    try:
+        return read_patch(bytes(raw))
+    except PatchInvalid as error:
+        raise Problem(400, "invalid-patch", str(error)) from None
+
+
+def selection_of(asked: Selecting) -> Selection:
+    """The runs that were asked for."""
+    given = [name for name in ("ids", "group", "filter") if getattr(asked, name) is not None]
+    if len(given) > 1 or (given and given != ["filter"] and asked.all):
+        raise Problem(
+            400, "invalid-options", "send one of ids, group and filter; or all with a filter"
+        )
+    storable("group", asked.group)
+    if asked.ids is not None:
+        ids = {text: canonical(text) for text in asked.ids}
+        if wrong := sorted(text for text, id_ in ids.items() if id_ is None):
+            raise Problem(
+                400,
+                "invalid-options",
+                f"{wrong[0]!r} is no id (a UUID); neither are {len(wrong) - 1:,} others",
+                ids=wrong[:100],
+            )
+        return Selection(ids=tuple(sorted({id_ for id_ in ids.values() if id_ is not None})))
+    if asked.filter is None:
+        return Selection(fingerprint=asked.group)
+    fits = asked.filter
+    for name in ("workflow", "queue", "key", "fingerprint"):
+        storable(name, getattr(fits, name))
+    return Selection(
+        workflow=fits.workflow,
+        queue=fits.queue,
+        key=fits.key,
+        fingerprint=fits.fingerprint,
+        since=utc(fits.since),
+        until=utc(fits.until),
+    )

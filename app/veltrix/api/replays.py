@@ -1,0 +1,364 @@
+"""`/v1/replays`: failed runs planned, looked at, and run again with an eye on them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Path, Query, Request
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from veltrix.api.asked import IdText, body_of, decoded, id_of
+from veltrix.api.auth import Author, check_asked, require
+from veltrix.api.bounds import check_bounds
+from veltrix.api.documented import answers, content
+from veltrix.api.idempotency import answer_once
+from veltrix.api.parsing import read_beside
+from veltrix.api.problems import Problem
+from veltrix.api.replay_bodies import (
+    ROW,
+    RUN_ID,
+    STORY,
+    PlanAsked,
+    PreviewAsked,
+    Why,
+    patch_of,
+    selection_of,
+)
+from veltrix.api.suggestions import nowhere
+from veltrix.domain.replays import Options, ReplayedState, ReplayRefused, ReplayState, Verb
+from veltrix.domain.scopes import Scope, allows
+from veltrix.pipeline.previews import Previews, preview
+from veltrix.pipeline.replays import Asked, act, no_such_replay, plan
+from veltrix.store import replay_reads
+from veltrix.store.actions import canonical
+from veltrix.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.store.transactions import open_autocommit
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+router = APIRouter(tags=["replays"])
+
+_EXTRA_BYTES = 1024 * 1024  # for the ids beside a payload
+_JSON = "application/json"
+_STATUS = {
+    "not-found": 404,
+    "not-failed": 409,
+    "wrong-state": 409,
+    "empty-set": 409,
+    "precondition-failed": 412,
+    "too-many-runs": 413,
+}
+
+
+_Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
+_Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
+_Cursor = Annotated[str | None, Query(max_length=100)]
+_Limit = Annotated[int, Query(ge=1, le=1_000)]
+
+
+@router.post(
+    "/v1/replays",
+    status_code=201,
+    summary="Plan a replay: nothing moves until it is started",
+    responses=answers(
+        "The plan: exactly these runs, and what a start would do",
+        ReplayStory,
+        STORY,
+        *(400, 404, 409, 413, 422, 503),
+        status=201,
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                PlanAsked, {"group": "5f1c0a9e", "canary": 10, "reason": "payments are back"}
+            ),
+        }
+    },
+)
+async def plan_replay(request: Request, author: _Operator) -> Response:
+    """The set is frozen: what fails later is not in it, what changes meanwhile is skipped.
+
+    A run may be in several plans; it is moved once, and the others skip it. `patch` needs the
+    scopes `runs:edit` and `payloads:read`. A filter that leaves no failed run out needs
+    `all: true`. Takes an `Idempotency-Key`.
+    """
+    services: Services = request.app.state.services
+    body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
+    asked = decoded(body, PlanAsked)
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
+        # What a refusal says of a payload that the patch does not fit shows the payload.
+        await check_asked(request, author, scope)
+    wanted = selection_of(asked)
+    await check_bounds(
+        request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
+    )
+    settings = services.settings
+    is_unset = asked.stop_share is msgspec.UNSET
+    options = Options(
+        mode=asked.mode or ("failed_step" if patch is None else "beginning"),
+        rate=settings.replay_rate if asked.rate is None else asked.rate,
+        canary=asked.canary,
+        stop_share=settings.replay_stop_share if is_unset else asked.stop_share,
+        patch=patch,
+    )
+    told = Asked(
+        wanted=wanted,
+        is_all=asked.all,
+        options=options,
+        author=author.name,
+        reason=asked.reason,
+        request=msgspec.json.decode(body),
+    )
+
+    def call() -> Response:
+        story = refusing(lambda: plan(services.engine, told, settings.event_bytes_max))
+        headers = {"Location": f"/v1/replays/{story.id}"}
+        return Response(_shown(story, author), 201, headers, _JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+@router.post(
+    "/v1/replays/preview",
+    summary="What a patch would make of payloads, before and after",
+    responses=answers(
+        "The first runs, each with its payload before and after, or why there is no after",
+        Previews,
+        {
+            "count": 1204,
+            "items": [
+                {
+                    "run": RUN_ID,
+                    "workflow": "fulfil_order",
+                    "before": {"cents": "100"},
+                    "after": {"cents": 100},
+                    "patch": [{"op": "replace", "path": "/cents", "value": 100}],
+                    "refused": None,
+                }
+            ],
+        },
+        *(400, 404, 409, 413, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                PreviewAsked,
+                {"group": "5f1c0a9e", "patch": [{"op": "remove", "path": "/coupon"}]},
+            ),
+        }
+    },
+)
+async def preview_edit(
+    request: Request,
+    author: Annotated[Author, Depends(require(Scope.RUNS_EDIT))],
+    _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
+) -> Response:
+    """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
+    services: Services = request.app.state.services
+    bytes_max = services.settings.event_bytes_max
+    body = await body_of(request, bytes_max + _EXTRA_BYTES)
+    asked = decoded(body, PreviewAsked)
+    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    if patch is None:
+        raise Problem(400, "invalid-patch", "send the patch that is to be looked at")
+    look = partial(
+        preview,
+        services.engine,
+        selection_of(asked),
+        patch,
+        bytes_max,
+        is_all=asked.all,
+        limit=asked.limit,
+    )
+    found = await run_in_threadpool(refusing, look)
+    return Response(msgspec.json.encode(found), media_type=_JSON)
+
+
+@router.get(
+    "/v1/replays",
+    summary="Replays, newest first",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
+    responses=answers("A page of replays", ReplayPage, {"items": [ROW], "next": None}, 400, 503),
+)
+def list_replays(
+    request: Request,
+    state: ReplayState | None = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none."""
+    after = id_of("cursor", cursor)
+    return _read(request, lambda tx: replay_reads.page(tx, state=state, cursor=after, limit=limit))
+
+
+@router.get(
+    "/v1/replays/{replay_id}",
+    summary="A replay: its plan and how far it is",
+    responses=answers("The replay as it is now", ReplayStory, STORY, 404, 503),
+)
+def read_replay(request: Request, replay_id: IdText, author: _Reader) -> Response:
+    """`planned` = left + `skipped` + `replayed`; `replayed` = outcomes + what is open.
+
+    What was asked for, and its patch, are told to who may see payloads (`payloads:read`).
+    """
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        story = replay_reads.find(tx, _known(replay_id))
+    if story is None:
+        raise problem_of(no_such_replay(replay_id))
+    return Response(_shown(story, author), media_type=_JSON)
+
+
+@router.get(
+    "/v1/replays/{replay_id}/runs",
+    summary="The runs of a replay, and what became of each",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
+    responses=answers(
+        "A page of runs, in the order of their turns",
+        ReplayedRunsPage,
+        {
+            "items": [
+                {
+                    "run": RUN_ID,
+                    "workflow": "fulfil_order",
+                    "generation": 0,
+                    "state": "skipped",
+                    "skip_reason": "it has changed since the plan: it is queued in generation 1,"
+                    " not failed in 0; bob did replay.beginning",
+                    "moved_generation": None,
+                    "new_run": None,
+                    "moved_at": "2026-01-31T12:00:01Z",
+                    "settled_at": None,
+                    "run_state": "queued",
+                    "run_reason": None,
+                }
+            ],
+            "next": None,
+        },
+        *(400, 404, 503),
+    ),
+)
+def list_replay_runs(
+    request: Request,
+    replay_id: IdText,
+    state: ReplayedState | None = None,
+    cursor: _Cursor = None,
+    limit: _Limit = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none."""
+    after, known = id_of("cursor", cursor), _known(replay_id)
+
+    def read(tx: Connection) -> ReplayedRunsPage:
+        if replay_reads.find(tx, known) is None:
+            raise problem_of(no_such_replay(replay_id))
+        return replay_reads.runs(tx, known, state=state, cursor=after, limit=limit)
+
+    return _read(request, read)
+
+
+def _documented(verb: Verb, reason: str) -> dict[str, Any]:
+    return {
+        "path": f"/v1/replays/{{replay_id}}/{verb}",
+        "responses": answers(
+            "The replay as it is now", ReplayStory, STORY, *(400, 404, 409, 413, 422, 503)
+        ),
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": content(Why, {"reason": reason})}
+        },
+    }
+
+
+@router.post(**_documented(Verb.START, "the plan is right"), summary="Start a planned replay")
+async def start_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """409 names the state in which this cannot be done. Takes an `Idempotency-Key`."""
+    return await _act(request, replay_id, Verb.START, author)
+
+
+@router.post(**_documented(Verb.PAUSE, "payments are slow"), summary="Pause a replay")
+async def pause_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """When it is answered nothing of it moves any more; what was moved goes on.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
+    """
+    return await _act(request, replay_id, Verb.PAUSE, author)
+
+
+@router.post(**_documented(Verb.RESUME, "they are quick again"), summary="Resume a replay")
+async def resume_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """After a stop it begins with another canary, if it has one.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
+    """
+    return await _act(request, replay_id, Verb.RESUME, author)
+
+
+@router.post(**_documented(Verb.ABORT, "it was the wrong group"), summary="Abort a replay")
+async def abort_replay(request: Request, replay_id: IdText, author: _Operator) -> Response:
+    """When it is answered nothing of it moves any more; what was moved goes on.
+
+    409 names the state in which this cannot be done. Takes an `Idempotency-Key`.
+    """
+    return await _act(request, replay_id, Verb.ABORT, author)
+
+
+@router.post("/v1/replays/{replay_id}/{verb}", include_in_schema=False)
+async def refuse_verb(
+    _replay_id: Annotated[str, Path(alias="replay_id")], verb: str, _author: _Operator
+) -> Response:
+    """There are no others than those before."""
+    raise Problem(400, "invalid-request", nowhere("verb", verb, list(Verb)))
+
+
+async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> Response:
+    body = await body_of(request)
+    asked = decoded(body, Why)
+    services: Services = request.app.state.services
+    await check_bounds(request, author, replay=_known(replay_id))
+
+    def call() -> Response:
+        known = _known(replay_id)
+        turn = partial(act, services.engine, known, verb, reason=asked.reason, author=author.name)
+        return Response(_shown(refusing(turn), author), media_type=_JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+def refusing(call: Callable[[], Any]) -> Any:
+    """What the call gives; its refusal is a Problem."""
+    try:
+        return call()
+    except ReplayRefused as refusal:
+        raise problem_of(refusal) from None
+
+
+def problem_of(refusal: ReplayRefused) -> Problem:
+    """The Problem that says why nothing was done."""
+    status = _STATUS.get(refusal.slug, 400)
+    return Problem(status, refusal.slug, str(refusal), **refusal.members)
+
+
+def _known(replay_id: str) -> str:
+    id_ = canonical(replay_id)
+    if id_ is None:
+        raise problem_of(no_such_replay(replay_id))
+    return id_
+
+
+def _shown(story: ReplayStory, author: Author) -> bytes:
+    if not allows(author.scopes, Scope.PAYLOADS_READ):
+        story = msgspec.structs.replace(story, asked=None, patch=None)
+    return msgspec.json.encode(story)
+
+
+def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        found = read(tx)
+    return Response(msgspec.json.encode(found), media_type=_JSON)

@@ -1,0 +1,232 @@
+"""`/v1/runs`: what became of runs, and what operators and callers may do to them."""
+
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from veltrix.api.asked import IdText, body_of, decoded, id_of, storable, utc
+from veltrix.api.auth import Author, require
+from veltrix.api.bounds import check_bounds
+from veltrix.api.documented import answers, content
+from veltrix.api.idempotency import answer_once
+from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
+from veltrix.api.problems import Problem
+from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, no_such_run, read_story
+from veltrix.api.throttle import Throttle
+from veltrix.domain.ids import Id
+from veltrix.domain.replays import Mode
+from veltrix.domain.states import OPEN, RunState
+from veltrix.pipeline.cancel import Cancelled, CancelRequested, cancel
+from veltrix.pipeline.replay import Replayed, replay_now
+from veltrix.store.reads import RunFilter, RunPage, page
+from veltrix.store.stories import RunStory
+from veltrix.store.transactions import open_autocommit
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+router = APIRouter(tags=["runs"])
+
+_TEXT_CHARS_MAX = 1_000
+_JSON = "application/json"
+
+
+class ReplayAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
+    """From where to run again, and why: the reason is kept with the run."""
+
+    mode: Literal["failed_step", "beginning"]
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
+
+
+class CancelAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """Why: the reason is kept with the run."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
+
+
+class ReplayAnswer(msgspec.Struct):
+    """The run is queued again, with `steps_kept` entries of its journal, by this replay."""
+
+    id: Id
+    state: RunState
+    generation: int
+    steps_kept: int
+    replay: Id | None
+
+
+class CancelAnswer(msgspec.Struct):
+    """`cancelled`; or still `running`, until the worker that holds it comes to its next step."""
+
+    id: Id
+    state: RunState
+
+
+_Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
+_Reader = Depends(require("runs:read"))
+_StoryReader = Annotated[Author, Depends(require("runs:read", is_audited=True))]
+_Operator = Annotated[Author, Depends(require("runs:replay"))]
+
+
+@router.get(
+    "/v1/runs",
+    summary="Runs, newest first",
+    dependencies=[_Reader],
+    responses=answers("A page of runs", RunPage, {"items": [RUN], "next": RUN_ID}, 400, 503),
+)
+def list_runs(
+    request: Request,
+    state: RunState | None = None,
+    workflow: _Text = None,
+    queue: _Text = None,
+    key: _Text = None,
+    event: IdText | None = None,
+    fingerprint: _Text = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    archived: bool = False,
+    cursor: _Text = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Response:
+    """`next` is the `cursor` of the following page; null when there is none. A page may be short.
+
+    Archived runs are listed with `archived=true`, and only those are. `since` <= time of acceptance
+    < `until`; `event` is the ledger's id of an event.
+    """
+    wanted = RunFilter(
+        state=state,
+        workflow=storable("workflow", workflow),
+        queue=storable("queue", queue),
+        key=storable("key", key),
+        fingerprint=storable("fingerprint", fingerprint),
+        event=id_of("event", event),
+        since=utc(since),
+        until=utc(until),
+        archived=archived,
+    )
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
+    return Response(msgspec.json.encode(found), media_type=_JSON)
+
+
+@router.get(
+    "/v1/runs/{run_id}",
+    summary="A run: its state, steps, failed attempts and outcome",
+    responses=answers("The run as it is now", RunStory, STORY, 400, 404, 429, 503),
+)
+async def read_run(
+    request: Request,
+    run_id: IdText,
+    author: _StoryReader,
+    wait_s: WaitS = 0,
+) -> Response:
+    """With `wait_s` the answer comes when the run is settled, the time is over, or the api ends.
+
+    To a key without the scope `payloads:read` it comes `redacted`: outcome, arguments, outputs and
+    errors of steps, messages and tracebacks are null.
+    """
+    check_wait(request, wait_s)
+    services: Services = request.app.state.services
+    read = partial(read_story, services.engine, run_id)
+    run = await run_in_threadpool(read)
+    if wait_s > 0 and run.state in OPEN:
+        watch = outcomes_of(request)
+        throttle: Throttle = request.app.state.throttle
+        with throttle.aside(author), watch.place(author):
+            await watch.wait(run.id, wait_s, request.receive)
+        run = await run_in_threadpool(read)
+    return answer_of(run, author)
+
+
+@router.post(
+    "/v1/runs/{run_id}/replay",
+    summary="Run a failed run again",
+    responses=answers(
+        "The run is queued again",
+        ReplayAnswer,
+        {
+            "id": RUN_ID,
+            "state": "queued",
+            "generation": 1,
+            "steps_kept": 2,
+            "replay": "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b",
+        },
+        *(400, 404, 409, 413, 422, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(ReplayAsked, {"from": "failed_step", "reason": "payments are back"}),
+        }
+    },
+)
+async def replay_run(request: Request, run_id: IdText, author: _Operator) -> Response:
+    """`failed_step` keeps what finished before it; `beginning` keeps nothing.
+
+    Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
+    """
+    await check_bounds(request, author, run_ids=[run_id])
+    body = await body_of(request)
+    asked = decoded(body, ReplayAsked)
+    engine = request.app.state.services.engine
+    call = partial(_replay, engine, run_id, asked.mode, asked.reason, author.name)
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+@router.post(
+    "/v1/runs/{run_id}/cancel",
+    summary="Cancel an open run",
+    responses=answers(
+        "The run is cancelled, or will be before its next step",
+        CancelAnswer,
+        {"id": RUN_ID, "state": "cancelled"},
+        *(400, 404, 409, 413, 422, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(CancelAsked, {"reason": "the customer changed her mind"}),
+        }
+    },
+)
+async def cancel_run(request: Request, run_id: IdText, author: _Operator) -> Response:
+    """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
+    await check_bounds(request, author, run_ids=[run_id])
+    body = await body_of(request)
+    asked = decoded(body, CancelAsked)
+    call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
+def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -> Response:
+    now = replay_now(engine, [run_id], mode, reason, author)
+    (answer,) = now.answers
+    if not isinstance(answer, Replayed):
+        why = answer.why or "only a failed run can be replayed"
+        slug = "replayed-too-often" if answer.why else "not-failed"
+        raise _not_now(run_id, answer.state, slug, why)
+    again = ReplayAnswer(
+        answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept, now.replay_id
+    )
+    return Response(msgspec.json.encode(again), media_type=_JSON)
+
+
+def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
+    (answer,) = cancel(engine, [run_id], reason, author)
+    if not isinstance(answer, Cancelled | CancelRequested):
+        raise _not_now(run_id, answer.state, "already-settled", "only an open run can be cancelled")
+    is_over = isinstance(answer, Cancelled)
+    told = CancelAnswer(answer.run_id, RunState.CANCELLED if is_over else RunState.RUNNING)
+    return Response(msgspec.json.encode(told), media_type=_JSON)
+
+
+def _not_now(run_id: str, state: str | None, slug: str, rule: str) -> Problem:
+    if state is None:
+        return no_such_run(run_id)
+    return Problem(409, slug, f"run {run_id} is {state}: {rule}", state=state)

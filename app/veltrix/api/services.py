@@ -1,0 +1,28 @@
+"""What the routes work with, made once per process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from veltrix.api.auth import KeyRing
+from veltrix.api.catalog import Catalog
+from veltrix.pipeline.writers import Writers
+from veltrix.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """On `request.app.state.services`. `engine` is pooled and for reads and short writes.
+
+    `new_key` makes a fresh unique text (the id of a start without an Idempotency-Key);
+    `is_broker_up` says whether the api's own relay thread has a connection: shown, never required.
+    """
+
+    settings: Settings
+    engine: Engine
+    acceptor: Writers
+    keys: KeyRing
+    catalog: Catalog
+    new_key: Callable[[], str]
+    is_broker_up: Callable[[], bool]

@@ -1,0 +1,90 @@
+"""Queues that RabbitMQ names and cannot serve: how to tell them, and how to renew one.
+
+RabbitMQ 3.10 says of a queue that nobody runs, and of one that is slow to answer, the same: it is
+there, with 0 messages and 0 consumers. Only asking for a message tells them apart: the connection
+of who asks a broken one is ended with an internal error. So each question here is asked by a
+connection of its own.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+import amqp
+import msgspec
+
+from veltrix.broker.connect import BrokerAway, close_connection, open_connection
+from veltrix.broker.names import RUNS
+from veltrix.broker.topology import Queue, declare_queue
+
+ANSWER_S = 2.0
+
+Bound = tuple[str, str, dict[str, Any]]  # exchange, routing key, arguments
+
+
+class Health(Enum):
+    """What became of a question for a message."""
+
+    SERVED = "it answers"
+    MISSING = "it is not there"
+    REFUSED = "its user may not read it"
+    BROKEN = "RabbitMQ ends the connection"
+    SILENT = "it does not answer"
+    UNKNOWN = "RabbitMQ could not be asked"
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """What became of a queue: deleted or not, and in whose words it is not new now."""
+
+    is_deleted: bool = False
+    refused: str = ""
+
+
+def health_of(url: str, queue: str, *, name: str) -> Health:
+    """Ask, for at most some seconds. Never raises."""
+    try:
+        connection = open_connection(url, name=name, heartbeat_s=0)
+    except BrokerAway:
+        return Health.UNKNOWN
+    try:
+        connection.sock.settimeout(ANSWER_S)
+        channel = connection.channel()
+        found = channel.queue_declare(queue, passive=True)
+        # What has messages or consumers is run by somebody; and a message would be taken out.
+        if not (found.message_count or found.consumer_count):
+            channel.basic_get(queue)
+    except amqp.NotFound:
+        return Health.MISSING
+    except amqp.AccessRefused:
+        return Health.REFUSED
+    except amqp.InternalError:
+        return Health.BROKEN
+    except Exception:  # noqa: BLE001 - py-amqp raises many kinds where a connection ends
+        return Health.SILENT
+    finally:
+        close_connection(connection)
+    return Health.SERVED
+
+
+def renew(url: str, queue: str, bindings: Iterable[Bound], *, name: str) -> Renewal:
+    """Delete a broken queue and declare it anew, with its bindings. Raises BrokerAway.
+
+    A queue that is none of ours, of another type or with arguments, stays as it is.
+    """
+    connection = open_connection(url, name=name, heartbeat_s=0)
+    is_deleted = False
+    try:
+        connection.sock.settimeout(ANSWER_S)
+        channel = connection.channel()
+        declare_queue(channel, Queue(queue))
+        channel.queue_delete(queue)
+        is_deleted = True
+        declare_queue(channel, Queue(queue))
+        channel.queue_bind(queue, RUNS, queue)
+        for exchange, key, arguments in bindings:
+            channel.queue_bind(queue, exchange, key, arguments=arguments)
+    except Exception as error:  # noqa: BLE001 - as above
+        return Renewal(is_deleted, f"{type(error).__name__}: {error}"[:500])
+    finally:
+        close_connection(connection)
+    return Renewal(is_deleted)

@@ -1,0 +1,158 @@
+"""RabbitMQ's management API: policies, queue totals, and what a broker really has.
+
+Without it AMQP still tells whether a queue exists; that look goes through pika.
+"""
+
+import base64
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from veltrix.broker.connect import BrokerAway, pika_parameters
+from veltrix.broker.topology import Exchange, LiveQueue, LiveTopology, Policy, Topology
+from veltrix.tls import client_context
+
+TIMEOUT_S = 5.0
+
+
+class ManagementRefused(Exception):
+    """The management API answered, and it was no."""
+
+    def __init__(self, method: str, path: str, status: int, answer: str) -> None:
+        super().__init__(f"{method} {path}: {status} {answer}")
+        self.status = status
+
+
+class Management:
+    """The API of one virtual host. `url` is http://user:password@host:port, without a path.
+
+    Over https its certificate and name are checked by the CAs in `ca_file`, or the system's.
+    """
+
+    def __init__(self, url: str, vhost: str, ca_file: Path | None = None) -> None:
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "localhost", parts.port
+        self._tls = client_context(ca_file) if parts.scheme == "https" else None
+        user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        self._vhost = quote(vhost, safe="")
+
+    def messages_by_queue(self) -> dict[str, int]:
+        """Messages per queue, unacknowledged ones too, up to 5 s old. Raises BrokerAway."""
+        found = self._get(f"/api/queues/{self._vhost}?columns=name,messages")
+        return {queue["name"]: queue.get("messages", 0) for queue in found}
+
+    def bindings_of(self, queue: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """(exchange, routing key, arguments) of each. Raises BrokerAway or ManagementRefused."""
+        found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
+        return [(b["source"], b["routing_key"], b["arguments"]) for b in found if b["source"]]
+
+    def put_policy(self, policy: Policy) -> None:
+        """The policy is as given afterwards. Raises BrokerAway or ManagementRefused."""
+        self._ask(
+            "PUT",
+            f"/api/policies/{self._vhost}/{quote(policy.name, safe='')}",
+            {
+                "pattern": policy.pattern,
+                "definition": policy.definition,
+                "priority": policy.priority,
+                "apply-to": "queues",
+            },
+        )
+
+    def live(self) -> LiveTopology:
+        """All exchanges, queues, bindings and policies. Raises BrokerAway or ManagementRefused."""
+        host = self._vhost
+        return LiveTopology(
+            exchanges={
+                x["name"]: Exchange(x["name"], x["type"], x["arguments"])
+                for x in self._get(f"/api/exchanges/{host}")
+            },
+            queues={
+                q["name"]: LiveQueue(
+                    q["name"], q.get("type"), q.get("messages", 0), q.get("consumers", 0)
+                )
+                for q in self._get(f"/api/queues/{host}")
+            },
+            bindings={
+                (b["source"], b["destination"], b["routing_key"])
+                for b in self._get(f"/api/bindings/{host}")
+            },
+            policies={
+                p["name"]: Policy(p["name"], p["pattern"], p["definition"], p["priority"])
+                for p in self._get(f"/api/policies/{host}")
+            },
+        )
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self._ask("GET", path))
+
+    def _ask(self, method: str, path: str, body: Any = None) -> bytes:
+        connection = (
+            http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+            if self._tls is None
+            else http.client.HTTPSConnection(
+                self._host, self._port, timeout=TIMEOUT_S, context=self._tls
+            )
+        )
+        try:
+            connection.request(
+                method, path, None if body is None else json.dumps(body), self._headers
+            )
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BrokerAway(f"management at {self._host}: {error}") from error
+        finally:
+            connection.close()
+        if response.status >= 500:
+            raise BrokerAway(f"management at {self._host}: {response.status}")
+        if response.status >= 400:
+            raise ManagementRefused(method, path, response.status, answer.decode(errors="replace"))
+        return answer
+
+
+def live_by_amqp(broker_url: str, topology: Topology) -> LiveTopology:
+    """Which of the wanted exchanges and queues exist: all that passive declares can tell.
+
+    Types of queues, bindings and policies stay unknown. Raises BrokerAway.
+    """
+    exchanges: dict[str, Exchange] = {}
+    queues: dict[str, LiveQueue] = {}
+    try:
+        parameters = pika_parameters(broker_url, name="veltrix topology", heartbeat_s=30)
+        connection = pika.BlockingConnection(parameters)
+        try:
+            for exchange in topology.exchanges:
+                if _exists(connection, "exchange_declare", exchange.name) is not None:
+                    exchanges[exchange.name] = exchange
+            for queue in topology.queues:
+                found = _exists(connection, "queue_declare", queue.name)
+                if found is not None:
+                    counts = found.method
+                    queues[queue.name] = LiveQueue(
+                        queue.name, None, counts.message_count, counts.consumer_count
+                    )
+        finally:
+            connection.close()
+    except (AMQPError, OSError) as error:
+        raise BrokerAway(f"{type(error).__name__}: {error}") from error
+    return LiveTopology(exchanges=exchanges, queues=queues, bindings=None, policies=None)
+
+
+def _exists(connection: Any, method: str, name: str) -> Any:
+    channel = connection.channel()
+    try:
+        found = getattr(channel, method)(name, passive=True)
+        channel.close()
+    except ChannelClosedByBroker as error:
+        if error.reply_code != 404:
+            raise
+        return None
+    return found

@@ -1,0 +1,186 @@
+"""`veltrix replay run` and `veltrix cancel`: done to runs with an author and a reason."""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from veltrix.commands.many import act_on
+from veltrix.commands.options import AsJson, Author, Reason, Yes
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from veltrix.domain.replays import ReplayRefused
+
+LIST_RUNS_MAX = 1_000
+
+
+class From(StrEnum):
+    """Where a replay begins."""
+
+    FAILED_STEP = "failed_step"
+    BEGINNING = "beginning"
+
+
+RunIds = Annotated[list[str] | None, typer.Argument(help="The runs.", show_default=False)]
+
+replay = typer.Typer(no_args_is_help=True, help="Run failed work again.")
+
+
+@replay.command("run")
+def replay_run(
+    reason: Reason,
+    run_ids: RunIds = None,
+    failed_of: Annotated[
+        str | None, typer.Option(help="All failed runs of this workflow.", metavar="WORKFLOW")
+    ] = None,
+    begin: Annotated[
+        From, typer.Option("--from", help="Keep finished steps, or begin anew.")
+    ] = From.FAILED_STEP,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make failed runs queued again, in their next generation.
+
+    Exit code 1 when one of them is not failed.
+
+    Example: veltrix replay run --failed-of fulfil_order --reason "payment is back"
+    """
+    from veltrix.commands.terminal import author_of, connected, ids_of
+    from veltrix.pipeline.replay import Replayed, replay
+
+    if bool(run_ids) == bool(failed_of):
+        raise typer.BadParameter("name runs, or --failed-of a workflow", param_hint="RUN_IDS")
+    with connected() as (_, engine):
+        ids = ids_of(run_ids or []) if failed_of is None else _failed_of(engine, failed_of)
+        if failed_of is not None and not _is_wanted(f"Replay {len(ids):,} failed runs", ids, yes):
+            raise typer.Exit(1)
+        by = author_of(author)
+        answers = _in_lists(ids, lambda some: replay(engine, some, begin.value, reason, by))
+        _print(answers, as_json, replayed=Replayed)
+
+
+def cancel(
+    reason: Reason,
+    run_ids: RunIds = None,
+    workflow: Annotated[str | None, typer.Option(help="All open runs of this workflow.")] = None,
+    queue: Annotated[str | None, typer.Option(help="All open runs on this queue.")] = None,
+    key: Annotated[str | None, typer.Option(help="All open runs with this key.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every open run there is.")] = False,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel open runs.
+
+    At once, or before its next step where a worker has one in hand. Of runs that are named, those
+    that are settled already are left alone, with exit code 1; of the others all are cancelled, or
+    none.
+
+    Example: veltrix cancel 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "order withdrawn"
+    """
+    from veltrix.commands.terminal import author_of, connected, ids_of
+    from veltrix.pipeline.cancel import Cancelled, CancelRequested, cancel
+
+    named = {"workflow": workflow, "queue": queue, "key": key}
+    if not run_ids or everything or any(named.values()):
+        act_on(
+            *("cancel", run_ids, named),
+            is_all=everything,
+            reason=reason,
+            author=author,
+            yes=yes,
+            as_json=as_json,
+        )
+        return
+    ids, by = ids_of(run_ids), author_of(author)
+    with connected() as (_, engine):
+        answers = _in_lists(ids, lambda some: cancel(engine, some, reason, by))
+        _print(answers, as_json, cancelled=Cancelled, requested=CancelRequested)
+
+
+def refused_is_1(call: Any, as_json: bool) -> Any:
+    """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
+    from veltrix.commands.terminal import print_json
+    from veltrix.domain.replays import ReplayRefused
+
+    try:
+        return call()
+    except ReplayRefused as refusal:
+        if as_json:
+            print_json({"refused": refusal.slug, "detail": str(refusal), **refusal.members})
+        tell(refusal)
+        raise typer.Exit(2 if refusal.slug == "invalid-options" else 1) from None
+
+
+def tell(refusal: "ReplayRefused") -> None:
+    """Why nothing was done, with the runs it names and what of them does not fit."""
+    from veltrix.commands.terminal import print_error, shown
+
+    print_error(f"veltrix: {shown(str(refusal))}")
+    for run in refusal.members.get("runs", ()):
+        what = run.get("message") or run.get("state") or "unknown"
+        print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
+        for error in run.get("errors", ()):
+            print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
+
+
+def _failed_of(engine: "Engine", workflow: str) -> list[str]:
+    """All failed runs of the workflow now, oldest first: what fails later is not among them."""
+    from veltrix.domain.states import RunState
+    from veltrix.store.reads import RunFilter, page
+    from veltrix.store.transactions import open_autocommit
+
+    wanted, cursor, ids = RunFilter(state=RunState.FAILED, workflow=workflow), None, []
+    with open_autocommit(engine) as tx:
+        while True:
+            found = page(tx, wanted, cursor=cursor, limit=LIST_RUNS_MAX)
+            ids += [run.id for run in found.items]
+            cursor = found.next
+            if cursor is None:
+                return ids[::-1]
+
+
+def _is_wanted(question: str, ids: Sequence[str], yes: bool) -> bool:
+    return not ids or yes or typer.confirm(f"{question}?", err=True)
+
+
+def _in_lists(ids: Sequence[str], act: Callable[[Sequence[str]], Sequence[Any]]) -> Iterator[Any]:
+    for first in range(0, len(ids), LIST_RUNS_MAX):
+        yield from act(ids[first : first + LIST_RUNS_MAX])
+
+
+def _print(answers: Iterator[Any], as_json: bool, **groups: type) -> None:
+    """Each answer as it comes, or all of them by group; exit code 1 when some are in none."""
+    from veltrix.commands.terminal import print_json
+
+    found: dict[str, list[Any]] = {name: [] for name in groups}
+    left: list[Any] = []
+    for answer in answers:
+        name = next((name for name, kind in groups.items() if isinstance(answer, kind)), None)
+        (left if name is None else found[name]).append(answer)
+        if not as_json:
+            typer.echo(_line(answer))
+    if as_json:
+        print_json({**found, f"not_{next(iter(groups))}": left})
+    else:
+        done = ", ".join(f"{len(some):,} {name}" for name, some in found.items())
+        typer.echo(f"{done}, {len(left):,} not")
+    if left:
+        raise typer.Exit(1)
+
+
+def _line(answer: Any) -> str:
+    match type(answer).__name__:
+        case "Replayed":
+            kept = f"{answer.steps_kept} recorded entries kept"
+            return f"{answer.run_id}  queued again as generation {answer.generation}, {kept}"
+        case "Cancelled":
+            return f"{answer.run_id}  cancelled"
+        case "CancelRequested":
+            return f"{answer.run_id}  a worker has it in hand; it ends before its next step"
+    why = f"it is {answer.state}" if answer.state else "there is no such run"
+    return f"{answer.run_id}  not done: {getattr(answer, 'why', None) or why}"

@@ -1,0 +1,154 @@
+"""`veltrix audit`: who did or asked what, why, and what came of it."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from veltrix.commands.options import AsJson, Limit, time_of
+
+if TYPE_CHECKING:
+    from veltrix.store.audit import AuditFilter, AuditRow
+
+FOLLOW_S = 0.5
+ID_MAX = 2**63 - 1
+_Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago: 30s 15m 2h 7d.")]
+OVERLAP = 1_000  # so many ids behind the newest entry one may still be committed
+
+
+class _Audit(TyperGroup):
+    """What names no command of its own is an option or the id of `list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with `list` before them where it was left out."""
+        is_named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_named else ["list", *args])
+
+
+group = typer.Typer(cls=_Audit, help="Who did or asked what, why; and whether that was changed.")
+
+
+@group.command("list")
+def entries(
+    entry_id: Annotated[
+        int | None, typer.Argument(metavar="ID", help="One entry, whole.", min=1, max=ID_MAX)
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Only of this author.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, like run.cancel.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only run, group, replay, key ...")] = None,
+    refused: Annotated[
+        bool | None, typer.Option("--refused/--done", help="Only refusals, or only what was done.")
+    ] = None,
+    since: _Since = None,
+    until: Annotated[str | None, typer.Option(help="Before, written like --since.")] = None,
+    limit: Limit = 50,
+    after: Annotated[
+        int | None, typer.Option(help="Go on from where a page ended.", min=0, max=ID_MAX)
+    ] = None,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", "-f", help="Each new entry as it comes, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what was done and refused, newest first; or show one entry with its runs.
+
+    `list` may be left out. `--follow --json` is the stream of all entries, of every api, relay and
+    command, one JSON object a line. Exit code 1 when there is no such entry.
+
+    Example: veltrix audit list --refused --since 1d
+    """
+    from veltrix.commands.terminal import now
+    from veltrix.store.audit import AuditFilter
+
+    if entry_id is not None:
+        _show(entry_id, as_json)
+        return
+    if is_followed:
+        _follow(as_json)
+        return
+    wanted = AuditFilter(
+        author=by,
+        action=action,
+        target=target,
+        is_refused=refused,
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
+    )
+    _list(wanted, after, limit, as_json)
+
+
+def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -> None:
+    from veltrix.commands.terminal import connected, print_error, print_json, print_table
+    from veltrix.store.audit import page
+    from veltrix.store.transactions import open_autocommit
+
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        found = page(tx, wanted, cursor=after, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["id", "when", "by", "action", "on", "runs", "refused", "reason"],
+        [
+            (a.id, a.at, a.author, a.action, a.target_id, a.runs, a.is_refused, a.reason)
+            for a in found.items
+        ],
+    )
+    if found.next is not None:
+        print_error(f"more: --after {found.next}")
+
+
+def _follow(as_json: bool) -> None:
+    """Until Ctrl-C."""
+    from veltrix.commands.ctrl_c import CtrlC
+    from veltrix.commands.terminal import connected
+    from veltrix.store.audit import AuditRow, later, newest_ids
+    from veltrix.store.transactions import open_autocommit
+
+    with connected() as (_, engine), CtrlC() as ctrl_c:
+        with open_autocommit(engine) as tx:
+            known, found = set(newest_ids(tx, OVERLAP)), list[AuditRow]()
+        while ctrl_c.pause(FOLLOW_S if not found else 0.0):
+            # A row that was committed late has a smaller id than some that are known.
+            behind = max(known, default=0) - OVERLAP
+            known = {row_id for row_id in known if row_id > behind}
+            with open_autocommit(engine) as tx:
+                found = later(tx, behind, known)
+            for row in found:
+                _print(row, as_json)
+            known |= {row.id for row in found}
+
+
+def _print(row: "AuditRow", as_json: bool) -> None:
+    """One line."""
+    from veltrix.commands.terminal import print_json_line, shown
+
+    if as_json:
+        print_json_line(row)
+        return
+    done = "refused" if row.is_refused else "done"
+    values = (row.at, row.author, row.action, row.target_id, f"{row.runs} runs", done, row.reason)
+    typer.echo("  ".join(shown(value) for value in values))
+
+
+def _show(entry_id: int, as_json: bool) -> None:
+    from veltrix.commands.terminal import connected, print_error, print_json, shown
+    from veltrix.store.audit import entry
+    from veltrix.store.transactions import open_autocommit
+
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        found = entry(tx, entry_id)
+    if found is None:
+        print_error(f"veltrix: there is no entry {entry_id} in the audit")
+        raise typer.Exit(1)
+    if as_json:
+        print_json(found)
+        return
+    names = ("id", "at", "author", "action", "target", "target_id", "reason", "is_refused", "hash")
+    for name in names:
+        typer.echo(f"{name.replace('_', ' '):<12}{shown(getattr(found, name))}")
+    for name in ("request", "result"):
+        typer.echo(f"{name:<12}{shown(bytes(getattr(found, name) or b'').decode())}")
+    typer.echo(f"{'runs':<12}{found.runs:,}")
+    for run_id in found.run_ids:
+        typer.echo(run_id)

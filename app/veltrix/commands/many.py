@@ -1,0 +1,80 @@
+"""What commands do to many runs at once: all of them, or none."""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from veltrix.pipeline.many import Asked
+
+
+def act_on(
+    action: str,
+    run_ids: list[str] | None,
+    named: dict[str, Any],
+    *,
+    is_all: bool = False,
+    reason: str,
+    author: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Do it to these runs, or after a question to those that a filter of these fields describes.
+
+    Exit code 1 when nothing was done, with the sentence that says why.
+    """
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.commands.terminal import author_of, connected, ids_of
+    from veltrix.pipeline.many import Action, Asked
+    from veltrix.store.actions import LIST_RUNS_MAX as IDS_MAX
+    from veltrix.store.reads import RunFilter
+
+    given = {name: value for name, value in named.items() if value is not None}
+    if bool(run_ids) == bool(given or is_all):
+        raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
+    if run_ids and len(run_ids) > IDS_MAX:
+        raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
+    asked = Asked(
+        action=Action(action),
+        ids=ids_of(run_ids) if run_ids else None,
+        wanted=RunFilter(**given) if given else None,
+        is_all=is_all,
+        reason=reason,
+        author=author_of(author),
+    )
+    with connected() as (_, engine):
+        if not run_ids and not yes:
+            asked = msgspec.structs.replace(asked, expected=_confirmed(engine, asked))
+        _do(engine, asked, as_json)
+
+
+def _confirmed(engine: "Engine", asked: "Asked") -> int:
+    """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
+    from veltrix.pipeline.many import NotDone, count
+    from veltrix.store.reads import RunFilter
+
+    found = count(engine, asked.action, asked.wanted or RunFilter())
+    if isinstance(found, NotDone):
+        return 0  # what comes meanwhile is not done either, and the refusal is in the audit
+    runs = "1 run" if found == 1 else f"{found:,} runs"
+    typer.confirm(f"{asked.action.capitalize()} {runs}?", abort=True, err=True)
+    return found
+
+
+def _do(engine: "Engine", asked: "Asked", as_json: bool) -> None:
+    from veltrix.commands.terminal import print_error, print_json, shown
+    from veltrix.pipeline.many import NotDone, act
+
+    answer = act(engine, asked)
+    if as_json:
+        print_json(answer)
+    elif isinstance(answer, NotDone):
+        print_error(f"veltrix: {shown(answer.detail)}")
+    else:
+        later = f", {answer.requested:,} end before their next step" if answer.requested else ""
+        typer.echo(f"{asked.action}: {answer.runs:,} runs{later}")
+    if isinstance(answer, NotDone):
+        raise typer.Exit(1)

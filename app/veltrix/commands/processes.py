@@ -1,0 +1,132 @@
+"""The commands that keep running: api, relay, worker, flower, dev."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from veltrix.settings import Settings
+
+
+def api() -> None:
+    """Take events and answer questions over HTTP.
+
+    Until SIGTERM or Ctrl-C: what is in hand is finished. After SIGTERM /readyz is 503 for 3 s
+    before that, so that a load balancer sends nothing more. Address and port: VELTRIX_API_HOST,
+    VELTRIX_API_PORT. Any number run side by side.
+
+    Example: VELTRIX_API_PORT=8080 veltrix api
+    """
+    _hear()
+    from veltrix.api.server import serve
+
+    serve(_settings())
+
+
+def relay() -> None:
+    """Hand due runs to RabbitMQ and keep the books.
+
+    Drains dead letters as well. Until SIGTERM or Ctrl-C. Any number run side by side. /livez,
+    /readyz and /metrics are on VELTRIX_RELAY_PORT.
+
+    Example: VELTRIX_RELAY_PORT=8081 veltrix relay
+    """
+    _hear()
+    import signal
+    from threading import Event
+    from types import FrameType
+
+    from veltrix.duties import END_S, run_relay
+    from veltrix.leaving import end_within
+
+    settings = _settings()
+    stop = Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        end_within(END_S)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    run_relay(settings, stop)
+
+
+def worker() -> None:
+    """Run workflows.
+
+    Until SIGTERM or Ctrl-C: what is in hand is finished or handed back, nothing is lost.
+    Children: VELTRIX_WORKER_CHILDREN; time to finish: VELTRIX_GRACE_S. Any number run side by
+    side,
+    each with a VELTRIX_WORKER_NAME of its own.
+
+    Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
+    """
+    _hear()
+    from veltrix.worker.run import start
+
+    raise typer.Exit(start(_settings))
+
+
+def flower() -> None:
+    """Show workers and tasks in Flower, read-only.
+
+    Until SIGTERM or Ctrl-C. Address: VELTRIX_FLOWER_HOST, VELTRIX_FLOWER_PORT; user and
+    password: VELTRIX_FLOWER_BASIC_AUTH.
+
+    Example: VELTRIX_FLOWER_PORT=5555 veltrix flower
+    """
+    _hear()
+    from veltrix.commands.flower import run_flower
+
+    run_flower(_settings())
+
+
+def dev(
+    folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".veltrix"),
+) -> None:
+    """Run everything here, in one terminal.
+
+    PostgreSQL, RabbitMQ, api, relay, worker and Flower. Ctrl-C stops it. Other commands in this
+    folder find what runs by themselves.
+
+    Example: veltrix dev
+    """
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.dev.run import run_dev
+    from veltrix.settings_load import load_settings
+
+    settings = load_settings()
+    if settings.api_tls_cert or settings.flower_tls_cert:
+        raise CommandRefused(
+            "veltrix dev speaks plain HTTP, on loopback: leave VELTRIX_API_TLS_CERT and"
+            " VELTRIX_FLOWER_TLS_CERT out for it"
+        )
+    raise typer.Exit(run_dev(folder, settings=settings))
+
+
+def _hear() -> None:
+    """SIGTERM and SIGINT end the process, until it has begun and there is something to finish.
+
+    The first process of a container is not ended by a signal for which it has no handler. So this
+    comes before what takes a second to import. And Python's own handler of SIGINT raises wherever
+    the process stands, which may be where libraries pass over what is raised.
+    """
+    import signal
+
+    from veltrix.leaving import end_now
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_now)
+    # A worker held them: see its start.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def _settings() -> "Settings":
+    """The settings of a process that keeps running; its logs are configured."""
+    from veltrix.settings_load import load_settings
+    from veltrix.telemetry import configure_logs
+
+    settings = load_settings()
+    configure_logs(settings.log_format, settings.log_level)
+    return settings

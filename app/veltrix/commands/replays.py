@@ -1,0 +1,284 @@
+"""`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec import UNSET, UnsetType
+
+from veltrix.commands.acting import From, refused_is_1, replay
+from veltrix.commands.options import (
+    After,
+    AsJson,
+    Author,
+    Limit,
+    Reason,
+    Since,
+    Until,
+    Yes,
+    time_of,
+)
+from veltrix.commands.replay_lines import end, show_plan, story_of, watched_to_its_end
+from veltrix.domain.replays import ReplayState, Verb
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from veltrix.domain.edits import Patch
+    from veltrix.store.replay_plans import Selection
+    from veltrix.store.replay_reads import ReplayStory
+
+group = replay  # with `run`, which needs no plan
+ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
+_RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
+_Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
+_StopShare = Annotated[
+    float | None, typer.Option(help="Stop when more than this share fails again.")
+]
+_NeverStop = Annotated[bool, typer.Option("--never-stop", help="Go on however many fail again.")]
+_PatchFile = Annotated[
+    Path | None, typer.Option(help="File with a JSON Patch (RFC 6902) for the payloads.")
+]
+
+
+@replay.command("plan")
+def plan_replay(
+    reason: Reason,
+    run_ids: _RunIds = None,
+    group: Annotated[str | None, typer.Option(help="Failed with this error.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="Failed runs of this workflow.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Failed runs on this queue.")] = None,
+    key: Annotated[str | None, typer.Option(help="Failed runs with this key.")] = None,
+    since: Since = None,
+    until: Until = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every failed run there is.")] = False,
+    begin: _Begin = None,
+    rate: Annotated[float | None, typer.Option(help="Runs per second.")] = None,
+    canary: Annotated[int, typer.Option(help="First so many, and wait for them.", min=0)] = 0,
+    stop_share: _StopShare = None,
+    never_stop: _NeverStop = False,
+    patch: _PatchFile = None,
+    author: Author = None,
+    as_json: AsJson = False,
+) -> None:
+    """Freeze a set of failed runs and show what a replay would do.
+
+    Nothing moves until it is started. With --patch each run is a new run with the edited payload.
+    Exit code 1 when there is nothing to replay or the plan is refused.
+
+    Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
+    """
+    from veltrix.commands.terminal import author_of, connected, now
+    from veltrix.domain.replays import Options
+    from veltrix.pipeline.replays import Asked, plan
+
+    edit = None if patch is None else _patch_in(patch)
+    wanted = _selected(
+        run_ids,
+        everything,
+        fingerprint=group,
+        workflow=workflow,
+        queue=queue,
+        key=key,
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
+    )
+    stops = _stops(stop_share, never_stop)
+    with connected() as (settings, engine):
+        options = Options(
+            mode=begin.value if begin else "failed_step" if edit is None else "beginning",
+            rate=settings.replay_rate if rate is None else rate,
+            canary=canary,
+            stop_share=settings.replay_stop_share if stops is UNSET else stops,
+            patch=edit,
+        )
+        asked = Asked(
+            wanted=wanted,
+            is_all=everything,
+            options=options,
+            author=author_of(author),
+            reason=reason,
+            request={"command": "veltrix replay plan", "selected": _told(wanted)},
+        )
+        story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max), as_json)
+    show_plan(story, as_json)
+
+
+@replay.command("start")
+def start(
+    replay_id: ReplayId,
+    reason: Reason,
+    watched: Annotated[bool, typer.Option("--watch", help="Until it ends.")] = False,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a planned replay. Says how many runs it is, and asks.
+
+    Example: veltrix replay start 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "plan is right"
+    """
+    from veltrix.commands.terminal import connected, ids_of
+
+    id_ = ids_of([replay_id])[0]
+    with connected() as (_, engine):
+        story = story_of(engine, id_)
+        if not yes and not typer.confirm(f"Replay {story.planned:,} failed runs?", err=True):
+            raise typer.Exit(1)
+        story = _turned(engine, id_, Verb.START, reason, author, as_json)
+        if watched:
+            story = watched_to_its_end(engine, id_)
+    end(story, as_json, is_watched=watched)
+
+
+@replay.command("watch")
+def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
+    """Show how far a replay is, until it ends, stops or is paused.
+
+    Ctrl-C ends the watching, not the replay. Exit code 0: done, and nothing failed again;
+    1: stopped, aborted, paused, or some failed again.
+
+    Example: veltrix replay watch 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b
+    """
+    from veltrix.commands.terminal import connected, ids_of
+
+    id_ = ids_of([replay_id])[0]
+    with connected() as (_, engine):
+        story = watched_to_its_end(engine, id_)
+    end(story, as_json, is_watched=True)
+
+
+@replay.command("pause")
+def pause(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """Pause a replay: nothing more of it moves; what was moved goes on.
+
+    Example: veltrix replay pause 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "load is high"
+    """
+    _act(replay_id, Verb.PAUSE, reason, author, as_json)
+
+
+@replay.command("resume")
+def resume(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """Go on with a replay that was paused, or stopped: then with another canary, if it has one.
+
+    Example: veltrix replay resume 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "fixed in 1.4.3"
+    """
+    _act(replay_id, Verb.RESUME, reason, author, as_json)
+
+
+@replay.command("abort")
+def abort(
+    replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
+) -> None:
+    """End a replay for good: what it has not moved stays failed; what was moved goes on.
+
+    Example: veltrix replay abort 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "wrong group"
+    """
+    _act(replay_id, Verb.ABORT, reason, author, as_json)
+
+
+@replay.command("list")
+def list_(
+    state: Annotated[ReplayState | None, typer.Option(help="Only in this state.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+    as_json: AsJson = False,
+) -> None:
+    """List replays, newest first.
+
+    Example: veltrix replay list --state running
+    """
+    from veltrix.commands.terminal import connected, ids_of, print_error, print_json, print_table
+    from veltrix.store.replay_reads import page
+    from veltrix.store.transactions import open_autocommit
+
+    cursor = ids_of([after])[0] if after else None
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        found = page(tx, state=state, cursor=cursor, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["replay", "state", "planned", "replayed", "succeeded", "failed again", "by", "reason"],
+        [
+            (
+                r.id,
+                r.state,
+                r.planned,
+                r.replayed,
+                r.succeeded,
+                r.failed_again,
+                r.author,
+                r.why or r.reason,
+            )
+            for r in found.items
+        ],
+    )
+    if found.next is not None:
+        print_error(f"more: --after {found.next}")
+
+
+def _stops(share: float | None, never: bool) -> float | UnsetType | None:
+    """The bound that was given, None for never, UNSET for the usual one."""
+    if never and share is not None:
+        raise typer.BadParameter(
+            "--stop-share or --never-stop, not both", param_hint="--stop-share"
+        )
+    return None if never else UNSET if share is None else share
+
+
+def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
+    """The runs that were named or described. Raises a usage error for both, or neither."""
+    from veltrix.commands.terminal import ids_of
+    from veltrix.store.replay_plans import Selection
+
+    ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
+    wanted = Selection(ids=ids, **described)
+    if ids is not None and wanted != Selection(ids=ids):
+        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
+    if wanted == Selection() and not everything:
+        raise typer.BadParameter(
+            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
+        )
+    return wanted
+
+
+def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:
+    from veltrix.commands.terminal import connected, ids_of
+
+    with connected() as (_, engine):
+        story = _turned(engine, ids_of([replay_id])[0], verb, reason, author, as_json)
+    end(story, as_json, is_watched=False)
+
+
+def _turned(
+    engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool
+) -> "ReplayStory":
+    from veltrix.commands.terminal import author_of
+    from veltrix.pipeline.replays import act
+
+    by = author_of(author)
+    story: ReplayStory = refused_is_1(
+        lambda: act(engine, replay_id, verb, reason=reason, author=by), as_json
+    )
+    return story
+
+
+def _told(wanted: Any) -> dict[str, Any]:
+    import msgspec
+
+    values: dict[str, Any] = msgspec.to_builtins(wanted)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _patch_in(file: Path) -> "Patch":
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.domain.edits import PatchInvalid, read_patch
+
+    try:
+        return read_patch(file.read_bytes())
+    except (OSError, PatchInvalid) as error:
+        raise CommandRefused(f"the patch in {str(file)!r} cannot be used: {error}") from None

@@ -1,0 +1,150 @@
+"""Between an operator's terminal and the platform: settings, author, database, what is printed."""
+
+import getpass
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import typer
+from sqlalchemy import Engine
+
+from veltrix import settings_load
+from veltrix.bootstrap import engine_for
+from veltrix.commands.mistakes import CommandRefused
+from veltrix.settings import Settings
+from veltrix.settings_load import DEV_FILE, load_settings
+from veltrix.store.actions import canonical
+from veltrix.store.ledger import unix_s
+from veltrix.store.queues import Unserved
+from veltrix.store.transactions import open_autocommit
+from veltrix.telemetry import configure_logs
+
+_OTHERS = re.compile(r"[^\n -~]")
+
+
+def operator_settings() -> Settings:
+    """The settings of a command in a terminal: those of a `veltrix dev` in this folder count too.
+
+    Logs are for processes: here only errors are shown.
+    """
+    settings = load_settings(dev_file=DEV_FILE)
+    configure_logs("console", "error")
+    return settings
+
+
+@contextmanager
+def connected(*, as_owner: bool = False) -> Iterator[tuple[Settings, Engine]]:
+    """Settings and an engine on the configured database, closed at the end of the block.
+
+    `as_owner`: as the role that owns its tables, if one is named.
+    """
+    settings = operator_settings()
+    if as_owner:
+        settings = settings_load.as_owner(settings)
+    engine = engine_for(settings, "veltrix-operator", connections_max=2, is_writer=False)
+    try:
+        yield settings, engine
+    finally:
+        engine.dispose()
+
+
+def author_of(given: str | None) -> str:
+    """The name that an action is kept under: as given, or the user of the operating system."""
+    if given:
+        return given
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def now() -> datetime:
+    """The database's time, for what people write as so long ago: this machine's may be wrong."""
+    with connected() as (_, engine), open_autocommit(engine) as tx:
+        return datetime.fromtimestamp(unix_s(tx), UTC)
+
+
+def ids_of(texts: Iterable[str]) -> list[str]:
+    """These ids as the tables write them. Raises CommandRefused naming what is none."""
+    ids = {text: canonical(text) for text in texts}
+    if wrong := [text for text, id_ in ids.items() if id_ is None]:
+        raise CommandRefused(
+            f"{', '.join(map(repr, wrong))}: no id; they look like"
+            " 01234567-89ab-cdef-0123-456789abcdef, and `veltrix runs` shows them"
+        )
+    return [id_ for id_ in ids.values() if id_ is not None]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; indented for a terminal."""
+    text = msgspec.json.encode(value)
+    _echo_json(msgspec.json.format(text) if sys.stdout.isatty() else text)
+
+
+def print_json_line(value: Any) -> None:
+    """The same on one line, whoever looks."""
+    _echo_json(msgspec.json.encode(value))
+
+
+def _echo_json(text: bytes) -> None:
+    """As it is for a program; on a terminal, which obeys some characters, those are escaped.
+
+    Outside of strings JSON has none of them, and within it may write any as an escape.
+    """
+    told = text.decode()
+    typer.echo(_OTHERS.sub(_escaped, told) if sys.stdout.isatty() else told)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows under headings on standard output."""
+    for number, line in enumerate(columns(headings, rows)):
+        typer.echo(typer.style(line, bold=True) if number == 0 else line)
+
+
+def columns(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines with aligned columns, as wide as the text is: nothing is cut, also not in a pipe."""
+    cells = [list(headings), *([shown(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def print_error(line: str) -> None:
+    """A line on standard error, in which nothing steers a terminal either."""
+    typer.echo("\n".join(map(_still, line.split("\n"))), err=True)
+
+
+def shown(value: Any) -> str:
+    """A value as text on one line; nothing in it steers a terminal, for much comes from others."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case int():
+            return f"{value:,}"
+    return _still(str(value))
+
+
+def _still(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_unserved(found: Sequence[Unserved]) -> None:
+    """Name the queues with open runs that no worker serves; nothing if there are none."""
+    for one in found:
+        print_error(f"veltrix: queue {one.queue!r} has {one.told}")

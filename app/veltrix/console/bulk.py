@@ -1,0 +1,98 @@
+"""Cancel, archive and restore of all runs that a filter describes: counted, asked, done or not.
+
+What is confirmed is a number: if there are not exactly so many any more, nothing is done.
+"""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from veltrix.api.many import problem_of
+from veltrix.api.problems import Problem
+from veltrix.console.actions import Form, reason_of
+from veltrix.console.asked import number, runs_asked
+from veltrix.console.rendering import address, form_key, rendered
+from veltrix.console.visitors import Visitor, check_bounds
+from veltrix.pipeline.many import Action, Asked, NotDone, act, count, is_everything
+from veltrix.store.reads import RunFilter
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+# What is said when it is done, where it leads to.
+_DONE = {Action.CANCEL: "cancelled", Action.ARCHIVE: "archived", Action.RESTORE: "restored"}
+
+
+def bulk_asked(request: Request, visitor: Visitor) -> Response:
+    """How many runs it would be done to, and what that means, before it is done."""
+    services: Services = request.app.state.services
+    action, wanted = _asked(request)
+    found = count(services.engine, action, wanted)
+    if isinstance(found, NotDone):
+        raise problem_of(found)
+    given = msgspec.structs.asdict(wanted)
+    return rendered(
+        request,
+        visitor,
+        "bulk.html",
+        place="Runs" if wanted.fingerprint is None else "Failures",
+        action=action,
+        runs=found,
+        conditions={name: value for name, value in given.items() if value is not None},
+        is_everything=is_everything(services.engine, action, wanted),
+        here=address(f"/bulk/{action}", request.query_params),
+        back=_back(request, wanted),
+        once=form_key(),
+    )
+
+
+def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Do it to exactly as many runs as were confirmed, or to none."""
+    services: Services = request.app.state.services
+    action, wanted = _asked(request)
+    check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
+    expected = number(form, "expected")
+    if expected is None:
+        raise Problem(400, "invalid-request", "expected must say how many runs were confirmed")
+    asked = Asked(
+        action=action,
+        wanted=wanted,
+        is_all=form.get("all") == "yes",
+        expected=expected,
+        reason=reason_of(form),
+        author=visitor.author.name,
+    )
+    answer = act(services.engine, asked)
+    if isinstance(answer, NotDone):
+        raise problem_of(answer)
+    return RedirectResponse(
+        _back(
+            request, wanted, done=_DONE[action], moved=answer.runs, requested=answer.requested or ""
+        ),
+        303,
+    )
+
+
+def _asked(request: Request) -> tuple[Action, RunFilter]:
+    verb = request.path_params["verb"]
+    if verb not in set(Action):
+        raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+    asked = runs_asked(request.query_params)
+    if asked.by_event is not None:
+        raise Problem(
+            400,
+            "invalid-request",
+            "source, subject and type do not choose runs here: clear them, or name the event",
+        )
+    return Action(verb), asked.runs
+
+
+def _back(request: Request, wanted: RunFilter, **said: Any) -> str:
+    """Where it was asked from: a failure group, or a list of runs."""
+    group = wanted.fingerprint
+    if group is not None and wanted == RunFilter(fingerprint=group):
+        return address(f"/failures/{quote(group, safe='')}", **said)
+    return address("/runs", request.query_params, cursor=None, **said)

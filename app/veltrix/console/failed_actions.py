@@ -1,0 +1,110 @@
+"""What the console does with failure groups and replays; audited by the stages that do it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from veltrix.api.failures import not_now
+from veltrix.api.problems import Problem
+from veltrix.api.replays import refusing
+from veltrix.console.actions import Form, mode_of, reason_of
+from veltrix.console.asked import text
+from veltrix.console.rendering import address
+from veltrix.console.visitors import Visitor, check_bounds
+from veltrix.domain.replays import Options, Verb
+from veltrix.pipeline import groups, replays
+from veltrix.pipeline.groups import Moved, Noted, NotMoved
+from veltrix.store.actions import canonical
+from veltrix.store.replay_plans import Selection
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+    from veltrix.settings import Settings
+
+_GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
+
+
+def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Resolve, ignore or reopen a group, or write a note beside it."""
+    services: Services = request.app.state.services
+    group_id, verb = group_id_of(request), request.path_params["verb"]
+    if verb not in _GROUP_ACTIONS:
+        raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+    check_bounds(request, visitor, group=group_id)
+    act: Callable[[str, str], Moved | Noted | NotMoved]
+    if verb == "resolve":
+        act = partial(groups.resolve, services.engine, group_id, text(form, "version"))
+    else:
+        act = partial(getattr(groups, verb), services.engine, group_id)
+    answer = act(reason_of(form), visitor.author.name)
+    if isinstance(answer, NotMoved):
+        raise not_now(answer)
+    return RedirectResponse(address(f"/failures/{answer.id}"), 303)
+
+
+def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Plan a replay of a group's failed runs: the set is frozen, and nothing moves."""
+    services: Services = request.app.state.services
+    settings = services.settings
+    mode = mode_of(form)
+    options = msgspec.structs.replace(options_of(form, settings), mode=mode)
+    group_id = group_id_of(request)
+    check_bounds(request, visitor, group=group_id)
+    asked = replays.Asked(
+        wanted=Selection(fingerprint=group_id),
+        options=options,
+        author=visitor.author.name,
+        reason=reason_of(form),
+        request={"group": group_id, "from": mode, "canary": options.canary, "rate": options.rate},
+    )
+    story = refusing(partial(replays.plan, services.engine, asked, settings.event_bytes_max))
+    return RedirectResponse(address(f"/replays/{story.id}"), 303)
+
+
+def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Start, pause, resume or abort a replay."""
+    services: Services = request.app.state.services
+    id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
+    if id_ is None or verb not in set(Verb):
+        raise Problem(404, "not-found", "there is no such replay, or nothing is called so")
+    check_bounds(request, visitor, replay=id_)
+    reason, author = reason_of(form), visitor.author.name
+    turn = partial(replays.act, services.engine, id_, Verb(verb), reason=reason, author=author)
+    refusing(turn)
+    return RedirectResponse(address(f"/replays/{id_}"), 303)
+
+
+def options_of(form: Form, settings: "Settings") -> Options:
+    """Rate, canary and bound as the form says; without a rate, that of the settings."""
+    percent = _number(form, "stop_percent", 100)
+    return Options(
+        rate=_number(form, "rate", 100_000) or settings.replay_rate,
+        canary=int(_number(form, "canary", 100_000) or 0),
+        stop_share=None if percent is None else percent / 100,
+    )
+
+
+def group_id_of(request: Request) -> str:
+    """The id in the address; a 404 Problem for what cannot be one."""
+    group_id = text(request.path_params, "group_id", 100)
+    if group_id is None:
+        raise Problem(404, "not-found", "there is no such failure group")
+    return group_id
+
+
+def _number(form: Form, name: str, at_most: float) -> float | None:
+    """The field as a number from 0; None when it is empty."""
+    given = text(form, name, 20)
+    if given is None:
+        return None
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= at_most:
+        raise Problem(400, "invalid-request", f"{name} must be a number from 0 to {at_most:,.0f}")
+    return number

@@ -1,0 +1,186 @@
+"""Failure groups and replays: read only."""
+
+from typing import TYPE_CHECKING, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veltrix.api.problems import Problem
+from veltrix.console.asked import flag, id_of, text, time_of
+from veltrix.console.exports import exported
+from veltrix.console.patching import of_replay
+from veltrix.console.rendering import rendered
+from veltrix.console.visitors import Visitor
+from veltrix.domain.groups import MOVES, RUN_KINDS, GroupKind, GroupState
+from veltrix.domain.replays import ALLOWED, ENDED, ReplayState
+from veltrix.domain.scopes import Scope
+from veltrix.store import group_reads, replay_reads
+from veltrix.store.actions import canonical
+from veltrix.store.group_reads import GroupFilter, GroupPage, Order
+from veltrix.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.store.transactions import open_autocommit, transaction
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+ROWS = 50
+
+
+def groups(request: Request, visitor: Visitor) -> Response:
+    """What failed in the same way, last seen first."""
+    wanted, order, cursor = _groups_asked(request)
+    services: Services = request.app.state.services
+    with transaction(services.engine, snapshot=True) as tx:
+        found = group_reads.page(tx, wanted, order, cursor=cursor, limit=ROWS)
+    return rendered(
+        request,
+        visitor,
+        "failures.html",
+        place="Failures",
+        found=_shown(found, visitor),
+        kinds=list(GroupKind),
+        states=list(GroupState),
+        orders=list(get_args(Order)),
+        is_filtered=wanted != GroupFilter(),
+    )
+
+
+def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
+    """The same as a file."""
+    wanted, order, start = _groups_asked(request)
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+
+        def find(cursor: str | None, limit: int) -> GroupPage:
+            found = group_reads.page(tx, wanted, order, cursor=cursor, limit=limit)
+            return _shown(found, visitor)
+
+        return exported("failures", suffix, find, start)
+
+
+def group(request: Request, visitor: Visitor) -> Response:
+    """One group, with samples, versions and notes, and what can be done about it."""
+    services: Services = request.app.state.services
+    group_id = text(request.path_params, "group_id", 100)
+    with transaction(services.engine, snapshot=True) as tx:
+        found = group_reads.story(tx, group_id) if group_id is not None else None
+    if found is None:
+        raise Problem(404, "not-found", f"there is no failure group {group_id}")
+    if not visitor.sees_payloads:
+        group_reads.redact(found)
+    return rendered(
+        request,
+        visitor,
+        "failure.html",
+        place="Failures",
+        group=found,
+        may_act=visitor.may(Scope.RUNS_REPLAY),
+        may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
+        has_runs=found.kind in RUN_KINDS,
+        moves=[to for to, since in MOVES.items() if found.state in since],
+        rate=services.settings.replay_rate,
+        stop_share=services.settings.replay_stop_share,
+    )
+
+
+def replays(request: Request, visitor: Visitor) -> Response:
+    """Replays, newest first."""
+    state, cursor = _replays_asked(request)
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+        found = replay_reads.page(tx, state=state, cursor=cursor, limit=ROWS)
+    return rendered(
+        request, visitor, "replays.html", place="Replays", found=found, states=list(ReplayState)
+    )
+
+
+def replays_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The same as a file."""
+    state, cursor = _replays_asked(request)
+    services: Services = request.app.state.services
+    with open_autocommit(services.engine) as tx:
+
+        def find(at: str | None, limit: int) -> ReplayPage:
+            return replay_reads.page(tx, state=state, cursor=at, limit=limit)
+
+        return exported("replays", suffix, find, cursor)
+
+
+def one_replay(request: Request, visitor: Visitor) -> Response:
+    """A replay: its plan, how far it is, and its runs."""
+    services: Services = request.app.state.services
+    id_ = canonical(request.path_params["replay_id"])
+    cursor = id_of(request.query_params, "cursor")
+    with transaction(services.engine, snapshot=True) as tx:
+        found = replay_reads.find(tx, id_) if id_ is not None else None
+        if found is None or id_ is None:
+            raise Problem(404, "not-found", "there is no such replay")
+        runs = replay_reads.runs(tx, id_, cursor=cursor, limit=ROWS)
+    return rendered(
+        request,
+        visitor,
+        "one_replay.html",
+        place="Replays",
+        replay=found,
+        runs=runs,
+        edits=of_replay(request, found) if _is_shown(found, visitor) else [],
+        patch=found.patch if visitor.sees_payloads else None,
+        verbs=[verb for verb, states in ALLOWED.items() if found.state in states],
+        may_act=visitor.may(Scope.RUNS_REPLAY),
+        is_over=found.state in ENDED,
+    )
+
+
+def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The runs of a replay as a file: what became of each."""
+    services: Services = request.app.state.services
+    id_ = canonical(request.path_params["replay_id"])
+    cursor = id_of(request.query_params, "cursor")
+    with open_autocommit(services.engine) as tx:
+        if id_ is None or replay_reads.find(tx, id_) is None:
+            raise Problem(404, "not-found", "there is no such replay")
+
+        def find(at: str | None, limit: int) -> ReplayedRunsPage:
+            return replay_reads.runs(tx, id_, cursor=at, limit=limit)
+
+        return exported(f"replay-{id_}", suffix, find, cursor)
+
+
+def _is_shown(found: ReplayStory, visitor: Visitor) -> bool:
+    return found.state == ReplayState.PLANNED and visitor.sees_payloads
+
+
+def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:
+    query = request.query_params
+    kind, state = text(query, "kind"), text(query, "state")
+    if kind is not None and kind not in set(GroupKind):
+        raise Problem(400, "invalid-request", f"kind must be one of {', '.join(GroupKind)}")
+    if state is not None and state not in set(GroupState):
+        raise Problem(400, "invalid-request", f"state must be one of {', '.join(GroupState)}")
+    order: Order = "last_seen"
+    for known in get_args(Order):
+        if query.get("order") == known:
+            order = known
+    wanted = GroupFilter(
+        kind=None if kind is None else GroupKind(kind),
+        states=() if state is None else (GroupState(state),),
+        workflow=text(query, "workflow"),
+        since=time_of(query, "since"),
+        is_empty=flag(query, "empty") or False,
+    )
+    return wanted, order, text(query, "cursor", 100)
+
+
+def _replays_asked(request: Request) -> tuple[ReplayState | None, str | None]:
+    state = text(request.query_params, "state")
+    if state is not None and state not in set(ReplayState):
+        raise Problem(400, "invalid-request", f"state must be one of {', '.join(ReplayState)}")
+    cursor = id_of(request.query_params, "cursor")
+    return None if state is None else ReplayState(state), cursor
+
+
+def _shown(found: GroupPage, visitor: Visitor) -> GroupPage:
+    if not visitor.sees_payloads:
+        for row in found.items:
+            group_reads.redact(row)
+    return found

@@ -1,0 +1,129 @@
+"""A run with its whole story, and the first page with its live figures: read only."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from veltrix.api.problems import Problem, unavailable
+from veltrix.console.edit_diff import edit_of
+from veltrix.console.live import Live
+from veltrix.console.rendering import form_key, rendered
+from veltrix.console.timeline import PLACES, courses_of
+from veltrix.console.visitors import Visitor, visitor_of
+from veltrix.domain.ids import event_id_of
+from veltrix.domain.scopes import Scope
+from veltrix.domain.states import OPEN, RunState
+from veltrix.store import event_reads
+from veltrix.store.actions import canonical
+from veltrix.store.event_reads import EventStory
+from veltrix.store.stories import RunStory, story
+from veltrix.store.transactions import transaction
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+# What an action says when it is done, by the word in the address that it leads to.
+DONE = {
+    "edited": "The edited payload runs as this new run. The run it was made from stays failed.",
+    "replayed": "The run is queued again, in its next generation.",
+    "cancelled": "The run is cancelled.",
+    "cancel-requested": "A worker holds the run; it ends before its next step.",
+}
+
+
+def overview(request: Request, visitor: Visitor) -> Response:
+    """The books, and what moves."""
+    live: Live = request.app.state.live
+    return rendered(request, visitor, "overview.html", place="Overview", figures=live.figures())
+
+
+async def live_figures(request: Request) -> Response:
+    """The figures as server-sent events, until the session is over or the api ends."""
+    state = request.app.state
+    live: Live = state.live
+    visitor = await run_in_threadpool(visitor_of, request)
+    if visitor is None or not visitor.may(Scope.RUNS_READ):
+        raise Problem(401, "unauthorized", "sign in to the console first")
+    if not live.has_room:
+        raise unavailable("too many pages are watching the figures", 10)
+
+    def may_go_on() -> bool:
+        return not state.is_leaving and visitor_of(request) is not None
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(live.watch(may_go_on), media_type="text/event-stream", headers=headers)
+
+
+def run(request: Request, visitor: Visitor) -> Response:
+    """A run from its event to its outcome."""
+    found, sent = find_run(request)
+    edit = None
+    if found.origin_run_id is not None:
+        services: Services = request.app.state.services
+        with transaction(services.engine, snapshot=True) as tx:
+            edit = edit_of(tx, found.id, sent)
+    now = datetime.now(UTC)
+    return rendered(
+        request,
+        visitor,
+        "run.html",
+        place="Runs",
+        run=found,
+        event=sent,
+        edit=edit,
+        courses=courses_of(found, now),
+        positions=PLACES,
+        is_open=found.state in OPEN,
+        may_act=visitor.may(Scope.RUNS_REPLAY),
+        may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
+        done=DONE.get(request.query_params.get("done", "")),
+    )
+
+
+def replay_asked(request: Request, visitor: Visitor) -> Response:
+    """What a replay of this run would do, before it is done."""
+    found, _ = find_run(request)
+    if found.state != RunState.FAILED:
+        raise Problem(409, "not-failed", f"the run is {found.state}: only a failed run is replayed")
+    return rendered(
+        request,
+        visitor,
+        "replay.html",
+        place="Runs",
+        run=found,
+        kept=list(_kept(found)),
+        once=form_key(),
+    )
+
+
+def cancel_asked(request: Request, visitor: Visitor) -> Response:
+    """What a cancel of this run would do, before it is done."""
+    found, _ = find_run(request)
+    if found.state not in OPEN:
+        raise Problem(
+            409, "already-settled", f"the run is {found.state}: only an open run is cancelled"
+        )
+    return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=form_key())
+
+
+def _kept(found: RunStory) -> Iterator[str]:
+    """The names of finished steps in the run's generation."""
+    for step in found.steps:
+        if step.generation == found.generation and step.error is None and step.kind == "step":
+            yield step.name
+
+
+def find_run(request: Request) -> tuple[RunStory, EventStory | None]:
+    """The run of the address, and its event, if that is still there. Raises a 404 Problem."""
+    services: Services = request.app.state.services
+    given = request.path_params["run_id"]
+    id_ = canonical(given)
+    with transaction(services.engine, snapshot=True) as tx:
+        found = story(tx, id_) if id_ is not None else None
+        if found is None or id_ is None:
+            raise Problem(404, "not-found", f"there is no run {given}")
+        return found, event_reads.find(tx, event_id_of(id_))

@@ -1,0 +1,249 @@
+"""The lists of the console, and search: read only."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from veltrix.api.problems import Problem
+from veltrix.console.asked import (
+    AuditAsked,
+    EventsAsked,
+    RunsAsked,
+    audit_asked,
+    events_asked,
+    number,
+    runs_asked,
+    text,
+)
+from veltrix.console.exports import as_file, exported
+from veltrix.console.rendering import address, flower_url, rendered
+from veltrix.console.visitors import Visitor
+from veltrix.domain.scopes import Scope
+from veltrix.domain.states import OPEN, RunState
+from veltrix.pipeline import many
+from veltrix.store import audit, event_reads, ledger, reads, search, subscriptions
+from veltrix.store.actions import canonical
+from veltrix.store.audit import AuditPage
+from veltrix.store.event_reads import EventFilter, EventPage
+from veltrix.store.reads import RunFilter, RunPage
+from veltrix.store.standing import standing
+from veltrix.store.transactions import open_autocommit
+
+if TYPE_CHECKING:
+    from veltrix.api.services import Services
+
+ROWS = 50
+
+
+class WorkflowRow(msgspec.Struct, frozen=True):
+    """A workflow that can be started, as its newest code declares it."""
+
+    workflow: str
+    code_version: str
+    queue: str
+    types: tuple[str, ...]
+    since: str | None
+    is_checked: bool
+    workers: int
+    back_from: str | None
+
+
+def runs(request: Request, visitor: Visitor) -> Response:
+    """Runs, newest first, by the filters of the address."""
+    asked = runs_asked(request.query_params)
+    with _connection(request) as tx:
+        found = _runs(tx, asked, asked.cursor, ROWS)
+        workflows = [row.workflow for row in subscriptions.current(tx)]
+    return rendered(
+        request,
+        visitor,
+        "runs.html",
+        place="Runs",
+        found=found,
+        states=list(RunState),
+        workflows=workflows,
+        is_filtered=asked.by_event is not None or asked.runs != RunFilter(),
+        cancellable=_cancellable(request, visitor, asked, found),
+    )
+
+
+def runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The same as a file."""
+    asked = runs_asked(request.query_params)
+    with _connection(request) as tx:
+        find = partial(_runs, tx, asked)
+        return exported("runs", suffix, find, asked.cursor)
+
+
+def events(request: Request, visitor: Visitor) -> Response:
+    """Events, newest first, by the filters of the address."""
+    asked = events_asked(request.query_params)
+    with _connection(request) as tx:
+        found = _events(tx, asked, asked.cursor, ROWS)
+    return rendered(
+        request,
+        visitor,
+        "events.html",
+        place="Events",
+        found=found,
+        is_filtered=asked.events != EventFilter(),
+    )
+
+
+def events_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The same as a file."""
+    asked = events_asked(request.query_params)
+    with _connection(request) as tx:
+        find = partial(_events, tx, asked)
+        return exported("events", suffix, find, asked.cursor)
+
+
+def event(request: Request, visitor: Visitor) -> Response:
+    """An event as it was sent, and the runs it started."""
+    id_ = canonical(request.path_params["event_id"])
+    with _connection(request) as tx:
+        found = event_reads.find(tx, id_) if id_ is not None else None
+        if found is None or id_ is None:
+            raise Problem(404, "not-found", f"there is no event {request.path_params['event_id']}")
+        started = reads.page(tx, RunFilter(event=id_), limit=200)
+    return rendered(request, visitor, "event.html", place="Events", event=found, runs=started.items)
+
+
+def workflows(request: Request, visitor: Visitor) -> Response:
+    """The workflows that can be started, with their open and failed runs one click away."""
+    with _connection(request) as tx:
+        found = standing(tx)
+    return rendered(request, visitor, "workflows.html", place="Workflows", workflows=found)
+
+
+def workflows_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
+    """The same as a file."""
+    with _connection(request) as tx:
+        found = standing(tx)
+    rows = [
+        WorkflowRow(
+            row.workflow,
+            row.code_version,
+            row.queue,
+            row.types,
+            None if row.since is None else row.since.isoformat(),
+            row.input_schema is not None,
+            row.children,
+            row.replaced if row.is_back else None,
+        )
+        for row in found
+    ]
+    return as_file("workflows", suffix, rows)
+
+
+def audit_rows(request: Request, visitor: Visitor) -> Response:
+    """Who did what and why, newest first."""
+    asked = audit_asked(request.query_params)
+    with _connection(request) as tx:
+        found = audit.page(tx, asked.rows, cursor=asked.cursor, limit=ROWS)
+    return rendered(request, visitor, "audit.html", place="Audit", found=found)
+
+
+def audit_file(request: Request, visitor: Visitor, suffix: str) -> Response:
+    """The same as a file; without what was asked for those who may not see payloads."""
+    asked = audit_asked(request.query_params)
+    start = None if asked.cursor is None else str(asked.cursor)
+    with _connection(request) as tx:
+
+        def find(cursor: str | None, limit: int) -> AuditPage:
+            found = _audit(tx, asked, cursor, limit)
+            if not visitor.sees_payloads:
+                found.items = [audit.redacted(row) for row in found.items]
+            return found
+
+        return exported("audit", suffix, find, start)
+
+
+def audit_row(request: Request, visitor: Visitor) -> Response:
+    """One row of the audit with the exact set of runs."""
+    id_ = number(request.path_params, "row_id")
+    with _connection(request) as tx:
+        found = audit.entry(tx, id_) if id_ is not None else None
+    if found is None:
+        raise Problem(404, "not-found", f"the audit has no row {request.path_params['row_id']}")
+    return rendered(request, visitor, "audit_row.html", place="Audit", row=found)
+
+
+def found(request: Request, visitor: Visitor) -> Response:
+    """What a word may mean; one hit by id is gone to at once."""
+    word = text(request.query_params, "q")
+    hits = None
+    if word is not None:
+        with _connection(request) as tx:
+            hits = search.look_up(tx, word)
+        if canonical(word) is not None:
+            if hits.events:
+                return RedirectResponse(address(f"/events/{hits.events[0].event}"), 303)
+            if len(hits.runs) == 1:
+                return RedirectResponse(address(f"/runs/{hits.runs[0].id}"), 303)
+    return rendered(request, visitor, "search.html", word=word, hits=hits)
+
+
+def delivery(request: Request, _visitor: Visitor) -> Response:
+    """From a Celery task of Flower to its run: the id of a message is that of its first run."""
+    given = request.path_params["delivery_id"]
+    id_ = canonical(given)
+    if id_ is None:
+        raise Problem(404, "not-found", f"{given!r} is no id of a message of ours")
+    return RedirectResponse(address(f"/runs/{id_}"), 303)
+
+
+def flower(request: Request, visitor: Visitor) -> Response:
+    """Where Flower is, and what it cannot know."""
+    services: Services = request.app.state.services
+    return rendered(
+        request,
+        visitor,
+        "flower.html",
+        place="Flower",
+        url=flower_url(services.settings),
+    )
+
+
+def _connection(request: Request) -> Connection:
+    services: Services = request.app.state.services
+    return open_autocommit(services.engine)
+
+
+def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: RunPage) -> int | None:
+    """How many open runs the filter asks for; None: for others too, or nobody may cancel them."""
+    is_open = asked.runs.state in OPEN and asked.by_event is None
+    if not is_open or not visitor.may(Scope.RUNS_REPLAY):
+        return None
+    if asked.cursor is None and seen.next is None:
+        return len(seen.items) or None
+    services: Services = request.app.state.services
+    found = many.count(services.engine, many.Action.CANCEL, asked.runs)
+    return None if isinstance(found, many.NotDone) else found
+
+
+def _runs(tx: Connection, asked: RunsAsked, cursor: str | None, limit: int) -> RunPage:
+    events_ = asked.by_event
+    if events_ is not None:
+        return search.runs_of_events(tx, events_, asked.runs, cursor=cursor, limit=limit)
+    return reads.page(tx, asked.runs, cursor=cursor, limit=limit)
+
+
+def _events(tx: Connection, asked: EventsAsked, cursor: str | None, limit: int) -> EventPage:
+    """Source and id together are the identity of one event, which is looked up."""
+    wanted = asked.events
+    if wanted.source is not None and wanted.id is not None and cursor is None:
+        known = ledger.known(tx, [(wanted.source, wanted.id)])
+        ids = [one.event_id for one in known.values()]
+        stories = [story for id_ in ids if (story := event_reads.find(tx, id_)) is not None]
+        return EventPage([event_reads.row_of(story) for story in stories], None)
+    return event_reads.page(tx, wanted, cursor=cursor, limit=limit)
+
+
+def _audit(tx: Connection, asked: AuditAsked, cursor: str | None, limit: int) -> AuditPage:
+    at = None if cursor is None else int(cursor)
+    return audit.page(tx, asked.rows, cursor=at, limit=limit)

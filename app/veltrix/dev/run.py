@@ -1,0 +1,273 @@
+"""`veltrix dev`: everything on the embedded default, in one terminal."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+from sqlalchemy.exc import OperationalError
+
+from veltrix.dev.children import CannotStart, Leash
+from veltrix.dev.platform import Kind, command, is_ready
+from veltrix.dev.ports import Claims
+from veltrix.dev.postgres import Postgres
+from veltrix.dev.processes import Spec, Supervisor
+from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.settings import PREFIX, Settings
+from veltrix.store.prove_effects import make_table
+from veltrix.store.schema import SchemaError, upgrade
+from veltrix.store.transactions import make_engine
+
+_DATABASE = "veltrix"
+_KINDS: tuple[Kind, ...] = ("api", "relay", "worker", "flower")
+_TICK_S = 0.25
+_LOOK_S = 2.0  # between looks at the servers, so that one that cannot run is not started in a loop
+# Beyond the worker's own grace, which begins when it gets the signal.
+_GRACE_MORE_S = 5.0
+_FOLDER_MODE = 0o711  # PostgreSQL runs as another user when we are root, and must pass through
+
+
+@dataclass(frozen=True)
+class _Servers:
+    """The embedded servers, or None where settings point at others, and the addresses of both."""
+
+    postgres: Postgres | None
+    rabbitmq: RabbitMQ | None
+    database_url: str
+    owner_url: str  # the same role, if none is named for the tables' owner
+    broker_url: str
+    management_url: str | None
+
+    def keep_running(self, say: Callable[[str, str], None]) -> None:
+        """Start again what died."""
+        if self.postgres is not None and not self.postgres.is_running:
+            say("postgres", "ended; starting it again")
+            self.postgres.start()
+        if self.rabbitmq is not None and not self.rabbitmq.is_running:
+            say("rabbitmq", "ended; starting it again")
+            self.rabbitmq.begin()
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def run_dev(
+    folder: Path = Path(".veltrix"),
+    *,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    out: Callable[[str], None] = _write_line,
+) -> int:
+    """Run PostgreSQL, RabbitMQ, api, relay, worker and Flower until Ctrl-C; the exit code.
+
+    Data is kept in `folder`; a server that `settings` points at is used instead of an embedded one.
+    What dies is started again; a taken port is replaced by a free one. Nothing is left running, and
+    what a killed `dev` left is ended first. A second Ctrl-C does not wait for work in hand.
+    """
+    folder = folder.absolute()
+    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    leash, claims = Leash(folder), Claims()
+    supervisor = Supervisor(folder / "processes", cwd=Path.cwd(), say=_printer(out))
+    settings = _without_our_own(settings, folder / "env")
+    postgres = Postgres(folder / "postgres") if settings.database_url is None else None
+    rabbitmq = RabbitMQ(folder / "rabbitmq") if settings.broker_url is None else None
+    with _Signals() as signals:
+        code = 0
+        try:
+            leash.open()
+            _run(folder, supervisor, claims, postgres, rabbitmq, settings, environ, out)
+        except KeyboardInterrupt:
+            out("stopping; Ctrl-C again does not wait for work in hand")
+        except (CannotStart, SchemaError) as error:
+            out(str(error))
+            code = 1
+        finally:
+            signals.is_stopping = True
+            supervisor.close(settings.grace_s + _GRACE_MORE_S, lambda: signals.is_hurried)
+            for server in (rabbitmq, postgres):
+                if server is not None:
+                    server.stop()
+            claims.close()
+            leash.close()
+    return code
+
+
+def _run(
+    folder: Path,
+    supervisor: Supervisor,
+    claims: Claims,
+    postgres: Postgres | None,
+    rabbitmq: RabbitMQ | None,
+    settings: Settings,
+    environ: Mapping[str, str],
+    out: Callable[[str], None],
+) -> NoReturn:
+    """Everything started and kept running; ends by an exception only."""
+    say = _printer(out)
+    servers = _start_servers(postgres, rabbitmq, settings, say)
+    ports = _choose_ports(settings, claims, say)
+    variables = _variables(servers, ports)
+    _write_env(folder / "env", variables)
+    supervisor.open()
+    for kind in _KINDS:
+        # Nobody is before this api who would have to be told: Ctrl-C needs no time for that.
+        end = signal.SIGINT if kind == "api" else signal.SIGTERM
+        supervisor.start(Spec(kind, command(kind), _environment(environ, variables), end=end))
+    for line in _addresses(folder, servers, ports):
+        out(line)
+    is_announced, look_at = False, 0.0
+    while True:
+        supervisor.tick(_TICK_S)
+        if not is_announced and all(is_ready(kind, ports[kind]) for kind in _KINDS):
+            is_announced = True
+            out("  Ready.")
+        if time.monotonic() >= look_at:
+            servers.keep_running(say)
+            look_at = time.monotonic() + _LOOK_S
+
+
+def _start_servers(
+    postgres: Postgres | None,
+    rabbitmq: RabbitMQ | None,
+    settings: Settings,
+    say: Callable[[str, str], None],
+) -> _Servers:
+    """Both servers accept connections, and the database has the newest schema."""
+    if rabbitmq is not None:
+        say("rabbitmq", "starting")
+        rabbitmq.begin()
+    if postgres is not None:
+        say("postgres", "starting")
+        postgres.start()
+        owner_url = database_url = postgres.ensure_database(_DATABASE)
+    else:
+        assert settings.database_url is not None
+        database_url = settings.database_url.get_secret_value()
+        owner_url = (settings.database_owner_url or settings.database_url).get_secret_value()
+    say("migrate", "bringing the schema to its newest version")
+    try:
+        upgrade(owner_url)
+        if settings.prove:
+            make_table(make_engine(owner_url, application="veltrix-dev"))
+    except OperationalError as error:
+        raise CannotStart(f"the database at {PREFIX}DATABASE_URL: {error.orig}") from error
+    if rabbitmq is not None:
+        rabbitmq.wait_ready()
+        urls = (database_url, owner_url, rabbitmq.url(), rabbitmq.management_url)
+        return _Servers(postgres, rabbitmq, *urls)
+    assert settings.broker_url is not None
+    management = settings.management_url
+    return _Servers(
+        postgres,
+        rabbitmq,
+        database_url,
+        owner_url,
+        settings.broker_url.get_secret_value(),
+        management.get_secret_value() if management else None,
+    )
+
+
+def _choose_ports(
+    settings: Settings, claims: Claims, say: Callable[[str, str], None]
+) -> dict[Kind, int]:
+    """The port of each process: that of the settings, or a free one when it is taken."""
+    ports: dict[Kind, int] = {}
+    for kind in _KINDS:
+        wanted: int = getattr(settings, f"{kind}_port")
+        ports[kind] = claims.port(wanted or None)
+        if wanted not in {0, ports[kind]}:
+            say(kind, f"port {wanted} is taken; using {ports[kind]}")
+    return ports
+
+
+def _without_our_own(settings: Settings, env: Path) -> Settings:
+    """The settings less those that only repeat what an earlier `dev` wrote for other terminals."""
+    written = env.read_text() if env.exists() else ""
+    repeated = {
+        name: None
+        for name in ("database_url", "database_owner_url", "broker_url", "management_url")
+        if (url := getattr(settings, name)) and f"'{url.get_secret_value()}'" in written
+    }
+    return settings.model_copy(update=repeated)
+
+
+def _variables(servers: _Servers, ports: Mapping[Kind, int]) -> dict[str, str]:
+    """The settings that every process of this `dev` shares, as environment variables."""
+    variables = {
+        f"{PREFIX}DATABASE_URL": servers.database_url,
+        f"{PREFIX}DATABASE_OWNER_URL": servers.owner_url,
+        f"{PREFIX}BROKER_URL": servers.broker_url,
+        **{f"{PREFIX}{kind.upper()}_PORT": str(port) for kind, port in ports.items()},
+    }
+    if servers.management_url is not None:
+        variables[f"{PREFIX}MANAGEMENT_URL"] = servers.management_url
+    return variables
+
+
+def _write_env(path: Path, variables: Mapping[str, str]) -> None:
+    """The same for other terminals, readable by the owner only: it has passwords."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
+
+
+def _environment(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """What the processes get: ours, with those variables in place of any of the same meaning."""
+    files = {f"{name}_FILE" for name in variables}
+    inherited = {name: value for name, value in environ.items() if name not in files}
+    if sys.stdout.isatty():  # theirs is a pipe to this terminal, so they cannot tell
+        inherited.setdefault(f"{PREFIX}LOG_FORMAT", "console")
+    return {**inherited, "PYTHONUNBUFFERED": "1", **variables}
+
+
+def _addresses(folder: Path, servers: _Servers, ports: Mapping[Kind, int]) -> Iterator[str]:
+    yield ""
+    yield f"  API         http://127.0.0.1:{ports['api']}        documented at /docs"
+    yield f"  Console     http://127.0.0.1:{ports['api']}/console"
+    yield f"  Flower      http://127.0.0.1:{ports['flower']}"
+    if servers.rabbitmq is not None:
+        address = servers.rabbitmq.management_url.rpartition("@")[2]
+        yield f"  RabbitMQ    http://{address}       user and password in {folder}/env"
+    if servers.postgres is not None:
+        address = servers.database_url.rpartition("@")[2]
+        yield f"  PostgreSQL  {address}, as postgres; password in {folder}/env"
+    yield f"  In another terminal: . {folder}/env        Ctrl-C stops everything."
+    yield ""
+
+
+def _printer(out: Callable[[str], None]) -> Callable[[str, str], None]:
+    width = max(map(len, (*_KINDS, "postgres", "rabbitmq", "migrate")))
+    return lambda name, line: out(f"{name:<{width}} | {line}")
+
+
+class _Signals:
+    """In the block the first SIGINT, SIGTERM or SIGHUP is a KeyboardInterrupt, the rest hurry."""
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self.is_hurried = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._react) for number in self._NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _react(self, _number: int, _frame: FrameType | None) -> None:
+        if self.is_stopping:
+            self.is_hurried = True
+        else:
+            self.is_stopping = True
+            raise KeyboardInterrupt

@@ -1,0 +1,151 @@
+"""Writes docs/settings.md from the settings themselves; `--check` says whether it is current."""
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from veltrix.settings import PREFIX, Settings
+from veltrix.settings_load import ENV_FILE, NOT_SETTINGS, SECRETS
+from veltrix.settings_rules import ORDERS, allowed, bounds_of
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+_HEAD = f"""# Settings
+
+*Written by `python -m veltrix.settings_docs` from `app/veltrix/settings.py`; a check fails if it is not current.*
+
+Every setting is a variable of the environment, read once at start and never changed afterwards.
+
+- `{ENV_FILE}` in the working directory is read too (for development); the environment covers it. An empty
+  value is no value.
+- A secret can stand in a file: set `{PREFIX}X_FILE` to its path instead of `{PREFIX}X`. This holds for
+  {{secrets}}.
+- A variable that begins with `{PREFIX}` and is not listed here is an error, with a suggestion.
+  ({{others}}, of `veltrix send` and `veltrix prove`, are the exceptions.)
+- A process with wrong settings refuses to start, with one sentence for each mistake and its cure.
+- `veltrix config` prints the effective values with their origin; passwords are masked.
+
+The defaults lose nothing. *When full* says what happens at the limit; *shown by* is the metric that
+shows it nearing, on `/metrics` of the process that has the limit.
+"""
+
+_FORMATS = """## Formats
+
+Not settings: one format each, so that nothing has to be guessed.
+
+| what | format |
+|---|---|
+| events over HTTP | CloudEvents 1.0.2 JSON or binary; the payload is kept byte for byte |
+| payloads, outputs and outcomes in PostgreSQL | `json` (as sent), or `bytea` for content that is not JSON |
+| messages in RabbitMQ | Celery protocol 2, `application/json`, UTF-8, run ids only; nothing else is accepted |
+| ids | UUIDv7, as text with dashes |
+| times | RFC 3339, UTC |
+| errors over HTTP | `application/problem+json` (RFC 9457) |
+"""
+
+
+def groups() -> dict[str, list[str]]:
+    """The settings by group, in order: a comment in the class body of `Settings` begins a group."""
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in inspect.getsource(Settings).splitlines():
+        if comment := re.match(r"    # (.+)", line):
+            current = found.setdefault(comment[1], [])
+        elif (field := re.match(r"    (\w+):", line)) and field[1] in Settings.model_fields:
+            current.append(field[1])
+    return found
+
+
+def render() -> str:
+    """The text of docs/settings.md."""
+    parts = [
+        _HEAD.format(
+            secrets=", ".join(f"`{PREFIX}{name.upper()}`" for name in sorted(SECRETS)),
+            others=", ".join(f"`{name}`" for name in sorted(NOT_SETTINGS)),
+        )
+    ]
+    for title, names in groups().items():
+        rows = "\n".join(_row(name, Settings.model_fields[name]) for name in names)
+        parts.append(
+            f"## {title}\n\n| variable | what | default | unit | bounds | when full | shown by |\n"
+            f"|---|---|---|---|---|---|---|\n{rows}\n"
+        )
+    parts += [_orders(), _FORMATS]
+    return "\n".join(parts)
+
+
+def about(field: FieldInfo, key: str) -> str:
+    """What `veltrix.settings` says of a field under `unit`, `full`, `metric` or `default_says`."""
+    extra = field.json_schema_extra
+    return str(extra.get(key) or "") if isinstance(extra, Mapping) else ""
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    metric = about(field, "metric")
+    cells = (
+        f"`{PREFIX}{name.upper()}`",
+        field.description or "",
+        about(field, "default_says") or _default(field.default),
+        about(field, "unit"),
+        _bounds(field),
+        about(field, "full"),
+        f"`{metric}`" if metric else "",
+    )
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(value: Any) -> str:
+    if value is None or value is PydanticUndefined or value == "":
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int | float):
+        return f"{value}"
+    return f"`{value.value if isinstance(value, Enum) else value}`"
+
+
+def _bounds(field: FieldInfo) -> str:
+    limits = bounds_of(field)
+    if limits.keys() == {"ge", "le"}:
+        return f"{limits['ge']} to {limits['le']}"
+    if limits.keys() == {"gt", "le"}:
+        return f"above {limits['gt']}, to {limits['le']}"
+    said = allowed(field)
+    return "" if said == "text" else said
+
+
+def _orders() -> str:
+    rows = "\n".join(
+        f"| `{PREFIX}{low.upper()}` | {'<=' if may_equal else '<'} | `{PREFIX}{high.upper()}`"
+        f" | {otherwise} |"
+        for low, high, may_equal, otherwise in ORDERS
+    )
+    return (
+        "## Settings that depend on each other\n\nA process refuses to start unless all of these hold."
+        f"\n\n| this | is | this | because otherwise |\n|---|---|---|---|\n{rows}\n"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the page, or with `--check` says whether it is current: 0 yes, 1 no."""
+    text = render()
+    if "--check" not in arguments:
+        PATH.parent.mkdir(exist_ok=True)
+        PATH.write_text(text, encoding="utf-8")
+        return 0
+    if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
+        return 0
+    cure = "python -m veltrix.settings_docs"
+    print(f"docs/settings.md is not what app/veltrix/settings.py says; run: {cure}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

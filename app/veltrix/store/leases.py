@@ -1,0 +1,229 @@
+"""Leases: the right of one worker to work on a run, until a time of the database's clock.
+
+A claim puts a token on a row. Every later statement about it first locks, in id order, the rows
+that still carry the token, and touches only those (mechanics 2).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+
+from veltrix.store.arrays import TextArray
+from veltrix.store.transactions import fetch
+
+
+class Claim(msgspec.Struct, gc=False):
+    """A run in this worker's hands, with the event it is for. `now` is the database's clock."""
+
+    run_id: str
+    workflow: str
+    queue: str
+    generation: int
+    attempt: int
+    alone: bool
+    crashes: int
+    code_version: str | None
+    key: str | None
+    is_cancel_requested: bool
+    started_at: datetime
+    first_claimed_at: datetime
+    now: datetime
+    event_id: str
+    source: str | None  # None: the event's row is gone
+    sender_id: str
+    type: str
+    subject: str | None
+    time: str | None
+    datacontenttype: str | None
+    dataschema: str | None
+    data: str | None
+    data_binary: bytes | None
+    extensions: str | None
+    traceparent: str | None
+    accepted_at: datetime | None
+
+
+# The claim's commit need not be durable: a lost claim is a redelivery, and the token is not on the
+# row then, so nothing can be written under it. set_config(.., true) holds for this statement only.
+# A run that crashed a worker is claimed only when it is the only one named (mechanics 3). Runs that
+# carry the token already are claimed again: the answer to the first try was lost with its
+# connection. The update locks, in the order of the ids; a lock of its own before it cost a third.
+_CLAIM = """
+with c as (
+    update runs r set state = 'running', lease_token = %(token)s, worker_id = %(worker_id)s,
+        delivery_id = k.delivery_id, due_at = now() + %(hold_s)s * interval '1 second',
+        attempt = least(r.attempt + 1, 32767), hand_overs = 0,
+        claimed_at = coalesce(r.claimed_at, now())
+    from (
+        select u.id, u.delivery_id
+        from (select set_config('synchronous_commit', 'off', true)) fast,
+            unnest(%(id)s::uuid[], %(delivery_id)s::uuid[]) as u(id, delivery_id)
+        order by u.id
+    ) k
+    where r.id = k.id and ((r.state = 'queued' and (not r.alone or %(named)s = 1))
+        or r.lease_token = %(token)s)
+    returning r.id, r.workflow, r.queue, r.generation, r.attempt, r.alone, r.crashes,
+        r.code_version, r.key, r.cancel_requested_at, r.started_at, r.claimed_at, r.event_id
+)
+select c.id::text, c.workflow, c.queue, c.generation, c.attempt, c.alone, c.crashes, c.code_version,
+    c.key, c.cancel_requested_at is not null, c.started_at, c.claimed_at, now(), c.event_id::text,
+    e.source, coalesce(e.sender_id, ''), coalesce(e.type, ''), e.subject, e.time, e.datacontenttype,
+    e.dataschema, e.data::text, e.data_binary, e.extensions::text, e.traceparent, e.accepted_at
+from c left join events e on e.id = c.event_id
+order by c.id
+"""
+
+_LOCK_HELD = """
+select id::text from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
+order by id for no key update
+"""
+
+_HELD = "select id::text from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s"
+
+# Rows locked by the child's own transactional steps are skipped: nobody can rescue those now. In
+# such a transaction itself it is not the time at which that began that counts.
+_RENEW = """
+with held as (
+    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
+    order by id for no key update skip locked
+)
+update runs r set due_at = clock_timestamp() + %(hold_s)s * interval '1 second'
+from held where r.id = held.id returning r.id::text
+"""
+
+_HAND_BACK = """
+with held as (
+    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
+    order by id for no key update{skip_locked}
+)
+update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
+    attempt = greatest(r.attempt - 1, 0)
+from held where r.id = held.id returning r.id::text
+"""
+
+# The hand died with these runs in it. Each travels alone from now on, so that the one that kills
+# workers is found; only a death while alone counts against it. Where only the hand failed, none is
+# suspected.
+_RELEASE = """
+with held as (
+    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s
+    order by id for no key update
+)
+update runs r set state = 'queued', lease_token = null, hand_overs = 0,
+    due_at = now() + %(due_in_s)s * interval '1 second',
+    crashes = r.crashes + (r.alone and %(is_death)s)::int, alone = r.alone or %(is_death)s
+from held where r.id = held.id returning r.id::text
+"""
+
+
+# Runs that travelled alone and have got on: no longer suspected.
+_FORGIVE = """
+with m as (
+    select id from runs where id = any(%(id)s::uuid[]) and lease_token = %(token)s and alone
+    order by id for no key update
+)
+update runs r set crashes = 0, alone = false from m where r.id = m.id
+"""
+
+
+def claim(
+    tx: Connection,
+    token: str,
+    worker_id: str,
+    deliveries: Sequence[tuple[str, str]],
+    hold_s: float,
+) -> list[Claim]:
+    """The runs of `deliveries` ((run id, delivery id) pairs) that are now this token's, by id.
+
+    A run that is not queued, is locked by another claim, or must travel alone and does not, is not
+    in the answer: acknowledging its message is safe, for the run comes due again.
+    """
+    rows = fetch(
+        tx,
+        _CLAIM,
+        {
+            "id": TextArray([run_id for run_id, _ in deliveries]),
+            "delivery_id": TextArray([delivery_id for _, delivery_id in deliveries]),
+            "named": len(deliveries),
+            "token": token,
+            "worker_id": worker_id,
+            "hold_s": hold_s,
+        },
+    )
+    return [Claim(*row) for row in rows]
+
+
+def lock_held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
+    """Lock the runs that still carry the token until the transaction ends; the ones that do.
+
+    Transactional steps run behind this lock, so their effect and the loss of the lease exclude each
+    other.
+    """
+    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    return {row[0] for row in tx.exec_driver_sql(_LOCK_HELD, keys)}
+
+
+def renew(tx: Connection, token: str, run_ids: Sequence[str], hold_s: float) -> set[str]:
+    """Extend the leases of these runs by `hold_s` from now; the ones extended.
+
+    Of those missing some may be locked by a transactional step; see `held`.
+    """
+    keys = {"id": TextArray(sorted(run_ids)), "token": token, "hold_s": hold_s}
+    return {row[0] for row in tx.exec_driver_sql(_RENEW, keys)}
+
+
+def held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of these runs that carry the token, locked or not."""
+    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    return {row[0] for row in tx.exec_driver_sql(_HELD, keys)}
+
+
+def hand_back(
+    tx: Connection, token: str, run_ids: Sequence[str], *, waits: bool = True
+) -> set[str]:
+    """Make runs nobody began due now; the ones that were still held.
+
+    Without `waits`, of those missing some may be locked by a transactional step; see `held`.
+    """
+    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    statement = _HAND_BACK.format(skip_locked="" if waits else " skip locked")
+    return {row[0] for row in tx.exec_driver_sql(statement, keys)}
+
+
+def release(
+    tx: Connection,
+    token: str,
+    run_ids: Sequence[str],
+    due_in_s: float,
+    *,
+    is_death: bool = True,
+) -> set[str]:
+    """Free the runs of a dead hand, due in `due_in_s`; the ones still held.
+
+    `is_death`: each is alone from now on. Else its child lives: nothing is held against them.
+    """
+    keys = {
+        "id": TextArray(sorted(run_ids)),
+        "token": token,
+        "due_in_s": due_in_s,
+        "is_death": is_death,
+    }
+    return {row[0] for row in tx.exec_driver_sql(_RELEASE, keys)}
+
+
+def forgive(tx: Connection, token: str, run_ids: Sequence[str]) -> None:
+    """Those of these runs that are held have got past what ended their workers.
+
+    They need not travel alone any more.
+    """
+    tx.exec_driver_sql(_FORGIVE, {"id": TextArray(sorted(run_ids)), "token": token})
+
+
+def existing(tx: Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that are runs of ours, in any state."""
+    rows = tx.exec_driver_sql(
+        "select id::text from runs where id = any(%(id)s::uuid[])", {"id": TextArray(run_ids)}
+    )
+    return {row[0] for row in rows}

@@ -1,0 +1,152 @@
+"""The schema's version: move it, and ask whether it is the one this code needs.
+
+SchemaError
+ +-- SchemaBusy    somebody holds a lock the migration needs; nothing of it was changed
+"""
+
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from veltrix.store.transactions import sqlstate_of
+
+ADVISORY_LOCK = 0x7665_6C74_7269_78  # "veltrix": who migrates holds it
+
+_ROOT = Path(__file__).resolve().parents[3]
+_LOCK_TIMEOUT = "55P03"
+_NO_RIGHT = "42501"
+_STATEMENT_TIMEOUT = "57014"
+
+
+class SchemaError(Exception):
+    """The schema could not be moved; the message says why and what to do."""
+
+
+class SchemaBusy(SchemaError):
+    """A lock or a statement took too long. The migration it happened in was rolled back."""
+
+
+def upgrade(
+    url: str,
+    revision: str = "head",
+    *,
+    lock_timeout_s: float = 5.0,
+    statement_timeout_s: float = 60.0,
+    turn_timeout_s: float = 300.0,
+) -> None:
+    """The database at `url` is at `revision` or later; each migration is committed whole or not.
+
+    Migrators run one after another: this one waits `turn_timeout_s` for its turn, and then finds
+    the work done. Raises SchemaBusy if a lock cannot be had within `lock_timeout_s` or a statement
+    takes longer than `statement_timeout_s`.
+    """
+    config = _config(url, lock_timeout_s, statement_timeout_s, turn_timeout_s)
+    try:
+        command.upgrade(config, revision)
+    except DBAPIError as error:
+        raise _worded(error, lock_timeout_s, statement_timeout_s) from error
+
+
+def downgrade(
+    url: str,
+    revision: str,
+    *,
+    lock_timeout_s: float = 5.0,
+    statement_timeout_s: float = 60.0,
+    turn_timeout_s: float = 300.0,
+) -> None:
+    """The database at `url` is back at `revision` (`base`: empty), and so is its data.
+
+    Raises as `upgrade` does.
+    """
+    config = _config(url, lock_timeout_s, statement_timeout_s, turn_timeout_s)
+    try:
+        command.downgrade(config, revision)
+    except DBAPIError as error:
+        raise _worded(error, lock_timeout_s, statement_timeout_s) from error
+
+
+@cache
+def head() -> str:
+    """The revision that this code was written for."""
+    revision = _scripts().get_current_head()
+    assert revision is not None
+    return revision
+
+
+def at_head(connection: Connection) -> bool:
+    """The database has every migration this code knows.
+
+    A revision this code does not know counts: newer code migrated first, and old code must run on
+    the new schema while a deploy is under way.
+    """
+    found = revision_of(connection)
+    return found is not None and (found == head() or found not in _known())
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The database's revision; None: it was never migrated."""
+    if connection.scalar(text("select to_regclass('alembic_version')")) is None:
+        return None
+    found = connection.scalar(text("select version_num from alembic_version"))
+    return None if found is None else str(found)
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in _scripts().walk_revisions())
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config("", 0, 0, 0))
+
+
+def _config(
+    url: str, lock_timeout_s: float, statement_timeout_s: float, turn_timeout_s: float
+) -> Config:
+    scripts = _ROOT / "alembic"
+    if not (scripts / "env.py").is_file():
+        raise SchemaError(
+            f"no migrations in {str(scripts)!r}; run from a checkout (`make setup`), or"
+            " from the image, which has them beside app/"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(
+        url=url,
+        lock_timeout_s=lock_timeout_s,
+        statement_timeout_s=statement_timeout_s,
+        turn_timeout_s=turn_timeout_s,
+    )
+    return config
+
+
+def _worded(error: DBAPIError, lock_timeout_s: float, statement_timeout_s: float) -> Exception:
+    state = sqlstate_of(error)
+    if state == _LOCK_TIMEOUT and "pg_advisory_lock" in str(error.statement):
+        return SchemaBusy(
+            "another migrator has been at work on this database all the time; look for `veltrix"
+            " migrate` in pg_stat_activity, and try again when it has ended"
+        )
+    if state == _LOCK_TIMEOUT:
+        return SchemaBusy(
+            f"another session held a lock that this migration needs for {lock_timeout_s:g} s; the"
+            " migration was rolled back. Look for long transactions in pg_stat_activity, try again"
+        )
+    if state == _NO_RIGHT:
+        return SchemaError(
+            f"this role may not change the schema ({str(error.orig).strip().splitlines()[0]}); set"
+            " VELTRIX_DATABASE_OWNER_URL to the role that owns the tables, for `veltrix db` alone"
+        )
+    if state == _STATEMENT_TIMEOUT:
+        return SchemaBusy(
+            f"a statement of this migration took longer than {statement_timeout_s:g} s and was"
+            " rolled back; try again with a longer statement timeout when the system is quiet"
+        )
+    return error

@@ -1,0 +1,393 @@
+"""A worker child: what runs in a prefork process of Celery's pool.
+
+Nothing is opened before the first job, and all of it after the fork (loss mode D06).
+"""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from psycopg import Error as PsycopgError
+from sqlalchemy.exc import DBAPIError
+
+from veltrix import telemetry
+from veltrix.bootstrap import Sources, engine_for, limits_for
+from veltrix.domain.flow import enter_worker
+from veltrix.domain.workflows import Workflow
+from veltrix.pipeline import claim as claims
+from veltrix.pipeline import failures
+from veltrix.pipeline.bury import bury
+from veltrix.pipeline.execute import Engine
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.register import register, release_of
+from veltrix.pipeline.registrable import Workflows, mistakes_of, registered_names
+from veltrix.pipeline.settle import settle
+from veltrix.pipeline.steps import Alarm, AsyncSteps
+from veltrix.pipeline.transact import Transactor
+from veltrix.settings import Settings
+from veltrix.store import journal, leases
+from veltrix.store.errors import Answer, answer_of, told
+from veltrix.store.transactions import Link, transaction
+from veltrix.worker.jobs import (
+    Job,
+    LetterJob,
+    ListJob,
+    ListReport,
+    RegisterJob,
+    ReleaseJob,
+    pack,
+    unpack_job,
+)
+from veltrix.worker.occupied import occupied_by
+from veltrix.worker.places import Places
+from veltrix.worker.recycling import Recycling, memory_bytes
+from veltrix.worker.release import release
+from veltrix.worker.stamps import Stamps
+from veltrix.worker.troubles import Troubles
+from veltrix.worker.usual import be_usual
+from veltrix.worker.watch import Watch
+
+_PAUSES_S = (0.2, 1.0, 5.0)  # between tries of a job that met what nobody foresaw
+_URGENT_TRIES = 2  # of a statement that is refused, before lists have their turn
+_SAY_S = 10.0  # between two log lines about one trouble
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What the parent prepared before it forked."""
+
+    settings: Settings
+    sources: Sources
+    workflows: Mapping[str, tuple[Workflow, str]]
+    queues: list[str]
+    node: str
+    stamps: Stamps
+    places: Places
+    troubles: Troubles
+
+
+# Of the node in a session's name, which PostgreSQL cuts at 63 bytes.
+_NODE_CHARS = 27
+# One per process: set in the parent before the fork; the child is made of it at its first job.
+_inheritance: Inheritance | None = None
+_child: "Child | None" = None
+_is_leaving = False  # set by the signal, which may come before the first job
+
+
+def inherit(inheritance: Inheritance) -> None:
+    """Called in the parent before the pool starts.
+
+    An engine that connects to nothing loads the database's dialect, which would take each child
+    200 ms at its first job: too long for the one that goes on with a dead child's runs.
+    """
+    global _inheritance  # noqa: PLW0603 - what a fork hands over
+    _inheritance = inheritance
+    engine_for(inheritance.settings, "veltrix worker").dispose()
+
+
+def prepare_child() -> None:
+    """In a new child: SIGTERM is for the parent; SIGUSR2 says that the worker shuts down."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what billiard leaves as it is: see `be_usual`
+    signal.signal(signal.SIGUSR2, _on_leave)
+
+
+def _on_leave(_signal: int, _frame: object) -> None:
+    global _is_leaving  # noqa: PLW0603 - one per process
+    _is_leaving = True
+    if _child is not None:
+        _child.leave()
+
+
+def run_job(packed: bytes) -> bytes:
+    """What the pool calls, in the child's main thread."""
+    global _child  # noqa: PLW0603 - one per process, made after the fork
+    if _child is None:
+        assert _inheritance is not None, "inherit() comes before the fork"
+        be_usual()
+        _child = Child(_inheritance)
+        if _is_leaving:
+            _child.leave()
+    job = unpack_job(packed)
+    return _child.run_patiently(job) if isinstance(job, ListJob) else _child.run_once(job)
+
+
+class Child:
+    """Executes jobs, one at a time."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        settings, sources = inheritance.settings, inheritance.sources
+        self._settings, self._workflows = settings, inheritance.workflows
+        self._monotonic = sources.monotonic
+        pid = os.getpid()
+        self.worker_id = f"{inheritance.node}/{pid}"
+        self._node = inheritance.node
+        self._pause = threading.Event()
+        application = f"veltrix worker {pid} {inheritance.node[:_NODE_CHARS]}"
+        self._sql = engine_for(settings, application, is_hot=True)
+        # Back within a part of a lease: a relay that is back sooner may rescue after one hold.
+        pause_s_max = min(1.0, settings.hold_s / 4)
+        self._troubles = inheritance.troubles
+        self._said: dict[str, float] = {}  # by trouble: when it was last logged
+        self._link = Link(self._sql, self._wait, pause_s_max, partial(self._say, "database"))
+        self._limits = limits_for(settings, sources)
+        enter_worker()
+        alarm, async_steps = Alarm(sources.monotonic), AsyncSteps(sources.monotonic)
+        alarm.install()
+        transactor = Transactor(
+            lambda: engine_for(
+                settings,
+                f"{application} transactions",
+                connections_max=2,
+                is_tried=False,
+                is_of_authors=True,
+            ),
+            alarm,
+            self.worker_id,
+            self._rewind,
+            self._wait,
+            sources.monotonic,
+            settings.hold_s,
+            partial(self._say, "transactions"),
+        )
+        self._engine = Engine(self._limits, alarm, async_steps, transactor)
+        self._hand: Hand | None = None
+        self._is_leaving = False
+        self._recycling = Recycling(settings, inheritance.troubles, memory_bytes)
+        self._recycling.install()
+        slot = inheritance.stamps.take_slot(pid, sources.monotonic())
+        self._place = inheritance.places.of(slot)
+        self._watch = Watch(
+            settings,
+            self.worker_id,
+            inheritance.node,
+            lambda wait: Link(
+                engine_for(settings, f"{application} watch", statement_timeout_s=5.0),
+                wait,
+                pause_s_max,
+                partial(self._say, "leases"),
+            ),
+            async_steps,
+            alarm,
+            lambda: inheritance.stamps.stamp(slot, pid, sources.monotonic()),
+            sources.monotonic,
+            inheritance.queues,
+            release_of(self._workflows),
+        )
+        self._watch.start()
+
+    def leave(self) -> None:
+        """Finish or hand back everything at the next step boundary."""
+        self._is_leaving = True
+        if self._hand is not None:
+            self._hand.is_leaving = True
+        self._watch.leave(self._settings.grace_s)
+
+    def run_patiently(self, job: Job) -> bytes:
+        """As `run`; an error that nobody foresaw is tried again, and raised in the end.
+
+        The child goes on, and what it raises is nothing that a run of the job has done.
+        """
+        for pause_s in _PAUSES_S:
+            try:
+                answer = self.run(job)
+            except Exception as error:  # noqa: BLE001 - tried again, and raised at last
+                self._end_list()
+                self._say("job", f"{type(job).__name__}: {told(error)}")
+                telemetry.logger("worker").exception("job.tried_again", job=type(job).__name__)
+            else:
+                self._say("job", None)
+                return answer
+            self._wait(pause_s)
+        try:
+            return self.run(job)
+        finally:
+            self._say("job", None)  # if it failed, the parent tells, and others have its runs
+
+    def run_once(self, job: Job) -> bytes:
+        """As `run`; the parent tries again later, and has lists for this child meanwhile."""
+        try:
+            return self.run(job)
+        except Exception:
+            self._say("database", None)  # it is the job's trouble, which the parent tells
+            raise
+
+    def run(self, job: Job) -> bytes:
+        """The packed answer. Waits for the database as long as it takes."""
+        if isinstance(job, ListJob):
+            return pack(self._list(job))
+        if isinstance(job, ReleaseJob):
+            release(self._link, job, self._monotonic, _URGENT_TRIES)
+        elif isinstance(job, LetterJob):
+            self._write_letters(job)
+        elif isinstance(job, RegisterJob):
+            return self._register().encode()
+        return b""
+
+    def _register(self) -> str:
+        """Register the workflows that can be; why the others cannot, or nothing.
+
+        What is wrong with the code alone was refused before the fork; a name that clashes with one
+        in the database is found here when the database could not be asked then.
+        """
+        names = self._link.call(registered_names, tries_max=_URGENT_TRIES)
+        refused = mistakes_of(self._workflows, names)
+        rest = {name: both for name, both in self._workflows.items() if name not in refused}
+        self._link.call(lambda _tx: self._write(rest), tries_max=_URGENT_TRIES)
+        return " ".join(refused.values())[:2_000]
+
+    def _write(self, workflows: Workflows) -> None:
+        with transaction(self._sql) as tx:
+            restart_s, release = self._settings.deploy_grace_s, release_of(self._workflows)
+            register(tx, workflows, restart_s=restart_s, release=release)
+
+    def _wait(self, seconds: float) -> None:
+        self._pause.wait(seconds)
+
+    def _say(self, trouble: str, detail: str | None) -> None:
+        """What this child is stuck on, for `/readyz`, and for the log now and then."""
+        if detail is None:
+            self._troubles.clear(trouble)
+            self._said.pop(trouble, None)
+            return
+        telemetry.database_errors.labels(trouble).inc()
+        self._troubles.set(trouble, detail)
+        now = self._monotonic()
+        if now - self._said.get(trouble, -_SAY_S) >= _SAY_S:
+            self._said[trouble] = now
+            telemetry.logger("worker").warning("worker.stuck", trouble=trouble, detail=detail)
+
+    def _list(self, job: ListJob) -> ListReport:
+        started = self._monotonic()
+        claimed, past = claims.claim(
+            self._link,
+            job.token,
+            self.worker_id,
+            job.deliveries,
+            self._settings.hold_s,
+            partial(self._watch.claimed, job.token),
+        )
+        outcomes = {run_id: "absent" for run_id, _ in job.deliveries}
+        occupied: dict[str, tuple[float, int]] = {}
+        executions = claims.executions(claimed, past, self._workflows, self._limits)
+        if executions:
+            hand = self._hand = Hand(job.token, executions, self._place)
+            hand.is_leaving = self._is_leaving
+            self._watch.begin(hand)
+            try:
+                self._execute(hand)
+            except Exception as error:  # noqa: BLE001 - one run's, which is looked for
+                telemetry.logger("worker").exception("list.failed", token=job.token)
+                self._one_by_one(hand, error)
+            self._hand = None
+            occupied = occupied_by(hand.executions.values())
+            outcomes.update((id_, e.outcome) for id_, e in hand.executions.items())
+            outcomes.update(dict.fromkeys(hand.lost, "lost"))
+            if hand.lost:
+                telemetry.leases_lost.inc(len(hand.lost))
+                lost = sorted(hand.lost)[:20]
+                telemetry.logger("worker").warning("lease.lost", token=job.token, run_ids=lost)
+        if job.letters:
+            self._write_unknown(job, {c.run_id for c in claimed})
+        took_s = self._monotonic() - started
+        self._watch.end(Counter(e.claim.queue for e in executions), occupied)
+        self._count(executions, took_s)
+        return ListReport(outcomes, occupied)
+
+    def _execute(self, hand: Hand) -> None:
+        self._engine.execute(hand, lambda ready: self._settle(hand, ready))
+
+    def _settle(self, hand: Hand, ready: Sequence[Execution]) -> list[str]:
+        return settle(self._link, hand.token, self.worker_id, ready)
+
+    def _one_by_one(self, hand: Hand, error: Exception) -> None:
+        """The engine cannot execute this list: find the run that it fails for, and fail that."""
+        left = [e for e in hand.executions.values() if not e.is_over]
+        for execution in left:
+            (fresh,) = self._anew([execution])
+            hand.executions[fresh.claim.run_id] = fresh
+            its_own = error if len(left) == 1 else self._error_of(hand, fresh)
+            if its_own is not None:
+                (fresh,) = self._anew([fresh])
+                hand.executions[fresh.claim.run_id] = fresh
+                failures.fail_workflow(fresh, its_own)
+                hand.lost.update(self._settle(hand, [fresh]))
+
+    def _error_of(self, hand: Hand, execution: Execution) -> Exception | None:
+        """Execute this run of the hand by itself; what the engine could not do about it."""
+        alone = Hand(hand.token, [execution])
+        alone.is_leaving = hand.is_leaving
+        try:
+            self._execute(alone)
+        except Exception as error:  # noqa: BLE001 - given to its run
+            return error
+        hand.lost |= alone.lost
+        return None
+
+    def _end_list(self) -> None:
+        self._hand = None
+        self._watch.end({}, {})
+
+    def _count(self, executions: list[Execution], took_s: float) -> None:
+        self._recycling.runs += len(executions)
+        telemetry.list_runs.observe(len(executions))
+        telemetry.list_seconds.observe(took_s)
+        telemetry.runs_claimed.inc(len(executions))
+        settled = Counter((e.claim.workflow, e.outcome) for e in executions)
+        for (workflow, outcome), runs in settled.items():
+            telemetry.runs_settled.labels(workflow, outcome).inc(runs)
+        now = self._monotonic()
+        telemetry.outcome_seconds.observe_all(
+            (e.claim.now - e.claim.accepted_at).total_seconds() + now - e.claimed
+            for e in executions
+            if e.is_settled and e.claim.accepted_at is not None
+        )
+
+    def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
+        """The same claims as new executions that have begun."""
+        fresh = self._anew(executions)
+        for execution in fresh:
+            execution.begin()
+        return fresh
+
+    def _anew(self, executions: Sequence[Execution]) -> list[Execution]:
+        """The same claims as new executions, as the journal knows them now."""
+        for execution in executions:
+            execution.close()
+        old = [e.claim for e in executions]
+        past = self._link.call(lambda tx: journal.past(tx, old))
+        fresh = claims.executions(old, past, self._workflows, self._limits)
+        for execution in fresh:
+            execution.has_begun = True  # in this very claim: it is not to be handed back untouched
+        return fresh
+
+    def _write_letters(self, job: LetterJob) -> None:
+        """Rows of these messages, however long the database cannot take them."""
+        pause_s = 0.05
+        while True:
+            try:
+                bury(self._sql, job.letters)
+            except (DBAPIError, PsycopgError) as error:
+                if answer_of(error) is Answer.DATA:
+                    raise
+                self._say("letters", told(error))
+            else:
+                self._say("letters", None)
+                return
+            self._wait(pause_s)
+            pause_s = min(1.0, pause_s * 2)
+
+    def _write_unknown(self, job: ListJob, claimed: set[str]) -> None:
+        """Messages for a task nobody here knows: dead letters, unless they name runs of ours."""
+        named = {id_: d for id_, d in job.deliveries if d in job.letters and id_ not in claimed}
+        known = self._link.call(lambda tx: leases.existing(tx, list(named)))
+        ours = {named[run_id] for run_id in known} | {
+            d for id_, d in job.deliveries if id_ in claimed
+        }
+        letters = [letter for d, letter in job.letters.items() if d not in ours]
+        if letters:
+            self._write_letters(LetterJob(letters))

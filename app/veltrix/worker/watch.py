@@ -1,0 +1,308 @@
+"""The watch of a child: a thread for its leases, its sign of life, and the limits of its steps.
+
+It has a connection of its own and never waits for the database: what fails is tried at a later
+tick, after a growing pause.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from veltrix import telemetry
+from veltrix.domain.decide import retry_delay_s
+from veltrix.domain.states import RunState
+from veltrix.pipeline import failures
+from veltrix.pipeline.backoff import Backoff
+from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.frames import PendingStep, StepTimeout
+from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.settle import settle
+from veltrix.pipeline.steps import Alarm, AsyncSteps
+from veltrix.settings import Settings
+from veltrix.store import leases, loads
+from veltrix.store.transactions import Link
+from veltrix.worker.occupied import Occupied
+
+TICK_S = 0.05
+_IDLE_REPORT_S = 5.0
+_BUSY_REPORT_S = 1.0
+_PAUSE_S_MAX = 1.0  # between tries, while the database cannot serve
+_LOCKED_S = 0.25  # between tries to give back what a transactional step locks
+_LAST_S = 5.0  # before the end of the grace time the rest is handed back
+
+
+class _Away(Exception):
+    """The database did not answer; the next tick tries again."""
+
+
+def _give_up(_seconds: float) -> None:
+    raise _Away
+
+
+class Watch:
+    """Watches one child. `begin` and `end` are called by its main thread around each list."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker_id: str,
+        node: str,
+        make_link: Callable[[Callable[[float], object]], Link],
+        async_steps: AsyncSteps,
+        alarm: Alarm,
+        stamp: Callable[[], None],
+        monotonic: Callable[[], float],
+        queues: list[str],
+        release: str,
+    ) -> None:
+        self._settings, self._worker_id, self._node = settings, worker_id, node
+        self._async_steps, self._alarm = async_steps, alarm
+        self._stamp, self._monotonic = stamp, monotonic
+        self._link = make_link(_give_up)
+        self._queues, self._release = queues, release
+        self._hand: Hand | None = None
+        self._to_hand_back: list[tuple[str, list[str]]] = []
+        self._claim: tuple[str, list[str]] | None = None
+        self._backoff = Backoff(TICK_S, _PAUSE_S_MAX)
+        self._renewed = self._began = self._hand_back_at = 0.0
+        self._holder: tuple[PendingStep | None, float] = None, 0.0  # of the loop, since
+        self._asked: tuple[PendingStep, threading.Event, float] | None = None  # whether it turns
+        self._reported = 0.0
+        self._leave_by: float | None = None
+        self._has_left = False
+        self._claimed: deque[tuple[float, str, int]] = deque()
+        self._occupied = Occupied()
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def claimed(self, token: str, run_ids: list[str]) -> None:
+        """These leases have just been set: they are renewed from now on.
+
+        What their runs did before is read now, which may take longer than a lease.
+        """
+        self._renewed = self._monotonic()
+        self._claim = token, sorted(run_ids)
+
+    def begin(self, hand: Hand) -> None:
+        """The claimed list is in hand."""
+        self._began = self._monotonic()
+        self._hand, self._claim = hand, None
+
+    def end(self, queue_runs: dict[str, int], occupied: dict[str, tuple[float, int]]) -> None:
+        """The list is done: so many runs per queue; by workflow (seconds, runs)."""
+        self._hand = self._claim = None
+        now = self._monotonic()
+        self._claimed.extend((now, queue, runs) for queue, runs in queue_runs.items())
+        self._occupied.note(occupied)
+
+    def leave(self, grace_s: float) -> None:
+        """The worker shuts down: shortly before the grace time ends hand back what is left."""
+        if self._leave_by is None:
+            self._leave_by = self._monotonic() + max(0.0, grace_s - _LAST_S)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(TICK_S):
+            self._stamp()
+            try:
+                self.once()
+            except Exception as error:  # noqa: BLE001 - the watch goes on whatever one tick met
+                self._backoff.extend(self._monotonic())
+                telemetry.logger("watch").error("watch.failed", error=repr(error))
+
+    def once(self) -> None:
+        """One tick. Public for tests."""
+        now, hand = self._monotonic(), self._hand
+        if hand is not None:
+            self._limit(hand, now)
+        if not self._backoff.is_over(now):
+            return
+        try:
+            self._write(hand, now)
+        except _Away:
+            self._backoff.extend(now)
+        else:
+            self._backoff.reset()
+
+    def _write(self, hand: Hand | None, now: float) -> None:
+        """What the database is to know, if it can serve: leases, runs handed back, a report."""
+        if now - self._renewed >= self._settings.hold_s / 3:
+            self._renew(hand)
+            self._renewed = now
+        while self._to_hand_back and now >= self._hand_back_at:
+            token, run_ids = self._to_hand_back[0]
+            locked = self._link.call(partial(_hand_back, token=token, run_ids=run_ids))
+            if locked:
+                self._to_hand_back[0] = token, locked
+                self._hand_back_at = now + _LOCKED_S
+            else:
+                self._to_hand_back.pop(0)
+        self._report(now)
+
+    def _renew(self, hand: Hand | None) -> None:
+        """Extend the leases; no step begins any more of a run that somebody else has."""
+        claim = self._claim if hand is None else (hand.token, hand.open_ids())
+        if claim is None:
+            return
+        token, ids = claim
+        renewed = self._link.call(lambda tx: leases.renew(tx, token, ids, self._settings.hold_s))
+        missing = [run_id for run_id in ids if run_id not in renewed]
+        if missing and hand is not None:
+            still = self._link.call(lambda tx: leases.held(tx, token, missing))
+            hand.lose(run_id for run_id in missing if run_id not in still)
+
+    def _limit(self, hand: Hand, now: float) -> None:
+        if now - self._began >= self._settings.hand_back_after_s:
+            taken = hand.take_not_begun()
+            if taken:
+                self._to_hand_back.append((hand.token, taken))
+        self._alarm.nudge(now)
+        offender = self._offender(hand, now)
+        if offender is not None:
+            self._end_child(hand, offender, "overrun")
+        elif self._leave_by is not None and now >= self._leave_by:
+            self._end_child(hand, None, "grace")
+
+    def _offender(self, hand: Hand, now: float) -> PendingStep | Execution | Literal["loop"] | None:
+        """Who has overrun its limit. "loop": a callback, of whichever step."""
+        over = self._settings.step_overrun_s
+        step = hand.current
+        if step is not None and now - step.started > step.limit_s + over:
+            return step
+        holder = self._async_steps.holder() if hand.flying else None
+        if holder is not self._holder[0]:
+            self._holder = holder, now
+        for flying in tuple(hand.flying):
+            is_late = now - (flying.started or flying.given) > flying.limit_s + over
+            if is_late and not self._async_steps.has_ended(flying):
+                return self._culprit(flying, now)
+        advancing = hand.advancing
+        if advancing is not None and now - advancing[1] > self._settings.step_timeout_s + over:
+            return advancing[0]
+        return None
+
+    def _culprit(self, late: PendingStep, now: float) -> PendingStep | Literal["loop"] | None:
+        """Who keeps `late` from its end: who has the event loop and does not give it back.
+
+        "loop": somebody, but no step. None: nobody; `late` waits for its turn among many.
+        """
+        over = self._settings.step_overrun_s
+        holder, since = self._holder
+        is_held = now - since > over
+        if holder is not None and is_held:
+            return holder
+        if self._asked is None or self._asked[0] is not late:
+            self._asked = late, self._async_steps.ask(), now
+            return None
+        _, answer, asked_at = self._asked
+        if answer.is_set():  # the loop could have ended it meanwhile
+            return late if late.started else None
+        return "loop" if is_held and now - asked_at > over else None
+
+    def _end_child(
+        self, hand: Hand, offender: PendingStep | Execution | Literal["loop"] | None, why: str
+    ) -> None:
+        """Write the failed attempt, give everything else back, and end this process.
+
+        Runs of which one may have done it, nobody knows which, are left to whoever finds us dead:
+        each travels alone from then on, and the one that ends its child again is known.
+        """
+        hand.is_leaving = True
+        suspects = _begun_async(hand) if offender == "loop" else set()
+        executions = [e for e in hand.executions.values() if not (e.is_over or e in suspects)]
+        if isinstance(offender, PendingStep):
+            _fail_overrun(offender)
+        elif isinstance(offender, Execution):
+            failures.fail_workflow(offender, _too_long(self._settings.step_timeout_s))
+        for execution in executions:
+            if execution.settlement is None:
+                execution.settle(RunState.QUEUED, wait_s=0.0)
+        telemetry.children_killed.labels(why).inc()
+        telemetry.logger("watch").warning(
+            "child.ended",
+            reason=why,
+            worker_id=self._worker_id,
+            run_ids=[e.claim.run_id for e in executions][:10],
+        )
+        try:
+            settle(self._link, hand.token, self._worker_id, executions)
+        except (_Away, DBAPIError):
+            pass  # the leases end by themselves
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _report(self, now: float) -> None:
+        while self._claimed and self._claimed[0][0] < now - 2.0:
+            self._claimed.popleft()
+        if self._leave_by is not None:
+            self._say_goodbye()
+            return
+        pause = _BUSY_REPORT_S if self._claimed else _IDLE_REPORT_S
+        if now - self._reported < pause and not (self._claimed and self._reported == 0.0):
+            return
+        load = self._load()
+        self._link.call(lambda tx: loads.report(tx, self._worker_id, self._node, load))
+        self._reported = now
+
+    def _say_goodbye(self) -> None:
+        """It takes nothing any more: who looks for whom serves this queue or code need not wait."""
+        if not self._has_left:
+            load = self._load() | {"left": True}
+            self._link.call(lambda tx: loads.report(tx, self._worker_id, self._node, load))
+            self._has_left = True
+
+    def _load(self) -> dict[str, Any]:
+        claimed: dict[str, int] = dict.fromkeys(self._queues, 0)
+        for _, queue, runs in tuple(self._claimed):
+            claimed[queue] = claimed.get(queue, 0) + runs
+        return {
+            "queues": {queue: {"claimed_2s": runs} for queue, runs in claimed.items()},
+            "workflows": {w: {"occupied_s": s} for w, s in self._occupied.means().items()},
+            "children": 1,
+            "release": self._release,
+        }
+
+
+def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> list[str]:
+    """Those that cannot be given back now: a transactional step of this child locks them."""
+    back = leases.hand_back(tx, token, run_ids, waits=False)
+    left = [run_id for run_id in run_ids if run_id not in back]
+    return sorted(leases.held(tx, token, left)) if left else []
+
+
+def _begun_async(hand: Hand) -> set[Execution]:
+    return {step.execution for step in tuple(hand.flying) if step.started}
+
+
+def _too_long(limit_s: float) -> StepTimeout:
+    return StepTimeout(f"it overran its limit of {limit_s:g} s and its worker child was ended")
+
+
+def _fail_overrun(step: PendingStep) -> None:
+    """The attempt failed as a time-out; if it was the last, the workflow hears so in another."""
+    execution, policy = step.execution, step.call.step.policy
+    delay_s = retry_delay_s(policy, step.tries, execution.limits.jitter())
+    failed = failures.note_attempt(
+        execution,
+        step.position,
+        step.call.step.name,
+        step.attempt,
+        _too_long(step.limit_s),
+        delay_s,
+        step,
+    )
+    if delay_s is not None:
+        execution.settle(RunState.WAITING, wait_s=delay_s)
+        return
+    error = failures.error_text(failed.type, failed.message, failed.fingerprint)
+    execution.journal(step, None, error)
+    execution.settle(RunState.QUEUED, wait_s=0.0)
