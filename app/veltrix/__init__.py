@@ -2,7 +2,7 @@
 
     from veltrix import Event, step, workflow
 
-Everything a workflow may use is here. The rest of `app` is the platform.
+Everything a workflow may use is here. The rest of the package is the platform.
 """
 
 from veltrix.domain.events import Event

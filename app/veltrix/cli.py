@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 a finding or imbalance, 2 wrong use, wrong settings or som
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
@@ -79,6 +80,28 @@ for group, name in (
     cli.add_typer(group, name=name)
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        # Which takes a moment that no other command needs to wait for.
+        from importlib.metadata import version
+
+        typer.echo(f"veltrix {version('veltrix')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Say which release this is."
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; its exit code. Expected errors are sentences on standard error."""
     try:
@@ -96,7 +119,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script; workflows of the folder it stands in are found, as by `python -m`."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, "")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,35 @@ def test_help_loads_nothing_heavy() -> None:
     )
 
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_version_is_that_of_the_project(unset_veltrix: Veltrix) -> None:
+    file = Path(__file__).parents[2] / "pyproject.toml"
+    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+
+    assert unset_veltrix("--version").out == f"veltrix {project['version']}\n"
+
+
+def test_workflows_of_the_folder_it_stands_in_are_found(tmp_path: Path, database_url: str) -> None:
+    """Beside a package of the author's that is called `app`, as most are."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    (tmp_path / "orders.py").write_text(
+        "from veltrix import Event, workflow\n\n\n"
+        "@workflow(on='shop.order.placed')\n"
+        "async def fulfil(event: Event) -> None:\n"
+        "    pass\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("veltrix"), "workflows", "register"],
+        cwd=tmp_path,
+        env=environment | {"VELTRIX_WORKFLOWS": "orders", "VELTRIX_DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "fulfil" in ended.stdout
