@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers lock lock-peers clean
+.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers wheel lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -158,12 +158,21 @@ lock-peers: setup
 	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
 	    --output-file=bench/peers/requirements.txt bench/peers/requirements.in
 
-# Names no index, host or path of the machine it ran on: tests/test_project.py looks.
+# dist/: what `pip install` takes, with the migrations and without the samples.
+wheel: setup
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# requirements.txt is for who develops, requirements-run.txt for the image: what runs, and what builds
+# the wheel. Names no index, host or path of the machine it ran on: tests/test_project.py looks.
 lock: setup
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes \
 	    --strip-extras --extra=bench --extra=dev --extra=embedded \
 	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
 	    --output-file=requirements.txt pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --allow-unsafe --generate-hashes \
+	    --strip-extras --build-deps-for=wheel --constraint=requirements.txt \
+	    --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+	    --output-file=requirements-run.txt pyproject.toml
 
 # What can be made again. The data of `veltrix dev` in .veltrix/ is not: delete it yourself.
 clean:

@@ -339,7 +339,7 @@ def test_the_dockerfile_has_no_findings_and_its_process_is_no_shell_and_not_root
 
     assert linted.returncode == 0, linted.stdout
     assert 'ENTRYPOINT ["veltrix"]' in written
-    assert "--require-hashes --requirement requirements.txt" in written
+    assert "--require-hashes --requirement requirements-run.txt" in written
     assert re.findall(r"^USER (.*)$", written, re.MULTILINE) == ["10001"]
     copied = {word.rstrip("/") for line in re.findall(r"^COPY (.*) \S+$", written, re.MULTILINE)
               for word in line.split() if not word.startswith(("--", "/"))}  # fmt: skip

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def locked() -> dict[str, str]:
-    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+def locked(file: str = "requirements.txt") -> dict[str, str]:
+    text = (ROOT / file).read_text(encoding="utf-8")
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\$", text, re.MULTILINE))
 
 
@@ -29,6 +29,16 @@ def test_the_lock_satisfies_every_requirement_and_extra() -> None:
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{requirement} is not locked; run: make lock"
         assert requirement.specifier.contains(pin), f"{requirement} is locked at {pin}"
+
+
+def test_the_image_runs_what_developers_have_tested_and_nothing_of_their_tools() -> None:
+    runs, all_of_it = locked("requirements-run.txt"), locked()
+    tools = {Requirement(line).name for line in PROJECT["optional-dependencies"]["dev"]}
+
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        assert canonicalize_name(requirement.name) in runs, f"{requirement}: run make lock"
+    assert runs.items() <= all_of_it.items(), "run make lock"
+    assert not (tools - {"hatchling"}) & runs.keys()
 
 
 def test_what_app_imports_is_required_by_name() -> None:
@@ -101,9 +111,8 @@ def test_importing_veltrix_does_not_hide_or_load_what_it_should_not() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_workflows_and_types_are_installed_with_the_package() -> None:
-    assert (ROOT / "app" / "veltrix" / "py.typed").is_file()
-    assert (ROOT / "workflows" / "__init__.py").is_file()
+def test_the_command_is_veltrix_and_nothing_called_app_is_a_package() -> None:
+    assert not (ROOT / "app" / "__init__.py").exists()
     assert PROJECT["scripts"] == {"veltrix": "veltrix.cli:main"}
 
 

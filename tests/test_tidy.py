@@ -322,7 +322,13 @@ def test_celery_is_configured_in_one_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["requirements.txt", "requirements-data.txt", "bench/peers/requirements.txt"]
+    "file",
+    [
+        "requirements.txt",
+        "requirements-run.txt",
+        "requirements-data.txt",
+        "bench/peers/requirements.txt",
+    ],
 )
 def test_locked_requirements_name_hashes_and_no_place(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")

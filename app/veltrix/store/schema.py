@@ -17,7 +17,8 @@ from veltrix.store.transactions import sqlstate_of
 
 ADVISORY_LOCK = 0x7665_6C74_7269_78  # "veltrix": who migrates holds it
 
-_ROOT = Path(__file__).resolve().parents[3]
+_HERE = Path(__file__).resolve()
+_INSTALLED, _CHECKOUT = _HERE.parents[1] / "migrations", _HERE.parents[3] / "alembic"
 _LOCK_TIMEOUT = "55P03"
 _NO_RIGHT = "42501"
 _STATEMENT_TIMEOUT = "57014"
@@ -109,11 +110,11 @@ def _scripts() -> ScriptDirectory:
 def _config(
     url: str, lock_timeout_s: float, statement_timeout_s: float, turn_timeout_s: float
 ) -> Config:
-    scripts = _ROOT / "alembic"
+    scripts = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
     if not (scripts / "env.py").is_file():
         raise SchemaError(
-            f"no migrations in {str(scripts)!r}; run from a checkout (`make setup`), or"
-            " from the image, which has them beside app/"
+            f"no migrations in {str(scripts)!r}: this copy of Veltrix is not whole; install the"
+            " wheel again, or run `make setup` in a checkout"
         )
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))

@@ -1,0 +1,66 @@
+"""The wheel is whole: outside of a checkout it migrates a database and has all that pages need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from veltrix.store.schema import head
+
+ROOT = Path(__file__).resolve().parents[2]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs, and nothing else."""
+    wheels, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
+    build = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
+    done([*PIP, *build, ROOT])
+    done([*PIP, "install", "--no-index", "--no-deps", "--target", folder, *wheels.iterdir()])
+    return folder
+
+
+def done(command: list[str | Path], cwd: Path | None = None, **environment: str) -> str:
+    ended = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_it_installs_one_package_with_all_its_files_and_no_samples(installed: Path) -> None:
+    here = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    package = installed / "veltrix"
+    files = {"py.typed", "migrations/script.py.mako", "console/templates/base.html"}
+
+    assert here == {"veltrix", "bin"}
+    assert all((package / file).is_file() for file in files)
+    for folder in ("console/templates", "console/static", "commands/flower_templates"):
+        mine = {path.name for path in (ROOT / "app" / "veltrix" / folder).iterdir()}
+        assert {path.name for path in (package / folder).iterdir()} == mine
+
+
+def test_it_migrates_a_database_from_anywhere_beside_a_foreign_app(
+    installed: Path, tmp_path: Path, empty_url: str
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    (tmp_path / "alembic").mkdir()
+    (tmp_path / "alembic" / "env.py").write_text("raise RuntimeError('not ours')\n")
+    where = {"PYTHONPATH": str(installed), "VELTRIX_DATABASE_URL": empty_url}
+    command: list[str | Path] = [sys.executable, "-m", "veltrix.cli", "db"]
+
+    done([*command, "upgrade"], tmp_path, **where)
+
+    assert head() in done([*command, "current"], tmp_path, **where)
+    whose = "import veltrix; print(veltrix.__file__)"
+    told = done([sys.executable, "-c", whose], tmp_path, **where)
+    assert told.strip() == str(installed / "veltrix" / "__init__.py")
