@@ -1,5 +1,6 @@
 """Wrong settings stop a process at its start, with a sentence and a cure for each mistake."""
 
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -275,3 +276,38 @@ def test_the_page_of_settings_is_current_and_has_each_once() -> None:
     assert sorted(chain(*settings_docs.groups().values())) == sorted(Settings.model_fields)
     for name in Settings.model_fields:
         assert text.count(f"\n| `VELTRIX_{name.upper()}` | ") >= 1
+
+
+def code_outside(*names: str) -> str:
+    """All of the package but the modules whose names begin so."""
+    package = Path(__file__).parents[1] / "app" / "veltrix"
+    files = [path for path in package.rglob("*.py") if not path.name.startswith(names)]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """One of them did nothing, for as long as anybody could remember."""
+    code = code_outside("settings")
+
+    assert not [name for name in Settings.model_fields if not re.search(rf"\b{name}\b", code)]
+
+
+def test_every_metric_is_set_somewhere() -> None:
+    """One of them said 0 whatever was the matter, and two pages told operators to watch it."""
+    code = code_outside("telemetry.py")
+    metrics = {
+        name
+        for name, value in vars(telemetry).items()
+        if isinstance(value, prometheus_client.metrics.MetricWrapperBase)
+    }
+
+    assert len(metrics) > 40
+    assert not {name for name in metrics if not re.search(rf"\b{name}\b", code)}
+
+
+def test_a_remark_beside_a_setting_is_no_title_of_the_page() -> None:
+    titles = list(settings_docs.groups())
+
+    assert titles[0] == "Where things are"
+    assert all(len(title) <= 30 for title in titles)
+    assert all(settings_docs.groups().values())

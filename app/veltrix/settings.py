@@ -528,7 +528,7 @@ class Settings(BaseModel):
         unit="connections",
         full="the request waits, then 503",
         metric="veltrix_database_connections",
-        ge=1,
+        ge=2,
         le=100,
     )
 
@@ -556,13 +556,6 @@ class Settings(BaseModel):
     )
     recount_s: float = _setting(
         10.0, "Pause between recounts of closed minutes", unit="seconds", ge=0.1, le=3600
-    )
-    late_s: float = _setting(
-        60.0,
-        "Age at which an open, due run nobody claims is called late",
-        unit="seconds",
-        ge=1,
-        le=86_400,
     )
 
     # Replays

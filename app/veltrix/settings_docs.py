@@ -51,15 +51,21 @@ Not settings: one format each, so that nothing has to be guessed.
 """
 
 
+_TITLE_OR_FIELD = re.compile(r"(?<=\n\n)    # (.+)\n(?=    \w+:)|^    (\w+):", re.MULTILINE).findall
+
+
 def groups() -> dict[str, list[str]]:
-    """The settings by group, in order: a comment in the class body of `Settings` begins a group."""
+    """The settings by group, in order.
+
+    A comment of one line between a blank line and a field begins a group, in the class of Settings.
+    """
     found: dict[str, list[str]] = {}
     current: list[str] = []
-    for line in inspect.getsource(Settings).splitlines():
-        if comment := re.match(r"    # (.+)", line):
-            current = found.setdefault(comment[1], [])
-        elif (field := re.match(r"    (\w+):", line)) and field[1] in Settings.model_fields:
-            current.append(field[1])
+    for title, name in _TITLE_OR_FIELD(inspect.getsource(Settings)):
+        if title:
+            current = found.setdefault(title, [])
+        elif name in Settings.model_fields:
+            current.append(name)
     return found
 
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -63,7 +64,7 @@ from veltrix.store import keys
 from veltrix.store.audit import Audited, append
 from veltrix.store.keys import KeyRefused
 from veltrix.store.transactions import is_away, transaction
-from veltrix.telemetry import configure_logs, logger
+from veltrix.telemetry import configure_logs, database_connections, logger
 from veltrix.tls import Certificate, CertificateRefused
 
 # After SIGTERM `/readyz` says 503 for so long while requests are still taken. A balancer that asks
@@ -185,6 +186,8 @@ def serve(settings: Settings) -> None:
     )
     catalog = Catalog(reads, settings.subscriptions_cache_s)
     services = Services(settings, reads, acceptor, ring, catalog, sources.new_id, relay.is_up)
+    assert isinstance(reads.pool, QueuePool)
+    database_connections.set_function(reads.pool.checkedout)
     listening = _listen(settings.api_host, settings.api_port)
     relay.start()
     Thread(target=say_powers, args=(settings, reads), name="powers", daemon=True).start()
