@@ -15,6 +15,7 @@ from veltrix import telemetry
 from veltrix.domain.states import Reason
 from veltrix.pipeline import failures
 from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.failure_lines import say_failures
 from veltrix.store import journal, leases
 from veltrix.store.errors import is_bad_value, is_lost
 from veltrix.store.journal import JournalEntry
@@ -150,6 +151,7 @@ def mark_written(executions: Sequence[Execution], held: dict[str, bool]) -> list
             execution.claim.alone, execution.claim.crashes = False, 0
         for failed in execution.failed_attempts:
             telemetry.failed_attempts.labels(execution.claim.workflow, failed.step).inc()
+        say_failures(execution)
         execution.unwritten, execution.failed_attempts = [], []
         if execution.settlement is not None:
             execution.close()
