@@ -10,7 +10,14 @@ from pydantic import ValidationError
 
 from veltrix import settings_docs, telemetry
 from veltrix.settings import Settings
-from veltrix.settings_load import SettingsError, effective, load_settings, masked, require
+from veltrix.settings_load import (
+    SettingsError,
+    effective,
+    load_settings,
+    masked,
+    require,
+    variables_of_authors,
+)
 from veltrix.settings_rules import bounds_of
 
 URL = "postgresql+psycopg://veltrix:hunter2@db/veltrix"
@@ -276,6 +283,15 @@ def test_the_page_of_settings_is_current_and_has_each_once() -> None:
     assert sorted(chain(*settings_docs.groups().values())) == sorted(Settings.model_fields)
     for name in Settings.model_fields:
         assert text.count(f"\n| `VELTRIX_{name.upper()}` | ") >= 1
+
+
+def test_what_a_file_has_beside_settings_is_for_the_steps(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PAYMENT_URL=http://pay\nVELTRIX_API_PORT=1\nEMPTY=\n")
+
+    assert variables_of_authors(file) == {"PAYMENT_URL": "http://pay"}
+    assert load_settings({}, env_file=file).api_port == 1
+    assert variables_of_authors(tmp_path / "none") == {}
 
 
 def code_outside(*names: str) -> str:

@@ -24,7 +24,7 @@ _HEAD = f"""# Settings
 Every setting is a variable of the environment, read once at start and never changed afterwards.
 
 - `{ENV_FILE}` in the working directory is read too (for development); the environment covers it. An empty
-  value is no value.
+  value is no value. What else is in it `veltrix dev` gives to its processes, and so to steps.
 - A secret can stand in a file: set `{PREFIX}X_FILE` to its path instead of `{PREFIX}X`. This holds for
   {{secrets}}.
 - A variable that begins with `{PREFIX}` and is not listed here is an error, with a suggestion.

@@ -190,15 +190,20 @@ def _below(
     return {name: (value, origin) for name, value in values.items() if name not in covered}
 
 
+def variables_of_authors(path: Path = ENV_FILE) -> dict[str, str]:
+    """What the file has beside our settings: for the steps of who develops."""
+    return {n: value for n, value in _all_of_file(path).items() if not n.startswith(PREFIX)}
+
+
 def _read_env_file(path: Path | None) -> dict[str, str]:
     """Our variables in a file of NAME=value lines; none when it is not there."""
+    return {n: value for n, value in _all_of_file(path).items() if n.startswith(PREFIX)}
+
+
+def _all_of_file(path: Path | None) -> dict[str, str]:
     if path is None or not path.is_file():
         return {}
-    return {
-        name: value
-        for name, value in dotenv_values(path, interpolate=False).items()
-        if value and name.startswith(PREFIX)
-    }
+    return {n: value for n, value in dotenv_values(path, interpolate=False).items() if value}
 
 
 def _unknown(given: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -19,6 +19,7 @@ from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.rabbitmq import RabbitMQ
 from veltrix.settings import PREFIX, Settings
+from veltrix.settings_load import variables_of_authors
 from veltrix.store.prove_effects import make_table
 from veltrix.store.schema import SchemaError, upgrade
 from veltrix.store.transactions import make_engine
@@ -62,7 +63,7 @@ def run_dev(
     folder: Path = Path(".veltrix"),
     *,
     settings: Settings,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     out: Callable[[str], None] = _write_line,
 ) -> int:
     """Run PostgreSQL, RabbitMQ, api, relay, worker and Flower until Ctrl-C; the exit code.
@@ -70,7 +71,9 @@ def run_dev(
     Data is kept in `folder`; a server that `settings` points at is used instead of an embedded one.
     What dies is started again; a taken port is replaced by a free one. Nothing is left running, and
     what a killed `dev` left is ended first. A second Ctrl-C does not wait for work in hand.
+    Processes get `environ`, which is ours, above what `.env` has beside settings.
     """
+    environ = {**variables_of_authors(), **(os.environ if environ is None else environ)}
     folder = folder.absolute()
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     leash, claims = Leash(folder), Claims()
