@@ -46,11 +46,13 @@ class Claims:
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
 
-    def port(self, preferred: int | None = None) -> int:
-        """`preferred` when it is free and unclaimed, else another such port; now claimed."""
-        port = free_port(preferred)
-        while not self._claim(port):
-            port = free_port()
+    def port(self, *preferred: int | None) -> int:
+        """The first of `preferred` that is free and unclaimed, else another such; now claimed."""
+        for one in preferred:
+            if one and is_free(one) and self._claim(one):
+                return one
+        while not self._claim(port := free_port()):
+            pass
         return port
 
     def _claim(self, port: int) -> bool:

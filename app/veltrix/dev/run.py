@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+import msgspec
 from sqlalchemy.exc import OperationalError
 
 from veltrix.dev.children import CannotStart, Leash
@@ -115,7 +117,7 @@ def _run(
     """Everything started and kept running; ends by an exception only."""
     say = _printer(out)
     servers = _start_servers(postgres, rabbitmq, settings, say)
-    ports = _choose_ports(settings, claims, say)
+    ports = _choose_ports(folder / "ports.json", settings, claims, say)
     variables = _variables(servers, ports)
     _write_env(folder / "env", variables)
     supervisor.open()
@@ -178,16 +180,24 @@ def _start_servers(
 
 
 def _choose_ports(
-    settings: Settings, claims: Claims, say: Callable[[str, str], None]
+    kept: Path, settings: Settings, claims: Claims, say: Callable[[str, str], None]
 ) -> dict[Kind, int]:
-    """The port of each process: that of the settings, or a free one when it is taken."""
-    ports: dict[Kind, int] = {}
+    """The port of each process: that of the settings, that of last time, or a free one."""
+    before, ports = _kept_ports(kept), dict[Kind, int]()
     for kind in _KINDS:
         wanted: int = getattr(settings, f"{kind}_port")
-        ports[kind] = claims.port(wanted or None)
+        ports[kind] = claims.port(wanted, before.get(kind))
         if wanted not in {0, ports[kind]}:
             say(kind, f"port {wanted} is taken; using {ports[kind]}")
+    kept.write_bytes(msgspec.json.encode(ports))
     return ports
+
+
+def _kept_ports(kept: Path) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(kept.read_bytes(), type=dict[str, int])
+    except (OSError, ValueError):
+        return {}
 
 
 def _without_our_own(settings: Settings, env: Path) -> Settings:
@@ -196,7 +206,7 @@ def _without_our_own(settings: Settings, env: Path) -> Settings:
     repeated = {
         name: None
         for name in ("database_url", "database_owner_url", "broker_url", "management_url")
-        if (url := getattr(settings, name)) and f"'{url.get_secret_value()}'" in written
+        if (url := getattr(settings, name)) and f"={quote(url.get_secret_value())}\n" in written
     }
     return settings.model_copy(update=repeated)
 
@@ -218,7 +228,7 @@ def _write_env(path: Path, variables: Mapping[str, str]) -> None:
     """The same for other terminals, readable by the owner only: it has passwords."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    path.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
+    path.write_text("".join(f"export {name}={quote(value)}\n" for name, value in variables.items()))
 
 
 def _environment(environ: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
@@ -241,7 +251,7 @@ def _addresses(folder: Path, servers: _Servers, ports: Mapping[Kind, int]) -> It
     if servers.postgres is not None:
         address = servers.database_url.rpartition("@")[2]
         yield f"  PostgreSQL  {address}, as postgres; password in {folder}/env"
-    yield f"  In another terminal: . {folder}/env        Ctrl-C stops everything."
+    yield f"  In another terminal: . {quote(f'{folder}/env')}        Ctrl-C stops everything."
     yield ""
 
 
