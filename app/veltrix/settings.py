@@ -200,7 +200,7 @@ class Settings(BaseModel):
     )
     accept_waiting_events_max: int = _setting(
         20_000,
-        "Events waiting for the commit in one api",
+        "Events waiting for the commit, in each of an api's two writers",
         unit="events",
         full="503 with Retry-After, nothing taken",
         metric="veltrix_accept_waiting_events",
@@ -209,7 +209,7 @@ class Settings(BaseModel):
     )
     accept_waiting_bytes_max: int = _setting(
         128 * MIB,
-        "Payload waiting for the commit in one api",
+        "Payload waiting for the commit in one api, half of it for large events",
         unit="bytes",
         full="503 with Retry-After, nothing taken",
         metric="veltrix_accept_waiting_bytes",

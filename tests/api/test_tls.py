@@ -250,3 +250,20 @@ def test_who_reads_nothing_and_who_says_goodbye_are_let_go(
         polite.unwrap().close()
     until(lambda: not api.gate._guests, what="who said goodbye to be gone")
     assert not caplog.records
+
+
+def test_who_does_not_read_and_goes_on_asking_is_closed_over_tls_too(api: TlsApi) -> None:
+    """TLS took all of an answer, and half a MiB more, before it said that nobody reads."""
+    with api.dial() as dialled:
+        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        one = api._context.wrap_socket(dialled, server_hostname="localhost")
+        one.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        def is_gone() -> bool:
+            try:
+                one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            except OSError:
+                return True
+            return not api.gate._guests
+
+        until(is_gone, 15, "its end")

@@ -1,14 +1,16 @@
-"""Who does not read his answers keeps no connection, whatever else he does."""
+"""Who does not read his answers keeps no connection, whatever else he does; who reads them does."""
 
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Event, Thread
 from typing import Any
 
+import pytest
 import uvicorn
+import uvloop
 
 from tests.api.conftest import ApiOf
 from tests.support.wait import until
@@ -16,6 +18,8 @@ from veltrix.api.connection import ApiConnection
 from veltrix.api.gate import Gate, Limits
 
 FILE = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+PAUSE = Event()  # never set
 
 
 def test_who_goes_on_asking_and_does_not_read_is_closed(api_of: ApiOf) -> None:
@@ -40,43 +44,109 @@ def is_cut(one: socket.socket) -> bool:
 def unread(address: Any) -> Iterator[socket.socket]:
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        one.settimeout(20)
         one.connect(address)
         yield one
 
 
+class Server:
+    """One that answers each request with so many bytes, and what it holds of it."""
+
+    def __init__(self, size: int, limits: Limits, **options: Any) -> None:
+        self._size, self.gate, self.answered = size, Gate(limits), Event()
+        http: Any = partial(ApiConnection, self.gate)
+        self._server = uvicorn.Server(
+            uvicorn.Config(self._answer, http=http, lifespan="off", log_config=None, **options)
+        )
+
+    async def _answer(self, _scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"%d" % self._size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(self._size)})
+        self.answered.set()
+
+    @property
+    def held(self) -> list[int]:
+        """Of each connection, the bytes that are not sent."""
+        return [one.transport.get_write_buffer_size() for one in list(self.gate._guests)]
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """Its address."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+            thread = Thread(target=self._serve, args=(listening,))
+            thread.start()
+            try:
+                until(lambda: self._server.started, what="the server to start")
+                yield listening.getsockname()
+            finally:
+                self._server.should_exit = True
+                thread.join()
+
+    def _serve(self, listening: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._server.serve(sockets=[listening]))
+
+
+def read_all(one: socket.socket, size: int, pause_s: float, piece: int) -> int:
+    """How many bytes come until the end, if it is read so slowly."""
+    got = 0
+    while data := one.recv(piece):
+        got += len(data)
+        if got < size:
+            PAUSE.wait(pause_s)
+    return got
+
+
 def test_what_is_not_read_of_a_last_answer_keeps_no_connection() -> None:
     """Too little to stall it: closed for being idle, it waited for ever to be read."""
-    size, gate, answered = 50_000, Gate(Limits(linger_s=0.5)), Event()
-
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        headers = [(b"content-length", b"%d" % size)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": bytes(size)})
-        answered.set()
-
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        serving(app, gate, listening),
-        unread(listening.getsockname()) as one,
-    ):
+    server = Server(50_000, Limits(write_s=1.0), timeout_keep_alive=1)
+    with server.running() as address, unread(address) as one:
         one.sendall(FILE)
-        assert answered.wait(15)
-        (guest,) = gate._guests
-        assert 0 < guest.transport.get_write_buffer_size() < 65_536
-        until(lambda: not gate._guests, 15, "its end")
+        assert server.answered.wait(15)
+        until(lambda: not server.gate._guests, 15, "its end")
 
 
-@contextmanager
-def serving(app: Any, gate: Gate, listening: socket.socket) -> Iterator[None]:
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
-    http: Any = partial(ApiConnection, gate)
-    config = uvicorn.Config(app, http=http, lifespan="off", log_config=None, timeout_keep_alive=1)
-    server = uvicorn.Server(config)
-    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
-    thread.start()
-    try:
-        until(lambda: server.started, what="the server to start")
-        yield
-    finally:
-        server.should_exit = True
-        thread.join()
+def test_an_answer_is_whole_for_who_begins_late_to_read_it() -> None:
+    """What is left of a last answer has the time of any other, not that of a refusal."""
+    server = Server(50_000, Limits(linger_s=0.2, write_s=15.0))
+    with server.running() as address, unread(address) as one:
+        one.sendall(LAST)
+        assert server.answered.wait(15)
+        PAUSE.wait(1.5)
+
+        assert read_all(one, 50_000, 0.0, 65_536) > 50_000
+
+
+def test_an_answer_is_whole_for_who_reads_it_slowly_and_steadily() -> None:
+    """All of it takes longer than anybody may go without reading."""
+    server = Server(600_000, Limits(write_s=1.5))
+    with server.running() as address, unread(address) as one:
+        one.sendall(LAST)
+
+        assert read_all(one, 600_000, 0.2, 40_000) > 600_000
+
+
+def test_no_more_of_an_answer_is_made_ready_than_is_read() -> None:
+    server = Server(5_000_000, Limits())
+    with server.running() as address, unread(address) as one:
+        one.sendall(FILE)
+        until(lambda: any(server.held), what="an answer that waits to be read")
+
+        assert not server.answered.is_set()
+        assert max(server.held) < 300_000
+
+
+@pytest.mark.parametrize("then", [b"GET /x HTTP/1.1\r\nx:", b"\x00"], ids=["half a head", "none"])
+def test_who_reads_late_has_no_more_time_for_what_he_asks_next(then: bytes) -> None:
+    """When he had read, nothing of what he had begun to ask had an end any more."""
+    server = Server(300_000, Limits(head_s=0.5, linger_s=0.5))
+    with server.running() as address, unread(address) as one:
+        one.sendall(FILE)
+        until(lambda: any(server.held), what="an answer that waits to be read")
+        one.sendall(then)
+        one.settimeout(0.5)
+        with suppress(TimeoutError):
+            read_all(one, 10**9, 0.0, 65_536)
+        until(lambda: not server.gate._guests, 15, "its end")

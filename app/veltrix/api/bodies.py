@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope
 from veltrix.api.auth import AUTHOR, Author
 from veltrix.api.encodings import coding_of, decoded
 from veltrix.api.problems import Problem, unavailable
+from veltrix.api.turns import AT_ONCE_BYTES_MAX
 
 _SHARE, _SHARE_OF_NOBODY = 2, 8
 
@@ -42,15 +43,15 @@ class BodyReader:
         if not coding:
             return body
         body = await decoded(author, body, coding, bytes_max)
-        self._hold_to_the_end(author, len(body))  # few bytes became many, and wait to be parsed
+        self._hold(author, len(body))  # few bytes became many, and wait to be parsed
+        self._release_at_the_end(author, len(body))
         self._check(author, bytes_max)
         return body
 
-    def _hold_to_the_end(self, author: str, size: int) -> None:
+    def _release_at_the_end(self, author: str, size: int) -> None:
         """Of the task, which is the request."""
         task = asyncio.current_task()
         assert task is not None
-        self._hold(author, size)
         task.add_done_callback(lambda _task: self._hold(author, -size))
 
     def _check(self, author: str, bytes_max: int) -> None:
@@ -65,6 +66,7 @@ class BodyReader:
             raise too_large(f"the body has more than the {bytes_max:,} bytes allowed")
         chunks: list[bytes] = []
         size = 0
+        is_kept = False
         try:
             while True:
                 message = await receive()
@@ -77,10 +79,14 @@ class BodyReader:
                     raise too_large(f"the body has more than the {bytes_max:,} bytes allowed")
                 self._check(author, bytes_max)
                 if not message.get("more_body", False):
+                    is_kept = size > AT_ONCE_BYTES_MAX  # it waits for its turn to be read
                     return b"".join([*chunks, chunk]) if chunks else chunk
                 chunks.append(chunk)
         finally:
-            self._hold(author, -size)
+            if is_kept:
+                self._release_at_the_end(author, size)
+            else:
+                self._hold(author, -size)
 
     def _hold(self, author: str, size: int) -> None:
         self._left_bytes -= size

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from veltrix.api.cycle import Cycle, give_up
+from veltrix.api.cycle import WRITTEN_BYTES, Cycle, give_up
 from veltrix.api.gate import Gate, Guest
 from veltrix.api.problems import MEDIA_TYPE, Problem
 
@@ -58,7 +58,9 @@ class ApiConnection(HttpToolsProtocol):
         self._is_in_message = False  # after its head
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
-        self._unread_until = _NEVER  # as `deadline`, and nothing that it sends moves it
+        self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
+        self._unread = 0  # bytes of answers, at the last look
+        self._unread_s = gate.limits.write_s
         self._running: Cycle | None = None  # being answered
         self._is_lingering = False  # answered, and only read to its end
         self._is_deaf = False  # what comes is no request, or one too many
@@ -74,6 +76,8 @@ class ApiConnection(HttpToolsProtocol):
         self.deadline = self.loop.time() + self.gate.limits.head_s
         if self.greeting is not None:
             self.gate.leave(self.greeting)
+        # As without TLS, which would keep half a MiB of an answer before it says so.
+        self.transport.set_write_buffer_limits(WRITTEN_BYTES)
         self.gate.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,19 +101,6 @@ class ApiConnection(HttpToolsProtocol):
             if asked is not None:
                 cast(Cycle, asked).hear_no_more()
         return True
-
-    def pause_writing(self) -> None:
-        """The client reads slower than we answer: it has this long to read some of it."""
-        super().pause_writing()
-        self._unread_until = self.loop.time() + self.gate.limits.write_s
-        self.deadline = _NEVER
-
-    def resume_writing(self) -> None:
-        """It has."""
-        super().resume_writing()
-        self._unread_until = _NEVER
-        is_asking = self._is_in_message or self._is_in_head
-        self.deadline = self.loop.time() + self.gate.limits.body_s if is_asking else _NEVER
 
     def data_received(self, data: bytes) -> None:
         """Heads go to the parser whole, bodies as they come."""
@@ -310,10 +301,21 @@ class ApiConnection(HttpToolsProtocol):
 
     def is_over(self, now: float) -> bool:
         """Its time is over, and it is not we who keep it waiting."""
-        if self.transport.is_closing() and self._unread_until == _NEVER:
-            self._unread_until = now + self.gate.limits.linger_s  # for what it has not read
         is_ours = self.flow.read_paused and not self._is_lingering
-        return now >= self._unread_until or (now >= self.deadline and not is_ours)
+        return self._is_unread(now) or (now >= self.deadline and not is_ours)
+
+    def _is_unread(self, now: float) -> bool:
+        """It has had its time to read some of what waits for it, also after its connection ended.
+
+        Looked at, not told: a loop says only that all of it has been read.
+        """
+        unread = self.transport.get_write_buffer_size()
+        if not unread:
+            self._unread_until = _NEVER
+        elif unread < self._unread or self._unread_until == _NEVER:
+            self._unread_until = now + self._unread_s
+        self._unread = unread
+        return now >= self._unread_until
 
     def close_late(self) -> None:
         """Too slow: an answer if it began to ask, and the end."""
@@ -332,9 +334,8 @@ class ApiConnection(HttpToolsProtocol):
             self._refuse(Problem(503, "unavailable", "this api ends"))
         else:
             super().shutdown()
-        if self._unread_until != _NEVER:
-            soon = self.loop.time() + self.gate.limits.linger_s
-            self._unread_until = min(self._unread_until, soon)
+        self._unread_s = self.gate.limits.linger_s
+        self._unread_until = min(self._unread_until, self.loop.time() + self._unread_s)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cast(Cycle, cycle)

@@ -1,9 +1,12 @@
 """One request of a connection and its answer: uvicorn's, with its end closed."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+WRITTEN_BYTES = 64 * 1024  # of an answer at a time: what nobody reads is not made ready to be sent
 
 
 class Lingerer(Protocol):
@@ -65,7 +68,19 @@ class Cycle(RequestResponseCycle):
         if is_cut and not self.response_started:
             self.keep_alive = False
             self.transport = cast(asyncio.Transport, _Lingering(self._connection))
-        await super().send(message)
+        for part in _parts(message):
+            await super().send(part)
+
+
+def _parts(message: Any) -> Iterator[Any]:
+    """What is sent of it before the client has read most of what was sent before."""
+    body = message.get("body", b"")
+    if len(body) <= WRITTEN_BYTES:
+        yield message
+        return
+    for at in range(0, len(body), WRITTEN_BYTES):
+        more = message.get("more_body", False) or at + WRITTEN_BYTES < len(body)
+        yield {**message, "body": body[at : at + WRITTEN_BYTES], "more_body": more}
 
 
 class _Lingering:

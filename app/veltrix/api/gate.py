@@ -10,7 +10,7 @@ from veltrix.telemetry import connections_closed, connections_open, logger
 
 SWEEP_S = 0.5
 # Who came together is late together, and comes again together: a hundredth of them is ended each
-# time, so that the loop is left to others in between.
+# time, all within 2 s, so that the loop is left to others in between.
 END_S, END_SHARE = 0.02, 100
 SAY_S = 1.0
 
@@ -57,6 +57,7 @@ class Gate:
         self._lingering: dict[Guest, None] = {}
         self._unfinished: dict[Guest, None] = {}
         self._late: list[Guest] = []
+        self._share = 1
         self._timer: asyncio.TimerHandle | None = None
         self._said_at = float("-inf")
         self._unsaid = 0
@@ -111,16 +112,25 @@ class Gate:
     def _sweep(self) -> None:
         """End some of those that are over their time, and come back for the others."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        try:
+            self._end_some(loop.time())
+        finally:
+            pause_s = END_S if self._late else SWEEP_S
+            self._timer = loop.call_later(pause_s, self._sweep) if self._guests else None
+            if self._timer is None:
+                self._late.clear()
+
+    def _end_some(self, now: float) -> None:
         if not self._late:
             self._late = [one for one in self._guests if one.is_over(now)]
-        for _ in range(ceil(len(self._late) / END_SHARE)):
+            self._share = ceil(len(self._late) / END_SHARE)
+        ended = 0
+        while self._late and ended < self._share:
             guest = self._late.pop()
             if guest in self._guests and guest.is_over(now):
+                ended += 1
                 connections_closed.labels("slow").inc()
                 guest.close_late()
-        pause_s = END_S if self._late else SWEEP_S
-        self._timer = loop.call_later(pause_s, self._sweep) if self._guests else None
 
     def _end(self, guest: Guest, why: str) -> None:
         self.leave(guest)

@@ -19,7 +19,14 @@ router = APIRouter(tags=["health"])
 
 _READY = {
     "status": "ready",
-    "checks": {"database": "ok", "schema": "ok", "writer": "ok", "clock": "ok", "broker": "ok"},
+    "checks": {
+        "database": "ok",
+        "schema": "ok",
+        "writer": "ok",
+        "clock": "ok",
+        "large_events": "ok",
+        "broker": "ok",
+    },
 }
 
 
@@ -65,6 +72,8 @@ async def readyz(request: Request) -> Response:
     checks["writer"] = "ok" if services.acceptor.is_writing else "away"
     checks["clock"] = services.acceptor.clock_trouble or "ok"
     is_ready = all(checks[name] == "ok" for name in ("database", "schema", "writer", "clock"))
+    large = "ok" if services.acceptor.is_writing_large else "away (large events are 503)"
+    checks["large_events"] = large
     checks["broker"] = "ok" if services.is_broker_up() else "away (not needed to accept events)"
     if services.keys.is_required:
         checks.pop("error", None)  # it may name hosts, and whoever wants may ask here

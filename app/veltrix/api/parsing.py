@@ -10,17 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from veltrix.api.turns import Turns
+from veltrix.api.turns import AT_ONCE_BYTES_MAX, Turns
 from veltrix.domain.cloudevents import batch_items, parse_item
 from veltrix.domain.event_checks import BadEvent
 from veltrix.domain.events import NewEvent
 
 T = TypeVar("T")
 
-# Whatever is in it, reading so much takes 3 ms at most, and an ordinary event of it 0.1 ms.
-AT_ONCE_BYTES_MAX = 16 * 1024
-
-# A flood of the worst bodies has a quarter of the interpreter at most.
+# A flood of the worst payloads has a quarter of the interpreter.
 _reading = Turns("bodies", rest=3.0)
 
 

@@ -78,10 +78,11 @@ END_S = 4.0  # for what is left then; after that the process is ended
 KEEP_ALIVE_S = 75
 HEALTH_S = 2.0  # for the question whether the database is there
 FILES_SPARE = 128  # of an api besides its connections: PostgreSQL, RabbitMQ, logs, libraries
-# Of the answers to one client that does not read them, in the kernel, which would take megabytes;
-# after that the next answer waits, and the connection is closed if nothing is read.
+# Asked for, for the answers to one client that does not read them: the kernel takes twice that, and
+# would take megabytes. After that the next answer waits; it bounds what a fast reader far away gets
+# to as much for each round trip.
 UNREAD_BYTES_MAX = 256 * 1024
-SWITCH_S = 0.0001  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
+SWITCH_S = 0.0005  # two threads share the interpreter: a commit's answer must not wait 5 ms for it
 
 _ADMIN_KEY = Audited(
     author="VELTRIX_ADMIN_KEY_FILE",

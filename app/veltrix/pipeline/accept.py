@@ -52,7 +52,8 @@ class Acceptor:
     `new_ids` gives events their ids, by the database's clock; `unix_ms` is this machine's, which is
     only compared with it. `take_room(queue, n)` says how many of n runs may be hinted to the relay
     now, and `hint` receives those that were committed. It holds `waiting_bytes_max` at most, and
-    is connected also when it has nothing to write, if it `is_kept_ready`.
+    commits `list_bytes_max` together. It is connected also when it has nothing to write, if it
+    `is_kept_ready`.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class Acceptor:
         *,
         name: str = "accept",
         waiting_bytes_max: int | None = None,
+        list_bytes_max: int | None = None,
         is_kept_ready: bool = True,
     ) -> None:
         self._engine, self._settings = engine, settings
         self._waiting_bytes_max = waiting_bytes_max or settings.accept_waiting_bytes_max
-        self._is_kept_ready = is_kept_ready
+        self._list_bytes_max = list_bytes_max or settings.accept_list_bytes_max
+        self._is_kept_ready, self._is_away = is_kept_ready, False
         self.new_ids = new_ids
         self._clock = DatabaseClock(
             monotonic, lambda: unix_ms() / 1000, settings.clock_offset_s_max
@@ -99,19 +102,27 @@ class Acceptor:
 
     def stop(self) -> None:
         """Answer all that waits, refuse what comes later, and end the thread."""
-        with self._lock:
-            if self._is_stopping:
-                return
-            self._is_stopping = True
-            self._waiting.put(None)
+        self.begin_to_stop()
         if self._thread.ident is not None:
             self._thread.join()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether what waits will be answered."""
+        return self._thread.is_alive()
+
+    def begin_to_stop(self) -> None:
+        """As `stop`, without waiting for the end."""
+        with self._lock:
+            if not self._is_stopping:
+                self._is_stopping = True
+                self._waiting.put(None)
+
+    @property
     def is_writing(self) -> bool:
-        """Whether its thread lives, and has a connection (which may have died) if it is to."""
+        """Whether its thread lives and it would write what comes now, as far as it knows."""
         is_ready = self._connection is not None or not self._is_kept_ready
-        return self._thread.is_alive() and is_ready
+        return self.is_alive and is_ready and not self._is_away
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -162,7 +173,7 @@ class Acceptor:
         while (taken := self._take()) is not None:
             if taken:
                 self._accept(taken)
-            elif self._is_kept_ready:
+            elif self._is_kept_ready or self._is_away:
                 self._refresh()
             self._count()
         self._count(is_last=True)
@@ -182,10 +193,7 @@ class Acceptor:
         try:
             while (request := self._waiting.get_nowait()) is not None:
                 events, size = events + len(request.submissions), size + request.bytes
-                if (
-                    events > self._settings.accept_list_events_max
-                    or size > self._settings.accept_list_bytes_max
-                ):
+                if events > self._settings.accept_list_events_max or size > self._list_bytes_max:
                     self._left = request
                     return taken
                 taken.append(request)
@@ -250,6 +258,7 @@ class Acceptor:
             self._read_routing()
         except Exception as error:  # noqa: BLE001 - the thread must live
             _log.warning("accept.database_away", events=0, error=_line(error))
+            self._is_away = True
             self._disconnect()
 
     def _connected(self) -> Connection:
@@ -260,6 +269,7 @@ class Acceptor:
         """
         if self._connection is None:
             self._connection = open_autocommit(self._engine)
+            self._is_away = False
             self._routing_read_at = None
             self._clock.forget()
             self._accounts.forget()
@@ -280,6 +290,7 @@ class Acceptor:
             _log.warning("accept.database_away", events=events, error=_line(error))
         else:
             _log.error("accept.failed", events=events, exc_info=error)
+        self._is_away = True
         self._disconnect()
 
     def _read_routing(self) -> None:

@@ -38,6 +38,7 @@ from veltrix.store.transactions import is_bad_value, retry_transient
 from veltrix.telemetry import logger
 
 RETRY_AFTER_S = 1
+_UTF8_MAX = 4  # bytes of a character
 
 _log = logger("accept")
 
@@ -63,7 +64,10 @@ class Submission(msgspec.Struct, gc=False):
 def bytes_of(submission: Submission) -> int:
     """About how much memory and network a submission takes, for the limits."""
     event = submission.event
-    return 500 + event.payload_bytes + len(event.extensions or "")
+    text = event.data_json
+    # Of text that is not ASCII at most so many: to encode it takes longer than to be wrong.
+    more = 0 if text is None or text.isascii() else _UTF8_MAX * len(text)
+    return 500 + (more or event.payload_bytes) + len(event.extensions or "")
 
 
 class AcceptList:

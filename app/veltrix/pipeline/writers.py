@@ -6,6 +6,7 @@ as for a hundred usual events. So what is large is written by a thread and a con
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 from sqlalchemy import Engine
 
@@ -18,12 +19,26 @@ from veltrix.telemetry import accept_waiting_bytes, accept_waiting_events
 
 # What PostgreSQL commits within about 10 ms: one event of so much, or a batch of 200 usual ones.
 SMALL_BYTES_MAX = 128 * 1024
+# And of what is small together: eight of the largest, 2,000 of the usual ones.
+SMALL_LIST_BYTES_MAX = 1024 * 1024
+
+
+class _Identities:
+    """Of a request; found when somebody asks, for mostly nobody does."""
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self._submissions = submissions
+
+    @cached_property
+    def all(self) -> set[tuple[str, str]]:
+        return {(one.event.source, one.event.id) for one in self._submissions}
 
 
 class Writers:
     """The writers of an api, each with an engine of its own; arguments as those of an Acceptor.
 
-    Each may hold half of the bytes that may wait, so that neither is full because of the other.
+    Each may hold half of the bytes that may wait, so that neither is full because of the other; and
+    the largest batch, so that it is taken where nothing else waits.
     """
 
     def __init__(
@@ -36,22 +51,22 @@ class Writers:
         hint: Callable[[list[DueRun]], None],
     ) -> None:
         self.new_ids = new_ids
-        self._small, self._large = (
-            Acceptor(
-                engine,
-                settings,
-                new_ids,
-                unix_ms,
-                take_room,
-                hint,
-                name=name,
-                waiting_bytes_max=settings.accept_waiting_bytes_max // 2,
-                is_kept_ready=is_kept_ready,
-            )
-            for engine, name, is_kept_ready in zip(
-                engines, ("accept", "accept-large"), (True, False), strict=True
-            )
+        half = settings.accept_waiting_bytes_max // 2
+        make = partial(Acceptor, settings=settings, new_ids=new_ids, unix_ms=unix_ms)
+        make = partial(make, take_room=take_room, hint=hint)
+        self._small = make(
+            engines[0],
+            waiting_bytes_max=half,
+            list_bytes_max=min(SMALL_LIST_BYTES_MAX, settings.accept_list_bytes_max),
         )
+        self._large = make(
+            engines[1],
+            name="accept-large",
+            waiting_bytes_max=max(half, settings.batch_bytes_max),
+            is_kept_ready=False,
+        )
+        # What the large writer has now. For the event loop.
+        self._in_large: dict[asyncio.Future[list[Answer]], _Identities] = {}
 
     def start(self) -> None:
         """Begin to write."""
@@ -62,6 +77,7 @@ class Writers:
 
     def stop(self) -> None:
         """Answer all that waits, refuse what comes later, and end the threads."""
+        self._large.begin_to_stop()
         self._small.stop()
         self._large.stop()
 
@@ -70,8 +86,13 @@ class Writers:
 
     @property
     def is_writing(self) -> bool:
-        """Whether both would write what comes now."""
-        return self._small.is_writing and self._large.is_writing
+        """Whether what is small would be written now, and all that waits will be answered."""
+        return self._small.is_writing and self._large.is_alive
+
+    @property
+    def is_writing_large(self) -> bool:
+        """Whether what is large would be written now, as far as its writer knows."""
+        return self._large.is_writing
 
     @property
     def clock_trouble(self) -> str | None:
@@ -81,8 +102,19 @@ class Writers:
     def submit(self, submissions: Sequence[Submission]) -> "asyncio.Future[list[Answer]]":
         """As `Acceptor.submit`."""
         size = sum(map(bytes_of, submissions))
-        writer = self._small if size <= SMALL_BYTES_MAX else self._large
-        return writer.submit(submissions)
+        if size <= SMALL_BYTES_MAX and not self._meets_large(submissions):
+            return self._small.submit(submissions)
+        answers = self._large.submit(submissions)
+        self._in_large[answers] = _Identities(submissions)
+        answers.add_done_callback(self._in_large.pop)
+        return answers
+
+    def _meets_large(self, submissions: Sequence[Submission]) -> bool:
+        """One of its identities is being written there: all of its list would wait for that."""
+        if not self._in_large:
+            return False
+        mine = [(one.event.source, one.event.id) for one in submissions]
+        return any(not other.all.isdisjoint(mine) for other in self._in_large.values())
 
     def count_refused(self, count: int) -> None:
         """As `Acceptor.count_refused`."""
