@@ -5,6 +5,7 @@
 Everything a workflow may use is here. The rest of the package is the platform.
 """
 
+from veltrix.domain.current import Current, current
 from veltrix.domain.events import Event
 from veltrix.domain.flow import (
     NonRetryable,
@@ -19,9 +20,11 @@ from veltrix.domain.flow import (
 from veltrix.domain.workflows import step, transaction, workflow
 
 __all__ = [
+    "Current",
     "Event",
     "NonRetryable",
     "StepFailed",
+    "current",
     "gather",
     "idempotency_key",
     "now",
