@@ -128,3 +128,16 @@ def test_a_hurried_close_waits_for_nobody(tmp_path: Path) -> None:
 
     assert killed == ["deaf"]
     assert not is_alive(pid)
+
+
+def test_what_is_restarted_is_asked_to_end_and_starts_without_a_pause(told: Told) -> None:
+    first = told.start("worker", GREET)
+    told.wait_for("worker", "hello")
+    told.lines.clear()
+
+    told.supervisor.restart("worker")
+    told.wait_for("worker", "hello")
+
+    assert told.supervisor.child("worker").pid != first
+    assert not is_alive(first)
+    assert not any("starting it again" in line for _, line in told.lines)

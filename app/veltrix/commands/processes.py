@@ -84,11 +84,14 @@ def flower() -> None:
 
 def dev(
     folder: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".veltrix"),
+    reload: Annotated[
+        bool, typer.Option(help="Start the worker again when a Python file here changes.")
+    ] = True,
 ) -> None:
     """Run everything here, in one terminal.
 
     PostgreSQL, RabbitMQ, api, relay, worker and Flower. Ctrl-C stops it. Other commands in this
-    folder find what runs by themselves.
+    folder find what runs by themselves. A file with a syntax error keeps the code before.
 
     Example: veltrix dev
     """
@@ -102,7 +105,7 @@ def dev(
             "veltrix dev speaks plain HTTP, on loopback: leave VELTRIX_API_TLS_CERT and"
             " VELTRIX_FLOWER_TLS_CERT out for it"
         )
-    raise typer.Exit(run_dev(folder, settings=settings))
+    raise typer.Exit(run_dev(folder, settings=settings, is_reloading=reload))
 
 
 def _hear() -> None:

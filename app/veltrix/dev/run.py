@@ -20,6 +20,7 @@ from veltrix.dev.ports import Claims
 from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.sources import Sources, mistake_in
 from veltrix.settings import PREFIX, Settings
 from veltrix.settings_load import variables_of_authors
 from veltrix.store.prove_effects import make_table
@@ -66,6 +67,7 @@ def run_dev(
     *,
     settings: Settings,
     environ: Mapping[str, str] | None = None,
+    is_reloading: bool = True,
     out: Callable[[str], None] = _write_line,
 ) -> int:
     """Run PostgreSQL, RabbitMQ, api, relay, worker and Flower until Ctrl-C; the exit code.
@@ -73,7 +75,8 @@ def run_dev(
     Data is kept in `folder`; a server that `settings` points at is used instead of an embedded one.
     What dies is started again; a taken port is replaced by a free one. Nothing is left running, and
     what a killed `dev` left is ended first. A second Ctrl-C does not wait for work in hand.
-    Processes get `environ`, which is ours, above what `.env` has beside settings.
+    Processes get `environ`, which is ours, above what `.env` has beside settings. The worker is
+    started again when a Python file below the current folder has changed, if it `is_reloading`.
     """
     environ = {**variables_of_authors(), **(os.environ if environ is None else environ)}
     folder = folder.absolute()
@@ -87,7 +90,8 @@ def run_dev(
         code = 0
         try:
             leash.open()
-            _run(folder, supervisor, claims, postgres, rabbitmq, settings, environ, out)
+            sources = Sources(Path.cwd()) if is_reloading else None
+            _run(folder, supervisor, claims, postgres, rabbitmq, settings, environ, sources, out)
         except KeyboardInterrupt:
             out("stopping; Ctrl-C again does not wait for work in hand")
         except (CannotStart, SchemaError) as error:
@@ -112,6 +116,7 @@ def _run(
     rabbitmq: RabbitMQ | None,
     settings: Settings,
     environ: Mapping[str, str],
+    sources: Sources | None,
     out: Callable[[str], None],
 ) -> NoReturn:
     """Everything started and kept running; ends by an exception only."""
@@ -130,12 +135,27 @@ def _run(
     is_announced, look_at = False, 0.0
     while True:
         supervisor.tick(_TICK_S)
+        if sources is not None:
+            _reload(sources, supervisor, say)
         if not is_announced and all(is_ready(kind, ports[kind]) for kind in _KINDS):
             is_announced = True
             out("  Ready.")
         if time.monotonic() >= look_at:
             servers.keep_running(say)
             look_at = time.monotonic() + _LOOK_S
+
+
+def _reload(sources: Sources, supervisor: Supervisor, say: Callable[[str, str], None]) -> None:
+    """Start the worker again where its code changed; a syntax error keeps the code before."""
+    changed = sources.changed()
+    if not changed:
+        return
+    if mistake := mistake_in(changed):
+        say("worker", f"{mistake}; going on with the code before")
+        return
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    say("worker", f"{os.path.relpath(changed[0])}{more} changed; starting again")
+    supervisor.restart("worker")
 
 
 def _start_servers(

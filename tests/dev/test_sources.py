@@ -1,0 +1,55 @@
+"""What changed is seen, what is not the author's is not looked at, a mistake is named."""
+
+import os
+from pathlib import Path
+
+from veltrix.dev.sources import Sources, mistake_in
+
+
+def write(path: Path, text: str = "x = 1\n") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    stamp = path.stat().st_mtime_ns + write.count
+    write.count += 1_000_000  # type: ignore[attr-defined]
+    os.utime(path, ns=(stamp, stamp))
+    return path
+
+
+write.count = 1_000_000  # type: ignore[attr-defined]
+
+
+def test_files_that_are_written_made_or_removed_are_told_once(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "shop" / "orders.py"), write(tmp_path / "pay.py")
+    sources = Sources(tmp_path, 0.0)
+    assert sources.changed() == []
+
+    write(one, "x = 2\n")
+    assert sources.changed() == [one]
+    assert sources.changed() == []
+
+    made = write(tmp_path / "shop" / "made.py")
+    other.unlink()
+    assert sources.changed() == sorted([made, other])
+    assert sources.changed() == []
+
+
+def test_what_was_installed_or_is_hidden_or_no_python_is_not_looked_at(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    write(venv / "pyvenv.cfg")
+    sources = Sources(tmp_path, 0.0)
+    write(venv / "lib" / "a.py")
+    write(tmp_path / ".veltrix" / "b.py")
+    write(tmp_path / "node_modules" / "c.py")
+    write(tmp_path / "notes.md")
+
+    assert sources.changed() == []
+
+
+def test_a_file_that_python_cannot_read_is_named_with_its_line(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.py")
+    bad = write(tmp_path / "bad.py", "x = 1\ndef f(:\n")
+
+    assert mistake_in([good, tmp_path / "removed.py"]) is None
+    found = mistake_in([good, bad])
+    assert found is not None
+    assert found.startswith(f"{bad}:2: ")
