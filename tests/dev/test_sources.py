@@ -1,21 +1,21 @@
 """What changed is seen, what is not the author's is not looked at, a mistake is named."""
 
 import os
+from itertools import count
 from pathlib import Path
 
 from veltrix.dev.sources import Sources, mistake_in
 
+LATER_NS = count(1_000_000, 1_000_000)
+
 
 def write(path: Path, text: str = "x = 1\n") -> Path:
+    """Later than any before it, also on a disk whose clock is coarse."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    stamp = path.stat().st_mtime_ns + write.count
-    write.count += 1_000_000  # type: ignore[attr-defined]
+    stamp = path.stat().st_mtime_ns + next(LATER_NS)
     os.utime(path, ns=(stamp, stamp))
     return path
-
-
-write.count = 1_000_000  # type: ignore[attr-defined]
 
 
 def test_files_that_are_written_made_or_removed_are_told_once(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel installs, and nothing else."""
     wheels, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    build = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels]
+    build: list[str | Path] = [
+        "wheel",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        wheels,
+    ]
     done([*PIP, *build, ROOT])
     done([*PIP, "install", "--no-index", "--no-deps", "--target", folder, *wheels.iterdir()])
     return folder

@@ -101,8 +101,9 @@ def test_large_events_that_wait_leave_room_for_small_ones(
 ) -> None:
     """The held one fills its half; the small one would not fit into it."""
     half = MIB // 2
-    sizes = {"event_bytes_max": half, "batch_bytes_max": half}
-    with writers_of(database_url, accept_waiting_bytes_max=MIB, **sizes) as writers:
+    with writers_of(
+        database_url, accept_waiting_bytes_max=MIB, event_bytes_max=half, batch_bytes_max=half
+    ) as writers:
         with held_up(writers, engine, '"' + "x" * (half - 2_000) + '"'):
             with pytest.raises(AcceptUnavailable):
                 accept(writers, submission("large", LARGE))
@@ -117,13 +118,12 @@ def test_a_small_event_that_is_being_written_as_a_large_one_holds_up_nobody(
 ) -> None:
     """It waits for the commit of the other; in a list all the others would wait with it."""
 
-    async def both(writers: Writers) -> "asyncio.Task[list[Answer]]":
-        same = asyncio.ensure_future(writers.submit([submission("held")]))
+    async def both(writers: Writers) -> None:
+        same = writers.submit([submission("held")])
         other = writers.submit([submission("other")])
         assert isinstance((await asyncio.wait_for(other, 10))[0], Receipt)
         assert not same.done()
         same.cancel()
-        return same
 
     with writers_of(database_url) as writers, held_up(writers, engine):
         asyncio.run(both(writers))
