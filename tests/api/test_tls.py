@@ -24,6 +24,7 @@ from veltrix.tls import LOOK_S, Certificate, CertificateRefused, client_context
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 SHORT = Limits(head_s=1.0, body_s=1.0, linger_s=0.5, write_s=1.0)
+FILE = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -256,14 +257,14 @@ def test_who_does_not_read_and_goes_on_asking_is_closed_over_tls_too(api: TlsApi
     """TLS took all of an answer, and half a MiB more, before it said that nobody reads."""
     with api.dial() as dialled:
         dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        one = api._context.wrap_socket(dialled, server_hostname="localhost")
-        one.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+        with api._context.wrap_socket(dialled, server_hostname="localhost") as one:
+            one.sendall(FILE * 8)
 
-        def is_gone() -> bool:
-            try:
-                one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            except OSError:
-                return True
-            return not api.gate._guests
+            def is_gone() -> bool:
+                try:
+                    one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                except OSError:
+                    return True
+                return not api.gate._guests
 
-        until(is_gone, 15, "its end")
+            until(is_gone, 15, "its end")

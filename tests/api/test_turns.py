@@ -44,8 +44,8 @@ def test_after_a_long_step_it_rests_for_a_multiple_of_it_and_nobody_else_does() 
 
     def steps() -> None:
         give_way()  # a short one
-        began = time.perf_counter()
-        while time.perf_counter() - began < 2 * STEP_S:
+        began = time.thread_time()
+        while time.thread_time() - began < 2 * STEP_S:
             pass
         give_way()
 

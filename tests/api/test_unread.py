@@ -56,7 +56,14 @@ class Server:
         self._size, self.gate, self.answered = size, Gate(limits), Event()
         http: Any = partial(ApiConnection, self.gate)
         self._server = uvicorn.Server(
-            uvicorn.Config(self._answer, http=http, lifespan="off", log_config=None, **options)
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                http=http,
+                lifespan="off",
+                log_config=None,
+                **options,
+            )
         )
 
     async def _answer(self, _scope: Any, _receive: Any, send: Any) -> None:

@@ -1,6 +1,7 @@
 """`veltrix runs` and `veltrix run`: what there is, and the whole story of one."""
 
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.5
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
+
+
+_ROW = attrgetter(
+    *("id", "workflow", "state", "generation", "attempt", "claims"),
+    *("started_at", "settled_at", "reason"),
+)
 
 
 def runs(
@@ -65,20 +72,7 @@ def runs(
         return
     print_table(
         ["run", "workflow", "state", "gen", "attempt", "claims", "started", "settled", "reason"],
-        [
-            (
-                r.id,
-                r.workflow,
-                r.state,
-                r.generation,
-                r.attempt,
-                r.claims,
-                r.started_at,
-                r.settled_at,
-                r.reason,
-            )
-            for r in found.items
-        ],
+        [_ROW(run) for run in found.items],
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")
