@@ -36,4 +36,4 @@ def test_bodies_that_wait_for_their_turn_count(api_of: ApiOf) -> None:
         assert before.result(10)
 
     assert statuses.count(202) == 12 - len(refused)
-    assert bodies._held == {}
+    until(lambda: not bodies._held, what="the end of each request")

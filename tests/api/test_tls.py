@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -268,3 +268,22 @@ def test_who_does_not_read_and_goes_on_asking_is_closed_over_tls_too(api: TlsApi
                 return not api.gate._guests
 
             until(is_gone, 15, "its end")
+
+
+def test_who_reads_slowly_and_steadily_has_all_of_it_over_tls(api: TlsApi) -> None:
+    """It takes longer than anybody may go without reading; TLS always has the same bytes ready."""
+    pause = Event()
+
+    def read_all(pause_s: float) -> int:
+        got = 0
+        with api.dial() as dialled:
+            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            with api._context.wrap_socket(dialled, server_hostname="localhost") as one:
+                last = FILE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+                one.sendall(FILE * 3 + last)
+                while data := one.recv(65_536):
+                    got += len(data)
+                    pause.wait(pause_s)
+        return got
+
+    assert read_all(0.012) == read_all(0.0) > 3_000_000

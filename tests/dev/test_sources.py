@@ -4,7 +4,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from veltrix.dev.sources import Sources, mistake_in
+from veltrix.dev.sources import Sources
 
 LATER_NS = count(1_000_000, 1_000_000)
 
@@ -45,11 +45,24 @@ def test_what_was_installed_or_is_hidden_or_no_python_is_not_looked_at(tmp_path:
     assert sources.changed() == []
 
 
-def test_a_file_that_python_cannot_read_is_named_with_its_line(tmp_path: Path) -> None:
-    good = write(tmp_path / "good.py")
-    bad = write(tmp_path / "bad.py", "x = 1\ndef f(:\n")
+def test_what_python_cannot_read_is_named_until_it_can(tmp_path: Path) -> None:
+    """Also when another file changes meanwhile: the worker would start and die of the first."""
+    bad, good = write(tmp_path / "bad.py"), write(tmp_path / "good.py")
+    sources = Sources(tmp_path, 0.0)
+    write(bad, "x = 1\ndef f(:\n")
+    sources.changed()
+    assert str(sources.mistake()).startswith(f"{bad}:2: ")
 
-    assert mistake_in([good, tmp_path / "removed.py"]) is None
-    found = mistake_in([good, bad])
-    assert found is not None
-    assert found.startswith(f"{bad}:2: ")
+    write(good, "y = 2\n")
+    assert sources.changed() == [good]
+    assert str(sources.mistake()).startswith(f"{bad}:2: ")
+
+    write(bad, "x = 2\n")
+    sources.changed()
+    assert sources.mistake() is None
+    write(bad, "x = " + "+".join("a" * 20_000) + "\n")
+    sources.changed()
+    assert "nested too deep" in str(sources.mistake())
+    bad.unlink()
+    sources.changed()
+    assert sources.mistake() is None

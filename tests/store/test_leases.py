@@ -13,7 +13,7 @@ from veltrix.store import leases
 from veltrix.store.leases import Claim
 from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
-LOCK = text("select 1 from runs where id = cast(:id as uuid) for update")
+LOCK = text("select 1 from runs where id = any(cast(:ids as uuid[])) for update")
 BLOCKED = text(
     "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
     " and datname = current_database()"
@@ -30,7 +30,9 @@ def asked(engine: Engine, question: TextClause) -> int:
 def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
     engine: Engine, database_url: str
 ) -> None:
-    first, second = sorted(add_runs(engine, 2))
+    # Of nine the claim has some when it comes to the one in the middle, whichever way it goes.
+    run_ids = sorted(add_runs(engine, 9))
+    held, others = run_ids[4], [*run_ids[:4], *run_ids[5:]]
     # Who looks first, and finds a deadlock, is ended: the claim, however slow this machine is.
     name = make_url(database_url).database
     with transaction(engine) as tx:
@@ -39,20 +41,20 @@ def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
     token, claimed = str(uuid4()), list[Claim]()
 
     def claim() -> None:
-        deliveries = [(first, first), (second, second)]
+        deliveries = [(run_id, run_id) for run_id in run_ids]
         claimed.extend(link.call(lambda tx: leases.claim(tx, token, "w", deliveries, 8.0)))
 
     claimer = Thread(target=claim)
     with transaction(engine) as other:
         other.execute(text("set local deadlock_timeout = '60s'"))
-        other.execute(LOCK, {"id": second})
+        other.execute(LOCK, {"ids": [held]})
         claimer.start()
         until(lambda: asked(engine, BLOCKED) == 1, what="the claim to wait")
-        other.execute(LOCK, {"id": first})  # the claim has it: it is the one that is ended
+        other.execute(LOCK, {"ids": others})  # the claim has some: it is the one that is ended
     claimer.join(10)
     link.close()
 
-    assert [claim.run_id for claim in claimed] == [first, second]
+    assert sorted(claim.run_id for claim in claimed) == run_ids
     until(lambda: asked(engine, DEADLOCKS) == 1, what="the deadlock to be counted")
 
 

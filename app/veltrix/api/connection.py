@@ -59,7 +59,8 @@ class ApiConnection(HttpToolsProtocol):
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
         self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
-        self._unread = 0  # bytes of answers, at the last look
+        self.given = 0  # bytes of answers that were made ready to be sent
+        self._sent = 0  # of these, at the last look
         self._unread_s = gate.limits.write_s
         self._running: Cycle | None = None  # being answered
         self._is_lingering = False  # answered, and only read to its end
@@ -256,7 +257,7 @@ class ApiConnection(HttpToolsProtocol):
         """Answer in place of the application, and read no further request."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if cycle.more_body:
+            if cycle.more_body and not cycle.response_started:
                 give_up(cycle)  # its body is what is wrong: nobody waits for it any more
                 self.pipeline = deque(one for one in self.pipeline if one[0] is not cycle)
             before = self.pipeline[0][0] if self.pipeline else self._running
@@ -301,20 +302,26 @@ class ApiConnection(HttpToolsProtocol):
 
     def is_over(self, now: float) -> bool:
         """Its time is over, and it is not we who keep it waiting."""
-        is_ours = self.flow.read_paused and not self._is_lingering
+        if self.transport.is_closing() and self.deadline == _NEVER:
+            self.deadline = now + self._unread_s  # over TLS nobody sees what it has not read
+            if not self.transport.get_write_buffer_size():
+                self.gate.lingers(self)
+        is_ours = self.flow.read_paused and not (self._is_lingering or self.transport.is_closing())
         return self._is_unread(now) or (now >= self.deadline and not is_ours)
 
     def _is_unread(self, now: float) -> bool:
-        """It has had its time to read some of what waits for it, also after its connection ended.
+        """It has had its time to read some of what waits for it.
 
-        Looked at, not told: a loop says only that all of it has been read.
+        Looked at, not told: a loop says only that all of it has been read, and over TLS not even
+        how much there is, only that a part of the answer waits behind the one before.
         """
         unread = self.transport.get_write_buffer_size()
+        sent = self.given - unread
         if not unread:
             self._unread_until = _NEVER
-        elif unread < self._unread or self._unread_until == _NEVER:
+        elif sent > self._sent or self._unread_until == _NEVER:
             self._unread_until = now + self._unread_s
-        self._unread = unread
+        self._sent = sent
         return now >= self._unread_until
 
     def close_late(self) -> None:

@@ -13,6 +13,7 @@ class Lingerer(Protocol):
     """A connection that may be read to its end before it is closed."""
 
     transport: asyncio.Transport
+    given: int
 
     def linger(self) -> None:
         """Read what comes, and close when the client has read its answer."""
@@ -69,6 +70,7 @@ class Cycle(RequestResponseCycle):
             self.keep_alive = False
             self.transport = cast(asyncio.Transport, _Lingering(self._connection))
         for part in _parts(message):
+            self._connection.given += len(part.get("body", b""))
             await super().send(part)
 
 

@@ -83,7 +83,7 @@ class TlsServer(uvicorn.Server):
                 taken,
                 ssl=certificate.context,
                 ssl_handshake_timeout=limits.head_s,
-                ssl_shutdown_timeout=limits.linger_s,
+                ssl_shutdown_timeout=limits.write_s,
             )
         except _FAILURES:
             if not greeting.is_given_up:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from shlex import quote, split
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -20,7 +20,7 @@ from veltrix.dev.ports import Claims
 from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.dev.sources import Sources, mistake_in
+from veltrix.dev.sources import Sources
 from veltrix.settings import PREFIX, Settings
 from veltrix.settings_load import variables_of_authors
 from veltrix.store.prove_effects import make_table
@@ -78,7 +78,9 @@ def run_dev(
     Processes get `environ`, which is ours, above what `.env` has beside settings. The worker is
     started again when a Python file below the current folder has changed, if it `is_reloading`.
     """
-    environ = {**variables_of_authors(), **(os.environ if environ is None else environ)}
+    # What libpq reads would lead the platform to a database of the author's.
+    theirs = {n: value for n, value in variables_of_authors().items() if not n.startswith("PG")}
+    environ = theirs | dict(os.environ if environ is None else environ)
     folder = folder.absolute()
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     leash, claims = Leash(folder), Claims()
@@ -150,7 +152,7 @@ def _reload(sources: Sources, supervisor: Supervisor, say: Callable[[str, str], 
     changed = sources.changed()
     if not changed:
         return
-    if mistake := mistake_in(changed):
+    if mistake := sources.mistake():
         say("worker", f"{mistake}; going on with the code before")
         return
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -222,11 +224,12 @@ def _kept_ports(kept: Path) -> dict[str, int]:
 
 def _without_our_own(settings: Settings, env: Path) -> Settings:
     """The settings less those that only repeat what an earlier `dev` wrote for other terminals."""
-    written = env.read_text() if env.exists() else ""
+    lines = env.read_text().splitlines() if env.exists() else []
+    values = {value for line in lines for value in split(line.partition("=")[2])}
     repeated = {
         name: None
         for name in ("database_url", "database_owner_url", "broker_url", "management_url")
-        if (url := getattr(settings, name)) and f"={quote(url.get_secret_value())}\n" in written
+        if (url := getattr(settings, name)) and url.get_secret_value() in values
     }
     return settings.model_copy(update=repeated)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-FILES_MAX = 5_000
+ENTRIES_MAX = 20_000  # of folders that are looked through for new files, which takes 50 ms
 LIST_S = 2.0  # between two looks for new files; where one takes long, 20 times that
 _LIST_SHARE = 20
 _NOT_THEIRS = {"node_modules", "site-packages", "__pycache__", "build", "dist"}
@@ -17,6 +17,7 @@ class Sources:
     def __init__(self, folder: Path, list_s: float = LIST_S) -> None:
         self._folder, self._list_s = folder, list_s
         self._list_at = 0.0
+        self._unsure: set[Path] = set()
         self._known = dict(self._stamps(self._files()))
 
     def changed(self) -> list[Path]:
@@ -26,14 +27,27 @@ class Sources:
         now = dict(self._stamps(files))
         changed = [path for path in files if now.get(path) != self._known.get(path)]
         self._known = now
+        self._unsure |= set(changed)
         return sorted(changed)
 
+    def mistake(self) -> str | None:
+        """`file:line: what` of one that Python cannot read, also if it changed before.
+
+        None: all that have changed can be read.
+        """
+        for path in sorted(self._unsure):
+            if (found := mistake_in(path)) is not None:
+                return found
+            self._unsure.discard(path)
+        return None
+
     def _files(self) -> set[Path]:
-        began, found = time.monotonic(), set[Path]()
+        began, found, entries = time.monotonic(), set[Path](), 0
         for folder, folders, names in os.walk(self._folder):
             folders[:] = [one for one in folders if self._is_theirs(Path(folder) / one)]
             found |= {Path(folder) / name for name in names if name.endswith(".py")}
-            if len(found) >= FILES_MAX:
+            entries += len(folders) + len(names)
+            if entries >= ENTRIES_MAX:  # a home, or a folder of data: its first files are enough
                 break
         took_s = time.monotonic() - began
         self._list_at = began + max(self._list_s, _LIST_SHARE * took_s * bool(self._list_s))
@@ -51,13 +65,14 @@ class Sources:
                 continue  # removed, or replaced at this moment
 
 
-def mistake_in(files: list[Path]) -> str | None:
-    """`file:line: what` of the first that Python cannot read; None: all can be."""
-    for path in files:
-        try:
-            compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-        except SyntaxError as error:
-            return f"{path}:{error.lineno}: {error.msg}"
-        except (OSError, ValueError):
-            continue  # removed, or not text: importing it says what is wrong
+def mistake_in(path: Path) -> str | None:
+    """`file:line: what`, where Python cannot read it."""
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return f"{path}:{error.lineno}: {error.msg}"
+    except (RecursionError, MemoryError):
+        return f"{path}:1: nested too deep"
+    except (OSError, ValueError):
+        return None  # removed, or not text: importing it says what is wrong
     return None

@@ -32,6 +32,10 @@ _decode = msgspec.json.Decoder(_Error).decode
 
 def say_failures(execution: "Execution") -> None:
     """Its failed attempts that are written now, and its end, if it failed."""
+    settlement = execution.settlement
+    has_failed = settlement is not None and settlement.state == RunState.FAILED
+    if not (execution.failed_attempts or has_failed):
+        return
     claim = execution.claim
     log = _log.bind(run_id=claim.run_id, event_id=claim.event_id, workflow=claim.workflow)
     for failed in execution.failed_attempts:
@@ -42,8 +46,7 @@ def say_failures(execution: "Execution") -> None:
             log.warning("step.failed", step=failed.step, **_attempt(failed, error))
         elif failed.retry_delay_s is not None:  # the last one is told as the run's own
             log.warning("workflow.failed", **_attempt(failed, f"{failed.type}: {failed.message}"))
-    settlement = execution.settlement
-    if settlement is not None and settlement.state == RunState.FAILED:
+    if settlement is not None and has_failed:
         log.error(
             "run.failed",
             reason=settlement.reason or Reason.ERROR,

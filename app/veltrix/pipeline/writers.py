@@ -5,8 +5,9 @@ as for a hundred usual events. So what is large is written by a thread and a con
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -21,17 +22,6 @@ from veltrix.telemetry import accept_waiting_bytes, accept_waiting_events
 SMALL_BYTES_MAX = 128 * 1024
 # And of what is small together: eight of the largest, 2,000 of the usual ones.
 SMALL_LIST_BYTES_MAX = 1024 * 1024
-
-
-class _Identities:
-    """Of a request; found when somebody asks, for mostly nobody does."""
-
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self._submissions = submissions
-
-    @cached_property
-    def all(self) -> set[tuple[str, str]]:
-        return {(one.event.source, one.event.id) for one in self._submissions}
 
 
 class Writers:
@@ -65,8 +55,8 @@ class Writers:
             waiting_bytes_max=max(half, settings.batch_bytes_max),
             is_kept_ready=False,
         )
-        # What the large writer has now. For the event loop.
-        self._in_large: dict[asyncio.Future[list[Answer]], _Identities] = {}
+        # Identities that the large writer has now, with how often. For the event loop.
+        self._in_large: Counter[tuple[str, str]] = Counter()
 
     def start(self) -> None:
         """Begin to write."""
@@ -105,16 +95,23 @@ class Writers:
         if size <= SMALL_BYTES_MAX and not self._meets_large(submissions):
             return self._small.submit(submissions)
         answers = self._large.submit(submissions)
-        self._in_large[answers] = _Identities(submissions)
-        answers.add_done_callback(self._in_large.pop)
+        identities = [(one.event.source, one.event.id) for one in submissions]
+        self._in_large.update(identities)
+        answers.add_done_callback(partial(self._forget, identities))
         return answers
 
     def _meets_large(self, submissions: Sequence[Submission]) -> bool:
         """One of its identities is being written there: all of its list would wait for that."""
         if not self._in_large:
             return False
-        mine = [(one.event.source, one.event.id) for one in submissions]
-        return any(not other.all.isdisjoint(mine) for other in self._in_large.values())
+        return any((one.event.source, one.event.id) in self._in_large for one in submissions)
+
+    def _forget(self, identities: list[tuple[str, str]], _answers: object) -> None:
+        for identity in identities:
+            if self._in_large[identity] > 1:
+                self._in_large[identity] -= 1
+            else:
+                del self._in_large[identity]
 
     def count_refused(self, count: int) -> None:
         """As `Acceptor.count_refused`."""
