@@ -58,6 +58,7 @@ def test_network(proved: Prove) -> None:
     check_held(proved(*names, events=600), *names)
 
 
+@pytest.mark.slow  # three RabbitMQ nodes take half a minute to become a cluster
 def test_cluster(proved: Prove) -> None:
     proof = proved("leader_killed", events=600, rabbitmq=None, vhost="/")
 
