@@ -59,6 +59,7 @@ class ApiConnection(HttpToolsProtocol):
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
         self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
+        self._is_ending = False
         self.given = 0  # bytes of answers that were made ready to be sent
         self._sent = 0  # of these, at the last look
         self._unread_s = gate.limits.write_s
@@ -302,8 +303,9 @@ class ApiConnection(HttpToolsProtocol):
 
     def is_over(self, now: float) -> bool:
         """Its time is over, and it is not we who keep it waiting."""
-        if self.transport.is_closing() and self.deadline == _NEVER:
-            self.deadline = now + self._unread_s  # over TLS nobody sees what it has not read
+        if self.transport.is_closing() and not self._is_ending:
+            self._is_ending = True  # over TLS nobody sees what it has not read
+            self.deadline = min(self.deadline, now + self._unread_s)
             if not self.transport.get_write_buffer_size():
                 self.gate.lingers(self)
         is_ours = self.flow.read_paused and not (self._is_lingering or self.transport.is_closing())
