@@ -35,5 +35,7 @@ def test_bodies_that_wait_for_their_turn_count(api_of: ApiOf) -> None:
         go_on.set()
         assert before.result(10)
 
-    assert statuses.count(202) == 12 - len(refused)
+    assert statuses.count(503) >= len(refused)  # others may have been on their way
+    assert statuses.count(202) + statuses.count(503) == 12
+    assert 202 in statuses
     until(lambda: not bodies._held, what="the end of each request")
