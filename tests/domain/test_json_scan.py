@@ -1,13 +1,22 @@
 """What is found of a JSON text without decoding it is what a decoder would find."""
 
 import json
+import re
+from unittest.mock import patch
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.domain.json_scan import INT_DIGITS_MAX, LARGE_MAX, depth_of, is_deeper
+from veltrix.domain import json_scan
+from veltrix.domain.json_scan import (
+    INT_DIGITS_MAX,
+    LARGE_MAX,
+    depth_of,
+    is_deeper,
+    outside_of_strings,
+)
 from veltrix.domain.json_text import json_problem
 
 decode = msgspec.json.Decoder().decode
@@ -96,3 +105,16 @@ def test_of_numbers_that_take_long_to_read_there_are_few() -> None:
         "not usable: more than 1,000 numbers are beyond 1e200"
     )
     assert json_problem(few.replace(b"e307", b"e199").replace(b"[", b"[1e307,")) is None
+
+
+@given(st.lists(payloads, max_size=3), st.integers(1, 70))
+def test_a_slice_may_end_anywhere(parts: list[object], size: int) -> None:
+    text = json.dumps([*parts, ['"\\', "", "\\\\", '\\"', [[]], {"[": "]"}]])
+    raw = text.encode()
+    without = re.sub(r'"(?:[^"\\]|\\.)*"', "\n", text).encode()
+
+    with patch.object(json_scan, "SLICE_BYTES", size):
+        assert outside_of_strings(raw) == without
+        assert depth_of(raw) == nested(json.loads(text))
+        assert not is_deeper(raw, depth_of(raw))
+        assert is_deeper(raw, depth_of(raw) - 1)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from veltrix.api.auth import Author, author_at, check_asked
 from veltrix.api.bodies import BodyReader, Disconnected, too_large
 from veltrix.api.bounds import events_within
-from veltrix.api.methods import EVENTS_PATH
 from veltrix.api.parsing import parse_batch_beside, read_beside
 from veltrix.api.problems import MEDIA_TYPE, Problem, problem_of
 from veltrix.api.queries import check_no_query
@@ -41,25 +40,6 @@ _JSON = (b"content-type", b"application/json")
 _RETRY = (b"retry-after", b"1")
 
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-
-
-class EventsFirst:
-    """The application that a server calls: posted events go straight to their endpoint.
-
-    FastAPI and Starlette pass a request through eight layers, which takes longer than reading an
-    event. Everything else goes through `app`, whose state the endpoint uses.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app, self._endpoint = app, EventsEndpoint()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or go through one lifespan."""
-        if scope["type"] == "http" and scope["path"] == EVENTS_PATH and scope["method"] == "POST":
-            scope["app"] = self._app
-            await self._endpoint(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
 
 class EventsEndpoint:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import State
 from starlette.responses import PlainTextResponse, Response
 
 from veltrix.api.auth import require
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from veltrix.api.services import Services
 
 router = APIRouter(tags=["health"])
+
+READY_PATH = "/readyz"
 
 _READY = {
     "status": "ready",
@@ -54,7 +57,7 @@ async def livez() -> Response:
 
 
 @router.get(
-    "/readyz",
+    READY_PATH,
     summary="Can events be accepted",
     responses=answers("They can", Readiness, _READY)
     | answers("They cannot", Readiness, {"status": "leaving", "checks": {}}, status=503),
@@ -64,10 +67,15 @@ async def readyz(request: Request) -> Response:
 
     503 at once from SIGTERM on, while requests are still answered.
     """
-    if request.app.state.is_leaving:
+    return await readiness(request.app.state)
+
+
+async def readiness(state: State) -> Response:
+    """The answer, of an api with this state."""
+    if state.is_leaving:
         return _not_ready({"status": "leaving"})
-    services: Services = request.app.state.services
-    looks: Looks = request.app.state.looks
+    services: Services = state.services
+    looks: Looks = state.looks
     checks = dict(await looks.latest())
     checks["writer"] = "ok" if services.acceptor.is_writing else "away"
     checks["clock"] = services.acceptor.clock_trouble or "ok"

@@ -42,9 +42,10 @@ from veltrix.api.auth import KeyRing, are_keys_required
 from veltrix.api.bodies import BodyReader
 from veltrix.api.catalog import Catalog
 from veltrix.api.connection import ApiConnection
+from veltrix.api.direct import Direct
 from veltrix.api.document import Document
 from veltrix.api.door import Door
-from veltrix.api.events import EventsEndpoint, EventsFirst
+from veltrix.api.events import EventsEndpoint
 from veltrix.api.gate import Gate, Limits
 from veltrix.api.handshakes import TlsServer
 from veltrix.api.looks import Looks
@@ -342,7 +343,7 @@ class _Server(TlsServer):
 def config_of(app: FastAPI, gate: Gate) -> uvicorn.Config:
     """How `app` is served, behind a gate and its door."""
     return uvicorn.Config(
-        Door(EventsFirst(app), app.state, BASE),
+        Door(Direct(app), app.state, BASE),
         loop="uvloop",
         http=partial(ApiConnection, gate),  # type: ignore[arg-type]
         ws="none",

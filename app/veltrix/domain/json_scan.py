@@ -14,7 +14,7 @@ import msgspec
 from veltrix.domain.give_way import give_way
 
 _GROUP, _STRETCH = 8, 128  # brackets that are looked at together
-_STEP = 512 * _STRETCH
+SLICE_BYTES = 64 * 1024  # whatever is in it, each step takes a millisecond at most
 # Wherever it is deepest a bracket is closed at once: without these it is one less.
 _DEEPEST = b"10"
 # What says how deep it is, and all that says nothing of it.
@@ -58,18 +58,28 @@ def may_have_large_numbers(text: bytes) -> bool:
 
 def outside_of_strings(raw: bytes) -> bytes:
     """Valid JSON without its strings, each of which was where there is a newline now."""
-    parts = _plain(raw).replace(b'""', b"\n").split(b'"')
-    give_way()
-    outside = b"\n".join(parts[::2])
-    give_way()
-    return outside
+    slices = (one.replace(b'""', b"\n").split(b'"') for one in _slices(raw))
+    return b"".join(b"\n".join(parts[::2]) for parts in slices)
 
 
-def _plain(raw: bytes) -> bytes:
-    """Without escapes, so that each quote begins or ends a string."""
-    if b"\\" not in raw:
-        return raw
-    return raw.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+def _slices(raw: bytes) -> Iterator[bytes]:
+    """Valid JSON a slice at a time, without escapes, so that each quote begins or ends a string.
+
+    A slice that begins within a string has a quote before it.
+    """
+    at, is_inside = 0, False
+    while at < len(raw):
+        slice_ = raw[at : at + SLICE_BYTES]
+        if (len(slice_) - len(slice_.rstrip(b"\\"))) % 2:  # an escape is not cut
+            slice_ = raw[at : at + SLICE_BYTES + 1]
+        at += len(slice_)
+        if b"\\" in slice_:
+            slice_ = slice_.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        if is_inside:
+            slice_ = b'"' + slice_
+        is_inside = slice_.count(b'"') % 2 == 1
+        yield slice_
+        give_way()
 
 
 def is_deeper(raw: bytes, depth_max: int) -> bool:
@@ -77,37 +87,37 @@ def is_deeper(raw: bytes, depth_max: int) -> bool:
 
     Only where a stretch has as many brackets that it may be so are its brackets looked at.
     """
-    digits = _brackets(raw)
-    depth, inner = int(bool(digits)), digits.replace(_DEEPEST, b"")
-    give_way()
-    for at in range(0, len(inner), _STRETCH):
-        stretch = inner[at : at + _STRETCH]
-        opens = stretch.count(b"1")
-        if depth + opens > depth_max and depth + _rise(stretch) > depth_max:
-            return True
-        depth += 2 * opens - len(stretch)
-        if not at % _STEP:
-            give_way()
-    return bool(digits) and depth_max < 1
+    depth, has_brackets = 1, False
+    for digits in _brackets(raw):
+        has_brackets = True
+        inner = digits.replace(_DEEPEST, b"")
+        for at in range(0, len(inner), _STRETCH):
+            stretch = inner[at : at + _STRETCH]
+            opens = stretch.count(b"1")
+            if depth + opens > depth_max and depth + _rise(stretch) > depth_max:
+                return True
+            depth += 2 * opens - len(stretch)
+    return has_brackets and depth_max < 1
 
 
 def depth_of(raw: bytes) -> int:
     """How deep the lists and objects of valid JSON are nested."""
-    digits = _brackets(raw)
+    digits = b"".join(_brackets(raw))
     return int(bool(digits)) + _rise(digits.replace(_DEEPEST, b""))
 
 
-def _brackets(raw: bytes) -> bytes:
-    """Those outside of strings, as binary digits."""
-    marks = _plain(raw).translate(None, _NO_MARKS)
-    # Two quotes with no bracket between begin and end nothing that is looked for.
-    give_way()
-    marks = marks.replace(b'""', b"")
-    give_way()
-    if b'"' in marks:
-        marks = b"".join(marks.split(b'"')[::2])
-        give_way()
-    return marks.translate(_DIGITS)
+def _brackets(raw: bytes) -> Iterator[bytes]:
+    """Those outside of strings, as binary digits; one that is closed at once is with its other."""
+    held = b""
+    for slice_ in _slices(raw):
+        # Two quotes with no bracket between begin and end nothing that is looked for.
+        marks = slice_.translate(None, _NO_MARKS).replace(b'""', b"")
+        if b'"' in marks:
+            marks = b"".join(marks.split(b'"')[::2])
+        digits = held + marks.translate(_DIGITS)
+        held = digits[-1:] if digits.endswith(b"1") else b""
+        if len(digits) > len(held):
+            yield digits[: len(digits) - len(held)]
 
 
 def _rise(digits: bytes) -> int:

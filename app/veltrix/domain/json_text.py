@@ -77,7 +77,10 @@ def value_problem(raw: bytes) -> str | None:
         return bad_json(raw, error)
     if may_be_deeper(raw, DEPTH_MAX) and is_deeper(raw, DEPTH_MAX):
         return f"nested deeper than the {DEPTH_MAX} levels allowed"
-    return number_problem(outside_of_strings(raw)) if may_have_large_numbers(raw) else None
+    if not may_have_large_numbers(raw):
+        return None
+    give_way()
+    return number_problem(outside_of_strings(raw))
 
 
 def bad_json(raw: bytes, error: Exception) -> str:
