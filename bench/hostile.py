@@ -15,10 +15,10 @@ from bench.hostile_load import KINDS, MIB, event_with, worst_payloads
 from bench.load import Sent
 from bench.report import Result, Row, percentiles, progress
 from bench.rig import Rig
+from veltrix.access import keys
+from veltrix.access.scopes import Scope
 from veltrix.bootstrap import collect_rarely
-from veltrix.domain.cloudevents import parse_structured
-from veltrix.domain.scopes import Scope
-from veltrix.store import keys
+from veltrix.pipeline.accept.cloudevents import parse_structured
 from veltrix.store.transactions import transaction
 
 SENDERS = 300

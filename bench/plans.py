@@ -13,8 +13,9 @@ from bench.load import event_json
 from bench.rig import Rig
 from veltrix.domain.events import NewEvent, content_digest
 from veltrix.domain.ids import EventIds, run_id, workflow_suffix
-from veltrix.store import journal, leases, ledger
-from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.pipeline.accept import ledger_rows
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.store.transactions import make_engine, open_autocommit
 
 _IDS = EventIds(random.Random(11).getrandbits)
@@ -65,7 +66,7 @@ def explain(rig: Rig, size: int) -> list[Plan]:
 
 def _accept(tx: Connection, first: int, size: int) -> list[str]:
     unix_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
-    account = ledger.accounts(tx, [("/bench", "bench.event")], 1_000)["/bench", "bench.event"]
+    account = ledger_rows.accounts(tx, [("/bench", "bench.event")], 1_000)["/bench", "bench.event"]
     suffix = workflow_suffix("bench_flow")
     items = []
     for number, event_id in enumerate(_IDS.make(unix_ms, size), first):
@@ -74,20 +75,22 @@ def _accept(tx: Connection, first: int, size: int) -> list[str]:
         event = NewEvent(
             source="/bench", id=str(number), type="bench.event", digest=digest, data_json=data
         )
-        start = ledger.RunStart(run_id(event_id, suffix), "bench_flow", "bench", is_hinted=True)
-        items.append(ledger.EventInsert(event_id, account, event, [start]))
+        start = ledger_rows.RunStart(
+            run_id(event_id, suffix), "bench_flow", "bench", is_hinted=True
+        )
+        items.append(ledger_rows.EventInsert(event_id, account, event, [start]))
     items.sort(key=lambda item: item.identity)
-    ledger.insert(tx, items, unix_ms, _HOLD_S)
+    ledger_rows.insert(tx, items, unix_ms, _HOLD_S)
     return sorted(item.runs[0].id for item in items)
 
 
 def _settle(tx: Connection, run_ids: Sequence[str], said: list[str]) -> list[str]:
     token = str(uuid.uuid4())
-    leases.claim(tx, token, "bench/1", [(id_, id_) for id_ in run_ids], _HOLD_S)
+    lease_rows.claim(tx, token, "bench/1", [(id_, id_) for id_ in run_ids], _HOLD_S)
     claim = said[-1]
     entries = [JournalEntry(id_, "1", "step", "double", b"0" * 16, "2") for id_ in run_ids]
     settlements = [Settlement(run_id=id_, state="succeeded", outcome="2") for id_ in run_ids]
-    held = journal.write(tx, token, "bench/1", entries, [], settlements)
+    held = journal_rows.write(tx, token, "bench/1", entries, [], settlements)
     assert len(held) == len(run_ids), "somebody else settled them"
     return [claim, said[-1]]
 

@@ -16,7 +16,7 @@ from bench.load import Flooded, Sent
 from bench.report import Books
 from veltrix.dev.children import wait_for
 from veltrix.dev.platform import Platform
-from veltrix.pipeline.books import balance
+from veltrix.operations.books.books import balance
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 Schedule = Sequence[tuple[float, float]]

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, text
 
 from veltrix.dev.children import wait_for
 from veltrix.domain.ids import workflow_suffix
-from veltrix.pipeline.books import fold_once, recount_once
-from veltrix.store import ledger
+from veltrix.operations.books.books import fold_once, recount_once
+from veltrix.pipeline.accept import ledger_rows
 from veltrix.store.transactions import transaction
 
 BYTES_PER_EVENT = 2_400  # with indexes and PostgreSQL's log: an estimate on the safe side
@@ -77,7 +77,7 @@ def check_room(folder: Path, events: int) -> None:
 def seed(engine: Engine, events: int, note: Callable[[str], None]) -> None:
     """Insert that many settled events, then wait until their minutes are recounted and sealed."""
     with transaction(engine) as tx:
-        account = ledger.accounts(tx, [("/history", "bench.event")], 1_000)[
+        account = ledger_rows.accounts(tx, [("/history", "bench.event")], 1_000)[
             "/history", "bench.event"
         ]
         now_ms = tx.execute(text("select (extract(epoch from now()) * 1000)::bigint")).scalar_one()

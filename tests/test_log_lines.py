@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from veltrix import log_lines, telemetry
-from veltrix.domain.flow import StepContext, run_here, step_context
+from veltrix.domain.context import StepContext, run_here, step_context
 
 CLAIM = SimpleNamespace(run_id="run-1", event_id="event-1", workflow="fulfil")
 

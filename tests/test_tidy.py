@@ -32,7 +32,7 @@ WAITING_ROOMS = {
 STARTS_AGAIN = {"app/veltrix/worker/run.py"}
 # These release a savepoint (the author's session may roll back alone); the journal's transaction,
 # which the caller opened, is the commit.
-SAVEPOINTS = {"app/veltrix/pipeline/transact.py": {"session", "savepoint"}}
+SAVEPOINTS = {"app/veltrix/pipeline/execute/transact.py": {"session", "savepoint"}}
 # What TLS believes; the settings only try whether a file has a CA in it.
 BELIEVE = {"app/veltrix/tls.py", "app/veltrix/settings_links.py"}
 # `veltrix dev` passes it on to its processes.

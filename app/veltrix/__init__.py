@@ -5,9 +5,8 @@
 Everything a workflow may use is here. The rest of the package is the platform.
 """
 
-from veltrix.domain.current import Current, current
-from veltrix.domain.events import Event
-from veltrix.domain.flow import (
+from veltrix.authoring.current import Current, current
+from veltrix.authoring.flow import (
     NonRetryable,
     StepFailed,
     gather,
@@ -17,7 +16,9 @@ from veltrix.domain.flow import (
     sleep,
     uuid,
 )
-from veltrix.domain.workflows import step, transaction, workflow
+from veltrix.authoring.steps import step, transaction
+from veltrix.authoring.workflows import workflow
+from veltrix.domain.events import Event
 
 __all__ = [
     "Current",

@@ -14,10 +14,10 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from veltrix.authoring.registry import load_workflows
+from veltrix.authoring.workflows import Workflow
 from veltrix.domain.ids import EventIds
-from veltrix.domain.registry import load_workflows
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline.frames import Limits
+from veltrix.pipeline.execute.coroutines.execution import Limits
 from veltrix.settings import Settings
 from veltrix.settings_load import require
 from veltrix.store.grants import powers

@@ -17,29 +17,30 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from veltrix.access import answers, sessions
 from veltrix.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from veltrix.broker.connect import BrokerAway, broker_url
 from veltrix.broker.drain import Drain
+from veltrix.domain.backoff import Backoff
 from veltrix.health import HealthServer
-from veltrix.pipeline.backoff import Backoff
-from veltrix.pipeline.books import Measuring, fold_once, recount_once
-from veltrix.pipeline.broker_links import make_declarer
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.deploys import Deploys
-from veltrix.pipeline.groups import check_groups, fold_groups_once
-from veltrix.pipeline.queues import LOOK_S, Following, Unattended
-from veltrix.pipeline.relay import Relay, make_relay
-from veltrix.pipeline.replaying import Replaying
-from veltrix.pipeline.sweep import Sweep
+from veltrix.operations.books.books import Measuring, fold_once, recount_once
+from veltrix.operations.failures.triage import check_groups, fold_groups_once
+from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.replay_rows import forget_unstarted
+from veltrix.pipeline.accept.sweep import Sweep
+from veltrix.pipeline.relay.connections import make_declarer
+from veltrix.pipeline.relay.dead_letters import bury
+from veltrix.pipeline.relay.queues import LOOK_S, Following, Unattended
+from veltrix.pipeline.relay.relay import Relay, make_relay
 from veltrix.policies import Policies, management_of
+from veltrix.releases import release_rows, subscription_rows
+from veltrix.releases.deploy import Deploys
 from veltrix.settings import Settings
 from veltrix.settings_links import link_warnings, open_warnings
 from veltrix.settings_load import require
-from veltrix.store import answers, releases, sessions, subscriptions
 from veltrix.store.errors import Answer, answer_of, told
-from veltrix.store.groups import forget_hours
+from veltrix.store.failure_deltas import forget_hours
 from veltrix.store.loads import forget_stale
-from veltrix.store.replays import forget_unstarted
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.telemetry import logger
 
@@ -214,8 +215,8 @@ def _check_groups(engine: Engine) -> int:
 
 def _forget(engine: Engine) -> int:
     with transaction(engine) as tx:
-        releases.forget(tx)
-        subscriptions.forget(tx)
+        release_rows.forget(tx)
+        subscription_rows.forget(tx)
         return forget_stale(tx) + answers.forget(tx, ANSWERS_KEPT_S) + sessions.forget(tx)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from veltrix.domain.flow import log_facts
+from veltrix.domain.context import log_facts
 
 _WAIT_S = 0.1  # for a reader that is slow; once it stood still so long, not again for a second
 _AGAIN_AFTER_S = 1.0

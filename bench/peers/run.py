@@ -23,7 +23,7 @@ from veltrix.dev.ports import LOOPBACK, free_port
 from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.pipeline.books import balance
+from veltrix.operations.books.books import balance
 from veltrix.store.schema import upgrade
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 

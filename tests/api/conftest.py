@@ -25,7 +25,7 @@ from veltrix.api.gate import Gate, Limits
 from veltrix.api.server import config_of, make_app
 from veltrix.api.services import Services
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.writers import Writers
+from veltrix.pipeline.accept.writers import Writers
 from veltrix.settings import Settings
 from veltrix.store.transactions import make_engine
 

@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
+from veltrix.access import keys
 from veltrix.api.server import StartRefused, make_ring
 from veltrix.domain.local_names import is_loopback
 from veltrix.settings import Settings
-from veltrix.store import keys
 from veltrix.store.transactions import make_engine, transaction
 
 WRITER, READER, ADMIN = "w" * 43, "r" * 43, "a" * 43

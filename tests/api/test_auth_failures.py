@@ -5,9 +5,9 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from tests.api.conftest import ApiOf
+from veltrix.access import keys
+from veltrix.access.keys import KeyRefused
 from veltrix.api.auth_failures import SAY_S, AuthFailures
-from veltrix.store import keys
-from veltrix.store.keys import KeyRefused
 from veltrix.store.transactions import transaction
 
 KEY = "till-0123456789abcdef0123456789abcdef"

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 
 from tests.api.conftest import Api, ApiOf
 from tests.support.wait import until
+from veltrix.access.keys import create
 from veltrix.api.gate import Limits
-from veltrix.store.keys import create
 from veltrix.store.transactions import transaction
 
 WAITED = Event()  # never set: its wait is a pause between packets

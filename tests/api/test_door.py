@@ -9,11 +9,11 @@ from sqlalchemy import Engine
 from starlette.routing import BaseRoute, Mount, Route
 
 from tests.api.conftest import Api, ApiOf
+from veltrix.access import keys
 from veltrix.api.connection import HEADERS_MAX
 from veltrix.api.door import PARAMETERS_MAX
 from veltrix.api.looks import Looks
 from veltrix.console.rendering import BASE
-from veltrix.store import keys
 from veltrix.store.transactions import make_engine, transaction
 
 SCRAPER, ADMIN = "m" * 43, "a" * 43

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
+from veltrix.access import keys
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.domain.groups import UNGROUPED
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.groups import check_groups, fold_groups_once
-from veltrix.store import keys
+from veltrix.domain.failure_groups import UNGROUPED
+from veltrix.operations.books.books import balance
+from veltrix.operations.failures.triage import check_groups, fold_groups_once
+from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.store.transactions import transaction
 
 GROUP = "a" * 16

@@ -18,9 +18,9 @@ from tests.support.due_runs import add_runs
 from tests.support.served import Client, served
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.access import keys
 from veltrix.api.openapi_docs import PATH
-from veltrix.pipeline.groups import fold_groups_once
-from veltrix.store import keys
+from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.store.transactions import transaction
 
 NAME, KEY, GROUP = "made_client", "k" * 43, "a" * 16

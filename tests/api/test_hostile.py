@@ -10,10 +10,10 @@ from sqlalchemy import Engine, text
 from tests.api.test_replays import failed
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.served import Answer, Client, served
+from veltrix.access import keys
+from veltrix.access.audit import REQUEST_BYTES_MAX, AuditFilter, entry, page
 from veltrix.api.auth import check_local
 from veltrix.api.problems import Problem
-from veltrix.store import keys
-from veltrix.store.audit import REQUEST_BYTES_MAX, AuditFilter, entry, page
 from veltrix.store.transactions import transaction
 
 WHY = {"reason": "to be looked at"}

@@ -14,12 +14,12 @@ from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.access import keys, sessions
+from veltrix.access.key_limits import KeyLimits
+from veltrix.access.keys import KeyRefused
 from veltrix.api.auth import Author, KeyRing
 from veltrix.api.problems import Problem
 from veltrix.api.throttle import Throttle
-from veltrix.domain.key_limits import KeyLimits
-from veltrix.store import keys, sessions
-from veltrix.store.keys import KeyRefused
 from veltrix.store.transactions import make_engine, transaction
 
 BOUND, FREE = "b" * 43, "f" * 43

@@ -9,8 +9,8 @@ import pytest
 from tests.support.seeded import seed_failed
 from tests.support.served import served
 from tests.support.settled import fold_all
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.groups import check_groups, fold_groups_once
+from veltrix.operations.books.books import balance
+from veltrix.operations.failures.triage import check_groups, fold_groups_once
 from veltrix.store.transactions import make_engine
 
 RUNS, ARCHIVED = 1_000_000, 100_000

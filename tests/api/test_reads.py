@@ -8,8 +8,11 @@ from sqlalchemy import Engine
 
 from tests.support.due_runs import add_runs
 from tests.support.served import Answer, Client, served
+from veltrix.access import keys
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.store import dead_letters, keys, loads, releases
+from veltrix.pipeline.relay import dead_letter_rows
+from veltrix.releases import release_rows
+from veltrix.store import loads
 from veltrix.store.transactions import transaction
 
 SECRET = "4711"
@@ -89,14 +92,14 @@ def bury(engine: Engine, *bodies: bytes) -> None:
         for body in bodies
     ]
     with transaction(engine) as tx:
-        dead_letters.insert(tx, letters)
+        dead_letter_rows.insert(tx, letters)
 
 
 def test_dead_letters_are_listed_and_told_by_id(engine: Engine, api: Client) -> None:
     bury(engine, f"card {SECRET}".encode(), b"\xff\xfe", b"third")
     rows = items(api, "/v1/dead-letters")
     with transaction(engine) as tx:
-        dead_letters.mark_seen(tx, [rows[0]["id"]], "anna")
+        dead_letter_rows.mark_seen(tx, [rows[0]["id"]], "anna")
 
     assert [row["body_bytes"] for row in rows] == [9, 2, 5]
     assert rows[0]["run_ids"] == [UNKNOWN]
@@ -127,8 +130,8 @@ def test_workers_are_told_with_their_children_by_what_they_last_said(
     engine: Engine, api: Client
 ) -> None:
     with transaction(engine) as tx:
-        releases.take_turn(tx)
-        releases.put(tx, "r1", {"fulfil": "v1", "refund": "v7"}, restart_s=5.0)
+        release_rows.take_turn(tx)
+        release_rows.put(tx, "r1", {"fulfil": "v1", "refund": "v7"}, restart_s=5.0)
     report(engine, "a@one", 1, release="r1")
     report(engine, "a@one", 2, release="r1", queues={"mail": {"claimed_2s": 0}})
     report(engine, "a@one", 3, release="r1", left=True)

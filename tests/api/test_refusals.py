@@ -9,10 +9,10 @@ from sqlalchemy import Engine
 
 from tests.support.cut import line_to
 from tests.support.served import served
+from veltrix.access import keys
+from veltrix.access.audit import Audited
+from veltrix.access.sessions import SESSIONS_MAX
 from veltrix.api.refusals import MINUTE_S, OWN_ROWS, Refusals
-from veltrix.store import keys
-from veltrix.store.audit import Audited
-from veltrix.store.sessions import SESSIONS_MAX
 from veltrix.store.transactions import make_engine, transaction
 
 READER, TILL = "r" * 43, "t" * 43

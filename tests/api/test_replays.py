@@ -12,10 +12,10 @@ from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.served import Answer, Client, served
 from tests.support.settled import settle
+from veltrix.access import keys
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.replaying import Replaying
+from veltrix.operations.replays.mover import Replaying
 from veltrix.settings import Settings
-from veltrix.store import keys
 from veltrix.store.transactions import transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"

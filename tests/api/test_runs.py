@@ -13,8 +13,9 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
 from tests.support.wait import until
-from veltrix.store import journal, keys
-from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.access import keys
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 from veltrix.telemetry import waiting_requests
 
@@ -285,7 +286,7 @@ def test_a_story_has_begins_arguments_attempts_and_claims(engine: Engine, api: C
     failed.arguments = '[["ups… (and 5 bytes more)'
     with open_autocommit(engine) as tx:
         waits = Settlement(run_id=run_id, state="waiting", wait_s=60.0)
-        journal.write(tx, token, "worker", [step], [tried, failed], [waits], now)
+        journal_rows.write(tx, token, "worker", [step], [tried, failed], [waits], now)
     change_runs(engine, [run_id], "attempt = 5")
 
     told = api.get(f"/v1/runs/{run_id}").body

@@ -22,9 +22,9 @@ from tests.support.served import Client, served
 from tests.support.settled import settle
 from veltrix.api.openapi_docs import document
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.groups import check_groups, fold_groups_once
-from veltrix.store import dead_letters
+from veltrix.operations.books.books import balance
+from veltrix.operations.failures.triage import check_groups, fold_groups_once
+from veltrix.pipeline.relay import dead_letter_rows
 from veltrix.store.transactions import transaction
 
 EXAMPLES_MAX, GROUP = 12, "a" * 16
@@ -58,7 +58,7 @@ def ids(engine: Engine, api: Client) -> dict[str, str]:
     edit = b'{"data": {}, "reason": "to be looked at"}'
     made = api.call("POST", f"/v1/runs/{run}/edit", edit, {"If-Match": "*"}).body["id"]
     with transaction(engine) as tx:
-        dead_letters.insert(tx, [DeadLetter(queue="orders", reason="malformed", body=b"x")])
+        dead_letter_rows.insert(tx, [DeadLetter(queue="orders", reason="malformed", body=b"x")])
         letter = tx.exec_driver_sql("select max(id)::text from dead_letters").scalar_one()
         event = tx.exec_driver_sql("select max(id::text) from events").scalar_one()
         audit = tx.exec_driver_sql("select max(id)::text from audit").scalar_one()

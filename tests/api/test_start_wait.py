@@ -13,7 +13,7 @@ from tests.api.conftest import Answer, Api, ApiOf
 from tests.support.accepting import subscribe, subscription
 from tests.support.settled import settle
 from tests.support.wait import until
-from veltrix.store import keys
+from veltrix.access import keys
 from veltrix.store.transactions import transaction
 from veltrix.telemetry import waiting_requests
 

@@ -14,9 +14,9 @@ from sqlalchemy import Engine, text
 from tests.api.conftest import Api, ApiOf
 from tests.support.accepting import subscribe, subscription
 from veltrix import Event
-from veltrix.domain.encoding import Codec
-from veltrix.store import answers
-from veltrix.store.keys import create
+from veltrix.access import answers
+from veltrix.access.keys import create
+from veltrix.authoring.encoding import Codec
 from veltrix.store.transactions import transaction
 
 

@@ -18,10 +18,10 @@ ENTRY = f"run ({OURS}/app/veltrix/cli.py:9)"
         (
             [
                 ENTRY,
-                f"_accept ({OURS}/app/veltrix/pipeline/accept.py:1)",
+                f"_accept ({OURS}/app/veltrix/pipeline/accept/acceptor.py:1)",
                 f"execute ({SITE}/psycopg/a.py:2)",
             ],
-            "app/veltrix/pipeline/accept.py",
+            "app/veltrix/pipeline/accept/acceptor.py",
         ),
         ([ENTRY, f"run ({SITE}/uvicorn/server.py:3)"], "uvicorn (library)"),
         ([ENTRY, "run (/usr/lib/python3.11/asyncio/runners.py:4)"], "asyncio (library)"),

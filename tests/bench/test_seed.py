@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from bench.seed import NoRoom, check_room, seed
-from veltrix.pipeline.books import balance
+from veltrix.operations.books.books import balance
 from veltrix.store.transactions import transaction
 
 

@@ -21,8 +21,8 @@ from veltrix.broker.message import ListLimits, messages_for
 from veltrix.broker.topology import Policy, definitions
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.bury import bury
-from veltrix.store import dead_letters
+from veltrix.pipeline.relay import dead_letter_rows
+from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.store.transactions import transaction
 
 
@@ -53,12 +53,12 @@ def drain(broker: Broker, engine: Engine) -> Iterator[Drain]:
     drain.close()
 
 
-def letters(engine: Engine) -> list[dead_letters.StoredLetter]:
+def letters(engine: Engine) -> list[dead_letter_rows.StoredLetter]:
     with transaction(engine) as tx:
-        return dead_letters.read(tx)
+        return dead_letter_rows.read(tx)
 
 
-def drained(drain: Drain, engine: Engine, count: int) -> list[dead_letters.StoredLetter]:
+def drained(drain: Drain, engine: Engine, count: int) -> list[dead_letter_rows.StoredLetter]:
     until(
         lambda: (drain.drain_once(0.1), len(letters(engine)) >= count)[1], what="the dead letters"
     )
@@ -304,11 +304,11 @@ def test_dead_letters_are_counted_beside_the_books_once(
 
 def test_a_letter_marked_seen_is_not_unseen_any_more(engine: Engine) -> None:
     with transaction(engine) as tx:
-        dead_letters.insert(tx, [DeadLetter(queue="q", reason="rejected", body=b"x")] * 2)
-        first, second = dead_letters.read(tx, unseen_only=True)
-        assert dead_letters.mark_seen(tx, [first.id], "alice") == 1
-        assert dead_letters.mark_seen(tx, [first.id], "bob") == 0
+        dead_letter_rows.insert(tx, [DeadLetter(queue="q", reason="rejected", body=b"x")] * 2)
+        first, second = dead_letter_rows.read(tx, unseen_only=True)
+        assert dead_letter_rows.mark_seen(tx, [first.id], "alice") == 1
+        assert dead_letter_rows.mark_seen(tx, [first.id], "bob") == 0
 
-        assert [x.id for x in dead_letters.read(tx, unseen_only=True)] == [second.id]
-        assert dead_letters.read(tx, limit=1)[0].seen_by == "alice"
-        assert [x.id for x in dead_letters.read(tx, after=first.id)] == [second.id]
+        assert [x.id for x in dead_letter_rows.read(tx, unseen_only=True)] == [second.id]
+        assert dead_letter_rows.read(tx, limit=1)[0].seen_by == "alice"
+        assert [x.id for x in dead_letter_rows.read(tx, after=first.id)] == [second.id]

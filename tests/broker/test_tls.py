@@ -30,7 +30,7 @@ from veltrix.broker.management import Management, live_by_amqp
 from veltrix.broker.message import ListLimits, messages_for
 from veltrix.broker.topology import wanted
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.broker_links import make_declarer, make_publisher
+from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.policies import management_of
 from veltrix.settings import Settings
 

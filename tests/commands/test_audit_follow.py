@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from tests.commands.conftest import Veltrix, as_process
 from tests.support.wait import until
-from veltrix.store.audit import Audited, append
+from veltrix.access.audit import Audited, append
 from veltrix.store.transactions import transaction
 
 

@@ -9,8 +9,8 @@ from tests.commands.conftest import Veltrix
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs
 from tests.support.workers import report
-from veltrix.store import subscriptions
-from veltrix.store.subscriptions import release_of
+from veltrix.releases import subscription_rows
+from veltrix.releases.subscription_rows import release_of
 from veltrix.store.transactions import transaction
 
 CODE = """
@@ -32,7 +32,7 @@ def release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def versions(engine: Engine) -> dict[str, str]:
     with transaction(engine) as tx:
-        return {row.workflow: row.code_version for row in subscriptions.current(tx)}
+        return {row.workflow: row.code_version for row in subscription_rows.current(tx)}
 
 
 def test_what_is_registered_by_hand_routes_at_once_unless_what_routes_is_kept(
@@ -57,7 +57,7 @@ def test_a_roll_back_is_listed_with_who_has_the_code(veltrix: Veltrix, engine: E
     subscribe(engine, old)
     subscribe(engine, new)
     with transaction(engine) as tx:
-        subscriptions.write(tx, [old], is_by_hand=True)
+        subscription_rows.write(tx, [old], is_by_hand=True)
     report(engine, "1", release_of([old]), ["orders"])
     report(engine, "2", release_of([old]), ["orders"])
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, subscribe
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.store.dead_letters import insert
+from veltrix.pipeline.relay.dead_letter_rows import insert
 from veltrix.store.transactions import transaction
 
 NO_EVENT = "00000000-0000-0000-0000-000000000000"

@@ -7,8 +7,8 @@ from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.settled import run_sql, settle
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.groups import fold_groups_once
+from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.pipeline.relay.dead_letters import bury
 
 GROUP = "a" * 16
 ERROR = '{"type": "Declined", "message": "no\\u001b[31m money"}'

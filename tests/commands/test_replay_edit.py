@@ -16,7 +16,7 @@ from tests.support.due_runs import add_runs, read_runs
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.settled import settle
 from tests.support.wait import until
-from veltrix.pipeline.replay import replay
+from veltrix.operations.replays.move import replay
 from veltrix.store.transactions import transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"

@@ -10,8 +10,8 @@ from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.settled import hold, run_sql, settle
-from veltrix.store import journal
-from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.store.transactions import open_autocommit
 
 NO_RUN = "00000000-0000-0000-0000-000000000000"
@@ -187,7 +187,7 @@ def test_run_tells_when_steps_began_and_with_what_arguments(
     failed.arguments = '[["ups"],{}]'
     with open_autocommit(engine) as tx:
         waits = Settlement(run_id=id_, state="waiting", wait_s=60.0)
-        journal.write(tx, token, "worker", [entry], [failed], [waits], now)
+        journal_rows.write(tx, token, "worker", [entry], [failed], [waits], now)
 
     told = veltrix("run", id_).lines
 

@@ -15,14 +15,15 @@ from tests.api.conftest import Api, serving
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.services import Services
 from tests.support.settled import fold_all, hold, settle
+from veltrix.access import keys
 from veltrix.domain.ids import run_id, workflow_suffix
-from veltrix.domain.replays import Options
-from veltrix.pipeline.groups import fold_groups_once
-from veltrix.pipeline.replays import Asked, plan
+from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.operations.replays.plan import Asked, plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.rules import Options
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.settings import Settings
-from veltrix.store import journal, keys
-from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
-from veltrix.store.replay_plans import Selection
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 CHROMIUM = "/usr/bin/chromium"
@@ -88,7 +89,7 @@ class Shown:
             outcome=json.dumps({"type": "PaymentRefused", "message": HOSTILE}),
         )
         with open_autocommit(self.engine) as tx:
-            assert journal.write(tx, token, "worker-1@host/1", entries, failed, [ended], now)
+            assert journal_rows.write(tx, token, "worker-1@host/1", entries, failed, [ended], now)
 
 
 @pytest.fixture(scope="module")

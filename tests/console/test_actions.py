@@ -26,10 +26,11 @@ from tests.console.conftest import (
 from tests.support.services import Services
 from tests.support.settled import hold
 from tests.support.wait import until
+from veltrix.access import keys
+from veltrix.access.key_limits import KeyLimits
 from veltrix.console.exports import guarded
-from veltrix.domain.key_limits import KeyLimits
-from veltrix.store import journal, keys
-from veltrix.store.journal import FailedAttempt, Settlement
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, Settlement
 from veltrix.store.transactions import open_autocommit, transaction
 
 
@@ -222,7 +223,7 @@ def test_an_attempt_before_any_step_says_that_it_was_the_workflows_own(own: Show
     early = FailedAttempt(run, "", "", 1, "InvalidInput", "no", "", "f1")
     ended = Settlement(run_id=run, state="failed", reason="invalid_input", fingerprint="f1")
     with open_autocommit(own.engine) as tx:
-        assert journal.write(tx, token, "worker-1@host/1", [], [early], [ended])
+        assert journal_rows.write(tx, token, "worker-1@host/1", [], [early], [ended])
     cookie, _ = session_of(own, OPERATOR)
 
     page = own.api.get(f"/console/runs/{run}", cookie=cookie).text

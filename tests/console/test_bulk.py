@@ -9,8 +9,8 @@ from tests.console.conftest import OPERATOR, READER, Shown, Tab, showing, tab_of
 from tests.console.test_actions import audited, post, session_of, state_of
 from tests.support.services import Services
 from tests.support.settled import settle
-from veltrix.domain.groups import UNGROUPED
-from veltrix.pipeline.groups import fold_groups_once
+from veltrix.domain.failure_groups import UNGROUPED
+from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.store.transactions import transaction
 
 

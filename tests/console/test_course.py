@@ -12,11 +12,12 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix import Event, gather, sleep, step, workflow
+from veltrix.authoring.workflows import Workflow
 from veltrix.console.timeline import Course, Lane, courses_of
-from veltrix.domain.workflows import Workflow
-from veltrix.store import crashes, leases
+from veltrix.operations.runs.read_story import RunStory, story
+from veltrix.pipeline.execute import lease_rows
+from veltrix.store import crashes
 from veltrix.store.crashes import Crash
-from veltrix.store.stories import RunStory, story
 from veltrix.store.transactions import open_autocommit, transaction
 
 TOKEN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -192,10 +193,10 @@ def test_crashes_are_drawn_in_the_lane_of_their_step_and_its_success_after_them(
 
     (run_id,) = add_runs(engine, 1)
     with open_autocommit(engine) as tx:
-        assert leases.claim(tx, TOKEN, "w/1", [(run_id, run_id)], hold_s=8.0)
+        assert lease_rows.claim(tx, TOKEN, "w/1", [(run_id, run_id)], hold_s=8.0)
         died = Crash(run_id=run_id, message="", position="1", step="crash", began=9.9, took_ms=80)
         assert crashes.note(tx, TOKEN, died, now=10.0) == 1
-        leases.release(tx, TOKEN, [run_id], 0.0)
+        lease_rows.release(tx, TOKEN, [run_id], 0.0)
     run_until_settled(engine, run_id, survivor)
 
     found = course(engine, run_id)

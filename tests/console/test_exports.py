@@ -6,7 +6,7 @@ import pytest
 
 from veltrix.api.problems import Problem
 from veltrix.console.exports import EXPORTS_MAX, exported
-from veltrix.store.event_reads import EventPage
+from veltrix.operations.runs.read_events import EventPage
 
 
 def endless(_cursor: str | None, _limit: int) -> EventPage:

@@ -12,8 +12,8 @@ from tests.support.services import Services
 from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.groups import fold_groups_once
-from veltrix.pipeline.replaying import Replaying
+from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.operations.replays.mover import Replaying
 from veltrix.settings import Settings
 from veltrix.store.transactions import transaction
 

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import AXE, PHONE, SHOWN, WIDE, Shown, Tab, tab_of
 from tests.support.workers import forget_workers, report
-from veltrix.store import overview
+from veltrix.operations.books import overview
 from veltrix.store.transactions import transaction
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,11 +13,11 @@ from tests.console.test_editing import made
 from tests.console.test_pages import barriers
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.access import keys
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.groups import fold_groups_once
-from veltrix.pipeline.replaying import Replaying
+from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.operations.replays.mover import Replaying
 from veltrix.settings import Settings
-from veltrix.store import keys
 from veltrix.store.transactions import transaction
 
 EDIT = "/failures/f00d/edit"

@@ -10,8 +10,8 @@ from tests.console.test_actions import session_of
 from tests.support.seeded import seed_failed
 from tests.support.services import Services
 from tests.support.settled import fold_all
-from veltrix.pipeline.groups import fold_groups_once
-from veltrix.pipeline.replays import plan
+from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.operations.replays.plan import plan
 
 RUNS = 1_000_000
 LIMIT_S = 0.2

@@ -11,7 +11,7 @@ import pytest
 from veltrix.dev import flights
 from veltrix.dev.children import CannotStart
 from veltrix.dev.flights import FLIGHTS, event_of, flights_file, owed_cents, read_flights
-from veltrix.domain.cloudevents import parse_structured
+from veltrix.pipeline.accept.cloudevents import parse_structured
 from workflows.flights import Flight, owed
 
 

@@ -10,7 +10,7 @@ from tests.support.wait import until
 from veltrix.dev.flights import event_of, flights_file, read_flights
 from veltrix.dev.platform import Platform
 from veltrix.dev.poster import NotTaken, Poster
-from veltrix.pipeline.books import balance
+from veltrix.operations.books.books import balance
 
 PlatformOf = Callable[..., Platform]
 

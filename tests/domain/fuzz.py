@@ -12,7 +12,17 @@ from random import Random
 
 import msgspec
 
-from veltrix.domain.cloudevents import (
+from veltrix.authoring.input_schema import InputSchema
+from veltrix.domain.json_text import json_problem
+from veltrix.operations.replays.patch import (
+    EditRefused,
+    PatchInvalid,
+    diff,
+    edited,
+    read_patch,
+    replacing,
+)
+from veltrix.pipeline.accept.cloudevents import (
     BadBatch,
     TooLarge,
     mode_of,
@@ -20,10 +30,7 @@ from veltrix.domain.cloudevents import (
     parse_binary,
     parse_structured,
 )
-from veltrix.domain.edits import EditRefused, PatchInvalid, diff, edited, read_patch, replacing
-from veltrix.domain.event_checks import BadEvent
-from veltrix.domain.input_schema import InputSchema
-from veltrix.domain.json_text import json_problem
+from veltrix.pipeline.accept.event_checks import BadEvent
 
 ONE = json.dumps(
     {

@@ -7,8 +7,8 @@ from time import process_time
 import pytest
 
 from veltrix.domain.attribute_values import charset_of
-from veltrix.domain.cloudevents import parse_binary, parse_structured
-from veltrix.domain.event_checks import EXTENSIONS_MAX, NAMED, BadEvent
+from veltrix.pipeline.accept.cloudevents import parse_binary, parse_structured
+from veltrix.pipeline.accept.event_checks import EXTENSIONS_MAX, NAMED, BadEvent
 
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veltrix.domain.attribute_values import is_time, is_uri
-from veltrix.domain.cloudevents import (
+from veltrix.domain.events import NewEvent
+from veltrix.pipeline.accept.cloudevents import (
     BadBatch,
     Mode,
     TooLarge,
@@ -20,8 +21,7 @@ from veltrix.domain.cloudevents import (
     parse_binary,
     parse_structured,
 )
-from veltrix.domain.event_checks import BadEvent
-from veltrix.domain.events import NewEvent
+from veltrix.pipeline.accept.event_checks import BadEvent
 
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
 EVENT_BYTES_MAX = 1024 * 1024

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from veltrix.domain.cloudevents import parse_batch, parse_binary, parse_structured
-from veltrix.domain.event_checks import BadEvent
 from veltrix.domain.events import NewEvent
+from veltrix.pipeline.accept.cloudevents import parse_batch, parse_binary, parse_structured
+from veltrix.pipeline.accept.event_checks import BadEvent
 
 MINIMAL: dict[str, Any] = {
     "specversion": "1.0",

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.domain.decide import described, fingerprint, retry_delay_s, storable_text
-from veltrix.domain.workflows import RetryPolicy
+from veltrix.authoring.steps import RetryPolicy
+from veltrix.domain.text import storable_text
+from veltrix.pipeline.execute.coroutines.retry import described, fingerprint, retry_delay_s
 
 policies = st.builds(
     RetryPolicy,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from veltrix import Event, step, transaction, workflow
-from veltrix.domain.definitions import DefinitionError
+from veltrix.authoring.definitions import DefinitionError
 
 loose: Any = workflow  # as those write it who ask no type checker
 

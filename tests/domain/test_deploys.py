@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from veltrix.domain.deploys import Release, Routed, Switch, release_id, switches
+from veltrix.releases.rules import Release, Routed, Switch, release_id, switches
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

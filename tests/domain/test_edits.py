@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.domain.edits import EditRefused, Patch, diff, edited, exact, replacing, text_of
-from veltrix.domain.input_schema import InputSchema
+from veltrix.authoring.input_schema import InputSchema
 from veltrix.domain.json_text import json_problem
+from veltrix.operations.replays.patch import (
+    EditRefused,
+    Patch,
+    diff,
+    edited,
+    exact,
+    replacing,
+    text_of,
+)
 
 ANY = InputSchema(None)
 MIB = 1024 * 1024

@@ -10,8 +10,8 @@ import msgspec
 import pydantic
 import pytest
 
-from veltrix.domain.annotations import reader
-from veltrix.domain.input_schema import InputSchema
+from veltrix.authoring.annotations import reader
+from veltrix.authoring.input_schema import InputSchema
 
 ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 GOOD: dict[str, Any] = {

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.domain.cloudevents import parse_binary, parse_structured
 from veltrix.domain.json_scan import depth_of
 from veltrix.domain.json_text import (
     has_more_elements,
@@ -19,6 +18,7 @@ from veltrix.domain.json_text import (
     json_problem,
     split_array,
 )
+from veltrix.pipeline.accept.cloudevents import parse_binary, parse_structured
 
 _TEXT = st.text(st.sampled_from('[]{},"\\:x \n\u00e9'), max_size=8)
 _VALUE = st.recursive(

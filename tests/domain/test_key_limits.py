@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.domain.key_limits import KeyLimits, mistake_of
-from veltrix.domain.patterns import PATTERN_CHARS_MAX, PATTERNS_MAX, fits
+from veltrix.access.key_limits import KeyLimits, mistake_of
+from veltrix.access.patterns import PATTERN_CHARS_MAX, PATTERNS_MAX, fits
 from veltrix.domain.token_bucket import TokenBucket
 
 LETTERS = st.text("ab*.?[", max_size=8)

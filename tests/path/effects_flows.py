@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 from veltrix import Event, step, workflow
-from veltrix.domain.flow import step_context
+from veltrix.domain.context import step_context
 
 _never = threading.Event()
 

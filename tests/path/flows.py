@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from veltrix import Event, step, transaction, workflow
-from veltrix.domain.flow import step_context
+from veltrix.domain.context import step_context
 
 _never = threading.Event()
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from tests.support.due_runs import add_runs
 from tests.support.wait import until
 from veltrix.dev.platform import Platform
-from veltrix.pipeline.books import balance
+from veltrix.operations.books.books import balance
 from veltrix.store.transactions import make_engine, transaction
 
 Deed = Sequence[Any]

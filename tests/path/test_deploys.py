@@ -12,8 +12,8 @@ from tests.path.site import connect, event_of, post
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.wait import until
 from veltrix.dev.platform import Platform
-from veltrix.pipeline.replay import replay_now
-from veltrix.store import subscriptions
+from veltrix.operations.replays.move import replay_now
+from veltrix.releases import subscription_rows
 from veltrix.store.transactions import make_engine, transaction
 
 A = {"VELTRIX_WORKFLOWS": "tests.path.deploy_a"}
@@ -43,7 +43,7 @@ class Release:
     def queue(self) -> str | None:
         """Whose queue it is now."""
         with transaction(self.engine) as tx:
-            return next((s.queue for s in subscriptions.current(tx)), None)
+            return next((s.queue for s in subscription_rows.current(tx)), None)
 
     def wait_queue(self, queue: str, deadline_s: float = 15.0) -> None:
         """The release with this queue routes."""

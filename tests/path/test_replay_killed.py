@@ -9,11 +9,11 @@ from tests.path.seen import Scene, Start
 from tests.support.seeded import seed_failed
 from tests.support.settled import settle
 from tests.support.wait import until
-from veltrix.domain.replays import Options, Verb
-from veltrix.pipeline.replays import Asked, act, plan
-from veltrix.store import replay_reads
-from veltrix.store.replay_plans import Selection
-from veltrix.store.replay_reads import ReplayStory
+from veltrix.operations.replays import read
+from veltrix.operations.replays.plan import Asked, act, plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.read import ReplayStory
+from veltrix.operations.replays.rules import Options, Verb
 from veltrix.store.transactions import transaction
 
 RUNS = 100_000
@@ -35,7 +35,7 @@ def started(seen: Scene, wanted: Selection, rate: float) -> str:
 
 def told(seen: Scene, replay_id: str) -> ReplayStory:
     with transaction(seen.engine) as tx:
-        story = replay_reads.find(tx, replay_id)
+        story = read.find(tx, replay_id)
     assert story is not None
     return story
 

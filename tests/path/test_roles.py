@@ -12,9 +12,9 @@ from tests.path.seen import Scene, options
 from tests.support.roles import Roles, make_roles
 from tests.support.served import Client
 from tests.support.wait import until
+from veltrix.access.audit_check import verify
 from veltrix.broker.names import INBOUND
 from veltrix.dev.platform import Platform
-from veltrix.store.audit_chain import verify
 from veltrix.store.transactions import make_engine, transaction
 
 KEY = "k" * 40

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
-from veltrix.domain.workflows import Workflow
+from veltrix.authoring.workflows import Workflow
 from veltrix.store.transactions import transaction
 
 Hands = Callable[..., TestHands]

@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from tests.pipeline.conftest import Hands, journal_of, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from veltrix import Event, gather, sleep, step, workflow
-from veltrix.pipeline import abandon as abandoning
-from veltrix.pipeline.abandon import abandon
+from veltrix.pipeline.execute.coroutines import abandon as abandoning
+from veltrix.pipeline.execute.coroutines.abandon import abandon
 
 calls: list[str] = []
 

@@ -12,17 +12,17 @@ from sqlalchemy import Engine, text
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.cut import line_to
 from tests.support.wait import until
-from veltrix.domain.cloudevents import parse_binary
 from veltrix.domain.due import DueRun
-from veltrix.domain.receipts import (
+from veltrix.pipeline.accept.acceptor import Acceptor
+from veltrix.pipeline.accept.cloudevents import parse_binary
+from veltrix.pipeline.accept.event_list import Answer, DirectStart, Submission
+from veltrix.pipeline.accept.receipts import (
     AcceptUnavailable,
     EventConflict,
     EventUnrouted,
     EventUnstorable,
     Receipt,
 )
-from veltrix.pipeline.accept import Acceptor
-from veltrix.pipeline.accept_list import Answer, DirectStart, Submission
 from veltrix.settings import Settings
 from veltrix.store.transactions import transaction
 

@@ -9,9 +9,9 @@ from sqlalchemy import Engine, text
 
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.wait import until
-from veltrix.domain.receipts import AcceptUnavailable, Receipt
-from veltrix.pipeline.accept import Acceptor
-from veltrix.pipeline.accept_list import Answer
+from veltrix.pipeline.accept.acceptor import Acceptor
+from veltrix.pipeline.accept.event_list import Answer
+from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
 from veltrix.settings import Settings
 from veltrix.store.transactions import transaction
 

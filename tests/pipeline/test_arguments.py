@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from tests.pipeline.conftest import Hands, replayed
 from veltrix import Event, gather, sleep, step, transaction, workflow
-from veltrix.domain.encoding import digest_and_json, is_other_call
+from veltrix.authoring.encoding import digest_and_json, is_other_call
 
 
 @step(retries=0)
@@ -198,7 +198,7 @@ ORDERS = """
 import enum, sys
 from dataclasses import dataclass
 import msgspec, pydantic
-from veltrix.domain.encoding import digest_and_json
+from veltrix.authoring.encoding import digest_and_json
 
 class Colour(enum.Enum):
     RED = "red"

@@ -12,12 +12,12 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix import Event, transaction, workflow
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline.execute import Engine as Execute
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.steps import Alarm
-from veltrix.pipeline.transact import Transactor
-from veltrix.store import due
+from veltrix.authoring.workflows import Workflow
+from veltrix.pipeline.execute.coroutines.execution import Execution
+from veltrix.pipeline.execute.engine import Engine as Execute
+from veltrix.pipeline.execute.step_calls import Alarm
+from veltrix.pipeline.execute.transact import Transactor
+from veltrix.pipeline.relay import due_rows
 from veltrix.store.transactions import make_engine, open_autocommit
 from veltrix.store.transactions import transaction as open_transaction
 
@@ -204,7 +204,7 @@ class RescuedHands(Hands):
 
     def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
         with open_autocommit(self.link._engine) as tx:
-            found = due.scan(
+            found = due_rows.scan(
                 tx, [], hold_s=8.0, hold_s_max=300.0, poison_crashes_max=3, rescue=["orders"]
             )
         self.rescued = found.rescued if found is not None else ()

@@ -10,11 +10,11 @@ from tests.support.due_runs import add_runs
 from tests.support.settled import fold_all, hold, run_sql, settle
 from veltrix.domain.events import NewEvent
 from veltrix.domain.ids import EventIds, run_id, workflow_suffix
-from veltrix.pipeline.books import Balance, balance, fold_once, measure, recount_once
-from veltrix.pipeline.cancel import cancel
-from veltrix.pipeline.replay import replay
-from veltrix.store import ledger
-from veltrix.store.balance import PROVABLE, Recount, lock_books
+from veltrix.operations.books.books import Balance, balance, fold_once, measure, recount_once
+from veltrix.operations.books.counter_rows import PROVABLE, Recount, lock_books
+from veltrix.operations.replays.move import replay
+from veltrix.operations.runs.cancel import cancel
+from veltrix.pipeline.accept import ledger_rows
 from veltrix.store.transactions import transaction
 from veltrix.telemetry import oldest_open_seconds, open_runs, unaccounted
 
@@ -122,7 +122,7 @@ def test_the_books_are_kept_per_source_and_type_and_the_worst_come_first(engine:
 
 def test_duplicates_and_refusals_are_counted_beside_the_books(engine: Engine) -> None:
     with transaction(engine) as tx:
-        ledger.count_beside(tx, [(0, 3, 4)])
+        ledger_rows.count_beside(tx, [(0, 3, 4)])
 
     books = audit(engine)
 
@@ -233,13 +233,13 @@ def add_old_runs(engine: Engine, minutes_ago: int, count: int = 1) -> list[str]:
     with transaction(engine) as tx:
         now_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
         unix_ms = now_ms - minutes_ago * 60_000
-        account = ledger.accounts(tx, [("/old", "old")], 1_000)["/old", "old"]
+        account = ledger_rows.accounts(tx, [("/old", "old")], 1_000)["/old", "old"]
         items = []
         for event_id in EventIds(random.Random(minutes_ago).getrandbits).make(unix_ms, count):
-            start = ledger.RunStart(run_id(event_id, workflow_suffix("old")), "old", "old")
+            start = ledger_rows.RunStart(run_id(event_id, workflow_suffix("old")), "old", "old")
             event = NewEvent(source="/old", id=event_id, type="old", digest=b"")
-            items.append(ledger.EventInsert(event_id, account, event, [start]))
-        ledger.insert(tx, sorted(items, key=lambda item: item.event.id), unix_ms, hold_s=8.0)
+            items.append(ledger_rows.EventInsert(event_id, account, event, [start]))
+        ledger_rows.insert(tx, sorted(items, key=lambda item: item.event.id), unix_ms, hold_s=8.0)
     return [item.runs[0].id for item in items]
 
 

@@ -6,10 +6,10 @@ from sqlalchemy import Engine
 
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold, settle
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.cancel import Cancelled, CancelRequested, NotCancelled, cancel
-from veltrix.store import journal, leases
-from veltrix.store.journal import JournalEntry
+from veltrix.operations.books.books import balance
+from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled, cancel
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.journal_rows import JournalEntry
 from veltrix.store.transactions import open_autocommit
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -33,7 +33,7 @@ def test_a_cancelled_run_cannot_be_claimed(engine: Engine) -> None:
     cancel(engine, ids, "no", "me")
 
     with open_autocommit(engine) as tx:
-        assert leases.claim(tx, UNKNOWN, "worker", [(ids[0], ids[0])], hold_s=8.0) == []
+        assert lease_rows.claim(tx, UNKNOWN, "worker", [(ids[0], ids[0])], hold_s=8.0) == []
 
 
 def test_the_worker_that_holds_a_run_is_told_with_its_next_write(engine: Engine) -> None:
@@ -45,7 +45,7 @@ def test_the_worker_that_holds_a_run_is_told_with_its_next_write(engine: Engine)
     assert read_runs(engine, ids, "state")[0][0] == "running"
     with open_autocommit(engine) as tx:
         step = JournalEntry(ids[0], "0", "step", "reserve", None, "1")
-        assert journal.write(tx, token, "worker", [step], [], []) == {ids[0]: True}
+        assert journal_rows.write(tx, token, "worker", [step], [], []) == {ids[0]: True}
     assert balance(engine).unaccounted == 0
 
 

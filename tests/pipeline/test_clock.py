@@ -8,9 +8,9 @@ from sqlalchemy import Engine, text
 
 from tests.support.accepting import accepting, submission, subscribe, subscription
 from tests.support.wait import until
-from veltrix.domain.receipts import AcceptUnavailable, Receipt
-from veltrix.pipeline.clock import DatabaseClock
-from veltrix.pipeline.sweep import Sweep
+from veltrix.pipeline.accept.clock import DatabaseClock
+from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
+from veltrix.pipeline.accept.sweep import Sweep
 from veltrix.settings import Settings
 from veltrix.store.transactions import transaction
 

@@ -10,14 +10,14 @@ from tests.support.due_runs import add_runs
 from tests.support.due_runs import subscribe as subscribe_as_old_code
 from tests.support.settled import settle
 from tests.support.workers import forget_workers, report
-from veltrix.domain.replays import Options
-from veltrix.pipeline.deploys import GAP_S, SETTLE_S, Deploys
-from veltrix.pipeline.replays import Asked, plan
+from veltrix.operations.replays.plan import Asked, plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.rules import Options
+from veltrix.releases import subscription_rows
+from veltrix.releases.deploy import GAP_S, SETTLE_S, Deploys
+from veltrix.releases.subscription_rows import Subscription, Taken, release_of, write
 from veltrix.settings import Settings
-from veltrix.store import subscriptions
 from veltrix.store.loads import LEFT_S, PRESENT_S
-from veltrix.store.replay_plans import Selection
-from veltrix.store.subscriptions import Subscription, Taken, release_of, write
 from veltrix.store.transactions import transaction
 
 A = subscription("w", "roll.a", queue="q1", code_version="A")
@@ -59,7 +59,7 @@ def watching(engine: Engine, settings: Settings) -> Watching:
 
 def current(engine: Engine) -> Subscription:
     with transaction(engine) as tx:
-        (found,) = subscriptions.current(tx)
+        (found,) = subscription_rows.current(tx)
     return found
 
 
@@ -246,12 +246,12 @@ def test_registered_and_kept_only_what_nothing_routes_is_taken_up(
         done = write(tx, [B, subscription("v", "x")], is_by_hand=True, is_kept=True)
     assert (done.new, [one.workflow for one in done.taken]) == (["v", "w"], ["v"])
     with transaction(engine) as tx:
-        assert [s.code_version for s in subscriptions.current(tx)] == ["v1", "A"]
+        assert [s.code_version for s in subscription_rows.current(tx)] == ["v1", "A"]
     report(engine, "B", release_of([B, subscription("v", "x")]), ["q2"])
     watching.look()
 
     with transaction(engine) as tx:
-        assert [s.code_version for s in subscriptions.current(tx)] == ["v1", "B"]
+        assert [s.code_version for s in subscription_rows.current(tx)] == ["v1", "B"]
 
 
 def test_what_cannot_be_registered_of_a_release_keeps_the_rest_of_it_from_nothing(
@@ -286,7 +286,7 @@ def test_a_version_that_was_retired_is_not_gone_back_to(engine: Engine, watching
     begin(engine, A)
     begin(engine, B)
     with transaction(engine) as tx:
-        assert subscriptions.retire(tx, ["w"]) == ["w"]
+        assert subscription_rows.retire(tx, ["w"]) == ["w"]
     subscribe(engine, B)
     forget_workers(engine, "B")
     watching.wait()

@@ -15,19 +15,27 @@ from tests.support.hands import TestHands
 from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix import Event, workflow
-from veltrix.domain.edits import Patch, PatchInvalid, exact, parse_patch, replacing, text_of
 from veltrix.domain.ids import EventIds
-from veltrix.domain.replays import Options, ReplayRefused, Verb
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.edit import EditOf
-from veltrix.pipeline.groups import check_groups
-from veltrix.pipeline.previews import preview
-from veltrix.pipeline.replay import replay_now
-from veltrix.pipeline.replaying import Replaying
-from veltrix.pipeline.replays import Asked, EditedNow, act, edit_now, plan, tag_text
+from veltrix.operations.books.books import balance
+from veltrix.operations.failures.triage import check_groups
+from veltrix.operations.replays import edit_rows, read
+from veltrix.operations.replays.edit import EditOf
+from veltrix.operations.replays.move import replay_now
+from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.patch import (
+    Patch,
+    PatchInvalid,
+    exact,
+    parse_patch,
+    replacing,
+    text_of,
+)
+from veltrix.operations.replays.plan import Asked, EditedNow, act, edit_now, plan, tag_text
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.preview import preview
+from veltrix.operations.replays.rules import Options, ReplayRefused, Verb
+from veltrix.operations.runs import archive_rows, read_story
 from veltrix.settings import Settings
-from veltrix.store import archive, edits, replay_reads, stories
-from veltrix.store.replay_plans import Selection
 from veltrix.store.transactions import transaction
 
 MIB = 1024 * 1024
@@ -80,8 +88,8 @@ def test_an_edited_run_is_a_new_run_linked_to_an_origin_that_stays_failed(engine
     )
     assert tuple(new) == ("queued", "fulfil", origin, "ann", 0)
     with transaction(engine) as tx:
-        story = edits.find(tx, made.id)
-        told = stories.story(tx, origin)
+        story = edit_rows.find(tx, made.id)
+        told = read_story.story(tx, origin)
     assert told is not None
     assert told.edited_as == [made.id]
     assert story is not None
@@ -121,7 +129,7 @@ def test_a_workflow_sees_the_identity_of_the_origin_also_after_two_edits(engine:
 def test_two_operators_edit_a_run_once(engine: Engine) -> None:
     (origin,) = failed(engine, 1)
     with transaction(engine) as tx:
-        now = edits.tag_of(tx, origin)
+        now = edit_rows.tag_of(tx, origin)
     assert now is not None
     ended: list[Any] = []
 
@@ -201,7 +209,7 @@ def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engi
     until(lambda: workers[0].once() == 0, what="nothing to be left")
 
     with transaction(engine) as tx:
-        items = replay_reads.runs(tx, id_, limit=1_000).items
+        items = read.runs(tx, id_, limit=1_000).items
     assert [item.run for item in items] == ids
     new = [item.new_run for item in items if item.new_run]
     assert len(set(new)) == 250
@@ -229,13 +237,13 @@ def test_a_run_that_was_edited_or_archived_since_the_plan_is_skipped(engine: Eng
     plans.append(plan(engine, asked, MIB).id)
     new = edit(engine, ids[0], TO_NUMBER).id
     with transaction(engine) as tx:
-        archive.archive(tx, ids[1:2], reason="of no use", author="bob")
+        archive_rows.archive(tx, ids[1:2], reason="of no use", author="bob")
 
     for id_ in plans[::-1]:
         act(engine, id_, Verb.START, reason="go", author="ann")
         Replaying(engine, Settings(), _IDS).once()
         with transaction(engine) as tx:
-            told = replay_reads.runs(tx, id_).items
+            told = read.runs(tx, id_).items
         reasons = [run.skip_reason or "" for run in told]
         assert "edited since the plan and ran as another run; ann did edit" in reasons[0]
         assert "archived since the plan; bob did archive" in reasons[1]
@@ -309,7 +317,7 @@ def test_numbers_that_a_patch_does_not_name_keep_every_digit(engine: Engine, sen
 
 def _state(engine: Engine, replay_id: str) -> str:
     with transaction(engine) as tx:
-        story = replay_reads.find(tx, replay_id)
+        story = read.find(tx, replay_id)
     assert story is not None
     return story.state
 

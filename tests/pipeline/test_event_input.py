@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from veltrix import Event, workflow
-from veltrix.domain.encoding import InvalidInput
-from veltrix.pipeline.event_input import event_of
-from veltrix.store.leases import Claim
+from veltrix.authoring.encoding import InvalidInput
+from veltrix.pipeline.execute.coroutines.event_input import event_of
+from veltrix.pipeline.execute.lease_rows import Claim
 
 Note = NewType("Note", str)
 Short = Annotated[str, msgspec.Meta(max_length=2)]

@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 from tests.pipeline.conftest import Hands
 from tests.support.due_runs import add_runs, change_runs
 from veltrix import Event, gather, step, transaction, workflow
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.frames import PendingStep
-from veltrix.pipeline.hand import Hand
-from veltrix.pipeline.settle import settle, size_of
+from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
+from veltrix.pipeline.execute.settle import settle, size_of
 from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[Any] = []

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.support.hands import LIMITS
 from veltrix import Event, StepFailed, gather, now, step, uuid, workflow
-from veltrix.domain.encoding import digest, encode
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.frames import Limits
-from veltrix.store.journal import JournalEntry, Past
-from veltrix.store.leases import Claim
+from veltrix.authoring.encoding import digest, encode
+from veltrix.authoring.workflows import Workflow
+from veltrix.pipeline.execute.coroutines import moves
+from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
+from veltrix.pipeline.execute.lease_rows import Claim
 
 # A program: a list of instructions; a nested list is a gather of branches.
 leaves = st.one_of(
@@ -87,19 +87,19 @@ def execution_of(
 
 def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.Random) -> bool:
     """Execute with writes at random; True when the run is settled, False when the worker died."""
-    execution.begin()
+    moves.begin(execution)
     waiting = []
     while execution.settlement is None:
-        waiting += execution.runnable()
+        waiting += moves.runnable(execution)
         if waiting and chance.random() < 0.7:
             one = waiting.pop(chance.randrange(len(waiting)))
             calls[one.position] += 1
             try:
                 value = one.call.step.function(*one.call.arguments)
             except ValueError as error:
-                execution.fail_step(one, error)
+                moves.fail_step(one, error)
             else:
-                execution.finish_step(one, value, encode(value, 10**6))
+                moves.finish_step(one, value, encode(value, 10**6))
         else:
             for entry in execution.unwritten:
                 assert entry.position not in journal, "no entry is written twice"
@@ -132,7 +132,7 @@ def test_a_run_that_crashes_anywhere_ends_as_if_it_had_not(program: list[Any], s
     assert execution.settlement is not None
 
     again = execution_of(program, journal)
-    again.begin()
+    moves.begin(again)
 
     assert again.settlement is not None, "the whole journal answers everything"
     assert again.settlement.outcome == execution.settlement.outcome
@@ -178,12 +178,12 @@ def rounds_of(rounds: int) -> dict[str, JournalEntry]:
 
 def test_a_gather_of_any_width_works_after_any_number_of_them() -> None:
     execution = execution_of([], rounds_of(1_000), many_rounds)
-    execution.begin()
-    wide = execution.runnable()
+    moves.begin(execution)
+    wide = moves.runnable(execution)
     assert [step.position for step in (wide[0], wide[-1])] == ["1001.0.1", f"1001.{WIDE - 1}.1"]
 
     for step_ in wide:
-        execution.finish_step(step_, {"number": 0}, '{"number":0}')
+        moves.finish_step(step_, {"number": 0}, '{"number":0}')
 
     (last,) = execution.pending
     assert last.position == "1002"

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.hands import TestHands
 from veltrix import Event, sleep, step, workflow
-from veltrix.pipeline.failure_lines import ERROR_CHARS_MAX
+from veltrix.pipeline.execute.failure_lines import ERROR_CHARS_MAX
 
 
 def lines_of(engine: Engine, *flows: Any, **limits: Any) -> tuple[str, list[dict[str, Any]]]:

@@ -7,10 +7,12 @@ from sqlalchemy import Engine
 
 from tests.support.due_runs import add_runs, change_runs, subscribe
 from tests.support.settled import fold_all, run_sql, settle
+from veltrix.access.audit import AuditFilter
+from veltrix.access.audit import page as audit_page
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.domain.groups import GroupState
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.groups import (
+from veltrix.domain.failure_groups import GroupState
+from veltrix.operations.failures.read import GroupFilter, GroupRow, GroupStory, page, story
+from veltrix.operations.failures.triage import (
     Moved,
     Noted,
     NotMoved,
@@ -21,13 +23,11 @@ from veltrix.pipeline.groups import (
     reopen,
     resolve,
 )
-from veltrix.pipeline.many import Action, Asked, Done, NotDone, act
-from veltrix.pipeline.replay import replay
-from veltrix.store import due
-from veltrix.store.audit import AuditFilter
-from veltrix.store.audit import page as audit_page
-from veltrix.store.dead_letters import mark_seen
-from veltrix.store.group_reads import GroupFilter, GroupRow, GroupStory, page, story
+from veltrix.operations.replays.move import replay
+from veltrix.operations.runs.bulk import Action, Asked, Done, NotDone, act
+from veltrix.pipeline.relay import due_rows
+from veltrix.pipeline.relay.dead_letter_rows import mark_seen
+from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.store.transactions import open_autocommit, transaction
 
 ERROR = '{"type": "Declined", "message": "no money"}'
@@ -141,9 +141,9 @@ def test_poison_runs_are_a_group_of_their_workflow(engine: Engine) -> None:
     ids = add_runs(engine, 2)
     change_runs(engine, ids, "crashes = 3, alone = true, due_at = now() - interval '1 second'")
     with transaction(engine) as tx:
-        due.scan(
+        due_rows.scan(
             tx,
-            [due.Wanted("orders", 10)],
+            [due_rows.Wanted("orders", 10)],
             hold_s=8,
             hold_s_max=300,
             poison_crashes_max=3,

@@ -11,9 +11,9 @@ from tests.support.due_runs import add_runs
 from tests.support.settled import fold_all, run_sql
 from tests.support.wait import until
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.domain.groups import GroupKind, GroupState
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.groups import Moved, NoVersion, fold_groups_once, resolve
+from veltrix.domain.failure_groups import GroupKind, GroupState
+from veltrix.operations.failures.triage import Moved, NoVersion, fold_groups_once, resolve
+from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.store.transactions import transaction
 
 OTHER = "b" * 16

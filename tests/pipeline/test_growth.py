@@ -12,13 +12,13 @@ from structlog.testing import capture_logs
 from tests.pipeline.test_sweep import LONG_AGO
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.settled import fold_all, run_sql
-from veltrix.domain.receipts import Receipt
-from veltrix.pipeline.accept import Acceptor
-from veltrix.pipeline.books import Measuring, balance, fold_once, measure, recount_once
-from veltrix.pipeline.groups import check_groups, fold_groups_once
-from veltrix.pipeline.sweep import start_events
+from veltrix.operations.books.books import Measuring, balance, fold_once, measure, recount_once
+from veltrix.operations.books.read import page
+from veltrix.operations.failures.triage import check_groups, fold_groups_once
+from veltrix.pipeline.accept.acceptor import Acceptor
+from veltrix.pipeline.accept.receipts import Receipt
+from veltrix.pipeline.accept.sweep import start_events
 from veltrix.settings import Settings
-from veltrix.store.balance_reads import page
 from veltrix.store.transactions import transaction
 
 ACCOUNTS_MAX = 10

@@ -15,7 +15,7 @@ from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.hints import HintRelay
+from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.settings import Settings
 from veltrix.store import loads
 from veltrix.store.transactions import make_engine, transaction

@@ -11,9 +11,9 @@ from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, sleep, step, transaction, workflow
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.hand import Hand
-from veltrix.pipeline.settle import settle
+from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.coroutines.execution import Execution
+from veltrix.pipeline.execute.settle import settle
 
 FAR_S = 3_600.0
 

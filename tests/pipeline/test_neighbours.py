@@ -13,8 +13,8 @@ from sqlalchemy import Engine, text
 from tests.pipeline.conftest import Hands, let_time_pass
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from veltrix import Event, gather, idempotency_key, sleep, step, workflow
-from veltrix.domain import flow
-from veltrix.domain.flow import OutsideRun
+from veltrix.authoring import flow
+from veltrix.authoring.flow import OutsideRun
 from veltrix.store.transactions import transaction
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")

@@ -9,12 +9,12 @@ from sqlalchemy import Engine, text
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.workers import forget_workers, report
-from veltrix.pipeline import queues as following
-from veltrix.pipeline.queues import LOOK_S, Following, Unattended
-from veltrix.pipeline.replay import replay_now
-from veltrix.store import queues
+from veltrix.operations.replays.move import replay_now
+from veltrix.pipeline.relay import queue_rows
+from veltrix.pipeline.relay import queues as following
+from veltrix.pipeline.relay.queues import LOOK_S, Following, Unattended
+from veltrix.releases.subscription_rows import Subscription, release_of
 from veltrix.store.loads import PRESENT_S
-from veltrix.store.subscriptions import Subscription, release_of
 from veltrix.store.transactions import transaction
 
 OLD = subscription("moved", "a", queue="old", code_version="A")
@@ -173,15 +173,15 @@ def test_a_worker_that_said_goodbye_may_be_starting_again(engine: Engine) -> Non
     add_runs(engine, 1, queue="alone")
     report(engine, "1", "r", ["alone"], has_left=True, seen_ago_s=PRESENT_S - 5)
     with transaction(engine) as tx:
-        assert queues.unserved(tx) == []
+        assert queue_rows.unserved(tx) == []
 
 
 def test_runs_of_an_unserved_queue_are_counted_up_to_a_bound(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queues, "UNSERVED_COUNTED_MAX", 3)
+    monkeypatch.setattr(queue_rows, "UNSERVED_COUNTED_MAX", 3)
     add_runs(engine, 5, queue="alone")
     with transaction(engine) as tx:
-        (found,) = queues.unserved(tx)
+        (found,) = queue_rows.unserved(tx)
 
     assert found.told == "3 or more open runs, and no worker serves the queue"

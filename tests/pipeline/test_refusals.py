@@ -10,8 +10,8 @@ from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, sleep, step, workflow
-from veltrix.pipeline import claim as claims
-from veltrix.store import journal, leases
+from veltrix.pipeline.execute import claim as claims
+from veltrix.pipeline.execute import journal_rows, lease_rows
 from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
 calls: list[str] = []
@@ -105,7 +105,7 @@ def test_a_crash_is_forgiven_when_the_run_has_got_on(engine: Engine) -> None:
         change_runs(engine, [run_id], "state = 'queued', due_at = now()")
         held = hands.claim([run_id])
         with open_autocommit(engine) as tx:  # its node is preempted
-            leases.release(tx, held.token, [run_id], 0.0)
+            lease_rows.release(tx, held.token, [run_id], 0.0)
         assert hands.run([run_id]) == {run_id: "waiting"}
         assert tuple(read_runs(engine, [run_id], "crashes, alone")[0]) == (0, False)
         with transaction(engine) as tx:
@@ -135,7 +135,7 @@ def test_a_crash_that_cannot_be_forgiven_now_fails_no_run(engine: Engine, sqlsta
     hands = TestHands(engine, [two_steps])
     held = hands.claim([run_id])
     with open_autocommit(engine) as tx:
-        leases.release(tx, held.token, [run_id], 0.0)
+        lease_rows.release(tx, held.token, [run_id], 0.0)
 
     outcomes = hands.run([run_id])
 
@@ -151,7 +151,7 @@ def test_a_crash_is_not_forgiven_without_progress(engine: Engine) -> None:
     for _ in range(3):
         held = hands.claim([run_id])
         with open_autocommit(engine) as tx:
-            leases.release(tx, held.token, [run_id], 0.0)
+            lease_rows.release(tx, held.token, [run_id], 0.0)
     hands.close()
 
     assert tuple(read_runs(engine, [run_id], "crashes, alone")[0]) == (2, True)
@@ -163,7 +163,7 @@ def test_a_hand_that_failed_is_no_death_of_its_runs(engine: Engine) -> None:
     held = hands.claim(run_ids)
 
     with open_autocommit(engine) as tx:
-        freed = leases.release(tx, held.token, run_ids, 0.0, is_death=False)
+        freed = lease_rows.release(tx, held.token, run_ids, 0.0, is_death=False)
 
     assert freed == set(run_ids)
     rows = read_runs(engine, run_ids, "state, crashes, alone")
@@ -212,7 +212,7 @@ def test_a_journal_that_cannot_be_read_in_one_statement_is_read_in_parts(
     link = Link(made, waits.append)
     found = [type("C", (), {"run_id": run_id, "generation": 0})() for run_id in run_ids]
 
-    past = link.call(lambda tx: journal.past(tx, found))
+    past = link.call(lambda tx: journal_rows.past(tx, found))
 
     link.close()
     assert [len(past[run_id].entries) for run_id in run_ids] == [6] * 20

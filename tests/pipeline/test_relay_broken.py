@@ -16,8 +16,8 @@ from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.broker.broken import Health, health_of
 from veltrix.broker.management import Management
-from veltrix.pipeline.broker_links import Asking
-from veltrix.pipeline.renewing import FORGET_S, LOOK_S_MAX, REFUSALS_MIN, REFUSING_S, Renewing
+from veltrix.pipeline.relay.connections import Asking
+from veltrix.pipeline.relay.renewing import FORGET_S, LOOK_S_MAX, REFUSALS_MIN, REFUSING_S, Renewing
 from veltrix.settings import Settings
 
 __all__ = ["channel"]

@@ -17,9 +17,9 @@ from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.broker.declarer import Declarer
 from veltrix.broker.management import Management
-from veltrix.pipeline.hints import HintRelay
-from veltrix.pipeline.relay import make_relay
-from veltrix.pipeline.room import Room
+from veltrix.pipeline.relay.budget import Room
+from veltrix.pipeline.relay.hints import HintRelay
+from veltrix.pipeline.relay.relay import make_relay
 from veltrix.prove.line import Line
 from veltrix.settings import Settings
 from veltrix.store.transactions import make_engine

@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from tests.pipeline.test_relay import Clock, relaying
 from tests.support.due_runs import add_runs, change_runs, subscribe
 from tests.support.wait import until
-from veltrix.pipeline.pace import REST_S
-from veltrix.pipeline.relay import CHECK_S
+from veltrix.pipeline.relay.pace import REST_S
+from veltrix.pipeline.relay.relay import CHECK_S
 from veltrix.settings import Settings
 
 

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, settle
-from veltrix.domain.replays import GENERATION_MAX, SPENT
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.replay import NotReplayed, Replayed, repeated, replay
-from veltrix.store import journal, leases
-from veltrix.store.actions import FailedRun, Recorded
-from veltrix.store.journal import JournalEntry
+from veltrix.operations.books.books import balance
+from veltrix.operations.replays.move import NotReplayed, Replayed, repeated, replay
+from veltrix.operations.replays.rules import GENERATION_MAX, SPENT
+from veltrix.operations.runs.action_rows import FailedRun, Recorded
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.journal_rows import JournalEntry
 from veltrix.store.transactions import open_autocommit
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -33,8 +33,8 @@ def fail(engine: Engine, run_ids: Sequence[str], *entries: JournalEntry, **chang
 def past(engine: Engine, run_id: str) -> dict[str, JournalEntry]:
     """What the next worker finds of the run."""
     with open_autocommit(engine) as tx:
-        claims = leases.claim(tx, UNKNOWN, "worker", [(run_id, run_id)], hold_s=8.0)
-        return journal.past(tx, claims)[run_id].entries
+        claims = lease_rows.claim(tx, UNKNOWN, "worker", [(run_id, run_id)], hold_s=8.0)
+        return journal_rows.past(tx, claims)[run_id].entries
 
 
 def test_a_failed_run_is_queued_again_as_new_in_its_next_generation(engine: Engine) -> None:

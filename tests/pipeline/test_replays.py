@@ -16,16 +16,18 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, run_sql, settle
 from tests.support.wait import until
 from veltrix.domain.ids import EventIds
-from veltrix.domain.replays import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.replay import replay_now
-from veltrix.pipeline.replaying import Replaying
-from veltrix.pipeline.replays import Asked, act, plan
+from veltrix.operations.books.books import balance
+from veltrix.operations.replays import read, replay_rows
+from veltrix.operations.replays.move import replay_now
+from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.plan import Asked, act, plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.read import ReplayStory
+from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
+from veltrix.operations.runs import archive_rows
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.settings import Settings
-from veltrix.store import archive, journal, replay_reads, replays
-from veltrix.store.journal import JournalEntry, Settlement
-from veltrix.store.replay_plans import Selection
-from veltrix.store.replay_reads import ReplayStory
 from veltrix.store.transactions import open_autocommit, transaction
 
 BYTES_MAX = 1_000_000
@@ -68,7 +70,7 @@ def started(engine: Engine, ids: Sequence[str], **options: Any) -> str:
 
 def told(engine: Engine, replay_id: str) -> ReplayStory:
     with transaction(engine) as tx:
-        story = replay_reads.find(tx, replay_id)
+        story = read.find(tx, replay_id)
     assert story is not None
     return story
 
@@ -206,7 +208,7 @@ def test_a_run_that_changed_since_the_plan_is_skipped_with_the_reason(engine: En
     executor(engine).once()
 
     with transaction(engine) as tx:
-        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+        runs = {run.run: run for run in read.runs(tx, id_).items}
     assert [runs[i].state for i in ids] == ["skipped", "skipped", "replayed"]
     assert "it is queued in generation 1, not failed in 0; bob" in (runs[ids[0]].skip_reason or "")
     assert "it is failed in generation 1, not failed in 0" in (runs[ids[1]].skip_reason or "")
@@ -221,7 +223,7 @@ def test_a_run_that_was_replayed_as_often_as_can_be_is_skipped_and_said(engine: 
     executor(engine).once()
 
     with transaction(engine) as tx:
-        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+        runs = {run.run: run for run in read.runs(tx, id_).items}
     assert [runs[i].state for i in ids] == ["skipped", "replayed", "replayed"]
     assert runs[ids[0]].skip_reason == SPENT
 
@@ -231,13 +233,13 @@ def test_what_was_archived_by_a_transaction_older_than_the_plan_is_skipped(engin
     with transaction(engine) as older:
         older.execute(text("select now()"))  # from here on it is this transaction's time
         id_ = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX).id
-        archive.archive(older, ids[:1], reason="dealt with", author="bob")
+        archive_rows.archive(older, ids[:1], reason="dealt with", author="bob")
     act(engine, id_, Verb.START, reason="go", author="ann")
 
     executor(engine).once()
 
     with transaction(engine) as tx:
-        runs = {run.run: run for run in replay_reads.runs(tx, id_).items}
+        runs = {run.run: run for run in read.runs(tx, id_).items}
     assert [runs[i].state for i in ids] == ["skipped", "replayed"]
     assert "archived since the plan; bob did archive" in (runs[ids[0]].skip_reason or "")
 
@@ -245,7 +247,7 @@ def test_what_was_archived_by_a_transaction_older_than_the_plan_is_skipped(engin
 def test_what_was_archived_before_the_plan_is_replayed_when_it_is_named(engine: Engine) -> None:
     ids = failed(engine, 2)
     with transaction(engine) as tx:
-        archive.archive(tx, ids[:1], reason="dealt with", author="bob")
+        archive_rows.archive(tx, ids[:1], reason="dealt with", author="bob")
 
     group = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX)
     id_ = started(engine, ids)
@@ -267,7 +269,7 @@ def test_a_replay_that_cannot_go_on_does_not_hold_up_those_behind_it(engine: Eng
 def test_more_replays_than_one_turn_takes_all_get_theirs(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veltrix.pipeline.replaying.REPLAYS_MAX", 3)
+    monkeypatch.setattr("veltrix.operations.replays.mover.REPLAYS_MAX", 3)
     ids = failed(engine, 8)
     each = [started(engine, [id_]) for id_ in ids]
     one, another = executor(engine), executor(engine, 2)
@@ -299,8 +301,8 @@ def test_a_plan_that_nobody_started_is_forgotten_after_its_days(engine: Engine) 
     )
 
     with transaction(engine) as tx:
-        assert [replays.forget_unstarted(tx, 30) for _ in range(2)] == [1, 0]
-        assert replay_reads.find(tx, old) is None
+        assert [replay_rows.forget_unstarted(tx, 30) for _ in range(2)] == [1, 0]
+        assert read.find(tx, old) is None
 
     assert (told(engine, young).planned, told(engine, begun).planned) == (3, 3)
     assert ("replay.plan", "ann", False, 3) in actions(engine)
@@ -405,7 +407,7 @@ def goes_on(engine: Engine, run_id: str, position: str, error: str | None = None
     entry = JournalEntry(run_id, position, "step", "charge", output=output, error=error)
     with open_autocommit(engine) as tx:
         asleep = Settlement(run_id=run_id, state="waiting", wait_s=172_800.0)
-        assert journal.write(tx, token, "worker", [entry], [], [asleep])
+        assert journal_rows.write(tx, token, "worker", [entry], [], [asleep])
 
 
 @pytest.mark.parametrize("mode", ["failed_step", "beginning"])

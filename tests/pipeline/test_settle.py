@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, step, workflow
-from veltrix.pipeline import settle
+from veltrix.pipeline.execute import settle
 
 calls: list[str] = []
 

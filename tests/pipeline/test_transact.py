@@ -12,7 +12,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix import Event, StepFailed, step, transaction, workflow
-from veltrix.store import due
+from veltrix.pipeline.relay import due_rows
 from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[str] = []
@@ -179,7 +179,7 @@ def test_a_step_that_takes_longer_than_a_lease_loses_no_run(engine: Engine, runs
     @step(retries=0)
     def rescue() -> None:
         with open_transaction(engine) as tx:
-            found = due.scan(
+            found = due_rows.scan(
                 tx, [], hold_s=8.0, hold_s_max=300.0, poison_crashes_max=3, rescue=["orders"]
             )
         rescued.extend(found.rescued if found is not None else [])

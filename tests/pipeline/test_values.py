@@ -18,8 +18,8 @@ from sqlalchemy import Engine
 
 from tests.pipeline.conftest import Hands, replayed
 from veltrix import Event, sleep, step, workflow
-from veltrix.domain.annotations import NoReader, reader
-from veltrix.domain.encoding import Unstorable, encode
+from veltrix.authoring.annotations import NoReader, reader
+from veltrix.authoring.encoding import Unstorable, encode
 
 ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, make_url, text
 from tests.support.accepting import submission
 from tests.support.wait import until
 from veltrix.domain.ids import EventIds
-from veltrix.domain.receipts import AcceptUnavailable, Receipt
-from veltrix.pipeline.accept_list import Answer, Submission, bytes_of
-from veltrix.pipeline.writers import SMALL_BYTES_MAX, Writers
+from veltrix.pipeline.accept.event_list import Answer, Submission, bytes_of
+from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
+from veltrix.pipeline.accept.writers import SMALL_BYTES_MAX, Writers
 from veltrix.settings import Settings
 from veltrix.store.transactions import make_engine, transaction
 

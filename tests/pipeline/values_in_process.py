@@ -23,13 +23,13 @@ import pydantic
 
 from tests.support.hands import LIMITS
 from veltrix import Event, gather, step, workflow
-from veltrix.domain.encoding import encode
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.frames import Limits
-from veltrix.pipeline.steps import call_author
-from veltrix.store.journal import JournalEntry, Past
-from veltrix.store.leases import Claim
+from veltrix.authoring.encoding import encode
+from veltrix.authoring.workflows import Workflow
+from veltrix.pipeline.execute.coroutines import moves
+from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
+from veltrix.pipeline.execute.lease_rows import Claim
+from veltrix.pipeline.execute.step_calls import call_author
 
 Chance = random.Random
 Typed = tuple[Any, Any]  # an annotation, and what a step with it returns
@@ -234,7 +234,7 @@ def execute(line: dict[str, Any]) -> dict[str, Any]:
     execution = Execution(claim, flow, "1", Past(entries, {}), Limits(**LIMITS))
     journal = dict(line["journal"])
     ran = 0
-    execution.begin()
+    moves.begin(execution)
     while True:
         for entry in execution.unwritten:
             digest = entry.arguments_digest
@@ -243,11 +243,11 @@ def execute(line: dict[str, Any]) -> dict[str, Any]:
         execution.unwritten = []
         if execution.settlement is not None:
             break
-        for one in execution.runnable():
+        for one in moves.runnable(execution):
             ran += 1
             value = call_author(one)
             text = encode(value, 10**6)
-            execution.finish_step(one, one.call.step.codec.output(value, text), text)
+            moves.finish_step(one, one.call.step.codec.output(value, text), text)
     settled = execution.settlement
     return {
         "seen": seen, "journal": journal, "ran": ran, "state": settled.state,

@@ -12,21 +12,21 @@ from tests.support.settled import fold_all, run_sql, settle
 from tests.support.wait import until
 from veltrix.dev.children import CannotStart
 from veltrix.domain.ids import EventIds
-from veltrix.domain.receipts import Receipt
-from veltrix.domain.replays import Options, Verb
-from veltrix.pipeline.books import Balance, balance, fold_once, recount_once
-from veltrix.pipeline.edit import EditOf
-from veltrix.pipeline.groups import check_groups
-from veltrix.pipeline.replay import replay
-from veltrix.pipeline.replaying import Replaying
-from veltrix.pipeline.replays import Asked, act, edit_now, plan
+from veltrix.operations.books.books import Balance, balance, fold_once, recount_once
+from veltrix.operations.books.counter_rows import lock_books
+from veltrix.operations.failures.triage import check_groups
+from veltrix.operations.replays import edit_rows, read
+from veltrix.operations.replays.edit import EditOf
+from veltrix.operations.replays.move import replay
+from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.plan import Asked, act, edit_now, plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.rules import Options, Verb
+from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.prove import clean as module
 from veltrix.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
 from veltrix.settings import Settings
-from veltrix.store import edits, replay_reads
-from veltrix.store.balance import lock_books
 from veltrix.store.prove_effects import make_table
-from veltrix.store.replay_plans import Selection
 from veltrix.store.transactions import transaction
 
 OURS, OTHERS = f"{PREFIX}1-a", "/veltrix/provenance"
@@ -201,7 +201,7 @@ def test_what_edits_made_of_ours_goes_too_and_what_they_made_of_others_stays(
         before[table] -= {"edits": 0}.get(table, 2)
     assert counts(engine, *before) == before
     with transaction(engine) as tx:
-        assert edits.find(tx, kept) is not None
+        assert edit_rows.find(tx, kept) is not None
     assert check_groups(engine) == []
     assert audit(engine).runs.failed == 3
 
@@ -353,7 +353,7 @@ def open_of(engine: Engine, replay_id: str, replaying: Replaying) -> int:
     """How many runs of the replay wait for their turn after one look of a relay."""
     replaying.once()
     with transaction(engine) as tx:
-        story = replay_reads.find(tx, replay_id)
+        story = read.find(tx, replay_id)
     assert story is not None
     return story.planned - story.replayed - story.skipped
 
@@ -361,7 +361,7 @@ def open_of(engine: Engine, replay_id: str, replaying: Replaying) -> int:
 def told(engine: Engine, replay_id: str) -> tuple[Any, ...] | None:
     """State, planned, replayed, succeeded, failed again, skipped; None: there is no such replay."""
     with transaction(engine) as tx:
-        story = replay_reads.find(tx, replay_id)
+        story = read.find(tx, replay_id)
     if story is None:
         return None
     outcomes = (story.succeeded, story.failed_again, story.skipped)

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, text
 from tests.prove.conftest import Prove
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
+from veltrix.pipeline.execute import journal_rows, journal_statement
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.prove.report import Verdict
 from veltrix.prove.sabotage import SABOTAGES, sabotaged
-from veltrix.store import journal, write_statement
-from veltrix.store.journal import JournalEntry, Settlement
 from veltrix.store.transactions import open_autocommit
 
 AUTHORS: dict[str, Any] = {"families": frozenset({"author"}), "events": 1_200, "stall_s": 15.0}
@@ -98,10 +98,10 @@ def test_each_sabotage_finds_what_it_replaces() -> None:
 def mended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a sabotage of writes replaced is as it was, afterwards."""
     for piece in ("_LOCKED", "_MOVED", "_COUNTED"):
-        monkeypatch.setattr(write_statement, piece, getattr(write_statement, piece))
-    write_statement.statement_of.cache_clear()
+        monkeypatch.setattr(journal_statement, piece, getattr(journal_statement, piece))
+    journal_statement.statement_of.cache_clear()
     yield
-    write_statement.statement_of.cache_clear()
+    journal_statement.statement_of.cache_clear()
 
 
 def test_without_the_token_whoever_comes_writes_whatever_his_list_holds(
@@ -115,9 +115,12 @@ def test_without_the_token_whoever_comes_writes_whatever_his_list_holds(
     SABOTAGES["settle_without_token"]()
 
     with open_autocommit(engine) as tx:
-        assert journal.write(tx, str(uuid4()), "w", [entry], [], [end]).keys() == {ending, going_on}
+        assert journal_rows.write(tx, str(uuid4()), "w", [entry], [], [end]).keys() == {
+            ending,
+            going_on,
+        }
         last = Settlement(run_id=alone, state="succeeded", outcome="1")
-        assert journal.write(tx, str(uuid4()), "w", [], [], [last]).keys() == {alone}
+        assert journal_rows.write(tx, str(uuid4()), "w", [], [], [last]).keys() == {alone}
     states = [row.state for row in read_runs(engine, [ending, going_on, alone], "state")]
     assert states == ["succeeded", "running", "succeeded"]
 
@@ -133,7 +136,7 @@ def test_failures_are_not_counted_and_successes_are(engine: Engine, mended: None
     SABOTAGES["failures_not_counted"]()
 
     with open_autocommit(engine) as tx:
-        journal.write(tx, token, "w", [], [], ends)
+        journal_rows.write(tx, token, "w", [], [], ends)
         counts = "select sum(succeeded), sum(failed) from counter_deltas"
         assert tuple(tx.execute(text(counts)).one()) == (1, 0)
 

@@ -12,12 +12,12 @@ from sqlalchemy import Engine, text
 
 from tests.support.accepting import subscribe, subscription
 from tests.support.wait import until
+from veltrix.access import keys
+from veltrix.authoring.registry import load_workflows
 from veltrix.dev.children import CannotStart
 from veltrix.dev.platform import Platform
 from veltrix.dev.ports import free_port
-from veltrix.domain.registry import load_workflows
-from veltrix.pipeline.books import balance
-from veltrix.pipeline.register import register
+from veltrix.operations.books.books import balance
 from veltrix.prove import target_reads
 from veltrix.prove.checker import PROPERTIES
 from veltrix.prove.clean import clean
@@ -26,7 +26,7 @@ from veltrix.prove.report import Proof, Verdict
 from veltrix.prove.scenario import Plan
 from veltrix.prove.target import UNSEEN, UNSEEN_OF_STARTS, prove_target
 from veltrix.prove.target_api import Api
-from veltrix.store import keys
+from veltrix.releases.register import register
 from veltrix.store.prove_effects import make_table
 from veltrix.store.transactions import transaction
 

@@ -9,8 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from veltrix.dev.postgres import Postgres
-from veltrix.store.audit import (
+from veltrix.access.audit import (
     RUN_IDS_MAX,
     Audited,
     AuditFilter,
@@ -20,6 +19,7 @@ from veltrix.store.audit import (
     page,
     redacted,
 )
+from veltrix.dev.postgres import Postgres
 from veltrix.store.schema import upgrade
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
+from veltrix.access.audit import RUN_IDS_MAX, Audited, append, entry
+from veltrix.access.audit_check import ChainRefused, Verified, verify
 from veltrix.store import schema
-from veltrix.store.audit import RUN_IDS_MAX, Audited, append, entry
-from veltrix.store.audit_chain import ChainRefused, Verified, verify
 from veltrix.store.transactions import transaction
 
 PLAIN = Audited(author="ops", action="run.cancel", reason="why", target="run")

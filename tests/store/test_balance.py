@@ -6,16 +6,16 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs
 from tests.support.settled import run_sql, settle
-from veltrix.pipeline.replay import replay
-from veltrix.store import balance
-from veltrix.store.balance import PROVABLE, Recount
+from veltrix.operations.books import counter_rows
+from veltrix.operations.books.counter_rows import PROVABLE, Recount
+from veltrix.operations.replays.move import replay
 from veltrix.store.tables import COUNTED
 from veltrix.store.transactions import transaction
 
 
 def fold(engine: Engine) -> int:
     with transaction(engine) as tx:
-        return balance.fold(tx, list_max=1_000)
+        return counter_rows.fold(tx, list_max=1_000)
 
 
 def minutes(engine: Engine, **changes: Any) -> list[int]:
@@ -27,13 +27,13 @@ def minutes(engine: Engine, **changes: Any) -> list[int]:
         "is_forced": True,
     }
     with transaction(engine) as tx:
-        return balance.minutes_to_recount(tx, **(bounds | changes))
+        return counter_rows.minutes_to_recount(tx, **(bounds | changes))
 
 
 def recount(engine: Engine) -> Recount:
     chosen = minutes(engine)
     with transaction(engine, snapshot=True) as tx:
-        return balance.recount(tx, chosen)
+        return counter_rows.recount(tx, chosen)
 
 
 def read(engine: Engine, sql: str) -> list[Any]:

@@ -7,9 +7,11 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold
-from veltrix.store import crashes, due, leases
+from veltrix.pipeline.execute import lease_rows
+from veltrix.pipeline.relay import due_rows
+from veltrix.pipeline.relay.due_rows import Wanted
+from veltrix.store import crashes
 from veltrix.store.crashes import Crash
-from veltrix.store.due import Wanted
 from veltrix.store.transactions import open_autocommit, transaction
 
 MESSAGE = "its worker process exited 9 (SIGKILL) in step crash at 2"
@@ -27,9 +29,9 @@ def attempts(engine: Engine) -> list[Any]:
         return [tuple(row) for row in tx.execute(text(f"select {columns} from failed_attempts"))]
 
 
-def scan(engine: Engine) -> due.Scanned | None:
+def scan(engine: Engine) -> due_rows.Scanned | None:
     with open_autocommit(engine) as tx:
-        return due.scan(
+        return due_rows.scan(
             tx,
             [Wanted("orders", 100)],
             hold_s=8.0,
@@ -62,10 +64,10 @@ def test_a_poison_run_says_its_step_its_exit_code_and_how_often(engine: Engine) 
     for worker in ("w/1", "w/2", "w/3"):
         token = str(uuid4())
         with open_autocommit(engine) as tx:
-            assert leases.claim(tx, token, worker, [(run_id, run_id)], hold_s=8.0)
+            assert lease_rows.claim(tx, token, worker, [(run_id, run_id)], hold_s=8.0)
         note(engine, run_id, token)
         with open_autocommit(engine) as tx:
-            leases.release(tx, token, [run_id], 0.0)
+            lease_rows.release(tx, token, [run_id], 0.0)
     change_runs(engine, [run_id], "crashes = 3")
 
     found = scan(engine)

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
-from veltrix.store import due, leases
+from veltrix.pipeline.execute import lease_rows
+from veltrix.pipeline.relay import due_rows
 from veltrix.store.transactions import transaction
 
 HELD_BY_A_DEAD_WORKER = (
@@ -14,15 +15,17 @@ HELD_BY_A_DEAD_WORKER = (
 )
 
 
-def scan(engine: Engine, *queues: str, runs_max: int = 100, **changes: Any) -> due.Scanned | None:
+def scan(
+    engine: Engine, *queues: str, runs_max: int = 100, **changes: Any
+) -> due_rows.Scanned | None:
     options: dict[str, Any] = {"hold_s": 8.0, "hold_s_max": 300.0, "poison_crashes_max": 3}
     with transaction(engine) as tx:
-        wanted = [due.Wanted(queue, runs_max) for queue in queues or ("orders",)]
+        wanted = [due_rows.Wanted(queue, runs_max) for queue in queues or ("orders",)]
         options["rescue"] = [one.queue for one in wanted]
-        return due.scan(tx, wanted, **(options | changes))
+        return due_rows.scan(tx, wanted, **(options | changes))
 
 
-def taken(scanned: due.Scanned | None) -> list[str]:
+def taken(scanned: due_rows.Scanned | None) -> list[str]:
     return [run.id for run in scanned.runs] if scanned else []
 
 
@@ -100,7 +103,9 @@ def test_a_rescued_run_can_be_claimed_again(engine: Engine) -> None:
     change_runs(engine, [run], HELD_BY_A_DEAD_WORKER)
     scan(engine)
     with transaction(engine) as tx:
-        claims = leases.claim(tx, "0192f0c1-1111-7111-8111-111111111111", "w", [(run, run)], 8.0)
+        claims = lease_rows.claim(
+            tx, "0192f0c1-1111-7111-8111-111111111111", "w", [(run, run)], 8.0
+        )
 
     assert [claim.run_id for claim in claims] == [run]
 
@@ -169,8 +174,8 @@ def test_two_relays_never_take_the_same_run(engine: Engine) -> None:
         "rescue": (),
     }
     with transaction(engine) as one, transaction(engine) as other:
-        first = taken(due.scan(one, [due.Wanted("orders", 10)], **options))
-        second = taken(due.scan(other, [due.Wanted("orders", 100)], **options))
+        first = taken(due_rows.scan(one, [due_rows.Wanted("orders", 10)], **options))
+        second = taken(due_rows.scan(other, [due_rows.Wanted("orders", 100)], **options))
 
     assert len(first) == 10
     assert sorted(first + second) == ids
@@ -180,9 +185,9 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
     add_runs(engine, 5, queue="orders")
     add_runs(engine, 5, queue="mails")
     with transaction(engine) as tx:
-        scanned = due.scan(
+        scanned = due_rows.scan(
             tx,
-            [due.Wanted("orders", 2), due.Wanted("mails", 4)],
+            [due_rows.Wanted("orders", 2), due_rows.Wanted("mails", 4)],
             hold_s=8,
             hold_s_max=300,
             poison_crashes_max=3,
@@ -194,11 +199,11 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
     assert (by_queue.count("orders"), by_queue.count("mails")) == (2, 4)
 
 
-def depth(engine: Engine, queue: str = "orders", **options: Any) -> due.QueueDepth:
+def depth(engine: Engine, queue: str = "orders", **options: Any) -> due_rows.QueueDepth:
     given: dict[str, Any] = {"floors": {}, "due_floors": {}, "hold_s_max": 300.0, "rows_max": 1000}
     given["due_max"] = {queue: 3}
     with transaction(engine) as tx:
-        return due.depths(tx, [queue], **(given | options))[queue]
+        return due_rows.depths(tx, [queue], **(given | options))[queue]
 
 
 def test_depth_counts_what_was_handed_over_and_not_claimed(engine: Engine) -> None:
@@ -239,10 +244,10 @@ def test_queues_are_those_subscribed_and_those_with_open_runs(engine: Engine) ->
     add_runs(engine, 2, queue="retired")
     add_runs(engine, 2, queue="gone", delay_s=3600)
     with transaction(engine) as tx:
-        assert {q: sorted(w) for q, w in due.queues_subscribed(tx).items()} == {
+        assert {q: sorted(w) for q, w in due_rows.queues_subscribed(tx).items()} == {
             "orders": ["fulfil", "refund"]
         }
-        assert sorted(due.queues_with_open_runs(tx)) == ["gone", "retired"]
+        assert sorted(due_rows.queues_with_open_runs(tx)) == ["gone", "retired"]
 
 
 def test_a_lost_queue_makes_its_queued_runs_due_at_once_and_no_other(engine: Engine) -> None:
@@ -251,7 +256,7 @@ def test_a_lost_queue_makes_its_queued_runs_due_at_once_and_no_other(engine: Eng
     sleeping = add_runs(engine, 1, delay_s=60)
     elsewhere = add_runs(engine, 1, queue="mails", is_hinted=True)
     with transaction(engine) as tx:
-        assert due.make_due(tx, "orders") == 3
+        assert due_rows.make_due(tx, "orders") == 3
 
     assert taken(scan(engine, "orders", "mails")) == lost
     assert read_runs(engine, sleeping, "state") == [("waiting",)]
@@ -263,8 +268,8 @@ def test_runs_of_lost_messages_go_before_what_came_later(engine: Engine) -> None
     first, *lost = add_runs(engine, 3, is_hinted=True)
     later = add_runs(engine, 2)
     with transaction(engine) as tx:
-        assert due.make_runs_due(tx, [first], is_first=True) == 1
-        assert due.make_due(tx, "orders", is_first=True) == 2
+        assert due_rows.make_runs_due(tx, [first], is_first=True) == 1
+        assert due_rows.make_due(tx, "orders", is_first=True) == 2
 
     assert taken(scan(engine, runs_max=3)) == [first, *lost]
     assert taken(scan(engine)) == later
@@ -276,7 +281,7 @@ def test_a_lost_message_makes_only_queued_runs_due(engine: Engine, state: str) -
     token = "gen_random_uuid()" if state == "running" else "null"
     change_runs(engine, [other], f"state = '{state}', lease_token = {token}")
     with transaction(engine) as tx:
-        assert due.make_runs_due(tx, [queued, other]) == 1
+        assert due_rows.make_runs_due(tx, [queued, other]) == 1
 
     assert taken(scan(engine)) == [queued]
 
@@ -287,6 +292,6 @@ def test_a_run_that_is_dead_lettered_again_and_again_comes_due_later_each_time(
     ids = add_runs(engine, 1, is_hinted=True)
     change_runs(engine, ids, "hand_overs = 4, due_at = now() + interval '60 seconds'")
     with transaction(engine) as tx:
-        due.make_runs_due(tx, ids, is_backing_off=True)
+        due_rows.make_runs_due(tx, ids, is_backing_off=True)
 
     assert 3 < read_runs(engine, ids, "due_in")[0][0] <= 4

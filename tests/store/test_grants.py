@@ -13,10 +13,10 @@ import veltrix.store.access_tables
 import veltrix.store.failure_tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.roles import Roles, make_roles
+from veltrix.access.audit import Audited, append
+from veltrix.access.audit_check import verify
 from veltrix.bootstrap import say_powers
 from veltrix.settings import Settings
-from veltrix.store.audit import Audited, append
-from veltrix.store.audit_chain import verify
 from veltrix.store.grants import APP, READ, RolesRefused, give, grants, powers
 from veltrix.store.tables import metadata
 from veltrix.store.transactions import make_engine, transaction

@@ -7,8 +7,8 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
-from veltrix.store import journal
-from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.store.transactions import transaction
 
 
@@ -50,7 +50,7 @@ def test_runs_with_any_mixture_are_written_whole_and_one_that_is_lost_not_at_all
     ]
 
     with transaction(engine) as tx:
-        held = journal.write(tx, token, "worker", entries, failures, settlements)
+        held = journal_rows.write(tx, token, "worker", entries, failures, settlements)
 
     assert held == {many: False, working: False, retried: False}
     assert positions(engine, "journal") == Counter(
@@ -68,7 +68,7 @@ def test_a_stranger_writes_nothing(engine: Engine) -> None:
     hold(engine, [run])
     with transaction(engine) as tx:
         settlement = Settlement(run_id=run, state="succeeded", outcome="1")
-        held = journal.write(tx, str(uuid4()), "worker", [entry(run, "1")], [], [settlement])
+        held = journal_rows.write(tx, str(uuid4()), "worker", [entry(run, "1")], [], [settlement])
 
     assert held == {}
     assert positions(engine, "journal") == Counter()

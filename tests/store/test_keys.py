@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import Engine, text
 
-from veltrix.store import keys
-from veltrix.store.keys import KeyRefused
+from veltrix.access import keys
+from veltrix.access.keys import KeyRefused
 from veltrix.store.transactions import transaction
 
 TOKEN = "t" * 43

@@ -9,8 +9,8 @@ from sqlalchemy.engine import make_url
 
 from tests.support.due_runs import add_runs
 from tests.support.wait import until
-from veltrix.store import leases
-from veltrix.store.leases import Claim
+from veltrix.pipeline.execute import lease_rows
+from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
 LOCK = text("select 1 from runs where id = any(cast(:ids as uuid[])) for update")
@@ -42,7 +42,7 @@ def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
 
     def claim() -> None:
         deliveries = [(run_id, run_id) for run_id in run_ids]
-        claimed.extend(link.call(lambda tx: leases.claim(tx, token, "w", deliveries, 8.0)))
+        claimed.extend(link.call(lambda tx: lease_rows.claim(tx, token, "w", deliveries, 8.0)))
 
     claimer = Thread(target=claim)
     with transaction(engine) as other:
@@ -62,10 +62,12 @@ def test_runs_of_a_dead_child_are_free_and_due_when_they_shall_be(engine: Engine
     now_due, later_due = add_runs(engine, 2)
     token = str(uuid4())
     with open_autocommit(engine) as tx:
-        leases.claim(tx, token, "w", [(now_due, now_due), (later_due, later_due)], 60.0)
+        lease_rows.claim(tx, token, "w", [(now_due, now_due), (later_due, later_due)], 60.0)
 
-        assert leases.release(tx, token, [now_due], 0.0) == {now_due}
-        assert leases.release(tx, token, [now_due, later_due], 5.0) == {later_due}, "held no more"
+        assert lease_rows.release(tx, token, [now_due], 0.0) == {now_due}
+        assert lease_rows.release(tx, token, [now_due, later_due], 5.0) == {later_due}, (
+            "held no more"
+        )
 
     seen = text(
         "select state, alone, lease_token is null, round(extract(epoch from due_at - now()) / 5)"

@@ -11,11 +11,12 @@ from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold, settle
 from veltrix.domain.ids import event_id_of
 from veltrix.domain.states import RunState
-from veltrix.pipeline.replay import replay
-from veltrix.store import journal, reads, stories
-from veltrix.store.journal import FailedAttempt, JournalEntry
-from veltrix.store.reads import RunFilter, RunPage
-from veltrix.store.stories import RunStory
+from veltrix.operations.replays.move import replay
+from veltrix.operations.runs import read, read_story
+from veltrix.operations.runs.read import RunFilter, RunPage
+from veltrix.operations.runs.read_story import RunStory
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry
 from veltrix.store.transactions import open_autocommit, transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -23,19 +24,19 @@ UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 
 def story(engine: Engine, run_id: str) -> RunStory | None:
     with transaction(engine, snapshot=True) as tx:
-        return stories.story(tx, run_id)
+        return read_story.story(tx, run_id)
 
 
 def page(
     engine: Engine,
     cursor: str | None = None,
     limit: int = 50,
-    rows_max: int = reads.ROWS_MAX,
+    rows_max: int = read.ROWS_MAX,
     **wanted: object,
 ) -> RunPage:
     with open_autocommit(engine) as tx:
         asked = RunFilter(**wanted)  # type: ignore[arg-type]
-        return reads.page(tx, asked, cursor=cursor, limit=limit, rows_max=rows_max)
+        return read.page(tx, asked, cursor=cursor, limit=limit, rows_max=rows_max)
 
 
 def ids_of(found: RunPage) -> list[str]:
@@ -54,12 +55,12 @@ def test_the_story_of_a_run_has_its_event_steps_attempts_actions_and_outcome(
     failed = FailedAttempt(run_id, "1", "charge", 1, "Declined", "no", "trace", "f1")
     with open_autocommit(engine) as tx:
         step = JournalEntry(run_id, "0", "step", "reserve", None, '{"a":1e5}')
-        journal.write(tx, token, "worker", [step], [failed], [])
+        journal_rows.write(tx, token, "worker", [step], [failed], [])
         end = JournalEntry(run_id, "1", "step", "charge", None, None, '{"type":"Declined"}')
-        settlement = journal.Settlement(
+        settlement = journal_rows.Settlement(
             run_id=run_id, state="failed", outcome='{"type":"Declined"}', failed_step="charge"
         )
-        journal.write(tx, token, "worker", [end], [], [settlement])
+        journal_rows.write(tx, token, "worker", [end], [], [settlement])
     replay(engine, [run_id], "failed_step", "payments are back", "operator")
 
     told = story(engine, run_id)
@@ -87,7 +88,7 @@ def test_there_is_no_story_of_an_unknown_run(engine: Engine) -> None:
 
 
 def test_outputs_of_a_story_are_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stories, "OUTPUT_BYTES_MAX", 10)
+    monkeypatch.setattr(read_story, "OUTPUT_BYTES_MAX", 10)
     (run_id,) = add_runs(engine, 1)
     steps = [JournalEntry(run_id, p, "step", "s", None, '"123456"') for p in ("0", "1")]
     settle(engine, [run_id], "succeeded", steps)
@@ -169,7 +170,7 @@ def test_settled_runs_are_told_from_open_ones_in_one_question(engine: Engine) ->
     settle(engine, done, "succeeded")
 
     with open_autocommit(engine) as tx:
-        assert reads.settled(tx, [*done, *open_, UNKNOWN]) == set(done)
+        assert read.settled(tx, [*done, *open_, UNKNOWN]) == set(done)
 
 
 def plan_of(engine: Engine, wanted: RunFilter) -> str:
@@ -181,7 +182,7 @@ def plan_of(engine: Engine, wanted: RunFilter) -> str:
 
     event.listen(engine, "before_cursor_execute", note)
     with open_autocommit(engine) as tx:
-        reads.page(tx, wanted, limit=5)
+        read.page(tx, wanted, limit=5)
     event.remove(engine, "before_cursor_execute", note)
     with open_autocommit(engine) as tx:
         rows = tx.exec_driver_sql("explain " + sent[0][0], sent[0][1])

@@ -8,8 +8,8 @@ from sqlalchemy import Engine, text
 
 from tests.support.accepting import subscribe, subscription
 from veltrix.domain import ids
-from veltrix.store import subscriptions
-from veltrix.store.subscriptions import SuffixTaken, current, register, retire
+from veltrix.releases import subscription_rows
+from veltrix.releases.subscription_rows import SuffixTaken, current, register, retire
 from veltrix.store.transactions import open_autocommit, transaction
 
 
@@ -112,7 +112,7 @@ def test_two_names_with_the_same_run_ids_are_refused(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subscribe(engine, subscription("w"))
-    monkeypatch.setattr(subscriptions, "workflow_suffix", lambda _: ids.workflow_suffix("w"))
+    monkeypatch.setattr(subscription_rows, "workflow_suffix", lambda _: ids.workflow_suffix("w"))
 
     with transaction(engine) as tx, pytest.raises(SuffixTaken, match="rename"):
         register(tx, [subscription("v")])
@@ -132,7 +132,7 @@ def test_old_releases_cost_nothing(engine: Engine) -> None:
     with open_autocommit(engine) as tx:
         tx.execute(text("vacuum analyze subscriptions"))
         took = []
-        for read in (current, subscriptions.routes) * 3:
+        for read in (current, subscription_rows.routes) * 3:
             began = time.monotonic()
             assert len(read(tx)) == 100
             took.append(time.monotonic() - began)
@@ -154,7 +154,7 @@ def test_only_the_newest_versions_are_kept_and_those_that_say_what_is_older(
                 " values ('g', 'run', 'w', 'resolved', 'v1', 0, 0, 0, now(), now())"
             )
         )
-        assert subscriptions.forget(tx, versions_kept=2) == 3
+        assert subscription_rows.forget(tx, versions_kept=2) == 3
         kept = tx.execute(text("select code_version from subscriptions where workflow = 'w'"))
 
         assert {row[0] for row in kept} == {"v1", "v4", "v5"}
@@ -164,12 +164,12 @@ def test_only_the_newest_versions_are_kept_and_those_that_say_what_is_older(
 def test_what_older_code_takes_up_again_is_current_though_it_never_was(engine: Engine) -> None:
     subscribe(engine, subscription("w", "a"))
     with transaction(engine) as tx:
-        subscriptions.write(tx, [subscription("w", "a", code_version="v2")], is_kept=True)
+        subscription_rows.write(tx, [subscription("w", "a", code_version="v2")], is_kept=True)
         retire(tx, ["w"])
     with transaction(engine) as tx:  # as it did before there was `current_at`
         tx.execute(text("update subscriptions set retired_at = null where code_version = 'v2'"))
 
     with transaction(engine) as tx:
-        (routed,) = subscriptions.routed(tx)
+        (routed,) = subscription_rows.routed(tx)
 
     assert (version(engine, "w"), routed.code_version) == ("v2", "v2")

@@ -12,10 +12,12 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold
-from veltrix.store import due, journal, leases, ledger
-from veltrix.store.journal import FailedAttempt, JournalEntry, Settlement
+from veltrix.pipeline.accept import ledger_rows
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
+from veltrix.pipeline.execute.journal_statement import Parts, parts_of, statement_of
+from veltrix.pipeline.relay import due_rows
 from veltrix.store.transactions import open_autocommit, transaction
-from veltrix.store.write_statement import Parts, parts_of, statement_of
 
 # What a run of a list may have to write.
 Said = list[JournalEntry | FailedAttempt | Settlement]
@@ -94,7 +96,7 @@ def write(engine: Engine, kinds: Sequence[str]) -> list[Any]:
     with open_autocommit(engine) as tx:
         tx.execute(text("delete from counter_deltas"))
         tx.execute(text("delete from failure_deltas"))
-        held = journal.write(
+        held = journal_rows.write(
             tx,
             token,
             "worker",
@@ -141,9 +143,9 @@ def test_every_list_is_written_as_the_whole_statement_writes_it(
         return parts
 
     for kinds in LISTS:
-        monkeypatch.setattr(journal, "parts_of", lambda _rows: WHOLE)
+        monkeypatch.setattr(journal_rows, "parts_of", lambda _rows: WHOLE)
         whole = write(engine, kinds)
-        monkeypatch.setattr(journal, "parts_of", note)
+        monkeypatch.setattr(journal_rows, "parts_of", note)
 
         assert write(engine, kinds) == whole, kinds
     assert met == set(every_parts())
@@ -151,10 +153,16 @@ def test_every_list_is_written_as_the_whole_statement_writes_it(
 
 def test_a_write_of_nothing_is_answered_without_asking(engine: Engine) -> None:
     with transaction(engine) as tx:
-        assert journal.write(tx, "no token", "worker", [], [], []) == {}
+        assert journal_rows.write(tx, "no token", "worker", [], [], []) == {}
 
 
-HOT = [ledger._INSERT, leases._CLAIM, due._SCAN, due._DEPTHS, *map(statement_of, every_parts())]
+HOT = [
+    ledger_rows._INSERT,
+    lease_rows._CLAIM,
+    due_rows._SCAN,
+    due_rows._DEPTHS,
+    *map(statement_of, every_parts()),
+]
 
 
 @pytest.mark.parametrize("statement", HOT, ids=lambda one: str(len(one)))
@@ -176,6 +184,6 @@ def test_a_combination_of_parts_is_one_prepared_statement(engine: Engine) -> Non
             token = hold(engine, ids := add_runs(engine, runs))
             entries = [JournalEntry(id_, "1", "step", "charge", output="1") for id_ in ids]
             ends = [Settlement(run_id=id_, state="succeeded", code_version="1") for id_ in ids]
-            assert len(journal.write(tx, token, "worker", entries, [], ends)) == runs
+            assert len(journal_rows.write(tx, token, "worker", entries, [], ends)) == runs
 
         assert tx.execute(text(prepared)).scalar_one() == 1

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from veltrix.domain.cloudevents import parse_structured
 from veltrix.domain.due import DueRun
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.accept import Acceptor
-from veltrix.pipeline.accept_list import DirectStart, Submission
+from veltrix.pipeline.accept.acceptor import Acceptor
+from veltrix.pipeline.accept.cloudevents import parse_structured
+from veltrix.pipeline.accept.event_list import DirectStart, Submission
+from veltrix.releases.subscription_rows import Subscription, register
 from veltrix.settings import Settings
-from veltrix.store.subscriptions import Subscription, register
 from veltrix.store.transactions import make_engine, transaction
 
 PLACED = "shop.order.placed"

@@ -13,12 +13,12 @@ from sqlalchemy import Engine, text
 from tests.support.accepting import accepting, submission
 from tests.support.hands import TestHands
 from tests.support.wait import until
+from veltrix.authoring.workflows import Workflow
 from veltrix.broker.message import messages_for
 from veltrix.broker.publisher import Publisher
 from veltrix.domain.due import DueRun
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline.broker_links import make_declarer, make_publisher
-from veltrix.pipeline.room import limits_of
+from veltrix.pipeline.relay.budget import limits_of
+from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.settings import Settings
 from veltrix.store.transactions import open_autocommit
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from veltrix.domain.events import NewEvent, content_digest
 from veltrix.domain.ids import EventIds, run_id, workflow_suffix
-from veltrix.store import ledger
+from veltrix.pipeline.accept import ledger_rows
 from veltrix.store.transactions import transaction
 
 _IDS = EventIds(random.Random(7).getrandbits)
@@ -31,7 +31,7 @@ def add_runs(
     """The run ids of `count` new events (the event ids if not `is_routed`), sorted."""
     global _sent  # noqa: PLW0603 - every event of a test run is another one
     with transaction(engine) as tx:
-        account = ledger.accounts(tx, [("/tests", type_)], 1_000)["/tests", type_]
+        account = ledger_rows.accounts(tx, [("/tests", type_)], 1_000)["/tests", type_]
         unix_ms = int(tx.execute(text("select extract(epoch from now()) * 1000")).scalar_one())
         items = []
         for event_id in ids.make(unix_ms, count):
@@ -40,15 +40,17 @@ def add_runs(
             event = NewEvent(
                 source="/tests", id=f"{_sent:09}", type=type_, digest=digest, data_json=data
             )
-            start = ledger.RunStart(
+            start = ledger_rows.RunStart(
                 run_id(event_id, workflow_suffix(workflow)),
                 workflow,
                 queue,
                 is_hinted=is_hinted,
                 delay_s=delay_s,
             )
-            items.append(ledger.EventInsert(event_id, account, event, [start] if is_routed else []))
-        ledger.insert(tx, items, unix_ms, hold_s=8.0)
+            items.append(
+                ledger_rows.EventInsert(event_id, account, event, [start] if is_routed else [])
+            )
+        ledger_rows.insert(tx, items, unix_ms, hold_s=8.0)
     return sorted(item.runs[0].id if is_routed else item.event_id for item in items)
 
 

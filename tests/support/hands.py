@@ -8,16 +8,16 @@ from typing import Any
 
 from sqlalchemy import Engine as SqlEngine
 
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline import claim as claims
-from veltrix.pipeline.execute import Engine
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.frames import Limits
-from veltrix.pipeline.hand import Hand
-from veltrix.pipeline.settle import settle
-from veltrix.pipeline.steps import Alarm, AsyncSteps
-from veltrix.pipeline.transact import Transactor
-from veltrix.store import journal
+from veltrix.authoring.workflows import Workflow
+from veltrix.pipeline.execute import claim as claims
+from veltrix.pipeline.execute import journal_rows
+from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.coroutines import moves
+from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.engine import Engine
+from veltrix.pipeline.execute.settle import settle
+from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
+from veltrix.pipeline.execute.transact import Transactor
 from veltrix.store.transactions import Link, make_engine
 
 LIMITS: dict[str, Any] = {
@@ -91,8 +91,8 @@ class TestHands:
         for execution in executions:
             execution.close()
         old = [e.claim for e in executions]
-        past = self.link.call(lambda tx: journal.past(tx, old))
+        past = self.link.call(lambda tx: journal_rows.past(tx, old))
         fresh = claims.executions(old, past, self.workflows, self.limits)
         for execution in fresh:
-            execution.begin()
+            moves.begin(execution)
         return fresh

@@ -3,8 +3,8 @@
 from sqlalchemy import Engine, text
 
 from veltrix.domain.ids import workflow_suffix
-from veltrix.pipeline.groups import check_groups
-from veltrix.store import ledger
+from veltrix.operations.failures.triage import check_groups
+from veltrix.pipeline.accept import ledger_rows
 from veltrix.store.transactions import transaction
 
 _SEED = """
@@ -44,7 +44,7 @@ _AGO_MS = 5 * 60_000
 def seed_failed(engine: Engine, count: int, *, workflow: str, queue: str, data: str) -> None:
     """That many runs that failed with one error, an event a millisecond until 5 minutes ago."""
     with transaction(engine) as tx:
-        account = ledger.accounts(tx, [("/seeded", "seeded")], 1_000)["/seeded", "seeded"]
+        account = ledger_rows.accounts(tx, [("/seeded", "seeded")], 1_000)["/seeded", "seeded"]
         now_ms = tx.execute(text("select (extract(epoch from now()) * 1000)::bigint")).scalar_one()
         values = {
             "account": account,

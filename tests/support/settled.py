@@ -5,9 +5,9 @@ from uuid import uuid4
 
 from sqlalchemy import Engine, text
 
-from veltrix.pipeline.books import fold_once
-from veltrix.store import journal, leases
-from veltrix.store.journal import JournalEntry, Settlement
+from veltrix.operations.books.books import fold_once
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.store.transactions import open_autocommit, transaction
 
 
@@ -15,7 +15,7 @@ def hold(engine: Engine, run_ids: Sequence[str]) -> str:
     """A worker claims these runs; its token."""
     token = str(uuid4())
     with open_autocommit(engine) as tx:
-        claims = leases.claim(tx, token, "worker", [(id_, id_) for id_ in run_ids], hold_s=8.0)
+        claims = lease_rows.claim(tx, token, "worker", [(id_, id_) for id_ in run_ids], hold_s=8.0)
     assert [claim.run_id for claim in claims] == sorted(run_ids)
     return token
 
@@ -31,7 +31,7 @@ def settle(
     token = hold(engine, run_ids)
     settlements = [Settlement(run_id=id_, state=state, **settlement) for id_ in run_ids]  # type: ignore[arg-type]
     with open_autocommit(engine) as tx:
-        held = journal.write(tx, token, "worker", entries, [], settlements)
+        held = journal_rows.write(tx, token, "worker", entries, [], settlements)
     assert sorted(held) == sorted(run_ids)
 
 

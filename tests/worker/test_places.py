@@ -12,9 +12,8 @@ from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 
-from veltrix.domain.flow import StepCall
-from veltrix.domain.workflows import step
-from veltrix.pipeline.frames import PendingStep
+from veltrix.authoring.steps import StepCall, step
+from veltrix.pipeline.execute.coroutines.execution import PendingStep
 from veltrix.settings import Settings
 from veltrix.store.crashes import Crash
 from veltrix.worker.deaths import Death, death_of

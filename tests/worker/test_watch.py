@@ -15,7 +15,7 @@ from tests.pipeline.conftest import Hands, hands
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, step, transaction, workflow
-from veltrix.pipeline.hand import Hand
+from veltrix.pipeline.execute.batch import Hand
 from veltrix.settings import Settings
 from veltrix.store.transactions import Link, make_engine
 from veltrix.worker.watch import TICK_S, Watch

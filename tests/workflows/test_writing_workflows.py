@@ -15,8 +15,8 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
-from veltrix.domain.registry import load_workflows
-from veltrix.domain.workflows import Workflow
+from veltrix.authoring.registry import load_workflows
+from veltrix.authoring.workflows import Workflow
 from veltrix.store.transactions import transaction
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "writing-workflows.md"

@@ -11,7 +11,7 @@ from veltrix.api.bodies import BodyReader, Disconnected
 from veltrix.api.problems import Problem
 from veltrix.api.suggestions import listed, misfit
 from veltrix.domain.json_text import bad_json
-from veltrix.store.actions import canonical
+from veltrix.operations.runs.action_rows import canonical
 
 BODY_BYTES_MAX = 16_384
 

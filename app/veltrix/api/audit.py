@@ -7,12 +7,12 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from veltrix.access.audit import AuditEntry, AuditFilter, AuditPage, entry, has, page, redacted
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import storable, utc
 from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import answers
 from veltrix.api.problems import Problem
-from veltrix.domain.scopes import Scope
-from veltrix.store.audit import AuditEntry, AuditFilter, AuditPage, entry, has, page, redacted
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope as AsgiScope
 
+from veltrix.access import keys as key_rows
+from veltrix.access.audit import Audited, storable
+from veltrix.access.key_limits import KeyLimits
+from veltrix.access.scopes import ALL_SCOPES, Scope, allows
 from veltrix.api.auth_failures import AuthFailures
 from veltrix.api.problems import Problem
 from veltrix.api.queries import check_query
 from veltrix.api.refusals import Refusals, route_of
-from veltrix.domain.key_limits import KeyLimits
 from veltrix.domain.local_names import is_host, is_local, is_loopback
-from veltrix.domain.scopes import ALL_SCOPES, Scope, allows
 from veltrix.settings import Settings
-from veltrix.store import keys as key_rows
-from veltrix.store.audit import Audited, storable
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import key_expires_seconds, logger
 

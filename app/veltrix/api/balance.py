@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from veltrix.api.auth import require
 from veltrix.api.documented import answers
-from veltrix.pipeline.books import Balance, balance
+from veltrix.operations.books.books import Balance, balance
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

@@ -13,11 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from veltrix.api.auth import Author, note_refused
 from veltrix.api.problems import Problem
-from veltrix.domain.event_checks import BadEvent
 from veltrix.domain.events import NewEvent
-from veltrix.domain.receipts import EventForbidden
-from veltrix.store.actions import canonical
-from veltrix.store.touched import workflow_of_group, workflows_of_replay, workflows_of_runs
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.touched_rows import (
+    workflow_of_group,
+    workflows_of_replay,
+    workflows_of_runs,
+)
+from veltrix.pipeline.accept.event_checks import BadEvent
+from veltrix.pipeline.accept.receipts import EventForbidden
 from veltrix.store.transactions import open_autocommit
 
 BOUND = "bound"  # why, in the audit's count of refusals

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from veltrix.domain.input_schema import InputSchema, Violation
-from veltrix.store import subscriptions
-from veltrix.store.subscriptions import Subscription
+from veltrix.authoring.input_schema import InputSchema, Violation
+from veltrix.releases import subscription_rows
+from veltrix.releases.subscription_rows import Subscription
 from veltrix.store.transactions import open_autocommit
 
 
@@ -51,7 +51,7 @@ class Catalog:
 
     def _read(self) -> list[Subscription]:
         with open_autocommit(self._engine) as tx:
-            return subscriptions.current(tx)
+            return subscription_rows.current(tx)
 
     def _startable(self, row: Subscription) -> StartableWorkflow:
         had = self._workflows.get(row.workflow)

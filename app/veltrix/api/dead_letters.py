@@ -6,11 +6,11 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import answers
 from veltrix.api.problems import Problem
-from veltrix.domain.scopes import Scope
-from veltrix.store.letter_reads import LetterPage, LetterStory, find, page, redact
+from veltrix.pipeline.relay.read_dead_letters import LetterPage, LetterStory, find, page, redact
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:

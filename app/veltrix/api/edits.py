@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import IdText, body_of, decoded
 from veltrix.api.auth import Author, check_asked, require
 from veltrix.api.bounds import check_bounds
@@ -18,14 +19,13 @@ from veltrix.api.problems import Problem
 from veltrix.api.replay_bodies import patch_of
 from veltrix.api.replays import refusing
 from veltrix.api.run_answers import no_such_run
-from veltrix.domain.edits import replacing
 from veltrix.domain.json_text import json_problem
-from veltrix.domain.scopes import Scope
-from veltrix.pipeline.edit import EditOf
-from veltrix.pipeline.replays import EditedNow, edit_now
-from veltrix.store import edits
-from veltrix.store.actions import canonical
-from veltrix.store.edits import EditStory
+from veltrix.operations.replays import edit_rows
+from veltrix.operations.replays.edit import EditOf
+from veltrix.operations.replays.edit_rows import EditStory
+from veltrix.operations.replays.patch import replacing
+from veltrix.operations.replays.plan import EditedNow, edit_now
+from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def read_edit(
     services: Services = request.app.state.services
     id_ = canonical(run_id)
     with open_autocommit(services.engine) as tx:
-        found = None if id_ is None else edits.find(tx, id_)
+        found = None if id_ is None else edit_rows.find(tx, id_)
     if found is None:
         raise Problem(404, "not-found", f"no edit made a run {run_id!r}")
     return Response(msgspec.json.encode(found), media_type=_JSON)

@@ -7,14 +7,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import IdText, id_of, storable, utc
 from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import Either, answers
 from veltrix.api.methods import EVENTS_PATH
 from veltrix.api.problems import Problem
-from veltrix.domain.scopes import Scope
-from veltrix.store.actions import canonical
-from veltrix.store.event_reads import (
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.read_events import (
     EventFilter,
     EventPage,
     EventStory,

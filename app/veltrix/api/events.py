@@ -10,6 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from veltrix.access.scopes import Scope as KeyScope
+from veltrix.access.scopes import allows
 from veltrix.api.auth import Author, author_at, check_asked
 from veltrix.api.bodies import BodyReader, Disconnected, too_large
 from veltrix.api.bounds import events_within
@@ -19,7 +21,8 @@ from veltrix.api.queries import check_no_query
 from veltrix.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
 from veltrix.api.services import Services
 from veltrix.api.throttle import Throttle
-from veltrix.domain.cloudevents import (
+from veltrix.domain.events import NewEvent
+from veltrix.pipeline.accept.cloudevents import (
     BadBatch,
     Mode,
     TooLarge,
@@ -27,12 +30,9 @@ from veltrix.domain.cloudevents import (
     parse_binary,
     parse_structured,
 )
-from veltrix.domain.event_checks import BadEvent
-from veltrix.domain.events import NewEvent
-from veltrix.domain.receipts import EventForbidden, Receipt
-from veltrix.domain.scopes import Scope as KeyScope
-from veltrix.domain.scopes import allows
-from veltrix.pipeline.accept_list import Submission
+from veltrix.pipeline.accept.event_checks import BadEvent
+from veltrix.pipeline.accept.event_list import Submission
+from veltrix.pipeline.accept.receipts import EventForbidden, Receipt
 from veltrix.telemetry import events_refused
 
 _encode = msgspec.json.Encoder().encode

@@ -10,16 +10,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import body_of, decoded, storable, utc
 from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
 from veltrix.api.idempotency import answer_once
 from veltrix.api.problems import Problem
-from veltrix.domain.groups import GroupKind, GroupState
-from veltrix.domain.scopes import Scope
-from veltrix.pipeline.groups import Moved, Noted, NotMoved, NoVersion, ignore, note, reopen, resolve
-from veltrix.store.group_reads import (
+from veltrix.domain.failure_groups import GroupKind, GroupState
+from veltrix.operations.failures.read import (
     GroupFilter,
     GroupPage,
     GroupStory,
@@ -28,6 +27,16 @@ from veltrix.store.group_reads import (
     page,
     redact,
     story,
+)
+from veltrix.operations.failures.triage import (
+    Moved,
+    Noted,
+    NotMoved,
+    NoVersion,
+    ignore,
+    note,
+    reopen,
+    resolve,
 )
 from veltrix.store.transactions import open_autocommit, transaction
 

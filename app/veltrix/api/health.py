@@ -8,10 +8,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import State
 from starlette.responses import PlainTextResponse, Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.auth import require
 from veltrix.api.documented import answers
 from veltrix.api.looks import Looks
-from veltrix.domain.scopes import Scope
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

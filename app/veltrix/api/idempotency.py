@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access import answers
+from veltrix.access.answers import StoredAnswer
 from veltrix.api.auth import LOCAL, Author
 from veltrix.api.problems import MEDIA_TYPE, Problem
 from veltrix.api.services import Services
-from veltrix.store import answers
-from veltrix.store.answers import StoredAnswer
 from veltrix.store.transactions import open_autocommit, retry_transient
 
 HEADER = "Idempotency-Key"

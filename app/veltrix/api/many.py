@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import body_of, decoded, id_of, storable, utc
 from veltrix.api.auth import Author, require
 from veltrix.api.bounds import check_bounds
@@ -16,10 +17,9 @@ from veltrix.api.documented import answers, content
 from veltrix.api.idempotency import answer_once
 from veltrix.api.problems import Problem
 from veltrix.domain.ids import Id
-from veltrix.domain.scopes import Scope
 from veltrix.domain.states import RunState
-from veltrix.pipeline.many import IDS_MAX, Action, Asked, NotDone, act
-from veltrix.store.reads import RunFilter
+from veltrix.operations.runs.bulk import IDS_MAX, Action, Asked, NotDone, act
+from veltrix.operations.runs.read import RunFilter
 
 router = APIRouter(tags=["runs"])
 

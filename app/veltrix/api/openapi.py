@@ -13,8 +13,8 @@ from veltrix.api.problems import MEDIA_TYPE
 from veltrix.api.receipts import BatchAnswer, ReceiptItem, ReceiptOrBatch
 from veltrix.api.run_answers import STORY
 from veltrix.api.starts import DELAY_S_MAX
-from veltrix.domain.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
-from veltrix.store.stories import RunStory
+from veltrix.operations.runs.read_story import RunStory
+from veltrix.pipeline.accept.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
 
 VERSION = "1"
 _SERVERS: list[dict[str, Any]] = [

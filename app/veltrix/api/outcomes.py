@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from veltrix.api.auth import LOCAL, Author
 from veltrix.api.problems import Problem
-from veltrix.store.reads import settled
+from veltrix.operations.runs.read import settled
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import waiting_requests
 

@@ -11,9 +11,9 @@ from functools import partial
 from typing import TypeVar
 
 from veltrix.api.turns import AT_ONCE_BYTES_MAX, Turns
-from veltrix.domain.cloudevents import batch_items, parse_item
-from veltrix.domain.event_checks import BadEvent
 from veltrix.domain.events import NewEvent
+from veltrix.pipeline.accept.cloudevents import batch_items, parse_item
+from veltrix.pipeline.accept.event_checks import BadEvent
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from veltrix.api.methods import allowed
-from veltrix.domain.receipts import AcceptUnavailable
+from veltrix.pipeline.accept.receipts import AcceptUnavailable
 from veltrix.store.errors import Answer, answer_of
 from veltrix.telemetry import logger
 

@@ -7,9 +7,9 @@ import msgspec
 
 from veltrix.api.documented import Either
 from veltrix.api.problems import Problem, unavailable
-from veltrix.domain.event_checks import BadEvent
 from veltrix.domain.ids import Id
-from veltrix.domain.receipts import (
+from veltrix.pipeline.accept.event_checks import BadEvent
+from veltrix.pipeline.accept.receipts import (
     AcceptUnavailable,
     EventConflict,
     EventForbidden,

@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import Engine
 from starlette.requests import Request
 
-from veltrix.store.audit import Audited, append
+from veltrix.access.audit import Audited, append
 from veltrix.store.transactions import transaction
 from veltrix.telemetry import calls_refused, logger
 

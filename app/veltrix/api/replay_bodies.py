@@ -7,11 +7,11 @@ import msgspec
 
 from veltrix.api.asked import storable, utc
 from veltrix.api.problems import Problem
-from veltrix.domain.edits import Patch, PatchInvalid, read_patch
 from veltrix.domain.ids import Id
-from veltrix.pipeline.previews import PREVIEW_RUNS_MAX
-from veltrix.store.actions import canonical
-from veltrix.store.replay_plans import Selection
+from veltrix.operations.replays.patch import Patch, PatchInvalid, read_patch
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.preview import PREVIEW_RUNS_MAX
+from veltrix.operations.runs.action_rows import canonical
 
 IDS_MAX = 10_000
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]

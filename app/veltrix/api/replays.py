@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope, allows
 from veltrix.api.asked import IdText, body_of, decoded, id_of
 from veltrix.api.auth import Author, check_asked, require
 from veltrix.api.bounds import check_bounds
@@ -28,13 +29,18 @@ from veltrix.api.replay_bodies import (
     selection_of,
 )
 from veltrix.api.suggestions import nowhere
-from veltrix.domain.replays import Options, ReplayedState, ReplayRefused, ReplayState, Verb
-from veltrix.domain.scopes import Scope, allows
-from veltrix.pipeline.previews import Previews, preview
-from veltrix.pipeline.replays import Asked, act, no_such_replay, plan
-from veltrix.store import replay_reads
-from veltrix.store.actions import canonical
-from veltrix.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.operations.replays import read as replay_reads
+from veltrix.operations.replays.plan import Asked, act, no_such_replay, plan
+from veltrix.operations.replays.preview import Previews, preview
+from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.operations.replays.rules import (
+    Options,
+    ReplayedState,
+    ReplayRefused,
+    ReplayState,
+    Verb,
+)
+from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:

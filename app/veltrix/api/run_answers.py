@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from veltrix.api.auth import Author, may_see_payloads
 from veltrix.api.problems import Problem
-from veltrix.pipeline.replays import tag_text
-from veltrix.store.actions import canonical
-from veltrix.store.stories import RunStory, redact, story
+from veltrix.operations.replays.plan import tag_text
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.read_story import RunStory, redact, story
 from veltrix.store.transactions import transaction
 
 RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"

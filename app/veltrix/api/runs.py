@@ -20,12 +20,12 @@ from veltrix.api.problems import Problem
 from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, no_such_run, read_story
 from veltrix.api.throttle import Throttle
 from veltrix.domain.ids import Id
-from veltrix.domain.replays import Mode
 from veltrix.domain.states import OPEN, RunState
-from veltrix.pipeline.cancel import Cancelled, CancelRequested, cancel
-from veltrix.pipeline.replay import Replayed, replay_now
-from veltrix.store.reads import RunFilter, RunPage, page
-from veltrix.store.stories import RunStory
+from veltrix.operations.replays.move import Replayed, replay_now
+from veltrix.operations.replays.rules import Mode
+from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
+from veltrix.operations.runs.read import RunFilter, RunPage, page
+from veltrix.operations.runs.read_story import RunStory
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:

@@ -22,6 +22,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from veltrix.access import keys
+from veltrix.access.audit import Audited, append
+from veltrix.access.keys import KeyRefused
 from veltrix.api import (
     audit,
     balance,
@@ -56,14 +59,11 @@ from veltrix.api.throttle import Throttle
 from veltrix.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from veltrix.console.server import BASE, make_console
 from veltrix.leaving import end_within
-from veltrix.pipeline.hints import HintRelay
-from veltrix.pipeline.writers import Writers
+from veltrix.pipeline.accept.writers import Writers
+from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.settings import Settings
 from veltrix.settings_links import link_warnings, open_warnings
 from veltrix.settings_load import require
-from veltrix.store import keys
-from veltrix.store.audit import Audited, append
-from veltrix.store.keys import KeyRefused
 from veltrix.store.transactions import is_away, transaction
 from veltrix.telemetry import configure_logs, database_connections, logger
 from veltrix.tls import Certificate, CertificateRefused

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from veltrix.api.auth import KeyRing
 from veltrix.api.catalog import Catalog
-from veltrix.pipeline.writers import Writers
+from veltrix.pipeline.accept.writers import Writers
 from veltrix.settings import Settings
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.auth import Author, check_asked, require
 from veltrix.api.bodies import BodyReader, Disconnected, too_large
 from veltrix.api.bounds import check_bounds
@@ -31,10 +32,9 @@ from veltrix.api.throttle import Throttle
 from veltrix.domain.attribute_values import is_time
 from veltrix.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
 from veltrix.domain.json_text import bad_json, has_more_elements, json_problem
-from veltrix.domain.receipts import EventConflict, Receipt
-from veltrix.domain.scopes import Scope
 from veltrix.domain.states import OPEN
-from veltrix.pipeline.accept_list import DirectStart, Submission
+from veltrix.pipeline.accept.event_list import DirectStart, Submission
+from veltrix.pipeline.accept.receipts import EventConflict, Receipt
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import logger
 

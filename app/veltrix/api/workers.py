@@ -6,13 +6,13 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.asked import storable
 from veltrix.api.auth import require
 from veltrix.api.documented import answers
 from veltrix.api.problems import Problem
-from veltrix.domain.scopes import Scope
+from veltrix.operations.books.read_workers import WorkerPage, page
 from veltrix.store.transactions import open_autocommit
-from veltrix.store.worker_reads import WorkerPage, page
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

@@ -7,9 +7,9 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.auth import Author, require
 from veltrix.api.documented import answers
-from veltrix.domain.scopes import Scope
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

@@ -12,7 +12,7 @@ from veltrix.commands.options import AsJson, Author, Reason, Yes
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.domain.replays import ReplayRefused
+    from veltrix.operations.replays.rules import ReplayRefused
 
 LIST_RUNS_MAX = 1_000
 
@@ -50,7 +50,7 @@ def replay_run(
     Example: veltrix replay run --failed-of fulfil_order --reason "payment is back"
     """
     from veltrix.commands.terminal import author_of, connected, ids_of
-    from veltrix.pipeline.replay import Replayed, replay
+    from veltrix.operations.replays.move import Replayed, replay
 
     if bool(run_ids) == bool(failed_of):
         raise typer.BadParameter("name runs, or --failed-of a workflow", param_hint="RUN_IDS")
@@ -83,7 +83,7 @@ def cancel(
     Example: veltrix cancel 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "order withdrawn"
     """
     from veltrix.commands.terminal import author_of, connected, ids_of
-    from veltrix.pipeline.cancel import Cancelled, CancelRequested, cancel
+    from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 
     named = {"workflow": workflow, "queue": queue, "key": key}
     if not run_ids or everything or any(named.values()):
@@ -105,7 +105,7 @@ def cancel(
 def refused_is_1(call: Any, as_json: bool) -> Any:
     """What the call gives. A refusal is told, with the runs it names, and is exit code 1."""
     from veltrix.commands.terminal import print_json
-    from veltrix.domain.replays import ReplayRefused
+    from veltrix.operations.replays.rules import ReplayRefused
 
     try:
         return call()
@@ -131,7 +131,7 @@ def tell(refusal: "ReplayRefused") -> None:
 def _failed_of(engine: "Engine", workflow: str) -> list[str]:
     """All failed runs of the workflow now, oldest first: what fails later is not among them."""
     from veltrix.domain.states import RunState
-    from veltrix.store.reads import RunFilter, page
+    from veltrix.operations.runs.read import RunFilter, page
     from veltrix.store.transactions import open_autocommit
 
     wanted, cursor, ids = RunFilter(state=RunState.FAILED, workflow=workflow), None, []

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from veltrix.commands.options import AsJson, Limit, time_of
 
 if TYPE_CHECKING:
-    from veltrix.store.audit import AuditFilter, AuditRow
+    from veltrix.access.audit import AuditFilter, AuditRow
 
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
@@ -57,8 +57,8 @@ def entries(
 
     Example: veltrix audit list --refused --since 1d
     """
+    from veltrix.access.audit import AuditFilter
     from veltrix.commands.terminal import now
-    from veltrix.store.audit import AuditFilter
 
     if entry_id is not None:
         _show(entry_id, as_json)
@@ -78,8 +78,8 @@ def entries(
 
 
 def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -> None:
+    from veltrix.access.audit import page
     from veltrix.commands.terminal import connected, print_error, print_json, print_table
-    from veltrix.store.audit import page
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine), open_autocommit(engine) as tx:
@@ -100,9 +100,9 @@ def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -
 
 def _follow(as_json: bool) -> None:
     """Until Ctrl-C."""
+    from veltrix.access.audit import AuditRow, later, newest_ids
     from veltrix.commands.ctrl_c import CtrlC
     from veltrix.commands.terminal import connected
-    from veltrix.store.audit import AuditRow, later, newest_ids
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine), CtrlC() as ctrl_c:
@@ -132,8 +132,8 @@ def _print(row: "AuditRow", as_json: bool) -> None:
 
 
 def _show(entry_id: int, as_json: bool) -> None:
+    from veltrix.access.audit import entry
     from veltrix.commands.terminal import connected, print_error, print_json, shown
-    from veltrix.store.audit import entry
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine), open_autocommit(engine) as tx:

@@ -9,7 +9,7 @@ from veltrix.commands.audit import ID_MAX
 from veltrix.commands.options import AsJson
 
 if TYPE_CHECKING:
-    from veltrix.store.audit_chain import Verified
+    from veltrix.access.audit_check import Verified
 
 _EXPECTED = re.compile(r"(\d{1,19}):([0-9a-fA-F]{64})")
 
@@ -34,10 +34,10 @@ def verify(
 
     Example: veltrix audit verify --since-id 5000
     """
+    from veltrix.access.audit_check import count, verify
     from veltrix.commands.ctrl_c import CtrlC
     from veltrix.commands.progress import Progress
     from veltrix.commands.terminal import connected, print_json
-    from veltrix.store.audit_chain import count, verify
     from veltrix.store.transactions import transaction
 
     expected = [_pair_of(text) for text in expect or ()]

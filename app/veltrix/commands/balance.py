@@ -7,7 +7,7 @@ import typer
 from veltrix.commands.options import AsJson
 
 if TYPE_CHECKING:
-    from veltrix.pipeline.books import Balance
+    from veltrix.operations.books.books import Balance
 
 
 def balance(
@@ -25,8 +25,8 @@ def balance(
     Example: veltrix balance --json
     """
     from veltrix.commands.terminal import connected, print_json, print_unserved
-    from veltrix.pipeline.books import balance
-    from veltrix.store.queues import unserved
+    from veltrix.operations.books.books import balance
+    from veltrix.pipeline.relay.queue_rows import unserved
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine):

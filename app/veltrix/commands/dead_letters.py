@@ -13,8 +13,8 @@ from veltrix.commands.options import AsJson, Author, Limit, Why
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.store.audit import Audited
-    from veltrix.store.dead_letters import StoredLetter
+    from veltrix.access.audit import Audited
+    from veltrix.pipeline.relay.dead_letter_rows import StoredLetter
 
 PAGE_LETTERS = 500
 Unseen = Annotated[bool, typer.Option("--unseen", help="Only what nobody has marked as seen.")]
@@ -97,9 +97,9 @@ def seen(
 
     Example: veltrix events seen --up-to 42 --reason "sent by a test"
     """
+    from veltrix.access.audit import append
     from veltrix.commands.terminal import author_of, connected, print_json
-    from veltrix.store.audit import append
-    from veltrix.store.dead_letters import mark_seen
+    from veltrix.pipeline.relay.dead_letter_rows import mark_seen
     from veltrix.store.transactions import transaction
 
     if bool(ids) == bool(up_to):
@@ -121,7 +121,7 @@ def seen(
 
 
 def _audited(ids: list[int], marked: int, by: str, reason: str) -> "Audited":
-    from veltrix.store.audit import Audited
+    from veltrix.access.audit import Audited
 
     return Audited(
         author=by,
@@ -136,7 +136,7 @@ def _audited(ids: list[int], marked: int, by: str, reason: str) -> "Audited":
 
 
 def _page(engine: "Engine", after: int, limit: int, unseen: bool) -> "list[StoredLetter]":
-    from veltrix.store.dead_letters import read
+    from veltrix.pipeline.relay.dead_letter_rows import read
     from veltrix.store.transactions import open_autocommit
 
     with open_autocommit(engine) as tx:

@@ -18,8 +18,8 @@ from veltrix.commands.options import AsJson, Author, Reason
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.domain.edits import Origin
-    from veltrix.pipeline.replays import EditedNow
+    from veltrix.operations.replays.patch import Origin
+    from veltrix.operations.replays.plan import EditedNow
 
 _RunId = Annotated[str, typer.Argument(help="The failed run.", show_default=False)]
 _Payload = Annotated[
@@ -47,9 +47,9 @@ def edit(
     """
     from veltrix.bootstrap import event_ids, real_sources
     from veltrix.commands.terminal import author_of, connected, ids_of, print_json
-    from veltrix.domain.edits import replacing
-    from veltrix.pipeline.edit import EditOf
-    from veltrix.pipeline.replays import EditedNow, edit_now
+    from veltrix.operations.replays.edit import EditOf
+    from veltrix.operations.replays.patch import replacing
+    from veltrix.operations.replays.plan import EditedNow, edit_now
 
     if payload is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise typer.BadParameter(
@@ -79,13 +79,13 @@ def edit(
 def _as_it_is(engine: "Engine", run_id: str) -> "tuple[Origin | None, str]":
     """The run with its payload (None: it is not failed), and what tells whether it changes."""
     from veltrix.commands.terminal import print_error
-    from veltrix.pipeline.replays import tag_text
-    from veltrix.store import edits
+    from veltrix.operations.replays import edit_rows
+    from veltrix.operations.replays.plan import tag_text
     from veltrix.store.transactions import transaction
 
     with transaction(engine, snapshot=True) as tx:
-        tag = edits.tag_of(tx, run_id)
-        found = [] if tag is None else edits.origins(tx, [(run_id, tag[0])])
+        tag = edit_rows.tag_of(tx, run_id)
+        found = [] if tag is None else edit_rows.origins(tx, [(run_id, tag[0])])
     if tag is None:
         print_error(f"veltrix: there is no run {run_id}")
         raise typer.Exit(1)
@@ -111,8 +111,8 @@ def _by_hand(
     Raises ReplayRefused for what no other text mends: somebody else acted on the run.
     """
     from veltrix.commands.terminal import print_error
-    from veltrix.domain.edits import exact
-    from veltrix.domain.replays import ReplayRefused
+    from veltrix.operations.replays.patch import exact
+    from veltrix.operations.replays.rules import ReplayRefused
 
     if origin is None or origin.is_binary:
         why = "it is not failed" if origin is None else "its payload is not JSON"
@@ -143,7 +143,7 @@ def _by_hand(
 
 def _sent(text: str, run_id: str, send: "Callable[[str], EditedNow]") -> "EditedNow":
     """What `send` gives. Whatever else happens than that the text does not fit, it is kept."""
-    from veltrix.domain.replays import ReplayRefused
+    from veltrix.operations.replays.rules import ReplayRefused
 
     try:
         return send(text)

@@ -12,7 +12,7 @@ from veltrix.commands.options import After, AsJson, Author, Limit, Since, Until,
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.store.event_reads import EventStory
+    from veltrix.operations.runs.read_events import EventStory
 
 group = typer.Typer(no_args_is_help=True, help="Accepted events, and dead letters.")
 
@@ -44,7 +44,7 @@ def list_(
         print_json,
         print_table,
     )
-    from veltrix.store.event_reads import EventFilter, page
+    from veltrix.operations.runs.read_events import EventFilter, page
     from veltrix.store.transactions import open_autocommit
 
     wanted = EventFilter(
@@ -81,7 +81,8 @@ def show(
     Example: veltrix events show order-4711 --source /shop
     """
     from veltrix.commands.terminal import connected, ids_of, print_error, print_json
-    from veltrix.store import event_reads, ledger
+    from veltrix.operations.runs import read_events
+    from veltrix.pipeline.accept import ledger_rows
     from veltrix.store.transactions import transaction
 
     found = None
@@ -89,10 +90,10 @@ def show(
         if source is None:
             id_: str | None = ids_of([event])[0]
         else:
-            known = ledger.known(tx, [(source, event)]).get((source, event))
+            known = ledger_rows.known(tx, [(source, event)]).get((source, event))
             id_ = known.event_id if known else None
         if id_ is not None:
-            found = event_reads.find(tx, id_)
+            found = read_events.find(tx, id_)
     if found is None:
         print_error(f"veltrix: there is no event {event!r}")
         raise typer.Exit(1)
@@ -130,7 +131,7 @@ def start(
     Example: veltrix events start --type shop.order.placed --workflow score --since 7d --rate 500
     """
     from veltrix.commands.terminal import author_of, connected, now, print_error, print_json
-    from veltrix.pipeline.sweep import start_events
+    from veltrix.pipeline.accept.sweep import start_events
 
     begin = time_of(since, now)
     assert begin is not None
@@ -160,7 +161,7 @@ def start(
 
 
 def _count(engine: "Engine", type_: str, workflow: str, since: datetime) -> int:
-    from veltrix.pipeline.sweep import count_events
+    from veltrix.pipeline.accept.sweep import count_events
 
     count, after = 0, None
     while True:

@@ -8,12 +8,12 @@ import typer
 
 from veltrix.commands.many import act_on
 from veltrix.commands.options import After, AsJson, Author, Limit, Reason, Yes, time_of
-from veltrix.domain.groups import GroupKind, GroupState
+from veltrix.domain.failure_groups import GroupKind, GroupState
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.store.group_reads import GroupRow, GroupStory
+    from veltrix.operations.failures.read import GroupRow, GroupStory
 
 group = typer.Typer(no_args_is_help=True, help="Failure groups: list, show, resolve, ignore.")
 
@@ -49,7 +49,7 @@ def list_(
     Example: veltrix failures list --state open --state regressed --order count
     """
     from veltrix.commands.terminal import connected, now, print_error, print_json, print_table
-    from veltrix.store.group_reads import GroupFilter, page
+    from veltrix.operations.failures.read import GroupFilter, page
     from veltrix.store.transactions import open_autocommit
 
     if order not in {"last_seen", "first_seen", "count"}:
@@ -95,7 +95,7 @@ def show(group_id: GroupId, as_json: AsJson = False) -> None:
     Example: veltrix failures show 5f1c0a9e5f1c0a9e
     """
     from veltrix.commands.terminal import connected, print_error, print_json
-    from veltrix.store.group_reads import story
+    from veltrix.operations.failures.read import story
     from veltrix.store.transactions import transaction
 
     with connected() as (_, engine), transaction(engine, snapshot=True) as tx:
@@ -125,7 +125,7 @@ def resolve(
 
     Example: veltrix failures resolve 5f1c0a9e5f1c0a9e --version 3f2a9c --reason "bank is back"
     """
-    from veltrix.pipeline.groups import resolve
+    from veltrix.operations.failures.triage import resolve
 
     _decide(lambda engine, by: resolve(engine, group_id, version, reason, by), author, as_json)
 
@@ -138,7 +138,7 @@ def ignore(
 
     Example: veltrix failures ignore 5f1c0a9e5f1c0a9e --reason "a test tenant"
     """
-    from veltrix.pipeline.groups import ignore
+    from veltrix.operations.failures.triage import ignore
 
     _decide(lambda engine, by: ignore(engine, group_id, reason, by), author, as_json)
 
@@ -151,7 +151,7 @@ def reopen(
 
     Example: veltrix failures reopen 5f1c0a9e5f1c0a9e --reason "it was not that"
     """
-    from veltrix.pipeline.groups import reopen
+    from veltrix.operations.failures.triage import reopen
 
     _decide(lambda engine, by: reopen(engine, group_id, reason, by), author, as_json)
 
@@ -167,7 +167,7 @@ def note(
 
     Example: veltrix failures note 5f1c0a9e5f1c0a9e "the bank says 14:00"
     """
-    from veltrix.pipeline.groups import note
+    from veltrix.operations.failures.triage import note
 
     _decide(lambda engine, by: note(engine, group_id, text, by), author, as_json)
 
@@ -244,7 +244,7 @@ def check(
     Example: veltrix failures check
     """
     from veltrix.commands.terminal import connected, print_json
-    from veltrix.pipeline.groups import check_groups
+    from veltrix.operations.failures.triage import check_groups
 
     with connected() as (_, engine):
         found = check_groups(engine, is_corrected=correct)
@@ -260,7 +260,7 @@ def check(
 
 def _decide(decide: "Callable[[Engine, str], Any]", author: str | None, as_json: bool) -> None:
     from veltrix.commands.terminal import author_of, connected, print_error, print_json
-    from veltrix.pipeline.groups import NotMoved, NoVersion
+    from veltrix.operations.failures.triage import NotMoved, NoVersion
 
     with connected() as (_, engine):
         answer = decide(engine, author_of(author))

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from veltrix.access.scopes import Scope
 from veltrix.commands.options import AsJson, Author, Why
-from veltrix.domain.scopes import Scope
 
 if TYPE_CHECKING:
-    from veltrix.domain.key_limits import KeyLimits
-    from veltrix.store.audit import Audited
+    from veltrix.access.audit import Audited
+    from veltrix.access.key_limits import KeyLimits
 
 group = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
 
@@ -72,11 +72,11 @@ def create(
     """
     import secrets
 
+    from veltrix.access.audit import append
+    from veltrix.access.key_limits import KeyLimits
+    from veltrix.access.keys import create
     from veltrix.commands.options import end_of
     from veltrix.commands.terminal import author_of, connected, now, print_error, print_json
-    from veltrix.domain.key_limits import KeyLimits
-    from veltrix.store.audit import append
-    from veltrix.store.keys import create
     from veltrix.store.transactions import transaction
 
     by = author_of(author)
@@ -113,9 +113,9 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: veltrix keys list
     """
+    from veltrix.access.keys import list_keys
     from veltrix.commands.terminal import connected, print_error, print_json, print_table, shown
-    from veltrix.store.keys import list_keys
-    from veltrix.store.ledger import unix_s
+    from veltrix.pipeline.accept.ledger_rows import unix_s
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine), open_autocommit(engine) as tx:
@@ -158,9 +158,9 @@ def revoke(
 
     Example: veltrix keys revoke shop
     """
+    from veltrix.access.audit import append
+    from veltrix.access.keys import revoke
     from veltrix.commands.terminal import author_of, connected, print_error, print_json
-    from veltrix.store.audit import append
-    from veltrix.store.keys import revoke
     from veltrix.store.transactions import transaction
 
     with connected() as (_, engine), transaction(engine) as tx:
@@ -199,7 +199,7 @@ def _audited(
     *,
     is_refused: bool = False,
 ) -> "Audited":
-    from veltrix.store.audit import Audited
+    from veltrix.access.audit import Audited
 
     return Audited(
         author=author,

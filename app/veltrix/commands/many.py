@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.pipeline.many import Asked
+    from veltrix.operations.runs.bulk import Asked
 
 
 def act_on(
@@ -28,9 +28,9 @@ def act_on(
     """
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.commands.terminal import author_of, connected, ids_of
-    from veltrix.pipeline.many import Action, Asked
-    from veltrix.store.actions import LIST_RUNS_MAX as IDS_MAX
-    from veltrix.store.reads import RunFilter
+    from veltrix.operations.runs.action_rows import LIST_RUNS_MAX as IDS_MAX
+    from veltrix.operations.runs.bulk import Action, Asked
+    from veltrix.operations.runs.read import RunFilter
 
     given = {name: value for name, value in named.items() if value is not None}
     if bool(run_ids) == bool(given or is_all):
@@ -53,8 +53,8 @@ def act_on(
 
 def _confirmed(engine: "Engine", asked: "Asked") -> int:
     """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
-    from veltrix.pipeline.many import NotDone, count
-    from veltrix.store.reads import RunFilter
+    from veltrix.operations.runs.bulk import NotDone, count
+    from veltrix.operations.runs.read import RunFilter
 
     found = count(engine, asked.action, asked.wanted or RunFilter())
     if isinstance(found, NotDone):
@@ -66,7 +66,7 @@ def _confirmed(engine: "Engine", asked: "Asked") -> int:
 
 def _do(engine: "Engine", asked: "Asked", as_json: bool) -> None:
     from veltrix.commands.terminal import print_error, print_json, shown
-    from veltrix.pipeline.many import NotDone, act
+    from veltrix.operations.runs.bulk import NotDone, act
 
     answer = act(engine, asked)
     if as_json:

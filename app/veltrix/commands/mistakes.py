@@ -20,13 +20,13 @@ def sentences_of(error: BaseException) -> list[str] | None:
 
 
 def _of_ours(error: BaseException) -> list[str] | None:
+    from veltrix.access.audit_check import ChainRefused
+    from veltrix.access.keys import KeyRefused
+    from veltrix.authoring.definitions import DefinitionError
     from veltrix.dev.children import CannotStart
-    from veltrix.domain.definitions import DefinitionError
-    from veltrix.store.audit_chain import ChainRefused
+    from veltrix.releases.subscription_rows import SuffixTaken
     from veltrix.store.grants import RolesRefused
-    from veltrix.store.keys import KeyRefused
     from veltrix.store.schema import SchemaError
-    from veltrix.store.subscriptions import SuffixTaken
 
     expected = (
         CannotStart,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.domain.replays import REASON_CHARS_MAX
+from veltrix.operations.replays.rules import REASON_CHARS_MAX
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from veltrix.domain.replays import ReplayState
+from veltrix.operations.replays.rules import ReplayState
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.store.replay_reads import ReplayStory
+    from veltrix.operations.replays.read import ReplayStory
 
 _LOOK_S = 0.3
 
@@ -47,7 +47,7 @@ def watched_to_its_end(engine: "Engine", replay_id: str) -> "ReplayStory":
 def story_of(engine: "Engine", replay_id: str) -> "ReplayStory":
     """The replay as it is now. Exit code 1 if there is none."""
     from veltrix.commands.terminal import print_error
-    from veltrix.store.replay_reads import find
+    from veltrix.operations.replays.read import find
     from veltrix.store.transactions import open_autocommit
 
     with open_autocommit(engine) as tx:

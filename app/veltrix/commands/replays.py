@@ -19,14 +19,14 @@ from veltrix.commands.options import (
     time_of,
 )
 from veltrix.commands.replay_lines import end, show_plan, story_of, watched_to_its_end
-from veltrix.domain.replays import ReplayState, Verb
+from veltrix.operations.replays.rules import ReplayState, Verb
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.domain.edits import Patch
-    from veltrix.store.replay_plans import Selection
-    from veltrix.store.replay_reads import ReplayStory
+    from veltrix.operations.replays.patch import Patch
+    from veltrix.operations.replays.plan_rows import Selection
+    from veltrix.operations.replays.read import ReplayStory
 
 group = replay  # with `run`, which needs no plan
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
@@ -69,8 +69,8 @@ def plan_replay(
     Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
     """
     from veltrix.commands.terminal import author_of, connected, now
-    from veltrix.domain.replays import Options
-    from veltrix.pipeline.replays import Asked, plan
+    from veltrix.operations.replays.plan import Asked, plan
+    from veltrix.operations.replays.rules import Options
 
     edit = None if patch is None else _patch_in(patch)
     wanted = _selected(
@@ -192,7 +192,7 @@ def list_(
     Example: veltrix replay list --state running
     """
     from veltrix.commands.terminal import connected, ids_of, print_error, print_json, print_table
-    from veltrix.store.replay_reads import page
+    from veltrix.operations.replays.read import page
     from veltrix.store.transactions import open_autocommit
 
     cursor = ids_of([after])[0] if after else None
@@ -233,7 +233,7 @@ def _stops(share: float | None, never: bool) -> float | UnsetType | None:
 def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
     """The runs that were named or described. Raises a usage error for both, or neither."""
     from veltrix.commands.terminal import ids_of
-    from veltrix.store.replay_plans import Selection
+    from veltrix.operations.replays.plan_rows import Selection
 
     ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
     wanted = Selection(ids=ids, **described)
@@ -258,7 +258,7 @@ def _turned(
     engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool
 ) -> "ReplayStory":
     from veltrix.commands.terminal import author_of
-    from veltrix.pipeline.replays import act
+    from veltrix.operations.replays.plan import act
 
     by = author_of(author)
     story: ReplayStory = refused_is_1(
@@ -276,7 +276,7 @@ def _told(wanted: Any) -> dict[str, Any]:
 
 def _patch_in(file: Path) -> "Patch":
     from veltrix.commands.mistakes import CommandRefused
-    from veltrix.domain.edits import PatchInvalid, read_patch
+    from veltrix.operations.replays.patch import PatchInvalid, read_patch
 
     try:
         return read_patch(file.read_bytes())

@@ -12,7 +12,7 @@ from veltrix.domain.states import RunState
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from veltrix.store.stories import RunStory
+    from veltrix.operations.runs.read_story import RunStory
 
 _LOOK_S = 0.5
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
@@ -50,7 +50,7 @@ def runs(
         print_json,
         print_table,
     )
-    from veltrix.store.reads import RunFilter, page
+    from veltrix.operations.runs.read import RunFilter, page
     from veltrix.store.transactions import open_autocommit
 
     wanted = RunFilter(
@@ -103,7 +103,7 @@ def run(
 
 def _story(engine: "Engine", run_id: str) -> "RunStory":
     from veltrix.commands.terminal import print_error
-    from veltrix.store.stories import story
+    from veltrix.operations.runs.read_story import story
     from veltrix.store.transactions import transaction
 
     with transaction(engine, snapshot=True) as tx:
@@ -174,7 +174,7 @@ def _lines(story: "RunStory") -> Iterator[str]:
 
 def _steps(story: "RunStory") -> Iterable[str]:
     from veltrix.commands.terminal import columns
-    from veltrix.store.stories import call_text
+    from veltrix.operations.runs.read_story import call_text
 
     return columns(
         ["gen", "at", "kind", "name", "arguments", "attempts", "began", "took", "output"],
@@ -197,7 +197,7 @@ def _steps(story: "RunStory") -> Iterable[str]:
 
 def _attempts(story: "RunStory") -> Iterable[str]:
     from veltrix.commands.terminal import columns
-    from veltrix.store.stories import call_text
+    from veltrix.operations.runs.read_story import call_text
 
     return columns(
         ["gen", "at", "step", "arguments", "attempt", "began", "took", "next in", "error"],

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.domain.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
+from veltrix.pipeline.accept.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
 from veltrix.tls import client_context
 
 TIMEOUT_S = 60.0

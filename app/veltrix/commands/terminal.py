@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from veltrix import settings_load
 from veltrix.bootstrap import engine_for
 from veltrix.commands.mistakes import CommandRefused
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.pipeline.accept.ledger_rows import unix_s
+from veltrix.pipeline.relay.queue_rows import Unserved
 from veltrix.settings import Settings
 from veltrix.settings_load import DEV_FILE, load_settings
-from veltrix.store.actions import canonical
-from veltrix.store.ledger import unix_s
-from veltrix.store.queues import Unserved
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import configure_logs
 

@@ -153,7 +153,7 @@ def users(
 def _queues(settings: "Settings", given: str | None) -> list[str]:
     """The workflow queues. Raises CommandRefused for a name that cannot be one."""
     from veltrix.bootstrap import engine_for, workflows_of
-    from veltrix.store.due import queues_subscribed
+    from veltrix.pipeline.relay.due_rows import queues_subscribed
     from veltrix.store.transactions import open_autocommit
 
     names = _checked((given or "").split(","))

@@ -19,8 +19,8 @@ def list_(as_json: AsJson = False) -> None:
     Example: veltrix workflows list
     """
     from veltrix.commands.terminal import connected, print_json, print_table, print_unserved
-    from veltrix.store.queues import unserved
-    from veltrix.store.standing import standing
+    from veltrix.pipeline.relay.queue_rows import unserved
+    from veltrix.releases.read import standing
     from veltrix.store.transactions import open_autocommit
 
     with connected() as (_, engine), open_autocommit(engine) as tx:
@@ -66,8 +66,8 @@ def register(
     """
     from veltrix.bootstrap import workflows_of
     from veltrix.commands.terminal import author_of, connected, print_json
-    from veltrix.pipeline.register import register_by_hand
-    from veltrix.pipeline.registrable import mistakes_of, registered_names
+    from veltrix.releases.register import register_by_hand
+    from veltrix.releases.registrable import mistakes_of, registered_names
     from veltrix.settings_load import SettingsError
     from veltrix.store.transactions import transaction
 
@@ -107,9 +107,9 @@ def retire(
 
     Example: veltrix workflows retire fulfil_order_v1 --reason "fulfil_order has replaced it"
     """
+    from veltrix.access.audit import Audited, append
     from veltrix.commands.terminal import author_of, connected, print_error, print_json
-    from veltrix.store.audit import Audited, append
-    from veltrix.store.subscriptions import retire
+    from veltrix.releases.subscription_rows import retire
     from veltrix.store.transactions import transaction
 
     if not yes:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.idempotency import KEY_CHARS_MAX, answer_once
 from veltrix.api.problems import Problem
 from veltrix.console.asked import FORM_BYTES_MAX, form_of, text
@@ -30,10 +31,9 @@ from veltrix.console.visitors import (
     sign_out,
     visitor_of,
 )
-from veltrix.domain.replays import Mode
-from veltrix.domain.scopes import Scope
-from veltrix.pipeline.cancel import Cancelled, CancelRequested, cancel
-from veltrix.pipeline.replay import Replayed, replay
+from veltrix.operations.replays.move import Replayed, replay
+from veltrix.operations.replays.rules import Mode
+from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

@@ -16,8 +16,8 @@ from veltrix.console.actions import Form, reason_of
 from veltrix.console.asked import number, runs_asked
 from veltrix.console.rendering import address, form_key, rendered
 from veltrix.console.visitors import Visitor, check_bounds
-from veltrix.pipeline.many import Action, Asked, NotDone, act, count, is_everything
-from veltrix.store.reads import RunFilter
+from veltrix.operations.runs.bulk import Action, Asked, NotDone, act, count, is_everything
+from veltrix.operations.runs.read import RunFilter
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

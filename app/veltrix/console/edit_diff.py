@@ -8,10 +8,11 @@ import msgspec
 from sqlalchemy import Connection
 
 from veltrix.console.rendering import pretty
-from veltrix.domain.edits import DIFF_BYTES_MAX, exact, text_of
 from veltrix.domain.ids import event_id_of
-from veltrix.store import edits, event_reads
-from veltrix.store.event_reads import EventStory
+from veltrix.operations.replays import edit_rows
+from veltrix.operations.replays.patch import DIFF_BYTES_MAX, exact, text_of
+from veltrix.operations.runs import read_events
+from veltrix.operations.runs.read_events import EventStory
 
 # Beyond it lines are not compared: the time grows with the square, and nobody reads it.
 _LINES_MAX = 2_000
@@ -34,10 +35,10 @@ class Edit(msgspec.Struct, frozen=True):
 
 def edit_of(tx: Connection, run_id: str, sent: EventStory | None) -> Edit | None:
     """How this run was made, whose event is `sent`; None: not by an edit."""
-    kept = edits.find(tx, run_id)
+    kept = edit_rows.find(tx, run_id)
     if kept is None:
         return None
-    before = event_reads.find(tx, event_id_of(kept.origin))
+    before = read_events.find(tx, event_id_of(kept.origin))
     changes = None if before is None or sent is None else compared(before.data, sent.data)
     return Edit(
         kept.origin,

@@ -9,6 +9,7 @@ from urllib.parse import quote_plus
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.problems import Problem
 from veltrix.api.replays import refusing
 from veltrix.console.actions import Form, reason_of
@@ -16,14 +17,13 @@ from veltrix.console.asked import text
 from veltrix.console.rendering import address, form_key, pretty, rendered
 from veltrix.console.run_view import find_run
 from veltrix.console.visitors import Visitor, check_bounds, check_scope
-from veltrix.domain.edits import replacing
 from veltrix.domain.json_text import json_problem
-from veltrix.domain.scopes import Scope
 from veltrix.domain.states import RunState
-from veltrix.pipeline.edit import EditOf
-from veltrix.pipeline.replays import EditedNow, edit_now, tag_text
-from veltrix.store.event_reads import EventStory
-from veltrix.store.stories import RunStory
+from veltrix.operations.replays.edit import EditOf
+from veltrix.operations.replays.patch import replacing
+from veltrix.operations.replays.plan import EditedNow, edit_now, tag_text
+from veltrix.operations.runs.read_events import EventStory
+from veltrix.operations.runs.read_story import RunStory
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services

@@ -15,11 +15,12 @@ from veltrix.console.actions import Form, mode_of, reason_of
 from veltrix.console.asked import text
 from veltrix.console.rendering import address
 from veltrix.console.visitors import Visitor, check_bounds
-from veltrix.domain.replays import Options, Verb
-from veltrix.pipeline import groups, replays
-from veltrix.pipeline.groups import Moved, Noted, NotMoved
-from veltrix.store.actions import canonical
-from veltrix.store.replay_plans import Selection
+from veltrix.operations.failures import triage
+from veltrix.operations.failures.triage import Moved, Noted, NotMoved
+from veltrix.operations.replays import plan
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.rules import Options, Verb
+from veltrix.operations.runs.action_rows import canonical
 
 if TYPE_CHECKING:
     from veltrix.api.services import Services
@@ -37,9 +38,9 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     check_bounds(request, visitor, group=group_id)
     act: Callable[[str, str], Moved | Noted | NotMoved]
     if verb == "resolve":
-        act = partial(groups.resolve, services.engine, group_id, text(form, "version"))
+        act = partial(triage.resolve, services.engine, group_id, text(form, "version"))
     else:
-        act = partial(getattr(groups, verb), services.engine, group_id)
+        act = partial(getattr(triage, verb), services.engine, group_id)
     answer = act(reason_of(form), visitor.author.name)
     if isinstance(answer, NotMoved):
         raise not_now(answer)
@@ -54,14 +55,14 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
     group_id = group_id_of(request)
     check_bounds(request, visitor, group=group_id)
-    asked = replays.Asked(
+    asked = plan.Asked(
         wanted=Selection(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
         reason=reason_of(form),
         request={"group": group_id, "from": mode, "canary": options.canary, "rate": options.rate},
     )
-    story = refusing(partial(replays.plan, services.engine, asked, settings.event_bytes_max))
+    story = refusing(partial(plan.plan, services.engine, asked, settings.event_bytes_max))
     return RedirectResponse(address(f"/replays/{story.id}"), 303)
 
 
@@ -73,7 +74,7 @@ def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
         raise Problem(404, "not-found", "there is no such replay, or nothing is called so")
     check_bounds(request, visitor, replay=id_)
     reason, author = reason_of(form), visitor.author.name
-    turn = partial(replays.act, services.engine, id_, Verb(verb), reason=reason, author=author)
+    turn = partial(plan.act, services.engine, id_, Verb(verb), reason=reason, author=author)
     refusing(turn)
     return RedirectResponse(address(f"/replays/{id_}"), 303)
 

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, get_args
 from starlette.requests import Request
 from starlette.responses import Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.problems import Problem
 from veltrix.console.asked import flag, id_of, text, time_of
 from veltrix.console.exports import exported
 from veltrix.console.patching import of_replay
 from veltrix.console.rendering import rendered
 from veltrix.console.visitors import Visitor
-from veltrix.domain.groups import MOVES, RUN_KINDS, GroupKind, GroupState
-from veltrix.domain.replays import ALLOWED, ENDED, ReplayState
-from veltrix.domain.scopes import Scope
-from veltrix.store import group_reads, replay_reads
-from veltrix.store.actions import canonical
-from veltrix.store.group_reads import GroupFilter, GroupPage, Order
-from veltrix.store.replay_reads import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.domain.failure_groups import MOVES, RUN_KINDS, GroupKind, GroupState
+from veltrix.operations.failures import read
+from veltrix.operations.failures.read import GroupFilter, GroupPage, Order
+from veltrix.operations.replays import read as replay_reads
+from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, ReplayStory
+from veltrix.operations.replays.rules import ALLOWED, ENDED, ReplayState
+from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
     wanted, order, cursor = _groups_asked(request)
     services: Services = request.app.state.services
     with transaction(services.engine, snapshot=True) as tx:
-        found = group_reads.page(tx, wanted, order, cursor=cursor, limit=ROWS)
+        found = read.page(tx, wanted, order, cursor=cursor, limit=ROWS)
     return rendered(
         request,
         visitor,
@@ -52,7 +53,7 @@ def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     with open_autocommit(services.engine) as tx:
 
         def find(cursor: str | None, limit: int) -> GroupPage:
-            found = group_reads.page(tx, wanted, order, cursor=cursor, limit=limit)
+            found = read.page(tx, wanted, order, cursor=cursor, limit=limit)
             return _shown(found, visitor)
 
         return exported("failures", suffix, find, start)
@@ -63,11 +64,11 @@ def group(request: Request, visitor: Visitor) -> Response:
     services: Services = request.app.state.services
     group_id = text(request.path_params, "group_id", 100)
     with transaction(services.engine, snapshot=True) as tx:
-        found = group_reads.story(tx, group_id) if group_id is not None else None
+        found = read.story(tx, group_id) if group_id is not None else None
     if found is None:
         raise Problem(404, "not-found", f"there is no failure group {group_id}")
     if not visitor.sees_payloads:
-        group_reads.redact(found)
+        read.redact(found)
     return rendered(
         request,
         visitor,
@@ -182,5 +183,5 @@ def _replays_asked(request: Request) -> tuple[ReplayState | None, str | None]:
 def _shown(found: GroupPage, visitor: Visitor) -> GroupPage:
     if not visitor.sees_payloads:
         for row in found.items:
-            group_reads.redact(row)
+            read.redact(row)
     return found

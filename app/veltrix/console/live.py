@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from veltrix.console.rendering import fragment
-from veltrix.pipeline.books import Balance, balance
-from veltrix.store import overview
-from veltrix.store.overview import Latency, Minute, QueueRuns, WorkerChild
+from veltrix.operations.books import overview
+from veltrix.operations.books.books import Balance, balance
+from veltrix.operations.books.overview import Latency, Minute, QueueRuns, WorkerChild
 from veltrix.store.transactions import transaction
 
 PAUSE_S = 1.0

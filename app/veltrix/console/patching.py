@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from veltrix.access.scopes import Scope
 from veltrix.api.problems import Problem
 from veltrix.api.replays import refusing
 from veltrix.console.actions import Form, reason_of
@@ -18,13 +19,11 @@ from veltrix.console.edit_diff import compared
 from veltrix.console.failed_actions import group_id_of, options_of
 from veltrix.console.rendering import address, form_key, pretty, rendered
 from veltrix.console.visitors import Visitor, check_bounds, check_scope
-from veltrix.domain.edits import Patch, PatchInvalid, exact, read_patch
-from veltrix.domain.scopes import Scope
-from veltrix.pipeline import replays
-from veltrix.pipeline.previews import Preview, Previews, preview, previews
-from veltrix.store import replay_reads
-from veltrix.store.replay_plans import Selection
-from veltrix.store.replay_reads import ReplayStory
+from veltrix.operations.replays import plan, read
+from veltrix.operations.replays.patch import Patch, PatchInvalid, exact, read_patch
+from veltrix.operations.replays.plan_rows import Selection
+from veltrix.operations.replays.preview import Preview, Previews, preview, previews
+from veltrix.operations.replays.read import ReplayStory
 from veltrix.store.transactions import transaction
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
     services: Services = request.app.state.services
     patch: Patch = exact(bytes(found.patch))
     with transaction(services.engine, snapshot=True) as tx:
-        first = replay_reads.runs(tx, found.id, limit=SHOWN_RUNS).items
+        first = read.runs(tx, found.id, limit=SHOWN_RUNS).items
         runs = [(run.run, run.generation) for run in first if run.moved_at is None]
         shown = previews(tx, runs, patch, services.settings.event_bytes_max)
     return [_shown(one) for one in shown]
@@ -97,7 +96,7 @@ def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
     options = msgspec.structs.replace(options, mode="beginning", patch=patch)
     group_id = group_id_of(request)
     told = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
-    asked = replays.Asked(
+    asked = plan.Asked(
         wanted=Selection(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
@@ -105,7 +104,7 @@ def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
         request={"group": group_id, "patch": msgspec.json.decode(form["patch"]), **told},
     )
     bytes_max = services.settings.event_bytes_max
-    story: ReplayStory = refusing(partial(replays.plan, services.engine, asked, bytes_max))
+    story: ReplayStory = refusing(partial(plan.plan, services.engine, asked, bytes_max))
     return story
 
 

@@ -19,7 +19,7 @@ from veltrix.console.asked import cookie_of
 from veltrix.console.visitors import Visitor
 from veltrix.domain.json_scan import depth_of
 from veltrix.domain.local_names import is_loopback
-from veltrix.store.stories import Attempt, Entry, call_text
+from veltrix.operations.runs.read_story import Attempt, Entry, call_text
 
 if TYPE_CHECKING:
     from veltrix.settings import Settings

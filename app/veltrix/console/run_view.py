@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from veltrix.access.scopes import Scope
 from veltrix.api.problems import Problem, unavailable
 from veltrix.console.edit_diff import edit_of
 from veltrix.console.live import Live
@@ -15,12 +16,11 @@ from veltrix.console.rendering import form_key, rendered
 from veltrix.console.timeline import PLACES, courses_of
 from veltrix.console.visitors import Visitor, visitor_of
 from veltrix.domain.ids import event_id_of
-from veltrix.domain.scopes import Scope
 from veltrix.domain.states import OPEN, RunState
-from veltrix.store import event_reads
-from veltrix.store.actions import canonical
-from veltrix.store.event_reads import EventStory
-from veltrix.store.stories import RunStory, story
+from veltrix.operations.runs import read_events
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.read_events import EventStory
+from veltrix.operations.runs.read_story import RunStory, story
 from veltrix.store.transactions import transaction
 
 if TYPE_CHECKING:
@@ -126,4 +126,4 @@ def find_run(request: Request) -> tuple[RunStory, EventStory | None]:
         found = story(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
             raise Problem(404, "not-found", f"there is no run {given}")
-        return found, event_reads.find(tx, event_id_of(id_))
+        return found, read_events.find(tx, event_id_of(id_))

@@ -13,6 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from veltrix.access.scopes import Scope as KeyScope
 from veltrix.api.problems import Problem, problem_of
 from veltrix.console import (
     actions,
@@ -27,7 +28,6 @@ from veltrix.console import (
 from veltrix.console.live import Live
 from veltrix.console.rendering import BASE, STATIC, address, rendered
 from veltrix.console.visitors import Visitor, check_scope, visitor_of
-from veltrix.domain.scopes import Scope as KeyScope
 
 __all__ = ["BASE", "make_console"]
 

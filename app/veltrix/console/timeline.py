@@ -13,7 +13,7 @@ import msgspec
 
 from veltrix.domain.places import DEPLOY_POSITION, WORKER_POSITION
 from veltrix.domain.states import RunState
-from veltrix.store.stories import Attempt, Entry, RunStory
+from veltrix.operations.runs.read_story import Attempt, Entry, RunStory
 
 LANES_MAX = 60
 BARS_MAX = 40  # of one lane

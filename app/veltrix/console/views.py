@@ -8,6 +8,9 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from veltrix.access import audit
+from veltrix.access.audit import AuditPage
+from veltrix.access.scopes import Scope
 from veltrix.api.problems import Problem
 from veltrix.console.asked import (
     AuditAsked,
@@ -22,15 +25,14 @@ from veltrix.console.asked import (
 from veltrix.console.exports import as_file, exported
 from veltrix.console.rendering import address, flower_url, rendered
 from veltrix.console.visitors import Visitor
-from veltrix.domain.scopes import Scope
 from veltrix.domain.states import OPEN, RunState
-from veltrix.pipeline import many
-from veltrix.store import audit, event_reads, ledger, reads, search, subscriptions
-from veltrix.store.actions import canonical
-from veltrix.store.audit import AuditPage
-from veltrix.store.event_reads import EventFilter, EventPage
-from veltrix.store.reads import RunFilter, RunPage
-from veltrix.store.standing import standing
+from veltrix.operations.runs import bulk, read, read_events, search
+from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.read import RunFilter, RunPage
+from veltrix.operations.runs.read_events import EventFilter, EventPage
+from veltrix.pipeline.accept import ledger_rows
+from veltrix.releases import subscription_rows
+from veltrix.releases.read import standing
 from veltrix.store.transactions import open_autocommit
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def runs(request: Request, visitor: Visitor) -> Response:
     asked = runs_asked(request.query_params)
     with _connection(request) as tx:
         found = _runs(tx, asked, asked.cursor, ROWS)
-        workflows = [row.workflow for row in subscriptions.current(tx)]
+        workflows = [row.workflow for row in subscription_rows.current(tx)]
     return rendered(
         request,
         visitor,
@@ -106,10 +108,10 @@ def event(request: Request, visitor: Visitor) -> Response:
     """An event as it was sent, and the runs it started."""
     id_ = canonical(request.path_params["event_id"])
     with _connection(request) as tx:
-        found = event_reads.find(tx, id_) if id_ is not None else None
+        found = read_events.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
             raise Problem(404, "not-found", f"there is no event {request.path_params['event_id']}")
-        started = reads.page(tx, RunFilter(event=id_), limit=200)
+        started = read.page(tx, RunFilter(event=id_), limit=200)
     return rendered(request, visitor, "event.html", place="Events", event=found, runs=started.items)
 
 
@@ -222,26 +224,26 @@ def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: Run
     if asked.cursor is None and seen.next is None:
         return len(seen.items) or None
     services: Services = request.app.state.services
-    found = many.count(services.engine, many.Action.CANCEL, asked.runs)
-    return None if isinstance(found, many.NotDone) else found
+    found = bulk.count(services.engine, bulk.Action.CANCEL, asked.runs)
+    return None if isinstance(found, bulk.NotDone) else found
 
 
 def _runs(tx: Connection, asked: RunsAsked, cursor: str | None, limit: int) -> RunPage:
     events_ = asked.by_event
     if events_ is not None:
         return search.runs_of_events(tx, events_, asked.runs, cursor=cursor, limit=limit)
-    return reads.page(tx, asked.runs, cursor=cursor, limit=limit)
+    return read.page(tx, asked.runs, cursor=cursor, limit=limit)
 
 
 def _events(tx: Connection, asked: EventsAsked, cursor: str | None, limit: int) -> EventPage:
     """Source and id together are the identity of one event, which is looked up."""
     wanted = asked.events
     if wanted.source is not None and wanted.id is not None and cursor is None:
-        known = ledger.known(tx, [(wanted.source, wanted.id)])
+        known = ledger_rows.known(tx, [(wanted.source, wanted.id)])
         ids = [one.event_id for one in known.values()]
-        stories = [story for id_ in ids if (story := event_reads.find(tx, id_)) is not None]
-        return EventPage([event_reads.row_of(story) for story in stories], None)
-    return event_reads.page(tx, wanted, cursor=cursor, limit=limit)
+        stories = [story for id_ in ids if (story := read_events.find(tx, id_)) is not None]
+        return EventPage([read_events.row_of(story) for story in stories], None)
+    return read_events.page(tx, wanted, cursor=cursor, limit=limit)
 
 
 def _audit(tx: Connection, asked: AuditAsked, cursor: str | None, limit: int) -> AuditPage:

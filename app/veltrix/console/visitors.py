@@ -13,15 +13,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from veltrix.access import audit, sessions
+from veltrix.access.audit import Audited
+from veltrix.access.scopes import Scope, allows
+from veltrix.access.sessions import Session
 from veltrix.api.auth import LOCAL, Author
 from veltrix.api.bounds import check_touched
 from veltrix.api.problems import Problem
 from veltrix.api.refusals import route_of
 from veltrix.console.asked import cookie_of
-from veltrix.domain.scopes import Scope, allows
-from veltrix.store import audit, sessions
-from veltrix.store.audit import Audited
-from veltrix.store.sessions import Session
 from veltrix.store.transactions import open_autocommit, transaction
 
 if TYPE_CHECKING:

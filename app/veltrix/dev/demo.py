@@ -20,7 +20,7 @@ from veltrix.dev.platform import Platform
 from veltrix.dev.poster import NotTaken, Poster
 from veltrix.dev.progress import Progress, print_table
 from veltrix.dev.session import ended_by_signals, own_folder
-from veltrix.pipeline.books import Balance, balance, fold_once, recount_once
+from veltrix.operations.books.books import Balance, balance, fold_once, recount_once
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 _WORKERS = 2

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from veltrix.domain.cloudevents import BATCH_TYPE
+from veltrix.pipeline.accept.cloudevents import BATCH_TYPE
 
 _TIMEOUT_S = 60.0
 _AGAIN_S = 0.25

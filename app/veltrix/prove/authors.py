@@ -11,9 +11,10 @@ from typing import Any, Self
 
 import msgspec
 
+from veltrix.authoring.flow import gather, now, random, sleep, uuid
+from veltrix.authoring.steps import step
+from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
-from veltrix.domain.flow import gather, now, random, sleep, uuid
-from veltrix.domain.workflows import step, workflow
 from veltrix.prove.notes import note, note_of, saw
 from veltrix.prove.workflows import (
     PREFIX,

@@ -15,9 +15,10 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from veltrix.authoring.flow import StepFailed, idempotency_key, sleep
+from veltrix.authoring.steps import step, transaction
+from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
-from veltrix.domain.flow import StepFailed, idempotency_key, sleep
-from veltrix.domain.workflows import step, transaction, workflow
 from veltrix.prove.notes import is_first_time, note
 from veltrix.prove.workflows import PREFIX, QUEUE, SLOW_QUEUE, Order, Planned, block, effects, touch
 

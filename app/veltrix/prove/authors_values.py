@@ -16,9 +16,10 @@ from uuid import UUID
 import msgspec
 import pydantic
 
+from veltrix.authoring.flow import gather, sleep
+from veltrix.authoring.steps import Step, step
+from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
-from veltrix.domain.flow import gather, sleep
-from veltrix.domain.workflows import Step, step, workflow
 from veltrix.prove.notes import note, saw
 from veltrix.prove.workflows import PREFIX, QUEUE, Order, stumble
 

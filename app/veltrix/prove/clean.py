@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine, text
 
 from veltrix.dev.children import CannotStart, wait_for
 from veltrix.domain.ids import first_id_of_minute
+from veltrix.operations.books.counter_rows import lock_books
+from veltrix.pipeline.accept.startable_rows import FIRST_ID
 from veltrix.store.arrays import IntArray, TextArray
-from veltrix.store.balance import lock_books
-from veltrix.store.groups import LEAVE_GROUPS, SHARED_GROUP, UNROUTED_GROUP, lock_groups
-from veltrix.store.startable import FIRST_ID
+from veltrix.store.failure_deltas import LEAVE_GROUPS, SHARED_GROUP, UNROUTED_GROUP, lock_groups
 from veltrix.store.transactions import retry_transient, transaction
 
 PREFIX = "/veltrix/prove/"

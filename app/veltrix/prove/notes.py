@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from veltrix.domain.flow import StepContext, step_context
+from veltrix.domain.context import StepContext, step_context
 from veltrix.settings_load import load_settings
 
 EFFECTS_FILE = "effects"

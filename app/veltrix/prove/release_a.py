@@ -1,8 +1,8 @@
 """The first release of two workflows whose code and queue change while their runs are open."""
 
+from veltrix.authoring.flow import sleep
+from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
-from veltrix.domain.flow import sleep
-from veltrix.domain.workflows import workflow
 from veltrix.prove.workflows import PREFIX, QUEUE, Order, stumble, touch
 
 MOVING_QUEUE = "prove-moving"

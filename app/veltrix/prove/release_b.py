@@ -5,8 +5,8 @@ Open runs of the first that are past its first step do not fit: they wait until 
 
 from typing import Any
 
+from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
-from veltrix.domain.workflows import workflow
 from veltrix.prove import release_a
 from veltrix.prove.workflows import PREFIX, QUEUE, Order, touch
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from veltrix.domain.workflows import workflow
+from veltrix.authoring.workflows import workflow
 from veltrix.prove import release_a
 from veltrix.prove.release_b import MOVED_QUEUE
 from veltrix.prove.workflows import PREFIX

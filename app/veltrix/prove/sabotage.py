@@ -24,15 +24,19 @@ from veltrix.prove.sabotage_swaps import Saboteur, nothing, replace, swap
 
 def due_cleared_at_publish() -> None:
     """A run that was handed over is the broker's: nothing makes it due again."""
-    swap("veltrix.store.due", "_SCAN", ("due_at = now() +", "due_at = 'infinity'::timestamptz +"))
     swap(
-        "veltrix.store.ledger",
+        "veltrix.pipeline.relay.due_rows",
+        "_SCAN",
+        ("due_at = now() +", "due_at = 'infinity'::timestamptz +"),
+    )
+    swap(
+        "veltrix.pipeline.accept.ledger_rows",
         "_INSERT",
         ("now() + case", "case when r.hinted then 'infinity'::timestamptz else now() end + case"),
     )
     for name in ("make_due", "make_runs_due"):
-        replace("veltrix.pipeline.relay", name, nothing(0))
-        replace("veltrix.pipeline.hints", name, nothing(0))
+        replace("veltrix.pipeline.relay.relay", name, nothing(0))
+        replace("veltrix.pipeline.relay.hints", name, nothing(0))
 
 
 def early_ack() -> None:
@@ -82,7 +86,7 @@ def rescue_off() -> None:
     def blind(scan: Any) -> Any:
         return lambda *args, **keywords: scan(*args, **{**keywords, "rescue": ()})
 
-    replace("veltrix.pipeline.relay", "scan", blind)
+    replace("veltrix.pipeline.relay.relay", "scan", blind)
 
 
 # Accept
@@ -101,8 +105,8 @@ def answered_before_commit() -> None:
         Thread(target=_write_late, args=(write, lists), daemon=True).start()
         return written
 
-    replace("veltrix.pipeline.accept_list", "AcceptList.write", late)
-    replace("veltrix.pipeline.accept_list", "AcceptList.hinted_runs", nothing([]))
+    replace("veltrix.pipeline.accept.event_list", "AcceptList.write", late)
+    replace("veltrix.pipeline.accept.event_list", "AcceptList.hinted_runs", nothing([]))
 
 
 def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
@@ -121,7 +125,7 @@ def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
 def identity_forgotten() -> None:
     """An event that is sent again is another event."""
     swap(
-        "veltrix.store.ledger",
+        "veltrix.pipeline.accept.ledger_rows",
         "_INSERT",
         ("select source, sender_id, digest,", "select source, sender_id || event_id, digest,"),
     )
@@ -141,7 +145,7 @@ def content_normalised() -> None:
 
         return made
 
-    replace("veltrix.pipeline.accept_list", "AcceptList.__init__", normal)
+    replace("veltrix.pipeline.accept.event_list", "AcceptList.__init__", normal)
 
 
 def unrouted_dropped() -> None:
@@ -156,7 +160,7 @@ def unrouted_dropped() -> None:
 
         return made
 
-    replace("veltrix.pipeline.accept_list", "AcceptList.__init__", dropping)
+    replace("veltrix.pipeline.accept.event_list", "AcceptList.__init__", dropping)
 
 
 def conflicts_overwrite() -> None:
@@ -181,7 +185,7 @@ def conflicts_overwrite() -> None:
 
         return written
 
-    replace("veltrix.pipeline.accept_list", "AcceptList.write", overwriting)
+    replace("veltrix.pipeline.accept.event_list", "AcceptList.write", overwriting)
 
 
 # Work
@@ -191,12 +195,12 @@ def settle_without_token() -> None:
     """Whoever comes to an end writes it, whether the run is still his or not."""
     for piece in ("_LOCKED", "_MOVED"):
         swap(
-            "veltrix.store.write_statement",
+            "veltrix.pipeline.execute.journal_statement",
             piece,
             ("r.lease_token = %(token)s", "(r.lease_token = %(token)s or true)"),
         )
     swap(
-        "veltrix.store.leases",
+        "veltrix.pipeline.execute.lease_rows",
         "_LOCK_HELD",
         ("lease_token = %(token)s", "(lease_token = %(token)s or true)"),
     )
@@ -220,7 +224,7 @@ def journal_after_next_step() -> None:
 
         return landed
 
-    replace("veltrix.pipeline.execute", "Engine._land", eager)
+    replace("veltrix.pipeline.execute.engine", "Engine._land", eager)
 
 
 def journal_forgotten() -> None:
@@ -236,17 +240,21 @@ def journal_forgotten() -> None:
 
         return nothing_past
 
-    replace("veltrix.store.journal", "past", blank)
+    replace("veltrix.pipeline.execute.journal_rows", "past", blank)
 
 
 def lease_shorter_than_work() -> None:
     """A lease ends after a twentieth of a second and is not renewed."""
     swap(
-        "veltrix.store.leases",
+        "veltrix.pipeline.execute.lease_rows",
         "_CLAIM",
         ("now() + %(hold_s)s * interval '1 second'", "now() + interval '50 milliseconds'"),
     )
-    replace("veltrix.store.leases", "renew", lambda _: lambda _tx, _token, ids, _hold_s: set(ids))
+    replace(
+        "veltrix.pipeline.execute.lease_rows",
+        "renew",
+        lambda _: lambda _tx, _token, ids, _hold_s: set(ids),
+    )
 
 
 def key_per_attempt() -> None:
@@ -263,7 +271,7 @@ def key_per_attempt() -> None:
 
         return context
 
-    replace("veltrix.pipeline.steps", "context_of", changing)
+    replace("veltrix.pipeline.execute.step_calls", "context_of", changing)
 
 
 def effects_beside_the_transaction() -> None:
@@ -275,7 +283,7 @@ def effects_beside_the_transaction() -> None:
             bind=bind.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
 
-    replace("veltrix.pipeline.transact", "Session", apart)
+    replace("veltrix.pipeline.execute.transact", "Session", apart)
 
 
 def shutdown_cancels() -> None:
@@ -293,7 +301,7 @@ def shutdown_cancels() -> None:
 
         return left
 
-    replace("veltrix.pipeline.execute", "Engine._leave", cancelling)
+    replace("veltrix.pipeline.execute.engine", "Engine._leave", cancelling)
 
 
 # What nobody may lose sight of
@@ -312,7 +320,7 @@ def dead_letters_dropped() -> None:
 def failures_not_counted() -> None:
     """The books know of successes only."""
     swap(
-        "veltrix.store.write_statement",
+        "veltrix.pipeline.execute.journal_statement",
         "_COUNTED",
         ("count(*) filter (where state = 'failed')", "count(*) filter (where false)"),
     )

@@ -11,7 +11,7 @@ from veltrix.prove.sabotage_swaps import Saboteur, nothing, replace
 
 def clean_ups_run_when_let_go() -> None:
     """A run that sleeps or goes elsewhere is closed as Python closes coroutines."""
-    flow: Any = importlib.import_module("veltrix.domain.flow")
+    flow: Any = importlib.import_module("veltrix.authoring.flow")
 
     def closing(_abandon: Any) -> Any:
         def close(coroutines: Any) -> None:
@@ -25,18 +25,20 @@ def clean_ups_run_when_let_go() -> None:
 
         return close
 
-    replace("veltrix.pipeline.execution", "abandon", closing)
+    replace("veltrix.pipeline.execute.coroutines.execution", "abandon", closing)
 
 
 def values_as_they_were_returned() -> None:
     """A workflow is given what a step returned, not what the journal makes of it."""
-    replace("veltrix.domain.encoding", "Codec.output", lambda _: lambda _self, value, _text: value)
+    replace(
+        "veltrix.authoring.encoding", "Codec.output", lambda _: lambda _self, value, _text: value
+    )
 
 
 def arguments_as_they_are() -> None:
     """A step is given the workflow's own objects."""
     replace(
-        "veltrix.pipeline.steps",
+        "veltrix.pipeline.execute.step_calls",
         "given",
         lambda _: lambda arguments, keywords: (arguments, keywords),
     )
@@ -48,23 +50,27 @@ def digest_by_hash_order() -> None:
     def own(write_ordered: Any) -> Any:
         return lambda value: write_ordered(value) + str(hash("prove")).encode()
 
-    replace("veltrix.domain.encoding", "write_ordered", own)
+    replace("veltrix.authoring.encoding", "write_ordered", own)
 
 
 def no_gate_before_steps() -> None:
     """A step that was given to be run begins, whatever has become of its run."""
-    replace("veltrix.pipeline.execution", "Execution.may_begin", nothing(result=True))
+    replace(
+        "veltrix.pipeline.execute.coroutines.execution", "Execution.may_begin", nothing(result=True)
+    )
 
 
 def limit_forgotten_in_sleep() -> None:
     """The limit of a workflow counts while it runs, not while it waits."""
-    replace("veltrix.pipeline.execution", "Execution.is_late", nothing(result=False))
+    replace(
+        "veltrix.pipeline.execute.coroutines.execution", "Execution.is_late", nothing(result=False)
+    )
 
 
 def one_context_for_all() -> None:
     """All runs of a child share one context."""
     shared = copy_context()
-    replace("veltrix.pipeline.execution", "fresh", lambda _: lambda: shared)
+    replace("veltrix.pipeline.execute.coroutines.execution", "fresh", lambda _: lambda: shared)
 
 
 def attempts_forgotten() -> None:
@@ -80,7 +86,7 @@ def attempts_forgotten() -> None:
 
         return noted
 
-    replace("veltrix.pipeline.failures", "note_attempt", forgetting)
+    replace("veltrix.pipeline.execute.coroutines.endings", "note_attempt", forgetting)
 
 
 def busy_hands_keep() -> None:

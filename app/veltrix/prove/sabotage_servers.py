@@ -73,8 +73,12 @@ def own_clock_believed() -> None:
     def own(_unix_ms: Any) -> Any:
         return lambda self: int(self._unix_s() * 1_000)
 
-    replace("veltrix.pipeline.clock", "DatabaseClock.unix_ms", own)
-    replace("veltrix.pipeline.clock", "DatabaseClock.trouble", lambda _: property(nothing()(None)))
+    replace("veltrix.pipeline.accept.clock", "DatabaseClock.unix_ms", own)
+    replace(
+        "veltrix.pipeline.accept.clock",
+        "DatabaseClock.trouble",
+        lambda _: property(nothing()(None)),
+    )
 
 
 def roll_back_not_taken() -> None:
@@ -87,7 +91,7 @@ def roll_back_not_taken() -> None:
 
         return only
 
-    replace("veltrix.pipeline.deploys", "switches", onward)
+    replace("veltrix.releases.deploy", "switches", onward)
 
 
 def ends_stumble() -> None:

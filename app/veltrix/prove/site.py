@@ -22,7 +22,7 @@ from veltrix.dev.haproxy import HAProxy, before_apis
 from veltrix.dev.platform import Kind, Member, Platform
 from veltrix.dev.postgres import Postgres
 from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.domain.cloudevents import STRUCTURED_TYPE
+from veltrix.pipeline.accept.cloudevents import STRUCTURED_TYPE
 from veltrix.prove import witness
 from veltrix.prove.calls import get, manage, metric, post
 from veltrix.prove.database import ProvedDatabase, Unreachable

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from veltrix.authoring.input_schema import InputSchema
 from veltrix.dev.children import CannotStart
 from veltrix.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE
-from veltrix.domain.input_schema import InputSchema
 from veltrix.prove.inputs import smallest_input
 from veltrix.prove.items import JSON, Item
 from veltrix.prove.target_api import Known

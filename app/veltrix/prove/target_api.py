@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from veltrix.dev.children import CannotStart
-from veltrix.domain.cloudevents import BATCH_TYPE
+from veltrix.pipeline.accept.cloudevents import BATCH_TYPE
 
 ACCOUNTS_MAX = 1_000  # as many as GET /v1/balance lists
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)

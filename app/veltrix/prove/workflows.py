@@ -16,9 +16,11 @@ import msgspec
 from sqlalchemy import Column, MetaData, Table, Text, func, select
 from sqlalchemy.orm import Session
 
+from veltrix.authoring.flow import gather, sleep
+from veltrix.authoring.steps import step, transaction
+from veltrix.authoring.workflows import workflow
+from veltrix.domain.context import step_context
 from veltrix.domain.events import Event
-from veltrix.domain.flow import gather, sleep, step_context
-from veltrix.domain.workflows import step, transaction, workflow
 from veltrix.prove.notes import is_first_time, note
 
 QUEUE, SLOW_QUEUE = "prove", "prove-slow"

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from veltrix.domain.places import WORKER_POSITION
 from veltrix.domain.states import Reason
 from veltrix.store.arrays import TextArray
-from veltrix.store.groups import POISON_GROUP
+from veltrix.store.failure_deltas import POISON_GROUP
 
 CRASHED, VANISHED = "WorkerCrashed", "WorkerVanished"
 _VANISHED_MESSAGE = (

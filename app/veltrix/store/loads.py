@@ -5,7 +5,7 @@ A child reports about every second while it works and every 5 seconds while it d
     {"queues": {queue: {"claimed_2s": runs claimed in the last 2 seconds}},   every queue it serves
      "workflows": {name: {"occupied_s": mean seconds a run occupies the child}},
      "children": 1,
-     "release": id,        which code it has (app/veltrix/store/releases.py)
+     "release": id,        which code it has (app/veltrix/releases/release_rows.py)
      "left": true}         only of a child that takes nothing any more, in its last report
 
 `occupied_s` is the time the child is busy with a run, not the time the run awaits something.

@@ -15,22 +15,22 @@ from psycopg import Error as PsycopgError
 from sqlalchemy.exc import DBAPIError
 
 from veltrix import telemetry
+from veltrix.authoring.flow import enter_worker
+from veltrix.authoring.workflows import Workflow
 from veltrix.bootstrap import Sources, engine_for, limits_for
-from veltrix.domain.flow import enter_worker
-from veltrix.domain.workflows import Workflow
-from veltrix.pipeline import claim as claims
-from veltrix.pipeline import failures
-from veltrix.pipeline.bury import bury
-from veltrix.pipeline.execute import Engine
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.hand import Hand
-from veltrix.pipeline.register import register, release_of
-from veltrix.pipeline.registrable import Workflows, mistakes_of, registered_names
-from veltrix.pipeline.settle import settle
-from veltrix.pipeline.steps import Alarm, AsyncSteps
-from veltrix.pipeline.transact import Transactor
+from veltrix.pipeline.execute import claim as claims
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.coroutines import endings, moves
+from veltrix.pipeline.execute.coroutines.execution import Execution
+from veltrix.pipeline.execute.engine import Engine
+from veltrix.pipeline.execute.settle import settle
+from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
+from veltrix.pipeline.execute.transact import Transactor
+from veltrix.pipeline.relay.dead_letters import bury
+from veltrix.releases.register import register, release_of
+from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
 from veltrix.settings import Settings
-from veltrix.store import journal, leases
 from veltrix.store.errors import Answer, answer_of, told
 from veltrix.store.transactions import Link, transaction
 from veltrix.worker.jobs import (
@@ -314,7 +314,7 @@ class Child:
             if its_own is not None:
                 (fresh,) = self._anew([fresh])
                 hand.executions[fresh.claim.run_id] = fresh
-                failures.fail_workflow(fresh, its_own)
+                endings.fail_workflow(fresh, its_own)
                 hand.lost.update(self._settle(hand, [fresh]))
 
     def _error_of(self, hand: Hand, execution: Execution) -> Exception | None:
@@ -351,7 +351,7 @@ class Child:
         """The same claims as new executions that have begun."""
         fresh = self._anew(executions)
         for execution in fresh:
-            execution.begin()
+            moves.begin(execution)
         return fresh
 
     def _anew(self, executions: Sequence[Execution]) -> list[Execution]:
@@ -359,7 +359,7 @@ class Child:
         for execution in executions:
             execution.close()
         old = [e.claim for e in executions]
-        past = self._link.call(lambda tx: journal.past(tx, old))
+        past = self._link.call(lambda tx: journal_rows.past(tx, old))
         fresh = claims.executions(old, past, self._workflows, self._limits)
         for execution in fresh:
             execution.has_begun = True  # in this very claim: it is not to be handed back untouched
@@ -384,7 +384,7 @@ class Child:
     def _write_unknown(self, job: ListJob, claimed: set[str]) -> None:
         """Messages for a task nobody here knows: dead letters, unless they name runs of ours."""
         named = {id_: d for id_, d in job.deliveries if d in job.letters and id_ not in claimed}
-        known = self._link.call(lambda tx: leases.existing(tx, list(named)))
+        known = self._link.call(lambda tx: lease_rows.existing(tx, list(named)))
         ours = {named[run_id] for run_id in known} | {
             d for id_, d in job.deliveries if id_ in claimed
         }

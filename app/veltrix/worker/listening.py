@@ -11,7 +11,7 @@ from typing import Any
 from amqp import spec
 from kombu import Consumer, Queue
 
-from veltrix.pipeline.backoff import Pauses
+from veltrix.domain.backoff import Pauses
 
 ANEW_S = 10.0
 LOOK_S, LOOK_S_MAX = 2.0, 60.0

@@ -7,7 +7,7 @@ run they would make the lists of a busy machine ever smaller and so ever dearer.
 
 from collections.abc import Iterable, Mapping
 
-from veltrix.pipeline.execution import Execution
+from veltrix.pipeline.execute.coroutines.execution import Execution
 
 _KEPT = 0.8  # of what is known, whenever something new is measured
 

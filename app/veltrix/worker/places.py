@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from veltrix.pipeline.frames import PendingStep
+from veltrix.pipeline.execute.coroutines.execution import PendingStep
 from veltrix.worker.stamps import SLOTS_MAX
 
 _HALF = 2_048

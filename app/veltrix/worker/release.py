@@ -5,7 +5,8 @@ from collections.abc import Callable
 from sqlalchemy.exc import DBAPIError
 
 from veltrix import telemetry
-from veltrix.store import crashes, leases
+from veltrix.pipeline.execute import lease_rows
+from veltrix.store import crashes
 from veltrix.store.errors import told
 from veltrix.store.transactions import Link
 from veltrix.worker.jobs import ReleaseJob
@@ -23,7 +24,9 @@ def release(
         except DBAPIError as error:  # not even its words can be kept: the runs go on
             telemetry.logger("worker").warning("crash.not_noted", error=told(error))
     released = link.call(
-        lambda tx: leases.release(tx, job.token, job.run_ids, job.due_in_s, is_death=job.is_death),
+        lambda tx: lease_rows.release(
+            tx, job.token, job.run_ids, job.due_in_s, is_death=job.is_death
+        ),
         tries_max=tries_max,
     )
     if released:

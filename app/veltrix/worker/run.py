@@ -23,7 +23,7 @@ from veltrix import log_lines, telemetry
 from veltrix.bootstrap import collect_rarely, engine_for, real_sources, say_powers, workflows_of
 from veltrix.broker.celery_app import make_celery
 from veltrix.leaving import end_within
-from veltrix.pipeline.registrable import Workflows, mistakes_of, registered_names
+from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
 from veltrix.settings import Settings
 from veltrix.settings_links import link_warnings, open_warnings
 from veltrix.settings_load import SettingsError, require

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 
-from veltrix.pipeline.backoff import Backoff
+from veltrix.domain.backoff import Backoff
 from veltrix.worker.jobs import Job, RegisterJob
 
 _PAUSE_S, _PAUSE_S_MAX = 1.0, 30.0

@@ -5,7 +5,7 @@ import signal
 from multiprocessing import process
 from typing import Any
 
-from veltrix.pipeline import copies
+from veltrix.pipeline.execute.coroutines import forks
 
 
 def be_usual() -> None:
@@ -16,7 +16,7 @@ def be_usual() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _take_no_notice)
-    copies.watch_forks()
+    forks.watch_forks()
     # billiard calls its children daemons, which may have no children of their own: for Python's
     # multiprocessing this is a main process, which has none yet.
     module: Any = process

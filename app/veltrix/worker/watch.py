@@ -16,17 +16,17 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from veltrix import telemetry
-from veltrix.domain.decide import retry_delay_s
+from veltrix.domain.backoff import Backoff
 from veltrix.domain.states import RunState
-from veltrix.pipeline import failures
-from veltrix.pipeline.backoff import Backoff
-from veltrix.pipeline.execution import Execution
-from veltrix.pipeline.frames import PendingStep, StepTimeout
-from veltrix.pipeline.hand import Hand
-from veltrix.pipeline.settle import settle
-from veltrix.pipeline.steps import Alarm, AsyncSteps
+from veltrix.pipeline.execute import lease_rows
+from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.coroutines import endings
+from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep, StepTimeout
+from veltrix.pipeline.execute.coroutines.retry import retry_delay_s
+from veltrix.pipeline.execute.settle import settle
+from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.settings import Settings
-from veltrix.store import leases, loads
+from veltrix.store import loads
 from veltrix.store.transactions import Link
 from veltrix.worker.occupied import Occupied
 
@@ -154,10 +154,12 @@ class Watch:
         if claim is None:
             return
         token, ids = claim
-        renewed = self._link.call(lambda tx: leases.renew(tx, token, ids, self._settings.hold_s))
+        renewed = self._link.call(
+            lambda tx: lease_rows.renew(tx, token, ids, self._settings.hold_s)
+        )
         missing = [run_id for run_id in ids if run_id not in renewed]
         if missing and hand is not None:
-            still = self._link.call(lambda tx: leases.held(tx, token, missing))
+            still = self._link.call(lambda tx: lease_rows.held(tx, token, missing))
             hand.lose(run_id for run_id in missing if run_id not in still)
 
     def _limit(self, hand: Hand, now: float) -> None:
@@ -222,7 +224,7 @@ class Watch:
         if isinstance(offender, PendingStep):
             _fail_overrun(offender)
         elif isinstance(offender, Execution):
-            failures.fail_workflow(offender, _too_long(self._settings.step_timeout_s))
+            endings.fail_workflow(offender, _too_long(self._settings.step_timeout_s))
         for execution in executions:
             if execution.settlement is None:
                 execution.settle(RunState.QUEUED, wait_s=0.0)
@@ -274,9 +276,9 @@ class Watch:
 
 def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> list[str]:
     """Those that cannot be given back now: a transactional step of this child locks them."""
-    back = leases.hand_back(tx, token, run_ids, waits=False)
+    back = lease_rows.hand_back(tx, token, run_ids, waits=False)
     left = [run_id for run_id in run_ids if run_id not in back]
-    return sorted(leases.held(tx, token, left)) if left else []
+    return sorted(lease_rows.held(tx, token, left)) if left else []
 
 
 def _begun_async(hand: Hand) -> set[Execution]:
@@ -291,7 +293,7 @@ def _fail_overrun(step: PendingStep) -> None:
     """The attempt failed as a time-out; if it was the last, the workflow hears so in another."""
     execution, policy = step.execution, step.call.step.policy
     delay_s = retry_delay_s(policy, step.tries, execution.limits.jitter())
-    failed = failures.note_attempt(
+    failed = endings.note_attempt(
         execution,
         step.position,
         step.call.step.name,
@@ -303,6 +305,6 @@ def _fail_overrun(step: PendingStep) -> None:
     if delay_s is not None:
         execution.settle(RunState.WAITING, wait_s=delay_s)
         return
-    error = failures.error_text(failed.type, failed.message, failed.fingerprint)
+    error = endings.error_text(failed.type, failed.message, failed.fingerprint)
     execution.journal(step, None, error)
     execution.settle(RunState.QUEUED, wait_s=0.0)

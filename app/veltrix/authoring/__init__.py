@@ -1,0 +1,1 @@
+"""What workflows are written with: steps, workflows, and the JSON form of their values."""

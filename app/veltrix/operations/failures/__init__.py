@@ -1,0 +1,1 @@
+"""Failure groups: what failed in the same way, and what people decide about it."""

@@ -1,0 +1,1 @@
+"""Replays and edits: failed runs that run again, with a plan and a rate."""

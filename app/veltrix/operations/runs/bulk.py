@@ -1,0 +1,218 @@
+"""Cancel, archive and restore of many runs: all that were asked for, or none."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine
+
+from veltrix.access.audit import Audited, append
+from veltrix.domain.states import OPEN, RunState
+from veltrix.operations.runs import action_rows, archive_rows
+from veltrix.operations.runs.action_rows import MovedRun
+from veltrix.operations.runs.archive_rows import Held
+from veltrix.operations.runs.cancel import tell
+from veltrix.operations.runs.read import RunFilter
+from veltrix.store.transactions import after_commit, open_autocommit, retry_transient, transaction
+
+IDS_MAX = 1_000
+RUNS_MAX = 100_000
+_SHOWN_MAX = 100
+
+
+class Action(StrEnum):
+    """What is done to many runs."""
+
+    CANCEL = "cancel"  # open runs: at once, or before their next step where a worker holds them
+    ARCHIVE = "archive"  # failed runs: out of the lists, still failed in the books
+    RESTORE = "restore"  # archived runs: in the lists again
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs: `ids`, or all that `wanted` describes. `is_all`: every run there is may be.
+
+    `expected`: so many runs `wanted` described when somebody looked; other ones are not meant.
+    """
+
+    action: Action
+    ids: Sequence[str] | None = None
+    wanted: RunFilter | None = None
+    is_all: bool = False
+    expected: int | None = None
+    reason: str
+    author: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is done to so many runs; of a cancel, `requested` more end before their next step."""
+
+    action: Action
+    runs: int
+    requested: int = 0
+
+
+class NotDone(msgspec.Struct, frozen=True):
+    """Nothing was done, and why; `runs` are those that are not as they would have to be."""
+
+    slug: str
+    detail: str
+    runs: list[Held] = []
+
+
+def act(engine: Engine, asked: Asked) -> Done | NotDone:
+    """Do it to every run that was asked for, in one transaction; or to none, and say why.
+
+    Of a filter only runs are taken that it can be done to, up to 100,000; of ids all, up to 1,000.
+    """
+
+    def _once() -> Done | NotDone:
+        with transaction(engine) as tx:
+            answer, run_ids = _act(tx, asked)
+            append(tx, [_audited(asked, answer, run_ids)])
+            return answer
+
+    return retry_transient(_once)
+
+
+def count(engine: Engine, action: Action, wanted: RunFilter) -> int | NotDone:
+    """To how many runs that `wanted` describes it can be done now; why to none, if it cannot."""
+    with open_autocommit(engine) as tx:
+        found = archive_rows.count_matching(tx, wanted, _STATES[action], RUNS_MAX + 1)
+    if found > RUNS_MAX:
+        return _TOO_MANY
+    return found or _EMPTY
+
+
+def is_everything(engine: Engine, action: Action, wanted: RunFilter) -> bool:
+    """Whether it leaves out none of the runs that it can be done to now: `is_all` must be said."""
+    with open_autocommit(engine) as tx:
+        return archive_rows.is_everything(tx, wanted, _STATES[action])
+
+
+def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
+    if asked.ids is not None:
+        held, missing = _hold_ids(tx, asked.ids)
+        wrong = [run for run in held if not _is_fit(asked.action, run)]
+        if missing:
+            return _unknown(missing), asked.ids
+        if wrong:
+            return _unfit(asked.action, wrong), asked.ids
+        run_ids = [run.id for run in held]
+    else:
+        wanted = asked.wanted or RunFilter()
+        if not asked.is_all and archive_rows.is_everything(tx, wanted, _STATES[asked.action]):
+            return _EVERYTHING, []
+        run_ids = archive_rows.hold_matching(tx, wanted, _STATES[asked.action], RUNS_MAX + 1)
+        if len(run_ids) > RUNS_MAX:
+            return _TOO_MANY, []
+    if not run_ids:
+        return _EMPTY, []
+    if asked.expected is not None and asked.expected != len(run_ids):
+        return _changed(asked.expected, len(run_ids)), []
+    return _ACTS[asked.action](tx, run_ids, asked), run_ids
+
+
+def _hold_ids(tx: Connection, ids: Sequence[str]) -> tuple[list[Held], list[str]]:
+    """These runs, locked; and the ids of which there is none."""
+    known, strange = action_rows.sorted_ids(ids)
+    held = archive_rows.hold(tx, known)
+    return held, sorted({*known, *strange} - {run.id for run in held})
+
+
+def _is_fit(action: Action, run: Held) -> bool:
+    match action:
+        case Action.CANCEL:
+            return run.state in OPEN
+        case Action.ARCHIVE:
+            return run.state == RunState.FAILED and not run.is_archived
+    return run.is_archived
+
+
+def _cancel(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+    moved: list[MovedRun] = action_rows.cancel(
+        tx, run_ids, reason=asked.reason, author=asked.author
+    )
+    after_commit(tx, lambda: tell(moved, asked.author))
+    requested = sum(run.state != RunState.CANCELLED for run in moved)
+    return Done(asked.action, len(moved) - requested, requested)
+
+
+def _archive(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+    moved = archive_rows.archive(tx, run_ids, reason=asked.reason, author=asked.author)
+    return Done(asked.action, moved)
+
+
+def _restore(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+    moved = archive_rows.restore(tx, run_ids, reason=asked.reason, author=asked.author)
+    return Done(asked.action, moved)
+
+
+_ACTS: dict[Action, Callable[[Connection, Sequence[str], Asked], Done]] = {
+    Action.CANCEL: _cancel,
+    Action.ARCHIVE: _archive,
+    Action.RESTORE: _restore,
+}
+_STATES = {
+    Action.CANCEL: archive_rows.Eligible.OPEN,
+    Action.ARCHIVE: archive_rows.Eligible.FAILED,
+    Action.RESTORE: archive_rows.Eligible.ARCHIVED,
+}
+_RULES = {
+    Action.CANCEL: "only an open run can be cancelled",
+    Action.ARCHIVE: "only a failed run that is not archived can be archived",
+    Action.RESTORE: "only an archived run can be restored",
+}
+_EMPTY = NotDone("empty-set", "there is no such run that it could be done to; nothing was done")
+_EVERYTHING = NotDone(
+    "matches-everything",
+    "that is every run there is to do it to; narrow the filter, or say `all: true`",
+)
+_TOO_MANY = NotDone(
+    "too-many-runs",
+    f"that is more than {RUNS_MAX:,} runs; narrow the filter, by `until` for example",
+)
+
+
+def _changed(expected: int, found: int) -> NotDone:
+    return NotDone(
+        "count-changed",
+        f"{found:,} runs are like this by now, not {expected:,}; nothing was done: look again",
+    )
+
+
+def _unknown(ids: Sequence[str]) -> NotDone:
+    named = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+    runs = [Held(id_, None, is_archived=False) for id_ in ids[:_SHOWN_MAX]]
+    return NotDone("unknown-runs", f"there is no run {named}; nothing was done", runs)
+
+
+def _unfit(action: Action, wrong: Sequence[Held]) -> NotDone:
+    first = wrong[0]
+    state = f"{first.state}{' and archived' if first.is_archived else ''}"
+    others = f", and {len(wrong) - 1:,} more are not fit" if len(wrong) > 1 else ""
+    detail = f"run {first.id} is {state}: {_RULES[action]}{others}; nothing was done"
+    return NotDone("wrong-state", detail, list(wrong[:_SHOWN_MAX]))
+
+
+def _audited(asked: Asked, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
+    request: dict[str, Any] = {"all": asked.is_all}
+    if asked.expected is not None:
+        request["expected"] = asked.expected
+    if asked.ids is not None:
+        request["ids"] = list(asked.ids)
+    if asked.wanted is not None:
+        given = msgspec.to_builtins(asked.wanted)
+        request["filter"] = {name: value for name, value in given.items() if value is not None}
+    known, _ = action_rows.sorted_ids(run_ids) if asked.ids is not None else (list(run_ids), [])
+    return Audited(
+        author=asked.author,
+        action=f"run.{asked.action}",
+        reason=asked.reason,
+        target="run",
+        target_id=asked.ids[0] if asked.ids is not None and len(asked.ids) == 1 else None,
+        request=request,
+        run_ids=known,
+        result=msgspec.to_builtins(answer),
+        is_refused=isinstance(answer, NotDone),
+    )

@@ -1,0 +1,1 @@
+"""Accept: requests become events and runs in one statement, and then receipts."""

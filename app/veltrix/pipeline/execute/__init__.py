@@ -1,0 +1,1 @@
+"""Execute: claimed runs are advanced, journalled and settled, in lists, under a lease."""

@@ -1,0 +1,87 @@
+"""Claim: take the runs that messages name, under a token, with their events and their past."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from veltrix.authoring.workflows import Workflow
+from veltrix.domain.states import Reason
+from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute.coroutines import endings
+from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.journal_rows import Past
+from veltrix.pipeline.execute.lease_rows import Claim
+from veltrix.store.transactions import Link
+
+PAST_BYTES_MAX = 16 * 2**20  # of recorded outputs in a list, if it is of more than one run
+
+
+def claim(
+    link: Link,
+    token: str,
+    worker_id: str,
+    deliveries: Sequence[tuple[str, str]],
+    hold_s: float,
+    on_claimed: Callable[[list[str]], object] = lambda _run_ids: None,
+) -> tuple[list[Claim], dict[str, Past]]:
+    """The runs of `deliveries` that are ours now, and what earlier attempts left of them.
+
+    A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
+    acknowledging its message is safe. So is one that was given back, because what the others had
+    done fills PAST_BYTES_MAX already. Waits for the database as long as it takes. `on_claimed` is
+    told the leases as soon as they are ours, before what was done is read.
+    """
+    claims = link.call(lambda tx: lease_rows.claim(tx, token, worker_id, deliveries, hold_s))
+    on_claimed([c.run_id for c in claims])
+    old = [c for c in claims if c.attempt > 1 or c.generation > 0]
+    if not old:
+        return claims, {}
+    past = link.call(lambda tx: journal_rows.past(tx, old, PAST_BYTES_MAX))
+    others = [c.run_id for c in old if c.run_id not in past]
+    if others:
+        link.call(lambda tx: lease_rows.hand_back(tx, token, others))
+        claims = [c for c in claims if c.run_id not in others]
+    return claims, past
+
+
+def executions(
+    claims: Sequence[Claim],
+    past: Mapping[str, Past],
+    workflows: Mapping[str, tuple[Workflow, str]],
+    limits: Limits,
+) -> list[Execution]:
+    """One execution per claim, with the workflow (and code version) of its name.
+
+    A run whose workflow is not here waits for a worker that knows it (mechanics 21).
+    """
+    found: list[Execution] = []
+    for one in claims:
+        workflow, code_version = workflows.get(one.workflow, (None, None))
+        execution = Execution(
+            one,
+            workflow or _UNKNOWN,
+            code_version or one.code_version,
+            past.get(one.run_id),
+            limits,
+        )
+        if workflow is None:
+            endings.hold_for_deploy(
+                execution, Reason.UNKNOWN_WORKFLOW, f"no workflow {one.workflow!r} in this worker"
+            )
+        found.append(execution)
+    return found
+
+
+async def _unknown(_event: object) -> None:
+    raise AssertionError("a run without a workflow is settled before it begins")
+
+
+_UNKNOWN = Workflow(
+    name="",
+    function=_unknown,
+    types=(),
+    queue="",
+    policy=endings.NO_RETRIES,
+    when=None,
+    key=None,
+    timeout_s=None,
+    codec=endings.PLAIN,
+)

@@ -1,0 +1,172 @@
+"""Advance: the workflow's code is given answers until it has to wait for one.
+
+Finished steps answer from the journal at once; what is new becomes a pending step or a pause of its
+execution. A list of what is to be resumed, no recursion: a workflow may have any number of
+`gather`s behind it.
+"""
+
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from veltrix.authoring.encoding import digest_and_json, is_other_call
+from veltrix.authoring.flow import Gather, Sleep, here
+from veltrix.authoring.steps import StepCall
+from veltrix.pipeline.execute.coroutines import endings, forks
+from veltrix.pipeline.execute.coroutines.contexts import own
+from veltrix.pipeline.execute.coroutines.execution import (
+    Execution,
+    Frame,
+    JournalMismatch,
+    PendingStep,
+)
+from veltrix.pipeline.execute.coroutines.foreign import as_foreign, foreign_request
+from veltrix.pipeline.execute.journal_rows import JournalEntry
+
+Answer = tuple[bool, Any, BaseException | None]  # answered now?, with this value, or this error
+Ready = list[tuple[Frame, Any, BaseException | None]]  # frames to be resumed, the last one first
+
+_decode = msgspec.json.Decoder().decode
+_LATER: Answer = (False, None, None)
+# A pause that is over but for this is over: the claim for the rest would cost more than it.
+_EARLY_S = 0.005
+
+
+def advance(execution: Execution, frame: Frame, value: Any, error: BaseException | None) -> None:
+    """Give a frame its answer, and go on with all that can go on for it."""
+    ready: Ready = [(frame, value, error)]
+    while ready and execution.settlement is None:
+        _resume(execution, *ready.pop(), ready)
+
+
+def _resume(
+    execution: Execution, frame: Frame, value: Any, error: BaseException | None, ready: Ready
+) -> None:
+    coroutine, run = frame.coroutine, frame.context.run
+    while True:
+        here.recorder = frame
+        try:
+            request = run(coroutine.send, value) if error is None else run(coroutine.throw, error)
+        except StopIteration as stop:
+            if forks.this.is_copy:
+                forks.end_copy(None)
+            here.recorder = None
+            return _finish(execution, frame, stop.value, None, ready)
+        except BaseException as raised:  # noqa: BLE001 - whatever it raises is its outcome
+            forks.end_copy(raised)
+            here.recorder = None
+            return _finish(execution, frame, None, as_foreign(execution, raised), ready)
+        if forks.this.is_copy:
+            forks.end_copy(None)
+        here.recorder = None
+        if execution.mismatch is not None:
+            return endings.mismatched(execution, execution.mismatch)
+        try:
+            if type(request) is StepCall:
+                is_answered, value, error = _ask_step(execution, frame, request)
+            else:
+                is_answered, value, error = _ask(execution, frame, request, ready)
+        except JournalMismatch as mismatch:
+            return endings.mismatched(execution, str(mismatch))
+        except BaseException as raised:  # noqa: BLE001 - what it asked for cannot even be looked at
+            is_answered, value, error = True, None, raised
+        if not is_answered:
+            return None
+
+
+def _ask(execution: Execution, frame: Frame, request: Any, ready: Ready) -> Answer:
+    if type(request) is Sleep:
+        return _ask_sleep(execution, frame, request)
+    if type(request) is Gather:
+        return _ask_gather(execution, frame, request, ready)
+    return True, None, foreign_request(execution, frame, request)
+
+
+def _ask_step(execution: Execution, frame: Frame, call: StepCall) -> Answer:
+    position = frame.next_position()
+    digest, encoded = digest_and_json(call.arguments, call.keywords)
+    entries = execution.entries
+    entry = execution.take_entry(position, "step", call.step.name) if entries else None
+    if entry is None:
+        failed = execution.failures.get(position)
+        step = PendingStep(execution, frame, call, position, digest, encoded)
+        left_s = (failed.retry_delay_s or 0.0) - failed.last_s if failed else 0.0
+        if left_s > _EARLY_S:
+            execution.wake(execution.claimed + left_s, frame, step)
+        else:
+            execution.pending.append(step)
+        return _LATER
+    if is_other_call(entry.arguments_digest, digest, call.arguments, call.keywords):
+        raise JournalMismatch(
+            f"step {call.step.name!r} at {position} was recorded with other arguments"
+        )
+    if entry.error is not None:
+        error = _decode(entry.error)
+        parts = error["type"], error["message"], error.get("fingerprint")
+        return True, None, endings.step_failed(call.step.name, *parts)
+    return True, call.step.codec.recorded(entry.output or "null"), None
+
+
+def _ask_sleep(execution: Execution, frame: Frame, request: Sleep) -> Answer:
+    position = frame.next_position()
+    entry = execution.take_entry(position, "sleep", "sleep")
+    if entry is None:
+        text = repr(request.seconds)
+        execution.unwritten.append(
+            JournalEntry(execution.claim.run_id, position, "sleep", "sleep", None, text)
+        )
+        execution.wake(execution.limits.monotonic() + request.seconds, frame)
+        return _LATER
+    left_s = float(entry.output or "0") - entry.age_s
+    if left_s <= _EARLY_S:
+        return True, None, None
+    execution.wake(execution.claimed + left_s, frame)
+    return _LATER
+
+
+def _ask_gather(execution: Execution, frame: Frame, request: Gather, ready: Ready) -> Answer:
+    position = frame.next_position()
+    coroutines: list[Coroutine[Any, Any, Any]] = request.coroutines()
+    if not coroutines:
+        return True, [], None
+    frame.branches = len(coroutines)
+    frame.results = [None] * len(coroutines)
+    frame.is_errors_returned = request.is_exceptions_returned
+    children = [
+        Frame(execution, coroutine, own(frame.context.copy()), f"{position}.{index}.", frame, index)
+        for index, coroutine in enumerate(coroutines)
+    ]
+    execution.frames.update(dict.fromkeys(children))
+    ready.extend((child, None, None) for child in reversed(children))
+    return _LATER
+
+
+def _finish(
+    execution: Execution, frame: Frame, value: Any, error: BaseException | None, ready: Ready
+) -> None:
+    """A frame has ended: the run with it, or its parent goes on with the last of its branches."""
+    if execution.mismatch is not None:
+        return endings.mismatched(execution, execution.mismatch)
+    del execution.frames[frame]
+    parent = frame.parent
+    if parent is None:
+        if error is None:
+            endings.succeed(execution, value)
+        else:
+            endings.fail_workflow(execution, error)
+        return None
+    if error is None:
+        parent.results[frame.index] = value
+    else:
+        parent.errors[frame.index] = error
+    parent.branches -= 1
+    if parent.branches:
+        return None
+    results, errors = parent.results, parent.errors
+    parent.results, parent.errors = [], {}
+    if errors and not parent.is_errors_returned:
+        return ready.append((parent, None, errors[min(errors)]))
+    for index, returned in errors.items():
+        results[index] = returned
+    return ready.append((parent, results, None))

@@ -1,0 +1,343 @@
+"""One run being executed: its coroutines, where they are, and what is not yet written."""
+
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from copy import copy
+from heapq import heappush
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from veltrix.authoring.encoding import arguments_text, encode
+from veltrix.authoring.steps import StepCall
+from veltrix.authoring.workflows import Workflow
+from veltrix.domain.places import DEPLOY_POSITION, WORKER_POSITION
+from veltrix.domain.states import Reason, RunState
+from veltrix.pipeline.execute.coroutines.abandon import abandon
+from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Past, Settlement
+from veltrix.pipeline.execute.lease_rows import Claim
+
+_decode = msgspec.json.Decoder().decode
+_order = count()
+
+
+class StepTimeout(BaseException):
+    """A step exceeded its limit. No Exception: an author's `except Exception` must not eat it."""
+
+
+class JournalMismatch(BaseException):
+    """The code asks for something else than the journal holds at this position."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an execution must respect, from the settings; and its sources of time and chance."""
+
+    output_bytes_max: int
+    error_chars_max: int
+    step_timeout_s: float
+    journal_write_s: float
+    deploy_grace_s: float
+    deploy_backoff_s: float
+    monotonic: Callable[[], float]
+    jitter: Callable[[], float]
+    arguments_bytes_max: int = 1_024
+
+
+class PendingStep:
+    """A step that a run has asked for, at its position.
+
+    `given` is when it was handed over to be run, `started` when the attempt began; 0 until then.
+    `attempt` counts what began, crashes too; `tries` what counts against its retries. `limit_s` is
+    less than that of the step where the run's own limit is nearer.
+    """
+
+    __slots__ = (
+        "arguments",
+        "attempt",
+        "call",
+        "digest",
+        "execution",
+        "frame",
+        "given",
+        "limit_s",
+        "position",
+        "started",
+        "tries",
+    )
+
+    def __init__(
+        self,
+        execution: "Execution",
+        frame: "Frame",
+        call: StepCall,
+        position: str,
+        digest: bytes | None,
+        encoded: bytes | None,
+    ) -> None:
+        self.execution, self.frame, self.call, self.position = execution, frame, call, position
+        self.digest = digest
+        self.arguments = arguments_text(encoded, execution.limits.arguments_bytes_max)
+        failed = execution.failures.get(position)
+        self.attempt = failed.count + 1 if failed else 1
+        self.tries = self.attempt - failed.crashes if failed else 1
+        own_s = call.step.timeout_s
+        self.limit_s = execution.limits.step_timeout_s if own_s is None else own_s
+        self.given = self.started = 0.0
+
+    def again(self) -> "PendingStep":
+        """The attempt after this one."""
+        step = copy(self)
+        step.attempt, step.tries = self.attempt + 1, self.tries + 1
+        step.given = step.started = 0.0
+        return step
+
+    def mark(self, evidence: JournalEntry | FailedAttempt) -> None:
+        """Say when the attempt that ends now began, and with what arguments."""
+        evidence.arguments = self.arguments
+        if self.started:
+            evidence.began = self.started
+            took_s = self.execution.limits.monotonic() - self.started
+            evidence.took_ms = int(took_s * 1000 + 0.5)
+
+
+class Frame:
+    """A coroutine of the run: the workflow itself, or a branch of a `gather`.
+
+    What its code sets in `context` is seen by its own steps and branches, as with asyncio's tasks,
+    and by no other run.
+    """
+
+    __slots__ = (
+        "asked",
+        "branches",
+        "context",
+        "coroutine",
+        "errors",
+        "execution",
+        "index",
+        "is_errors_returned",
+        "keys",
+        "parent",
+        "prefix",
+        "results",
+    )
+
+    def __init__(
+        self,
+        execution: "Execution",
+        coroutine: Coroutine[Any, Any, Any],
+        context: Context,
+        prefix: str = "",
+        parent: "Frame | None" = None,
+        index: int = 0,
+    ) -> None:
+        self.execution, self.coroutine, self.prefix = execution, coroutine, prefix
+        self.context = context
+        self.parent, self.index = parent, index
+        self.asked = self.keys = 0
+        self.branches = 0
+        self.results: list[Any] = []
+        self.errors: dict[int, BaseException] = {}
+        self.is_errors_returned = False
+
+    def next_position(self) -> str:
+        """The path of the next request: this frame's prefix and its own count."""
+        self.asked += 1
+        return f"{self.prefix}{self.asked}"
+
+    def key(self) -> str:
+        """Another key at each call, the same ones whenever the code is run again."""
+        self.keys += 1
+        return f"{self.execution.claim.run_id}:{self.prefix}key{self.keys}"
+
+    def record(self, name: str, make: Callable[[], Any]) -> Any:
+        """The value recorded at this position, or the one that `make` gives, from now on."""
+        execution, position = self.execution, self.next_position()
+        try:
+            entry = execution.take_entry(position, "value", name)
+        except JournalMismatch as mismatch:
+            execution.mismatch = str(mismatch)  # whatever its author's code makes of the error
+            raise
+        if entry is not None:
+            return _decode(entry.output or "null")
+        value = make()
+        text = encode(value, execution.limits.output_bytes_max)
+        execution.unwritten.append(
+            JournalEntry(execution.claim.run_id, position, "value", name, None, text)
+        )
+        return value
+
+
+class Execution:
+    """A claimed run in this child's hand: what is known and decided of it, and not yet written.
+
+    What happens to it is in `moves`; the outcome is decided in `endings`.
+    """
+
+    __slots__ = (
+        "busy_s",
+        "claim",
+        "claimed",
+        "code_version",
+        "deadline",
+        "entries",
+        "failed_attempts",
+        "failures",
+        "frames",
+        "has_begun",
+        "in_flight",
+        "is_cancel_requested",
+        "is_lost",
+        "is_over",
+        "is_returned",
+        "key",
+        "limits",
+        "mismatch",
+        "pending",
+        "settlement",
+        "todo",
+        "unwritten",
+        "wakes",
+        "workflow",
+    )
+
+    def __init__(
+        self,
+        claim: Claim,
+        workflow: Workflow,
+        code_version: str | None,
+        past: Past | None,
+        limits: Limits,
+    ) -> None:
+        self.claim, self.workflow, self.limits = claim, workflow, limits
+        self.code_version = code_version
+        self.entries: dict[str, JournalEntry] = past.entries if past else {}
+        self.failures = past.failures if past else {}
+        self.unwritten: list[JournalEntry] = []
+        self.failed_attempts: list[FailedAttempt] = []
+        self.pending: list[PendingStep] = []  # asked for, not yet given to be run
+        self.todo: list[PendingStep] = []  # given; the sync ones not begun, the next one last
+        # What sleeps or backs off, as a heap: until when, its frame, the step to be tried again.
+        self.wakes: list[tuple[float, int, Frame, PendingStep | None]] = []
+        self.in_flight = 0  # given, and not yet ended
+        self.settlement: Settlement | None = None
+        self.mismatch: str | None = None
+        self.is_over = self.has_begun = self.is_lost = False
+        self.is_returned = False  # the worker leaves: what it could do now is another's to do
+        self.is_cancel_requested, self.key = claim.is_cancel_requested, claim.key
+        self.busy_s = 0.0  # that its own code and steps kept the child from anything else
+        self.frames: dict[Frame, None] = {}  # that have not ended
+        self.claimed = limits.monotonic()
+        self.deadline: float | None = None
+        if workflow.timeout_s is not None:
+            age_s = (claim.now - claim.first_claimed_at).total_seconds()
+            self.deadline = self.claimed + workflow.timeout_s - age_s
+
+    def settle(
+        self,
+        state: RunState,
+        *,
+        wait_s: float | None = None,
+        outcome: str | None = None,
+        reason: Reason | None = None,
+        fingerprint: str | None = None,
+        failed_step: str | None = None,
+    ) -> None:
+        """Decide what becomes of the run; the next write says so in the ledger."""
+        self.settlement = Settlement(
+            run_id=self.claim.run_id,
+            state=state._value_,  # `value` is two calls of Python
+            wait_s=wait_s,
+            outcome=outcome,
+            reason=None if reason is None else reason.value,
+            fingerprint=fingerprint,
+            failed_step=failed_step,
+            key=self.key,
+            code_version=self.code_version,
+        )
+
+    def wake(self, at: float, frame: Frame, step: PendingStep | None = None) -> None:
+        """This frame goes on at `at`, in monotonic seconds; with another attempt of `step`."""
+        heappush(self.wakes, (at, next(_order), frame, step))
+
+    def failed_count(self, position: str) -> int:
+        """Attempts that failed at a position, before this claim."""
+        failed = self.failures.get(position)
+        return failed.count if failed else 0
+
+    def take_entry(self, position: str, kind: str, name: str) -> JournalEntry | None:
+        """The journal's entry at a position. Raises JournalMismatch if it is of something else."""
+        if not self.entries:
+            return None
+        entry = self.entries.pop(position, None)
+        if entry is not None and (entry.kind, entry.name) != (kind, name):
+            raise JournalMismatch(
+                f"position {position} was {entry.kind} {entry.name!r}, the code now asks for"
+                f" {kind} {name!r}"
+            )
+        return entry
+
+    def journal(self, step: PendingStep, text: str | None, error: str | None) -> None:
+        """Record how a step ended: its output, or the error that is final."""
+        run_id, name = self.claim.run_id, step.call.step.name
+        entry = JournalEntry(
+            run_id, step.position, "step", name, step.digest, text, error, step.attempt
+        )
+        step.mark(entry)
+        self.unwritten.append(entry)
+
+    @property
+    def has_news(self) -> bool:
+        """There is something to write."""
+        return bool(self.settlement or self.unwritten or self.failed_attempts)
+
+    @property
+    def has_run(self) -> bool:
+        """Something of the run was done before, so its `when` has said yes: once, for all of it."""
+        return bool(self.entries) or any(
+            position not in ("", DEPLOY_POSITION, WORKER_POSITION) for position in self.failures
+        )
+
+    @property
+    def outcome(self) -> str:
+        """What became of this claim: the state it was settled with, or "lost"."""
+        return self.settlement.state if self.settlement is not None else "lost"
+
+    @property
+    def is_settled(self) -> bool:
+        """The run has its outcome."""
+        return self.settlement is not None and self.settlement.wait_s is None
+
+    def close(self) -> None:
+        """The run is over, or goes on elsewhere: nothing of its code runs here any more."""
+        self.is_over = True
+        self.pending = []
+        self.todo.clear()
+        frames, self.frames = self.frames, {}
+        if frames:
+            abandon(frame.coroutine for frame in frames)
+
+    # ---- the gate before each step; for any thread
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a step of this run may begin: not over, cancelled, late, or somebody else's."""
+        return not (
+            self.is_over
+            or self.is_lost
+            or self.is_cancel_requested
+            or self.settlement is not None
+            or (self.deadline is not None and now >= self.deadline)
+        )
+
+    def is_late(self, now: float) -> bool:
+        """The run is past the limit of its workflow."""
+        return self.deadline is not None and now >= self.deadline
+
+    def limit_of(self, step: PendingStep, now: float) -> float:
+        """How long an attempt of this step that begins now may take, in seconds."""
+        own = step.call.step.timeout_s
+        limit_s = self.limits.step_timeout_s if own is None else own
+        if self.deadline is not None:
+            limit_s = max(0.001, min(limit_s, self.deadline - now))
+        return limit_s

@@ -1,0 +1,82 @@
+"""What a workflow may not await is told to its author by name and place, at once and for good."""
+
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+from veltrix.authoring.flow import NonRetryable
+from veltrix.pipeline.execute.coroutines.execution import Execution, Frame
+from veltrix.pipeline.execute.coroutines.retry import is_authors, is_ours
+
+# They need a running event loop, and a workflow has none.
+_LOOPS = ("asyncio", "anyio", "sniffio", "trio", "uvloop", "aiohttp")
+_NO_LOOP = "no running event loop"
+
+
+class ForeignAwait(NonRetryable, TypeError):
+    """A workflow awaited something that is no step, `gather` or `sleep`; no attempt can succeed."""
+
+
+def as_foreign(execution: Execution, raised: BaseException) -> BaseException:
+    """`raised`; or, if it says that there is no event loop, what its author should be told."""
+    if not isinstance(raised, Exception):
+        return raised
+    try:
+        return _as_foreign(execution, raised)
+    except BaseException:  # noqa: BLE001 - its class may make anything of being asked
+        return raised
+
+
+def _as_foreign(execution: Execution, raised: Exception) -> Exception:
+    frames = [place for place in _places(raised) if not is_ours(place[0].f_code.co_filename)]
+    is_foreign = frames and (_is_of_loop(frames[-1][0]) or raised.args[:1] == (_NO_LOOP,))
+    if not is_foreign:
+        return raised
+    authors = [n for n, (frame, _) in enumerate(frames) if is_authors(frame.f_code.co_filename)]
+    last = authors[-1] if authors else 0
+    frame, line = frames[last]
+    what = _name_of(frames[last + 1][0]) if len(frames) > last + 1 else "the event loop"
+    foreign = _foreign(execution, what, frame.f_code, line)
+    foreign.__cause__ = raised
+    return foreign.with_traceback(raised.__traceback__)
+
+
+def foreign_request(execution: Execution, frame: Frame, request: object) -> ForeignAwait:
+    """What is thrown where the workflow awaited `request`."""
+    code, line, what = None, 0, type(request).__name__
+    awaited: Any = frame.coroutine
+    while awaited is not None:
+        inner = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if inner is None:
+            what = type(awaited).__name__
+        elif _is_of_loop(inner):
+            what = _name_of(inner)
+            break
+        else:
+            code, line = inner.f_code, inner.f_lineno
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return _foreign(execution, what, code, line)
+
+
+def _foreign(execution: Execution, what: str, code: CodeType | None, line: int) -> ForeignAwait:
+    where = "" if code is None else f", {code.co_filename.rpartition('/')[2]}:{line}"
+    return ForeignAwait(
+        f"{what} was awaited in workflow {execution.workflow.name!r}{where}: a workflow can await"
+        " steps, gather() and sleep() of Veltrix; move it into a @step"
+    )
+
+
+def _places(raised: BaseException) -> Iterator[tuple[FrameType, int]]:
+    traceback = raised.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _is_of_loop(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _LOOPS
+
+
+def _name_of(frame: FrameType) -> str:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return f"{package}.{frame.f_code.co_qualname.removesuffix('.__init__')}"

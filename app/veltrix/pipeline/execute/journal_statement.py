@@ -1,0 +1,252 @@
+"""The statement that journals and settles a list, made of the parts that the list needs.
+
+Most lists are of runs with one step that are done: nothing failed, nothing goes on, nothing waits.
+Each part of a statement costs psycopg and PostgreSQL something, whether anything is in it or not,
+and for a list of one that was half of the whole. What is written and answered is the same, however
+many parts there are. There are 23 statements, each built once and planned once per connection.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from veltrix.domain.failure_groups import UNGROUPED
+from veltrix.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
+
+_SMALLINT_MAX = 32_767  # of attempts: a run may wait for its code with a short pause for a day
+
+# A run's id, and what this row says of it: an entry, a failed attempt, its settlement.
+Row = tuple[str, Any, Any, Any]
+
+
+class Column(NamedTuple):
+    """A column of the rows: its name in the statement, and where its values come from."""
+
+    name: str
+    array: type[PgArray]
+    value_of: Callable[[Any], Any]
+    cast: str = ""
+
+
+# Monotonic, of this machine; told to the database as so many milliseconds before the write.
+_began = attrgetter("began")
+
+ENTRY = (
+    Column("e_at", TextArray, attrgetter("position")),
+    Column("e_kind", TextArray, attrgetter("kind")),
+    Column("e_name", TextArray, attrgetter("name")),
+    Column("e_hash", BytesArray, attrgetter("arguments_digest")),
+    Column("e_output", TextArray, attrgetter("output"), "::json[]"),
+    Column("e_error", TextArray, attrgetter("error"), "::json[]"),
+    Column("e_tries", IntArray, attrgetter("attempts")),
+    Column("e_ago", IntArray, _began),
+    Column("e_took", IntArray, attrgetter("took_ms")),
+    Column("e_args", TextArray, attrgetter("arguments")),
+)
+FAILED = (
+    Column("f_at", TextArray, attrgetter("position")),
+    Column("f_step", TextArray, attrgetter("step")),
+    Column("f_try", IntArray, lambda failed: min(failed.attempt, _SMALLINT_MAX)),
+    Column("f_type", TextArray, attrgetter("type")),
+    Column("f_text", TextArray, attrgetter("message")),
+    Column("f_trace", TextArray, attrgetter("traceback")),
+    Column("f_print", TextArray, attrgetter("fingerprint")),
+    Column("f_delay_s", FloatArray, attrgetter("retry_delay_s")),
+    Column("f_ago", IntArray, _began),
+    Column("f_took", IntArray, attrgetter("took_ms")),
+    Column("f_args", TextArray, attrgetter("arguments")),
+)
+SETTLED = (
+    Column("s_state", TextArray, attrgetter("state")),
+    Column("s_outcome", TextArray, attrgetter("outcome"), "::json[]"),
+    Column("s_code_version", TextArray, attrgetter("code_version")),
+)
+_TEXTS = ("reason", "fingerprint", "failed_step", "key")
+DETAILS = (
+    Column("s_wait_ms", IntArray, lambda s: None if s.wait_s is None else round(s.wait_s * 1000)),
+    *(Column(f"s_{name}", TextArray, attrgetter(name)) for name in _TEXTS),
+)
+_details = attrgetter("wait_s", *_TEXTS)
+_state = attrgetter("state")
+_NO_DETAILS = {(None,) * len(DETAILS)}
+
+
+class Parts(NamedTuple):
+    """What the rows of a list hold.
+
+    `has_unsettled`: rows without a settlement. `has_details`: a settlement that says more than how
+    the run ended. `has_failed`: a run that failed for good.
+    """
+
+    has_entries: bool
+    has_failures: bool
+    has_unsettled: bool
+    has_settled: bool
+    has_details: bool
+    has_failed: bool
+
+
+def parts_of(rows: Sequence[Row]) -> Parts:
+    """The parts that these rows need."""
+    settlements = [row[3] for row in rows if row[3] is not None]
+    details, states = set(map(_details, settlements)), set(map(_state, settlements))
+    return Parts(
+        has_entries=any(row[1] is not None for row in rows),
+        has_failures=any(row[2] is not None for row in rows),
+        has_unsettled=len(settlements) < len(rows),
+        has_settled=bool(settlements),
+        has_details=bool(details - _NO_DETAILS),
+        has_failed="failed" in states,
+    )
+
+
+def values_of(rows: Sequence[Row], parts: Parts, now: float | None) -> dict[str, object]:
+    """The rows as the statement of these parts wants them, without token and worker.
+
+    `now` is monotonic: what began is told as a duration before it.
+    """
+    ids, entries, failures, settlements = zip(*rows, strict=True)
+    values: dict[str, object] = {"id": TextArray(ids)}
+    for columns, items in (
+        (_journalled(parts), entries),
+        (_noted(parts), failures),
+        (_settled(parts), settlements),
+    ):
+        is_full = None not in items
+        for name, array, value_of, _ in columns:
+            found: list[Any]
+            if is_full:
+                found = list(map(value_of, items))
+            else:
+                found = [None if item is None else value_of(item) for item in items]
+            if value_of is _began:
+                found = [
+                    None if at is None or now is None else int((now - at) * 1000) for at in found
+                ]
+            values[name] = array(found)
+    return values
+
+
+def _journalled(parts: Parts) -> tuple[Column, ...]:
+    return ENTRY if parts.has_entries else ()
+
+
+def _noted(parts: Parts) -> tuple[Column, ...]:
+    return FAILED if parts.has_failures else ()
+
+
+def _settled(parts: Parts) -> tuple[Column, ...]:
+    if parts.has_details:
+        return SETTLED + DETAILS
+    return SETTLED if parts.has_settled else ()
+
+
+# A list is one set of rows: a run's i-th entry beside its i-th failed attempt and, in the first of
+# them, its settlement. So each run is found once, by its key, and nothing is joined to what was
+# found. (Joined, the planner took 250 rows for one and looped: five times the cost.) Rows without a
+# settlement are locked first, in the order of the ids, then the settled ones by their update, in
+# that order too. A run that would go on waiting, but whose cancel was requested meanwhile, is
+# cancelled.
+_INPUT = """input as (
+    select * from unnest(%(id)s::uuid[]{values}) as u(id{columns})
+)"""
+_LOCKED = """locked as materialized (
+    select u.id{kept}, r.generation, r.cancel_requested_at
+    from input u join runs r on r.id = u.id
+    where {is_unsettled}r.lease_token = %(token)s
+    order by r.id for no key update of r
+)"""
+_MOVED = """moved as (
+    update runs r set lease_token = null, {move},
+        outcome = u.s_outcome, code_version = coalesce(u.s_code_version, r.code_version)
+    from (select * from input{where_settled} order by id) u
+    where r.id = u.id and r.lease_token = %(token)s{after_locked}
+    returning u.id{kept}, r.generation, r.cancel_requested_at, r.state, r.account_id, r.minute{why}
+)"""
+_END = """state = u.s_state, due_at = null, settled_at = now(),
+        reason = null, fingerprint = null, failed_step = null"""
+_END_OR_WAIT = """
+        state = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
+            then 'cancelled' else u.s_state end,
+        due_at = case when r.cancel_requested_at is null
+            then now() + u.s_wait_ms / 1000.0 * interval '1 second' end,
+        settled_at = case when u.s_wait_ms is null or r.cancel_requested_at is not null
+            then now() end,
+        reason = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
+            then 'requested' else u.s_reason end,
+        fingerprint = u.s_fingerprint, failed_step = u.s_failed_step,
+        key = coalesce(u.s_key, r.key)"""
+_WHY = ", r.workflow, r.code_version, r.fingerprint, r.failed_step"
+_HELD = """held as (
+    select * from locked union all
+    select id{kept}, generation, cancel_requested_at from moved
+)"""
+_JOURNALLED = """journalled as (
+    insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
+        attempts, began_at, took_ms, arguments)
+    select id, generation, e_at, e_kind, e_name, e_hash, e_output, e_error, e_tries,
+        clock_timestamp() - e_ago * interval '1 ms', e_took, e_args
+    from {held} where e_kind is not null
+)"""
+_NOTED = """noted as (
+    insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
+        traceback, fingerprint, retry_delay_s, worker_id, began_at, took_ms, arguments)
+    select id, generation, f_at, f_step, f_try, f_type, f_text, f_trace,
+        f_print, f_delay_s, %(worker_id)s,
+        clock_timestamp() - f_ago * interval '1 ms', f_took, f_args
+    from {held} where f_type is not null
+)"""
+_COUNTED = """counted as (
+    insert into counter_deltas (account_id, minute, succeeded, failed, cancelled)
+    select account_id, minute, count(*) filter (where state = 'succeeded'),
+        count(*) filter (where state = 'failed'), count(*) filter (where state = 'cancelled')
+    from moved where state in ('succeeded', 'failed', 'cancelled')
+    group by account_id, minute
+)"""
+# Only where a run of the list failed: one that succeeds pays nothing for groups.
+_GROUPED = f"""grouped as (
+    insert into failure_deltas (group_id, kind, workflow, step, code_version, run_id, count, seen)
+    select coalesce(fingerprint, '{UNGROUPED}'), 'run', workflow, failed_step, code_version,
+        (array_agg(id order by id desc))[1], count(*), count(*)
+    from moved where state = 'failed' group by fingerprint, workflow, failed_step, code_version
+)"""  # noqa: S608 - of constants
+
+
+@lru_cache(maxsize=32)
+def statement_of(parts: Parts) -> str:
+    """The statement for rows of these parts: one that every connection prepares once."""
+    kept = [column.name for column in _journalled(parts) + _noted(parts)]
+    columns = [*_journalled(parts), *_noted(parts), *_settled(parts)]
+    is_mixed = parts.has_settled and parts.has_unsettled
+    held = "held" if is_mixed else "moved" if parts.has_settled else "locked"
+    pieces = ",\n".join(_pieces(parts, is_mixed=is_mixed)).format(
+        values="".join(f", %({column.name})s{column.cast}" for column in columns),
+        columns="".join(f", {column.name}" for column in columns),
+        kept="".join(f", {name}" for name in kept),
+        held=held,
+        is_unsettled="u.s_state is null and " if is_mixed else "",
+        where_settled=" where s_state is not null" if is_mixed else "",
+        after_locked=" and (select count(*) from locked) >= 0" if is_mixed else "",
+        move=_END_OR_WAIT if parts.has_details else _END,
+        why=_WHY if parts.has_failed else "",
+    )
+    statement = f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    return " ".join(statement.split())  # the longest one fits what psycopg remembers
+
+
+def _pieces(parts: Parts, *, is_mixed: bool) -> Iterator[str]:
+    yield _INPUT
+    if parts.has_unsettled:
+        yield _LOCKED
+    if parts.has_settled:
+        yield _MOVED
+        yield _COUNTED
+    if parts.has_failed:
+        yield _GROUPED
+    if is_mixed:
+        yield _HELD
+    if parts.has_entries:
+        yield _JOURNALLED
+    if parts.has_failures:
+        yield _NOTED

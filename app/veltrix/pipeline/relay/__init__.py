@@ -1,0 +1,1 @@
+"""Relay: due runs become messages, each confirmed by RabbitMQ or due again."""

@@ -1,0 +1,128 @@
+"""Queues that RabbitMQ has and cannot serve: deleted and declared anew.
+
+A quorum queue whose log cannot be read any more (RabbitMQ 3.10, after its disk was full) is not
+started. RabbitMQ goes on naming it, refuses each message for it, and ends the connection of each
+consumer with an internal error, for ever. What it held is gone already; messages only name runs, so
+its runs come due.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from veltrix.broker.broken import Bound, Health, Renewal
+from veltrix.broker.connect import BrokerAway
+from veltrix.broker.management import ManagementRefused
+from veltrix.domain.backoff import Pauses
+from veltrix.telemetry import logger, queues_renewed
+
+log = logger("relay")
+
+# A queue that is full refuses, too: only one that refused so often, for so long, is asked.
+REFUSALS_MIN, REFUSING_S = 4, 3.0
+LOOKS_MIN = 2  # that find it broken, each after a refusal of its own
+LOOK_S, LOOK_S_MAX = 3.0, 600.0  # between two looks at one queue
+FORGET_S = 60.0  # after its last refusal: longer than the longest pause of a queue that refuses
+
+
+class Bindings(Protocol):
+    """What the management API knows and AMQP does not."""
+
+    def bindings_of(self, queue: str) -> list[Bound]:
+        """Those of the queue. Raises BrokerAway or ManagementRefused."""
+        ...
+
+
+class Queues(Protocol):
+    """RabbitMQ, asked by connections that each serve one question."""
+
+    def health_of(self, queue: str) -> Health:
+        """See `veltrix.broker.broken`."""
+        ...
+
+    def renew(self, queue: str, bindings: Iterable[Bound]) -> Renewal:
+        """See `veltrix.broker.broken`. Raises BrokerAway."""
+        ...
+
+
+class _Refusing(msgspec.Struct):
+    since: float
+    last: float
+    times: int = 0
+    broken: int = 0  # looks that found it broken
+    is_new: bool = True  # it refused since the last look
+
+
+class Renewing:
+    """Remembers which queues refuse, and renews those that nobody runs. For one thread."""
+
+    def __init__(
+        self, queues: Queues, bindings: Bindings | None, monotonic: Callable[[], float]
+    ) -> None:
+        self._queues, self._bindings, self._monotonic = queues, bindings, monotonic
+        self._refusing: dict[str, _Refusing] = {}
+        self._pauses = Pauses(LOOK_S, LOOK_S_MAX)
+
+    def refused(self, queues: Iterable[str]) -> None:
+        """These queues did not take a message."""
+        now = self._monotonic()
+        for queue in queues:
+            one = self._refusing.setdefault(queue, _Refusing(now, now))
+            one.last, one.times, one.is_new = now, one.times + 1, True
+
+    def took(self, queues: Iterable[str]) -> None:
+        """These queues took a message: they are well."""
+        if self._refusing:
+            for queue in queues:
+                if self._refusing.pop(queue, None) is not None:
+                    self._pauses.forget(queue)
+
+    def reconnected(self) -> None:
+        """RabbitMQ may be another one."""
+        self._refusing.clear()
+        self._pauses.clear()
+
+    def go_on(self) -> str | None:
+        """Look at one that refused just now, and renew it if it was found broken often enough.
+
+        The queue, if it was deleted: what it may have held is gone.
+        """
+        if not self._refusing:
+            return None
+        queue = self._next(self._monotonic())
+        if queue is None:
+            return None
+        one = self._refusing[queue]
+        one.is_new = False
+        is_broken = self._queues.health_of(queue) is Health.BROKEN
+        one.broken = one.broken + 1 if is_broken else 0
+        return queue if one.broken >= LOOKS_MIN and self._renew(queue) else None
+
+    def _next(self, now: float) -> str | None:
+        for queue, one in tuple(self._refusing.items()):
+            if now - one.last > FORGET_S:
+                del self._refusing[queue]
+                self._pauses.forget(queue)
+            elif (
+                one.is_new
+                and one.times >= REFUSALS_MIN
+                and now - one.since >= REFUSING_S
+                and self._pauses.extend(queue, now) is not None
+            ):
+                return queue
+        return None
+
+    def _renew(self, queue: str) -> bool:
+        try:
+            bound = [] if self._bindings is None else self._bindings.bindings_of(queue)
+            done = self._queues.renew(queue, bound)
+        except (BrokerAway, ManagementRefused) as error:
+            done = Renewal(refused=str(error))
+        if done.refused:
+            log.error("queue.broken", queue=queue, deleted=done.is_deleted, reason=done.refused)
+        else:
+            del self._refusing[queue]
+            queues_renewed.inc()
+            log.warning("queue.renewed", queue=queue, why="nobody ran it: RabbitMQ's log says why")
+        return done.is_deleted

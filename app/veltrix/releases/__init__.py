@@ -1,0 +1,1 @@
+"""Which code is deployed: its workflows, their queues, and the event types that start them."""
