@@ -134,7 +134,7 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m veltrix.settings_docs --check
+	$(BIN)/python -m veltrix.docs.settings_page --check
 
 bench: setup
 	$(BIN)/python -m bench throughput --seconds $(SECONDS)

@@ -34,8 +34,8 @@ _LIBRARY = re.compile(r"python3\.\d+/(?:site-packages/)?([\w-]+)")
 _ENTRY = (
     "app/veltrix/cli.py",
     "app/veltrix/commands/",
-    "app/veltrix/api/server.py",
-    "app/veltrix/worker/run.py",
+    "app/veltrix/processes/api.py",
+    "app/veltrix/processes/worker.py",
 )
 
 

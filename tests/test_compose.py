@@ -25,7 +25,6 @@ from sqlalchemy.engine import make_url
 from tests.support.limited_user import account_of
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.api import server
 from veltrix.bootstrap import workflows_of
 from veltrix.broker.connect import close_connection, open_connection
 from veltrix.broker.management import Management
@@ -39,6 +38,7 @@ from veltrix.dev.postgres import _binaries
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
 from veltrix.policies import limits_of
+from veltrix.processes import api as server
 from veltrix.settings import PREFIX, Settings
 from veltrix.settings_load import load_settings
 from workflows.flights import metadata

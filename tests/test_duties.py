@@ -24,10 +24,10 @@ from veltrix.broker.management import Management
 from veltrix.broker.topology import plan, wanted
 from veltrix.dev.ports import free_port
 from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.duties import Duty, _check_groups, _drain, _duties, keep, run_relay
 from veltrix.health import HealthServer
 from veltrix.operations.books.books import balance
 from veltrix.policies import NO_MANAGEMENT, Policies, limits_of
+from veltrix.processes.relay import Duty, _check_groups, _drain, _duties, keep, run_relay
 from veltrix.settings import Settings
 from veltrix.store.failure_deltas import take_turn
 from veltrix.store.transactions import open_autocommit, transaction

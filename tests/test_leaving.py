@@ -68,9 +68,9 @@ def test_it_ends_in_time_without_standard_error_too() -> None:
 
 
 IMPORTED = {
-    "api": "veltrix.api.server",
-    "relay": "veltrix.duties",
-    "worker": "veltrix.worker.run",
+    "api": "veltrix.processes.api",
+    "relay": "veltrix.processes.relay",
+    "worker": "veltrix.processes.worker",
     "flower": "veltrix.commands.flower",
 }
 BEGIN = """
@@ -87,7 +87,7 @@ processes.{kind}()
 REPLACED = """
 import signal, sys
 from veltrix.settings import Settings
-from veltrix.worker.run import start
+from veltrix.processes.worker import start
 said = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
 sys.orig_argv = [sys.executable, "-c", said]
 start(Settings)

@@ -8,7 +8,8 @@ import prometheus_client
 import pytest
 from pydantic import ValidationError
 
-from veltrix import settings_docs, telemetry
+from veltrix import telemetry
+from veltrix.docs import settings_page
 from veltrix.settings import Settings
 from veltrix.settings_load import (
     SettingsError,
@@ -258,8 +259,8 @@ def test_every_number_has_bounds_and_every_bound_on_a_buffer_says_what_happens_w
         assert field.description, name
         if field.annotation in {int, float}:
             assert bounds_of(field), name
-        if name.endswith("_max") and settings_docs.about(field, "unit") != "seconds":
-            assert settings_docs.about(field, "full"), name
+        if name.endswith("_max") and settings_page.about(field, "unit") != "seconds":
+            assert settings_page.about(field, "full"), name
 
 
 def test_every_metric_that_a_setting_names_is_exported() -> None:
@@ -270,17 +271,17 @@ def test_every_metric_that_a_setting_names_is_exported() -> None:
         for sample in (metric.name, f"{metric.name}_total" * (metric.type == "counter"))
     }
 
-    named = {settings_docs.about(field, "metric") for field in Settings.model_fields.values()}
+    named = {settings_page.about(field, "metric") for field in Settings.model_fields.values()}
 
     assert named - {""} <= exported
     assert named > {""}
 
 
 def test_the_page_of_settings_is_current_and_has_each_once() -> None:
-    text = settings_docs.render()
+    text = settings_page.render()
 
-    assert settings_docs.PATH.read_text() == text
-    assert sorted(chain(*settings_docs.groups().values())) == sorted(Settings.model_fields)
+    assert settings_page.PATH.read_text() == text
+    assert sorted(chain(*settings_page.groups().values())) == sorted(Settings.model_fields)
     for name in Settings.model_fields:
         assert text.count(f"\n| `VELTRIX_{name.upper()}` | ") >= 1
 
@@ -322,8 +323,8 @@ def test_every_metric_is_set_somewhere() -> None:
 
 
 def test_a_remark_beside_a_setting_is_no_title_of_the_page() -> None:
-    titles = list(settings_docs.groups())
+    titles = list(settings_page.groups())
 
     assert titles[0] == "Where things are"
     assert all(len(title) <= 30 for title in titles)
-    assert all(settings_docs.groups().values())
+    assert all(settings_page.groups().values())

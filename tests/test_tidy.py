@@ -21,7 +21,7 @@ LISTS = {"app/veltrix/settings.py"}
 EMPTY_WORDS = {"Manager", "Handler", "Helper", "Util", "Utils", "Service", "Base", "Data", "Info"}
 EMPTY_FILE_NAMES = {"utils", "util", "helpers", "helper", "common", "services", "managers", "misc"}
 # What the routes are given, in one dataclass; the real PostgreSQL and RabbitMQ of a test run.
-NAMED_BY_THE_DESIGN = {"app/veltrix/api/services.py", "tests/support/services.py"}
+NAMED_BY_THE_DESIGN = {"app/veltrix/web/services.py", "tests/support/services.py"}
 # They wait for other processes, which signal nothing but their own end.
 WAITING_ROOMS = {
     "app/veltrix/dev/children.py",
@@ -29,7 +29,7 @@ WAITING_ROOMS = {
     "tests/support/wait.py",
 }
 # It starts itself again, with one variable more, before anything is imported.
-STARTS_AGAIN = {"app/veltrix/worker/run.py"}
+STARTS_AGAIN = {"app/veltrix/processes/worker.py"}
 # These release a savepoint (the author's session may roll back alone); the journal's transaction,
 # which the caller opened, is the commit.
 SAVEPOINTS = {"app/veltrix/pipeline/execute/transact.py": {"session", "savepoint"}}

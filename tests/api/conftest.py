@@ -19,15 +19,15 @@ from sqlalchemy import Engine
 
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.wait import until
-from veltrix.api.auth import KeyRing, are_keys_required
-from veltrix.api.catalog import Catalog
 from veltrix.api.gate import Gate, Limits
-from veltrix.api.server import config_of, make_app
-from veltrix.api.services import Services
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept.writers import Writers
+from veltrix.processes.api import config_of, make_app
 from veltrix.settings import Settings
 from veltrix.store.transactions import make_engine
+from veltrix.web.auth import KeyRing, are_keys_required
+from veltrix.web.catalog import Catalog
+from veltrix.web.services import Services
 
 USUAL = Limits()
 

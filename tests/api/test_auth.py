@@ -11,8 +11,8 @@ from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
 from veltrix.access import keys
-from veltrix.api.server import StartRefused, make_ring
 from veltrix.domain.local_names import is_loopback
+from veltrix.processes.api import StartRefused, make_ring
 from veltrix.settings import Settings
 from veltrix.store.transactions import make_engine, transaction
 

@@ -7,8 +7,8 @@ from structlog.testing import capture_logs
 from tests.api.conftest import ApiOf
 from veltrix.access import keys
 from veltrix.access.keys import KeyRefused
-from veltrix.api.auth_failures import SAY_S, AuthFailures
 from veltrix.store.transactions import transaction
+from veltrix.web.auth_failures import SAY_S, AuthFailures
 
 KEY = "till-0123456789abcdef0123456789abcdef"
 

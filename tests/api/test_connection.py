@@ -499,7 +499,7 @@ def _livez(api: Api) -> bool:
 def test_a_line_end_after_an_answer_keeps_no_connection(
     api_of: ApiOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veltrix.api.server.KEEP_ALIVE_S", 1)
+    monkeypatch.setattr("veltrix.processes.api.KEEP_ALIVE_S", 1)
     api = api_of()
     with line(api) as one:
         one.send(head("/livez", {}, "GET"))

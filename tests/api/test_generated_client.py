@@ -19,7 +19,7 @@ from tests.support.served import Client, served
 from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.access import keys
-from veltrix.api.openapi_docs import PATH
+from veltrix.docs.openapi import PATH
 from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.store.transactions import transaction
 

@@ -15,7 +15,7 @@ from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
 from veltrix.api.looks import LOOK_S, Looks
-from veltrix.api.openapi_docs import PATH, render
+from veltrix.docs.openapi import PATH, render
 from veltrix.store.transactions import transaction
 
 
@@ -50,7 +50,7 @@ def test_metrics_count_what_was_accepted_and_refused(api: Api) -> None:
 
 
 def test_the_checked_in_openapi_document_is_current() -> None:
-    assert PATH.read_text() == render(), "run `python -m veltrix.api.openapi_docs`"
+    assert PATH.read_text() == render(), "run `python -m veltrix.docs.openapi`"
 
 
 def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:

@@ -12,9 +12,9 @@ from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.served import Answer, Client, served
 from veltrix.access import keys
 from veltrix.access.audit import REQUEST_BYTES_MAX, AuditFilter, entry, page
-from veltrix.api.auth import check_local
-from veltrix.api.problems import Problem
 from veltrix.store.transactions import transaction
+from veltrix.web.auth import check_local
+from veltrix.web.problems import Problem
 
 WHY = {"reason": "to be looked at"}
 SECRET, TOKEN = "4111-1111", "b" * 43

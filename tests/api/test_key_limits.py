@@ -17,10 +17,10 @@ from tests.support.wait import until
 from veltrix.access import keys, sessions
 from veltrix.access.key_limits import KeyLimits
 from veltrix.access.keys import KeyRefused
-from veltrix.api.auth import Author, KeyRing
-from veltrix.api.problems import Problem
-from veltrix.api.throttle import Throttle
 from veltrix.store.transactions import make_engine, transaction
+from veltrix.web.auth import Author, KeyRing
+from veltrix.web.problems import Problem
+from veltrix.web.throttle import Throttle
 
 BOUND, FREE = "b" * 43, "f" * 43
 WHY = {"reason": "a test"}

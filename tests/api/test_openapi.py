@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from veltrix.api.openapi_docs import document
+from veltrix.docs.openapi import document
 
 METHODS = {"get", "put", "post", "delete", "patch"}
 # Clients call these: a name that is gone breaks them.

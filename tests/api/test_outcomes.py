@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from veltrix.api.auth import LOCAL, Author
 from veltrix.api.outcomes import OutcomeWatch
-from veltrix.api.problems import Problem
+from veltrix.web.auth import LOCAL, Author
+from veltrix.web.problems import Problem
 
 
 def watch() -> OutcomeWatch:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from tests.support.due_runs import add_runs, subscribe
 from tests.support.served import Answer, Client, served
 from tests.support.settled import settle
-from veltrix.api.openapi_docs import document
+from veltrix.docs.openapi import document
 
 ID = "01990000-0000-7000-8000-000000000000"
 PLACES = {"audit_id": "1", "letter_id": "1"}

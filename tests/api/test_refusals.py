@@ -12,8 +12,8 @@ from tests.support.served import served
 from veltrix.access import keys
 from veltrix.access.audit import Audited
 from veltrix.access.sessions import SESSIONS_MAX
-from veltrix.api.refusals import MINUTE_S, OWN_ROWS, Refusals
 from veltrix.store.transactions import make_engine, transaction
+from veltrix.web.refusals import MINUTE_S, OWN_ROWS, Refusals
 
 READER, TILL = "r" * 43, "t" * 43
 

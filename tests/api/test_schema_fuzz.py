@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from tests.support.due_runs import add_runs, subscribe
 from tests.support.served import Client, served
 from tests.support.settled import settle
-from veltrix.api.openapi_docs import document
+from veltrix.docs.openapi import document
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.operations.books.books import balance
 from veltrix.operations.failures.triage import check_groups, fold_groups_once

@@ -17,10 +17,10 @@ from sqlalchemy import Engine, text
 
 from tests.api.test_events import event
 from tests.support.wait import until
-from veltrix.api.server import LEAVE_S
+from veltrix.processes.api import LEAVE_S
 from veltrix.store.transactions import transaction
 
-SERVE = "from veltrix.settings_load import load_settings; from veltrix.api.server import serve;"
+SERVE = "from veltrix.settings_load import load_settings; from veltrix.processes.api import serve;"
 
 
 @pytest.fixture

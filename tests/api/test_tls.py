@@ -18,7 +18,7 @@ from tests.support.tls import Authority
 from tests.support.wait import until
 from veltrix.api.gate import Gate, Limits
 from veltrix.api.handshakes import TlsServer
-from veltrix.api.server import config_of
+from veltrix.processes.api import config_of
 from veltrix.settings import Settings
 from veltrix.tls import LOOK_S, Certificate, CertificateRefused, client_context
 

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from veltrix.api.turns import REST_S_MAX, STEP_S, Turns
 from veltrix.domain.give_way import give_way
+from veltrix.web.turns import REST_S_MAX, STEP_S, Turns
 
 
 def test_a_piece_of_each_is_done_in_turn() -> None:

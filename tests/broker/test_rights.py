@@ -19,7 +19,7 @@ from veltrix.broker.management import Management, ManagementRefused
 from veltrix.broker.message import MESSAGE_BYTES_MAX
 from veltrix.broker.rights import commands, permissions, users
 from veltrix.broker.topology import declare, is_queue_name, wanted
-from veltrix.worker.outsiders import _brief
+from veltrix.worker.parent.outsiders import _brief
 
 ROLES = {user.role: user for user in users()}
 PIDBOX = "one@host.celery.pidbox"

@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.broker.asyncapi import PATH, text
 from veltrix.broker.connect import close_connection, open_connection
 from veltrix.broker.declarer import Declarer
 from veltrix.broker.management import Management, live_by_amqp
@@ -30,6 +29,7 @@ from veltrix.broker.topology import (
     plan,
     wanted,
 )
+from veltrix.docs.asyncapi import PATH, text
 
 QUEUES = ["orders", "mails"]
 
@@ -257,4 +257,4 @@ def test_names_that_belong_to_others_are_no_workflow_queues(name: str) -> None:
 
 
 def test_the_asyncapi_document_is_current() -> None:
-    assert PATH.read_text(encoding="utf-8") == text(), "run `python -m veltrix.broker.asyncapi`"
+    assert PATH.read_text(encoding="utf-8") == text(), "run `python -m veltrix.docs.asyncapi`"

@@ -118,7 +118,7 @@ def test_a_form_sent_twice_acts_once_and_a_stale_one_moves_nothing(own: Shown) -
     assert (first.status, second.status, stale.status) == (303, 303, 409)
     assert first.headers["location"] == second.headers["location"]
     assert state_of(own, "bad") == ("queued", 1)
-    assert "by now" in stale.text
+    assert "is queued: only a failed run can be replayed" in stale.text
 
 
 def test_what_is_refused_moves_nothing_and_is_written_down(own: Shown) -> None:

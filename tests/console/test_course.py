@@ -13,7 +13,7 @@ from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix import Event, gather, sleep, step, workflow
 from veltrix.authoring.workflows import Workflow
-from veltrix.console.timeline import Course, Lane, courses_of
+from veltrix.console.run_timeline import Course, Lane, courses_of
 from veltrix.operations.runs.read_story import RunStory, story
 from veltrix.pipeline.execute import lease_rows
 from veltrix.store import crashes

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from veltrix.api.problems import Problem
 from veltrix.console.exports import EXPORTS_MAX, exported
 from veltrix.operations.runs.read_events import EventPage
+from veltrix.web.problems import Problem
 
 
 def endless(_cursor: str | None, _limit: int) -> EventPage:

@@ -15,9 +15,9 @@ from tests.console.conftest import OPERATOR, Shown, showing
 from tests.console.test_actions import post, session_of
 from tests.support.services import Services
 from tests.support.wait import until
-from veltrix.console.asked import FIELDS_MAX
 from veltrix.console.exports import guarded
 from veltrix.console.live import PAUSE_S, SHARE_MAX, Live
+from veltrix.console.query import FIELDS_MAX
 from veltrix.console.rendering import SHOWN_CHARS_MAX, pretty
 from veltrix.store.transactions import make_engine, transaction
 

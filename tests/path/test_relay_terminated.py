@@ -10,8 +10,8 @@ import pytest
 
 from tests.path.seen import Scene, Start
 from tests.support.wait import until
-from veltrix import duties
-from veltrix.api import server
+from veltrix.processes import api as server
+from veltrix.processes import relay
 from veltrix.prove.line import Line
 
 
@@ -35,7 +35,7 @@ def test_a_relay_leaves_in_time_though_nobody_answers_it(scene: Start) -> None:
         asked = time.monotonic()
 
         assert [seen.platform.wait_ended(name) for name in lines] == [0, 0]
-        assert time.monotonic() - asked < duties.END_S + 2.0
+        assert time.monotonic() - asked < relay.END_S + 2.0
     finally:
         for line in lines.values():
             line.close()

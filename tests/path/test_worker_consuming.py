@@ -18,8 +18,8 @@ import psutil
 from tests.path.seen import Start
 from tests.support.wait import until
 from veltrix.settings import Settings
-from veltrix.worker.consuming import CHILDREN_S_MAX, Consuming
-from veltrix.worker.parent import Parent
+from veltrix.worker.parent.consuming import CHILDREN_S_MAX, Consuming
+from veltrix.worker.parent.parts import Parent
 from veltrix.worker.places import Places
 from veltrix.worker.stamps import CONSUMING_S, PARENT, Stamps
 from veltrix.worker.troubles import Troubles

@@ -82,7 +82,7 @@ def test_each_sabotage_has_its_test() -> None:
 def test_each_sabotage_finds_what_it_replaces() -> None:
     switch = (
         "import os, sys; from veltrix.prove.sabotage import SABOTAGES\n"
-        "import veltrix.cli, veltrix.duties, veltrix.api.server, veltrix.worker.run\n"
+        "from veltrix.processes import api, relay, worker; import veltrix.cli\n"
         "for name, switch_on in SABOTAGES.items():\n"
         "    child = os.fork()\n"
         "    if not child: switch_on(); os._exit(0)\n"

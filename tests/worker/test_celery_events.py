@@ -12,7 +12,7 @@ from kombu import Connection, Queue
 from tests.support.cut import Line, line_to
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.worker.celery_events import CeleryEvents
+from veltrix.worker.parent.celery_events import CeleryEvents
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from itertools import count
 
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.worker.collector import Bounds, Collector, Delivery, InHand
 from veltrix.worker.jobs import ListReport
+from veltrix.worker.parent.collector import Bounds, Collector, Delivery, InHand
 
 
 def collector(

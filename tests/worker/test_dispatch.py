@@ -6,9 +6,9 @@ from pathlib import Path
 from kombu.asynchronous import Hub
 
 from veltrix.settings import Settings
-from veltrix.worker.consumer import ListConsumer
-from veltrix.worker.intake import Intake
-from veltrix.worker.parent import Parent
+from veltrix.worker.parent.consumer import ListConsumer
+from veltrix.worker.parent.intake import Intake
+from veltrix.worker.parent.parts import Parent
 from veltrix.worker.places import Places
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.wait import until
-from veltrix.worker.run import make_folder, remove_abandoned
+from veltrix.processes.worker import make_folder, remove_abandoned
 
 HOLD = (
-    "import os, sys; from veltrix.worker.run import make_folder; print(make_folder(), flush=True);"
+    "import os, sys; from veltrix.processes.worker import make_folder as make;"
+    " print(make(), flush=True);"
     " os.execv(sys.executable, [sys.executable, '-c', 'import sys; sys.stdin.read()'])"
 )
 

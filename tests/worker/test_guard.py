@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veltrix.worker.guard import Malformed, letter_of, read_message
+from veltrix.worker.parent.guard import Malformed, letter_of, read_message
 
 ID, OTHER = str(uuid4()), str(uuid4())
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

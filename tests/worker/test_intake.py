@@ -1,6 +1,6 @@
 """A worker takes as much as its children keep up with, and nothing while none of them is free."""
 
-from veltrix.worker.intake import Intake
+from veltrix.worker.parent.intake import Intake
 
 AFTER_S = 0.25
 

@@ -10,7 +10,7 @@ from kombu import Connection, Producer, Queue
 
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.worker.listening import ANEW_S, Listening
+from veltrix.worker.parent.listening import ANEW_S, Listening
 
 ORDERS = Queue("orders", durable=True, queue_arguments={"x-queue-type": "quorum"})
 # Without this word of the client RabbitMQ says nothing when it cancels a consumer: what 3.10 was

@@ -5,7 +5,7 @@ import logging
 import pytest
 from amqp import RecoverableConnectionError
 
-from veltrix.worker.lost_connections import OfLostConnection
+from veltrix.worker.parent.lost_connections import OfLostConnection
 
 
 def said(error: Exception) -> tuple[str, object]:

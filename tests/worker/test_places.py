@@ -16,10 +16,10 @@ from veltrix.authoring.steps import StepCall, step
 from veltrix.pipeline.execute.coroutines.execution import PendingStep
 from veltrix.settings import Settings
 from veltrix.store.crashes import Crash
-from veltrix.worker.deaths import Death, death_of
-from veltrix.worker.parent import Parent
+from veltrix.worker.parent.deaths import Death, death_of
+from veltrix.worker.parent.parts import Parent
+from veltrix.worker.parent.silent import SilentChildren
 from veltrix.worker.places import Place, Places
-from veltrix.worker.silent import SilentChildren
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles
 

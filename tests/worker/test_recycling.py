@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from veltrix.settings import Settings
-from veltrix.worker.recycling import Recycling, memory_bytes
+from veltrix.worker.child.recycling import Recycling, memory_bytes
 from veltrix.worker.troubles import Troubles
 
 MIB = 2**20

@@ -1,7 +1,7 @@
 """Jobs that go before lists."""
 
 from veltrix.worker.jobs import LetterJob, RegisterJob
-from veltrix.worker.urgent import Urgent
+from veltrix.worker.parent.urgent import Urgent
 
 
 def taken(urgent: Urgent) -> list[str]:

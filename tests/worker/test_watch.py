@@ -18,7 +18,7 @@ from veltrix import Event, gather, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Hand
 from veltrix.settings import Settings
 from veltrix.store.transactions import Link, make_engine
-from veltrix.worker.watch import TICK_S, Watch
+from veltrix.worker.child.watch import TICK_S, Watch
 
 __all__ = ["hands"]  # the fixture
 

@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from veltrix.access.audit import AuditEntry, AuditFilter, AuditPage, entry, has, page, redacted
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import storable, utc
-from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import answers
-from veltrix.api.problems import Problem
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, may_see_payloads, require
+from veltrix.web.problems import Problem
+from veltrix.web.requests import storable, utc
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["audit"])
 

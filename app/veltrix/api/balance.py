@@ -6,12 +6,12 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from veltrix.api.auth import require
 from veltrix.api.documented import answers
 from veltrix.operations.books.books import Balance, balance
+from veltrix.web.auth import require
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["balance"])
 

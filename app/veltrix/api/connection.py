@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from veltrix.api.cycle import WRITTEN_BYTES, Cycle, give_up
 from veltrix.api.gate import Gate, Guest
-from veltrix.api.problems import MEDIA_TYPE, Problem
+from veltrix.web.problems import MEDIA_TYPE, Problem
 
 _END = b"\r\n\r\n"
 _OFFER = re.compile(rb"(?<=\r\n)upgrade(?=[ \t]*:)", re.IGNORECASE)

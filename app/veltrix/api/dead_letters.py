@@ -7,14 +7,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import answers
-from veltrix.api.problems import Problem
 from veltrix.pipeline.relay.read_dead_letters import LetterPage, LetterStory, find, page, redact
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, may_see_payloads, require
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["dead letters"])
 

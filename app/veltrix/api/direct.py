@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from veltrix.api.events import EventsEndpoint
 from veltrix.api.health import READY_PATH, readiness
-from veltrix.api.methods import EVENTS_PATH
-from veltrix.api.problems import problem_of
+from veltrix.web.methods import EVENTS_PATH
+from veltrix.web.problems import problem_of
 
 _EVENTS, _READY = ("POST", EVENTS_PATH), ("GET", READY_PATH)
 

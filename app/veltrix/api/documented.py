@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from veltrix.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from veltrix.web.problems import MEDIA_TYPE, TYPE_PREFIX
 
 _REF = "#/components/schemas/{name}"
 _PROBLEMS = {

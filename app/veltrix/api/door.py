@@ -13,11 +13,11 @@ from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veltrix.access.scopes import Scope as KeyScope
-from veltrix.api.auth import AUTHOR, LOCAL, Author, check_local
-from veltrix.api.methods import EVENTS_PATH
-from veltrix.api.problems import Problem
-from veltrix.api.throttle import Throttle
 from veltrix.domain.local_names import FORWARDED, FORWARDED_PREFIX, is_host, networks_of
+from veltrix.web.auth import AUTHOR, LOCAL, Author, check_local
+from veltrix.web.methods import EVENTS_PATH
+from veltrix.web.problems import Problem
+from veltrix.web.throttle import Throttle
 
 METRICS_PATH = "/metrics"
 PARAMETERS_MAX = 100

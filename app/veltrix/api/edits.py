@@ -9,16 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import IdText, body_of, decoded
-from veltrix.api.auth import Author, check_asked, require
-from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
-from veltrix.api.idempotency import answer_once
 from veltrix.api.parsing import read_beside
-from veltrix.api.problems import Problem
 from veltrix.api.replay_bodies import patch_of
-from veltrix.api.replays import refusing
-from veltrix.api.run_answers import no_such_run
 from veltrix.domain.json_text import json_problem
 from veltrix.operations.replays import edit_rows
 from veltrix.operations.replays.edit import EditOf
@@ -27,9 +20,15 @@ from veltrix.operations.replays.patch import replacing
 from veltrix.operations.replays.plan import EditedNow, edit_now
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, check_asked, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
+from veltrix.web.not_done import no_such_run, refusing
+from veltrix.web.problems import Problem
+from veltrix.web.requests import IdText, body_of, decoded
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["runs"])
 

@@ -8,11 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import IdText, id_of, storable, utc
-from veltrix.api.auth import Author, may_see_payloads, require
 from veltrix.api.documented import Either, answers
-from veltrix.api.methods import EVENTS_PATH
-from veltrix.api.problems import Problem
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read_events import (
     EventFilter,
@@ -24,9 +20,13 @@ from veltrix.operations.runs.read_events import (
     redact,
 )
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, may_see_payloads, require
+from veltrix.web.methods import EVENTS_PATH
+from veltrix.web.problems import Problem
+from veltrix.web.requests import IdText, id_of, storable, utc
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["events"])
 

@@ -12,15 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from veltrix.access.scopes import Scope as KeyScope
 from veltrix.access.scopes import allows
-from veltrix.api.auth import Author, author_at, check_asked
-from veltrix.api.bodies import BodyReader, Disconnected, too_large
-from veltrix.api.bounds import events_within
 from veltrix.api.parsing import parse_batch_beside, read_beside
-from veltrix.api.problems import MEDIA_TYPE, Problem, problem_of
-from veltrix.api.queries import check_no_query
 from veltrix.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
-from veltrix.api.services import Services
-from veltrix.api.throttle import Throttle
 from veltrix.domain.events import NewEvent
 from veltrix.pipeline.accept.cloudevents import (
     BadBatch,
@@ -34,6 +27,13 @@ from veltrix.pipeline.accept.event_checks import BadEvent
 from veltrix.pipeline.accept.event_list import Submission
 from veltrix.pipeline.accept.receipts import EventForbidden, Receipt
 from veltrix.telemetry import events_refused
+from veltrix.web.auth import Author, author_at, check_asked
+from veltrix.web.bodies import BodyReader, Disconnected, too_large
+from veltrix.web.bounds import events_within
+from veltrix.web.problems import MEDIA_TYPE, Problem, problem_of
+from veltrix.web.queries import check_no_query
+from veltrix.web.services import Services
+from veltrix.web.throttle import Throttle
 
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")

@@ -11,12 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import body_of, decoded, storable, utc
-from veltrix.api.auth import Author, may_see_payloads, require
-from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
-from veltrix.api.idempotency import answer_once
-from veltrix.api.problems import Problem
 from veltrix.domain.failure_groups import GroupKind, GroupState
 from veltrix.operations.failures.read import (
     GroupFilter,
@@ -32,16 +27,21 @@ from veltrix.operations.failures.triage import (
     Moved,
     Noted,
     NotMoved,
-    NoVersion,
     ignore,
     note,
     reopen,
     resolve,
 )
 from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.web.auth import Author, may_see_payloads, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
+from veltrix.web.not_done import no_such_group, problem_of_group
+from veltrix.web.problems import Problem
+from veltrix.web.requests import body_of, decoded, storable, utc
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["failures"])
 
@@ -188,7 +188,7 @@ def read_failure(request: Request, group_id: str, author: _Reader) -> Response:
     with transaction(services.engine, snapshot=True) as tx:
         found = story(tx, _group_id(group_id))
     if found is None:
-        raise _not_found(group_id)
+        raise no_such_group(group_id)
     if not may_see_payloads(author):
         redact(found)
     return Response(msgspec.json.encode(found), media_type=_JSON)
@@ -277,7 +277,7 @@ async def _answer(
     def made() -> Response:
         answer = call()
         if isinstance(answer, NotMoved):
-            raise not_now(answer)
+            raise problem_of_group(answer)
         return Response(msgspec.json.encode(answer), media_type=_JSON)
 
     return await answer_once(request, author, body, partial(run_in_threadpool, made))
@@ -285,20 +285,5 @@ async def _answer(
 
 def _group_id(text: str) -> str:
     if len(text) > 100:
-        raise _not_found(text[:100])
+        raise no_such_group(text[:100])
     return str(storable("the id", text))
-
-
-def _not_found(group_id: str) -> Problem:
-    return Problem(404, "not-found", f"there is no failure group {group_id!r}")
-
-
-def not_now(answer: NotMoved) -> Problem:
-    """The Problem that says why nothing was done to a group."""
-    if answer.state is None:
-        return _not_found(answer.id)
-    if isinstance(answer, NoVersion):
-        return Problem(422, "no-version", str(answer), kind=answer.kind)
-    by = f" by {answer.by}" if answer.by else ""
-    detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
-    return Problem(409, "wrong-state", detail, state=answer.state, by=answer.by)

@@ -9,12 +9,12 @@ from starlette.datastructures import State
 from starlette.responses import PlainTextResponse, Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.auth import require
 from veltrix.api.documented import answers
 from veltrix.api.looks import Looks
+from veltrix.web.auth import require
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["health"])
 

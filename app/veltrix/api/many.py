@@ -10,21 +10,21 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import body_of, decoded, id_of, storable, utc
-from veltrix.api.auth import Author, require
-from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
-from veltrix.api.idempotency import answer_once
-from veltrix.api.problems import Problem
 from veltrix.domain.ids import Id
 from veltrix.domain.states import RunState
 from veltrix.operations.runs.bulk import IDS_MAX, Action, Asked, NotDone, act
 from veltrix.operations.runs.read import RunFilter
+from veltrix.web.auth import Author, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
+from veltrix.web.not_done import problem_of_bulk
+from veltrix.web.problems import Problem
+from veltrix.web.requests import body_of, decoded, id_of, storable, utc
 
 router = APIRouter(tags=["runs"])
 
 _BODY_BYTES_MAX = 256 * 1024
-_STATUS = {"unknown-runs": 404, "too-many-runs": 413, "matches-everything": 400}
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
@@ -109,12 +109,6 @@ async def restore_runs(request: Request, author: _Operator) -> Response:
     return await _answer(request, author, Action.RESTORE)
 
 
-def problem_of(answer: NotDone) -> Problem:
-    """The Problem that says why nothing was done, and names runs that are the reason."""
-    members: dict[str, Any] = {"runs": [{"id": run.id, "state": run.state} for run in answer.runs]}
-    return Problem(_STATUS.get(answer.slug, 409), answer.slug, answer.detail, **members)
-
-
 async def _answer(request: Request, author: Author, action: Action) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
@@ -159,6 +153,6 @@ def _filter_of(fits: RunsFilter) -> RunFilter:
 def _act(request: Request, asked: Asked) -> Response:
     answer = act(request.app.state.services.engine, asked)
     if isinstance(answer, NotDone):
-        raise problem_of(answer)
+        raise problem_of_bulk(answer)
     told = ManyAnswer(answer.runs, answer.requested)
     return Response(msgspec.json.encode(told), media_type="application/json")

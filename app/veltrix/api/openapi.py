@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI finds, and by hand what it cannot see.
 
-`docs/openapi.json` holds it; `api/openapi_docs.py` writes it, and a test says it is current.
+`docs/openapi.json` holds it; `python -m veltrix.docs.openapi` writes it, and a test says it is current.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from veltrix.api.documented import components, content, problem_answer, ref, with_examples
-from veltrix.api.problems import MEDIA_TYPE
 from veltrix.api.receipts import BatchAnswer, ReceiptItem, ReceiptOrBatch
 from veltrix.api.run_answers import STORY
 from veltrix.api.starts import DELAY_S_MAX
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.pipeline.accept.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
+from veltrix.web.problems import MEDIA_TYPE
 
 VERSION = "1"
 _SERVERS: list[dict[str, Any]] = [

@@ -11,14 +11,14 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive
 
-from veltrix.api.auth import LOCAL, Author
-from veltrix.api.problems import Problem
 from veltrix.operations.runs.read import settled
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import waiting_requests
+from veltrix.web.auth import LOCAL, Author
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 POLL_S = 0.015
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from veltrix.api.turns import AT_ONCE_BYTES_MAX, Turns
 from veltrix.domain.events import NewEvent
 from veltrix.pipeline.accept.cloudevents import batch_items, parse_item
 from veltrix.pipeline.accept.event_checks import BadEvent
+from veltrix.web.turns import AT_ONCE_BYTES_MAX, Turns
 
 T = TypeVar("T")
 

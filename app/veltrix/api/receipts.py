@@ -6,7 +6,6 @@ from urllib.parse import urlencode
 import msgspec
 
 from veltrix.api.documented import Either
-from veltrix.api.problems import Problem, unavailable
 from veltrix.domain.ids import Id
 from veltrix.pipeline.accept.event_checks import BadEvent
 from veltrix.pipeline.accept.receipts import (
@@ -18,6 +17,7 @@ from veltrix.pipeline.accept.receipts import (
     Receipt,
     StartedRun,
 )
+from veltrix.web.problems import Problem, unavailable
 
 Unanswered = BadEvent | EventRefused | AcceptUnavailable | Problem
 

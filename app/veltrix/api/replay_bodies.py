@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from veltrix.api.asked import storable, utc
-from veltrix.api.problems import Problem
 from veltrix.domain.ids import Id
 from veltrix.operations.replays.patch import Patch, PatchInvalid, read_patch
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import PREVIEW_RUNS_MAX
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.web.problems import Problem
+from veltrix.web.requests import storable, utc
 
 IDS_MAX = 10_000
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]

@@ -11,13 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope, allows
-from veltrix.api.asked import IdText, body_of, decoded, id_of
-from veltrix.api.auth import Author, check_asked, require
-from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
-from veltrix.api.idempotency import answer_once
 from veltrix.api.parsing import read_beside
-from veltrix.api.problems import Problem
 from veltrix.api.replay_bodies import (
     ROW,
     RUN_ID,
@@ -28,7 +23,6 @@ from veltrix.api.replay_bodies import (
     patch_of,
     selection_of,
 )
-from veltrix.api.suggestions import nowhere
 from veltrix.operations.replays import read as replay_reads
 from veltrix.operations.replays.plan import Asked, act, no_such_replay, plan
 from veltrix.operations.replays.preview import Previews, preview
@@ -36,30 +30,26 @@ from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, Replay
 from veltrix.operations.replays.rules import (
     Options,
     ReplayedState,
-    ReplayRefused,
     ReplayState,
     Verb,
 )
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, check_asked, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
+from veltrix.web.not_done import problem_of_replay, refusing
+from veltrix.web.problems import Problem
+from veltrix.web.requests import IdText, body_of, decoded, id_of
+from veltrix.web.suggestions import nowhere
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["replays"])
 
 _EXTRA_BYTES = 1024 * 1024  # for the ids beside a payload
 _JSON = "application/json"
-_STATUS = {
-    "not-found": 404,
-    "not-failed": 409,
-    "wrong-state": 409,
-    "empty-set": 409,
-    "precondition-failed": 412,
-    "too-many-runs": 413,
-}
-
-
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Cursor = Annotated[str | None, Query(max_length=100)]
@@ -218,7 +208,7 @@ def read_replay(request: Request, replay_id: IdText, author: _Reader) -> Respons
     with open_autocommit(services.engine) as tx:
         story = replay_reads.find(tx, _known(replay_id))
     if story is None:
-        raise problem_of(no_such_replay(replay_id))
+        raise problem_of_replay(no_such_replay(replay_id))
     return Response(_shown(story, author), media_type=_JSON)
 
 
@@ -263,7 +253,7 @@ def list_replay_runs(
 
     def read(tx: Connection) -> ReplayedRunsPage:
         if replay_reads.find(tx, known) is None:
-            raise problem_of(no_such_replay(replay_id))
+            raise problem_of_replay(no_such_replay(replay_id))
         return replay_reads.runs(tx, known, state=state, cursor=after, limit=limit)
 
     return _read(request, read)
@@ -336,24 +326,10 @@ async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> 
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
 
-def refusing(call: Callable[[], Any]) -> Any:
-    """What the call gives; its refusal is a Problem."""
-    try:
-        return call()
-    except ReplayRefused as refusal:
-        raise problem_of(refusal) from None
-
-
-def problem_of(refusal: ReplayRefused) -> Problem:
-    """The Problem that says why nothing was done."""
-    status = _STATUS.get(refusal.slug, 400)
-    return Problem(status, refusal.slug, str(refusal), **refusal.members)
-
-
 def _known(replay_id: str) -> str:
     id_ = canonical(replay_id)
     if id_ is None:
-        raise problem_of(no_such_replay(replay_id))
+        raise problem_of_replay(no_such_replay(replay_id))
     return id_
 
 

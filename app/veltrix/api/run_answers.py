@@ -7,12 +7,12 @@ import msgspec
 from sqlalchemy import Engine
 from starlette.responses import Response
 
-from veltrix.api.auth import Author, may_see_payloads
-from veltrix.api.problems import Problem
 from veltrix.operations.replays.plan import tag_text
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read_story import RunStory, redact, story
 from veltrix.store.transactions import transaction
+from veltrix.web.auth import Author, may_see_payloads
+from veltrix.web.not_done import no_such_run
 
 RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 RUN: dict[str, Any] = {
@@ -97,8 +97,3 @@ def answer_of(run: RunStory, author: Author, headers: Mapping[str, str] | None =
     tag = tag_text((run.generation, run.state, len(run.edited_as)))
     told = {"ETag": tag, **(headers or {})}
     return Response(msgspec.json.encode(run), media_type="application/json", headers=told)
-
-
-def no_such_run(run_id: str) -> Problem:
-    """404: nobody started it."""
-    return Problem(404, "not-found", f"there is no run {run_id!r}")

@@ -10,15 +10,9 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from veltrix.api.asked import IdText, body_of, decoded, id_of, storable, utc
-from veltrix.api.auth import Author, require
-from veltrix.api.bounds import check_bounds
 from veltrix.api.documented import answers, content
-from veltrix.api.idempotency import answer_once
 from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
-from veltrix.api.problems import Problem
-from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, no_such_run, read_story
-from veltrix.api.throttle import Throttle
+from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, read_story
 from veltrix.domain.ids import Id
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.replays.move import Replayed, replay_now
@@ -27,9 +21,15 @@ from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 from veltrix.operations.runs.read import RunFilter, RunPage, page
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
+from veltrix.web.not_done import not_cancelled, not_replayed
+from veltrix.web.requests import IdText, body_of, decoded, id_of, storable, utc
+from veltrix.web.throttle import Throttle
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["runs"])
 
@@ -208,9 +208,7 @@ def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -
     now = replay_now(engine, [run_id], mode, reason, author)
     (answer,) = now.answers
     if not isinstance(answer, Replayed):
-        why = answer.why or "only a failed run can be replayed"
-        slug = "replayed-too-often" if answer.why else "not-failed"
-        raise _not_now(run_id, answer.state, slug, why)
+        raise not_replayed(run_id, answer.state, answer.why)
     again = ReplayAnswer(
         answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept, now.replay_id
     )
@@ -220,13 +218,7 @@ def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -
 def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
     (answer,) = cancel(engine, [run_id], reason, author)
     if not isinstance(answer, Cancelled | CancelRequested):
-        raise _not_now(run_id, answer.state, "already-settled", "only an open run can be cancelled")
+        raise not_cancelled(run_id, answer.state)
     is_over = isinstance(answer, Cancelled)
     told = CancelAnswer(answer.run_id, RunState.CANCELLED if is_over else RunState.RUNNING)
     return Response(msgspec.json.encode(told), media_type=_JSON)
-
-
-def _not_now(run_id: str, state: str | None, slug: str, rule: str) -> Problem:
-    if state is None:
-        return no_such_run(run_id)
-    return Problem(409, slug, f"run {run_id} is {state}: {rule}", state=state)

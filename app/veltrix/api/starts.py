@@ -16,19 +16,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.auth import Author, check_asked, require
-from veltrix.api.bodies import BodyReader, Disconnected, too_large
-from veltrix.api.bounds import check_bounds
-from veltrix.api.catalog import StartableWorkflow
-from veltrix.api.idempotency import REPLAYED, answer_once, item_id, key_of, own_key, single_id
 from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
 from veltrix.api.parsing import read_beside
-from veltrix.api.problems import Problem
 from veltrix.api.receipts import Unanswered, batch_answer, problem_of_event
 from veltrix.api.run_answers import answer_of, read_story
-from veltrix.api.services import Services
-from veltrix.api.suggestions import misfit
-from veltrix.api.throttle import Throttle
 from veltrix.domain.attribute_values import is_time
 from veltrix.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
 from veltrix.domain.json_text import bad_json, has_more_elements, json_problem
@@ -37,6 +28,15 @@ from veltrix.pipeline.accept.event_list import DirectStart, Submission
 from veltrix.pipeline.accept.receipts import EventConflict, Receipt
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import logger
+from veltrix.web.auth import Author, check_asked, require
+from veltrix.web.bodies import BodyReader, Disconnected, too_large
+from veltrix.web.bounds import check_bounds
+from veltrix.web.catalog import StartableWorkflow
+from veltrix.web.idempotency import REPLAYED, answer_once, item_id, key_of, own_key, single_id
+from veltrix.web.problems import Problem
+from veltrix.web.services import Services
+from veltrix.web.suggestions import misfit
+from veltrix.web.throttle import Throttle
 
 router = APIRouter(tags=["workflows"])
 

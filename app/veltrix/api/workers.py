@@ -7,15 +7,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.asked import storable
-from veltrix.api.auth import require
 from veltrix.api.documented import answers
-from veltrix.api.problems import Problem
 from veltrix.operations.books.read_workers import WorkerPage, page
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import require
+from veltrix.web.problems import Problem
+from veltrix.web.requests import storable
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["workers"])
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.auth import Author, require
 from veltrix.api.documented import answers
+from veltrix.web.auth import Author, require
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 router = APIRouter(tags=["workflows"])
 

@@ -1,0 +1,1 @@
+"""RabbitMQ: connections, topology, messages, and the one publisher."""

@@ -86,11 +86,11 @@ def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
         "task_time_limit": None,
         "task_soft_time_limit": None,
         "worker_soft_shutdown_timeout": 0.0,
-        "worker_consumer": "veltrix.worker.consumer:ListConsumer",
+        "worker_consumer": "veltrix.worker.parent.consumer:ListConsumer",
         "worker_pool": "prefork",
         "worker_concurrency": settings.worker_children,
         "worker_proc_alive_timeout": 30.0,
-        # Any limit has billiard ask after each job: veltrix.worker.recycling answers.
+        # Any limit has billiard ask after each job: veltrix.worker.child.recycling answers.
         "worker_max_memory_per_child": (settings.child_memory_max or settings.child_runs_max) and 1,
         "worker_send_task_events": True,
         "task_send_sent_event": False,

@@ -1,0 +1,1 @@
+"""The commands of `veltrix`, one file for each subject."""

@@ -19,7 +19,7 @@ def api() -> None:
     Example: VELTRIX_API_PORT=8080 veltrix api
     """
     _hear()
-    from veltrix.api.server import serve
+    from veltrix.processes.api import serve
 
     serve(_settings())
 
@@ -37,8 +37,8 @@ def relay() -> None:
     from threading import Event
     from types import FrameType
 
-    from veltrix.duties import END_S, run_relay
     from veltrix.leaving import end_within
+    from veltrix.processes.relay import END_S, run_relay
 
     settings = _settings()
     stop = Event()
@@ -63,7 +63,7 @@ def worker() -> None:
     Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
     """
     _hear()
-    from veltrix.worker.run import start
+    from veltrix.processes.worker import start
 
     raise typer.Exit(start(_settings))
 

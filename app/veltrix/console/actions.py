@@ -14,11 +14,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.idempotency import KEY_CHARS_MAX, answer_once
-from veltrix.api.problems import Problem
-from veltrix.console.asked import FORM_BYTES_MAX, form_of, text
+from veltrix.console.query import FORM_BYTES_MAX, form_of, text
 from veltrix.console.rendering import BASE, address, rendered
-from veltrix.console.visitors import (
+from veltrix.console.sessions import (
     COOKIE,
     Visitor,
     check_bounds,
@@ -34,9 +32,12 @@ from veltrix.console.visitors import (
 from veltrix.operations.replays.move import Replayed, replay
 from veltrix.operations.replays.rules import Mode
 from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
+from veltrix.web.idempotency import KEY_CHARS_MAX, answer_once
+from veltrix.web.not_done import not_cancelled, not_replayed
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 _TOKEN_BYTES = 32
 _MODES: dict[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
@@ -121,7 +122,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     check_bounds(request, visitor, run_ids=[run_id])
     (answer,) = replay(services.engine, [run_id], mode, reason_of(form), visitor.author.name)
     if not isinstance(answer, Replayed):
-        raise _not_now(answer.state, answer.why or "only a failed run can be replayed")
+        raise not_replayed(run_id, answer.state, answer.why)
     return RedirectResponse(address(f"/runs/{answer.run_id}", done="replayed"), 303)
 
 
@@ -132,7 +133,7 @@ def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     check_bounds(request, visitor, run_ids=[run_id])
     (answer,) = cancel(services.engine, [run_id], reason_of(form), visitor.author.name)
     if not isinstance(answer, Cancelled | CancelRequested):
-        raise _not_now(answer.state, "only an open run can be cancelled")
+        raise not_cancelled(run_id, answer.state)
     done = "cancelled" if isinstance(answer, Cancelled) else "cancel-requested"
     return RedirectResponse(address(f"/runs/{answer.run_id}", done=done), 303)
 
@@ -181,12 +182,6 @@ def reason_of(form: Form) -> str:
     if reason is None:
         raise Problem(400, "invalid-request", "a reason is needed: it is kept with what is done")
     return reason
-
-
-def _not_now(state: str | None, rule: str) -> Problem:
-    if state is None:
-        return Problem(404, "not-found", "there is no such run")
-    return Problem(409, "not-now", f"the run is {state} by now: {rule}", state=state)
 
 
 def _next(fields: Mapping[str, str]) -> str:

@@ -10,17 +10,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from veltrix.api.many import problem_of
-from veltrix.api.problems import Problem
 from veltrix.console.actions import Form, reason_of
-from veltrix.console.asked import number, runs_asked
+from veltrix.console.query import number, runs_asked
 from veltrix.console.rendering import address, form_key, rendered
-from veltrix.console.visitors import Visitor, check_bounds
+from veltrix.console.sessions import Visitor, check_bounds
 from veltrix.operations.runs.bulk import Action, Asked, NotDone, act, count, is_everything
 from veltrix.operations.runs.read import RunFilter
+from veltrix.web.not_done import problem_of_bulk
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 # What is said when it is done, where it leads to.
 _DONE = {Action.CANCEL: "cancelled", Action.ARCHIVE: "archived", Action.RESTORE: "restored"}
@@ -32,7 +32,7 @@ def bulk_asked(request: Request, visitor: Visitor) -> Response:
     action, wanted = _asked(request)
     found = count(services.engine, action, wanted)
     if isinstance(found, NotDone):
-        raise problem_of(found)
+        raise problem_of_bulk(found)
     given = msgspec.structs.asdict(wanted)
     return rendered(
         request,
@@ -67,7 +67,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     )
     answer = act(services.engine, asked)
     if isinstance(answer, NotDone):
-        raise problem_of(answer)
+        raise problem_of_bulk(answer)
     return RedirectResponse(
         _back(
             request, wanted, done=_DONE[action], moved=answer.runs, requested=answer.requested or ""

@@ -10,13 +10,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.problems import Problem
-from veltrix.api.replays import refusing
 from veltrix.console.actions import Form, reason_of
-from veltrix.console.asked import text
+from veltrix.console.query import text
 from veltrix.console.rendering import address, form_key, pretty, rendered
 from veltrix.console.run_view import find_run
-from veltrix.console.visitors import Visitor, check_bounds, check_scope
+from veltrix.console.sessions import Visitor, check_bounds, check_scope
 from veltrix.domain.json_text import json_problem
 from veltrix.domain.states import RunState
 from veltrix.operations.replays.edit import EditOf
@@ -24,9 +22,11 @@ from veltrix.operations.replays.patch import replacing
 from veltrix.operations.replays.plan import EditedNow, edit_now, tag_text
 from veltrix.operations.runs.read_events import EventStory
 from veltrix.operations.runs.read_story import RunStory
+from veltrix.web.not_done import refusing
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 # A form makes three bytes of a quotation mark, and of half a letter.
 PAYLOAD_TIMES = 3

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import msgspec
 from starlette.responses import Response
 
-from veltrix.api.problems import unavailable
 from veltrix.domain.states import RunState
+from veltrix.web.problems import unavailable
 
 ROWS_MAX = 10_000
 LOOK_S_MAX = 2.0  # pages of a search for something rare are short, and each takes its time

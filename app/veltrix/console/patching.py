@@ -12,22 +12,22 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.problems import Problem
-from veltrix.api.replays import refusing
 from veltrix.console.actions import Form, reason_of
 from veltrix.console.edit_diff import compared
-from veltrix.console.failed_actions import group_id_of, options_of
 from veltrix.console.rendering import address, form_key, pretty, rendered
-from veltrix.console.visitors import Visitor, check_bounds, check_scope
+from veltrix.console.replays import group_id_of, options_of
+from veltrix.console.sessions import Visitor, check_bounds, check_scope
 from veltrix.operations.replays import plan, read
 from veltrix.operations.replays.patch import Patch, PatchInvalid, exact, read_patch
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import Preview, Previews, preview, previews
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.store.transactions import transaction
+from veltrix.web.not_done import refusing
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 SHOWN_RUNS = 5
 _CORRECTABLE = {400, 404, 409, 413}

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from veltrix.console.asked import cookie_of
-from veltrix.console.visitors import Visitor
+from veltrix.console.query import cookie_of
+from veltrix.console.sessions import Visitor
 from veltrix.domain.json_scan import depth_of
 from veltrix.domain.local_names import is_loopback
 from veltrix.operations.runs.read_story import Attempt, Entry, call_text

@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from veltrix.access.scopes import Scope
-from veltrix.api.problems import Problem, unavailable
 from veltrix.console.edit_diff import edit_of
 from veltrix.console.live import Live
 from veltrix.console.rendering import form_key, rendered
-from veltrix.console.timeline import PLACES, courses_of
-from veltrix.console.visitors import Visitor, visitor_of
+from veltrix.console.run_timeline import PLACES, courses_of
+from veltrix.console.sessions import Visitor, visitor_of
 from veltrix.domain.ids import event_id_of
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.runs import read_events
@@ -22,9 +21,10 @@ from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read_events import EventStory
 from veltrix.operations.runs.read_story import RunStory, story
 from veltrix.store.transactions import transaction
+from veltrix.web.problems import Problem, unavailable
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 # What an action says when it is done, by the word in the address that it leads to.
 DONE = {

@@ -14,20 +14,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veltrix.access.scopes import Scope as KeyScope
-from veltrix.api.problems import Problem, problem_of
-from veltrix.console import (
-    actions,
-    bulk,
-    editing,
-    failed_actions,
-    failed_work,
-    patching,
-    run_view,
-    views,
-)
+from veltrix.console import actions, bulk, editing, failures, patching, replays, run_view, views
 from veltrix.console.live import Live
 from veltrix.console.rendering import BASE, STATIC, address, rendered
-from veltrix.console.visitors import Visitor, check_scope, visitor_of
+from veltrix.console.sessions import Visitor, check_scope, visitor_of
+from veltrix.web.problems import Problem, problem_of
 
 __all__ = ["BASE", "make_console"]
 
@@ -62,10 +53,10 @@ _VIEWS: dict[str, Page] = {
     "/workflows": views.workflows,
     "/audit": views.audit_rows,
     "/audit/{row_id}": views.audit_row,
-    "/failures": failed_work.groups,
-    "/failures/{group_id}": failed_work.group,
-    "/replays": failed_work.replays,
-    "/replays/{replay_id}": failed_work.one_replay,
+    "/failures": failures.groups,
+    "/failures/{group_id}": failures.group,
+    "/replays": failures.replays,
+    "/replays/{replay_id}": failures.one_replay,
     "/search": views.found,
     "/deliveries/{delivery_id}": views.delivery,
     "/flower": views.flower,
@@ -73,11 +64,11 @@ _VIEWS: dict[str, Page] = {
 _FILES: dict[str, SavedList] = {
     "runs": views.runs_file,
     "events": views.events_file,
-    "failures": failed_work.groups_file,
-    "replays": failed_work.replays_file,
+    "failures": failures.groups_file,
+    "replays": failures.replays_file,
     "workflows": views.workflows_file,
     "audit": views.audit_file,
-    "replays/{replay_id}/runs": failed_work.replayed_runs_file,
+    "replays/{replay_id}/runs": failures.replayed_runs_file,
 }
 # What asks before it acts, and the act.
 _ASKED: dict[str, tuple[Page, actions.Call]] = {
@@ -86,9 +77,9 @@ _ASKED: dict[str, tuple[Page, actions.Call]] = {
     "/bulk/{verb}": (bulk.bulk_asked, bulk.act_in_bulk),
 }
 _ACTS: dict[str, actions.Call] = {
-    "/failures/{group_id}/plan": failed_actions.plan_group,
-    "/failures/{group_id}/{verb}": failed_actions.act_on_group,
-    "/replays/{replay_id}/{verb}": failed_actions.act_on_replay,
+    "/failures/{group_id}/plan": replays.plan_group,
+    "/failures/{group_id}/{verb}": replays.act_on_group,
+    "/replays/{replay_id}/{verb}": replays.act_on_replay,
 }
 
 

@@ -11,8 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from veltrix.access import audit
 from veltrix.access.audit import AuditPage
 from veltrix.access.scopes import Scope
-from veltrix.api.problems import Problem
-from veltrix.console.asked import (
+from veltrix.console.exports import as_file, exported
+from veltrix.console.query import (
     AuditAsked,
     EventsAsked,
     RunsAsked,
@@ -22,9 +22,8 @@ from veltrix.console.asked import (
     runs_asked,
     text,
 )
-from veltrix.console.exports import as_file, exported
 from veltrix.console.rendering import address, flower_url, rendered
-from veltrix.console.visitors import Visitor
+from veltrix.console.sessions import Visitor
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.runs import bulk, read, read_events, search
 from veltrix.operations.runs.action_rows import canonical
@@ -34,9 +33,10 @@ from veltrix.pipeline.accept import ledger_rows
 from veltrix.releases import subscription_rows
 from veltrix.releases.read import standing
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 ROWS = 50
 

@@ -1,0 +1,1 @@
+"""A whole platform on this machine: for development, the demo, tests and benchmarks."""

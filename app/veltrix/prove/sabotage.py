@@ -51,8 +51,8 @@ def early_ack() -> None:
 
         return taken
 
-    replace("veltrix.worker.consumer", "ListConsumer._on_message", early)
-    replace("veltrix.worker.consumer", "ListConsumer.acknowledge", nothing())
+    replace("veltrix.worker.parent.consumer", "ListConsumer._on_message", early)
+    replace("veltrix.worker.parent.consumer", "ListConsumer.acknowledge", nothing())
 
 
 def no_confirms() -> None:
@@ -313,8 +313,8 @@ def dead_letters_dropped() -> None:
     def silent(_refuse: Any) -> Any:
         return lambda self, message, _reason, _detail: self.acknowledge(message)
 
-    replace("veltrix.worker.consumer", "ListConsumer._refuse", silent)
-    replace("veltrix.worker.child", "Child._write_unknown", nothing())
+    replace("veltrix.worker.parent.consumer", "ListConsumer._refuse", silent)
+    replace("veltrix.worker.child.child", "Child._write_unknown", nothing())
 
 
 def failures_not_counted() -> None:

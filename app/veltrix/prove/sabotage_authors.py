@@ -91,7 +91,7 @@ def attempts_forgotten() -> None:
 
 def busy_hands_keep() -> None:
     """A worker whose children are all busy keeps what waits, and takes more."""
-    replace("veltrix.worker.intake", "Intake.is_stuck", nothing(result=False))
+    replace("veltrix.worker.parent.intake", "Intake.is_stuck", nothing(result=False))
 
 
 SABOTAGES: dict[str, Saboteur] = {

@@ -52,10 +52,10 @@ def errors_are_deaths() -> None:
     for state in ("58", "53"):
         errors._ANSWERS[state] = errors.Answer.OUR_FAULT  # noqa: SLF001
     replace("veltrix.store.transactions", "Link.call", raising)
-    child: Any = importlib.import_module("veltrix.worker.child")
-    replace("veltrix.worker.child", "Child._one_by_one", nothing_of_it)
-    replace("veltrix.worker.child", "Child.run_patiently", lambda _: child.Child.run)
-    replace("veltrix.worker.deaths", "_DEATHS", lambda _: (BaseException,))
+    child: Any = importlib.import_module("veltrix.worker.child.child")
+    replace("veltrix.worker.child.child", "Child._one_by_one", nothing_of_it)
+    replace("veltrix.worker.child.child", "Child.run_patiently", lambda _: child.Child.run)
+    replace("veltrix.worker.parent.deaths", "_DEATHS", lambda _: (BaseException,))
 
 
 def nothing_of_it(_one_by_one: Any) -> Any:
@@ -104,7 +104,7 @@ def ends_stumble() -> None:
 
         return stumble
 
-    replace("veltrix.worker.consumer", "tell_end", stumbling)
+    replace("veltrix.worker.parent.consumer", "tell_end", stumbling)
 
 
 SABOTAGES: dict[str, Saboteur] = {

@@ -1,0 +1,1 @@
+"""The worker: Celery hosts `pipeline.execute`. What parent and children share is here."""

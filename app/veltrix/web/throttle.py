@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from math import ceil
 from time import monotonic
 
-from veltrix.api.auth import LOCAL, Author
-from veltrix.api.bodies import too_large
-from veltrix.api.problems import Problem
 from veltrix.domain.token_bucket import TokenBucket
 from veltrix.telemetry import calls_limited
+from veltrix.web.auth import LOCAL, Author
+from veltrix.web.bodies import too_large
+from veltrix.web.problems import Problem
 
 
 class Throttle:

@@ -16,9 +16,9 @@ from celery.worker.state import maybe_shutdown
 
 from veltrix import telemetry
 from veltrix.broker.connect import drain_decrypted
-from veltrix.worker.declaring import is_served, none_is_missing, say_refused, say_unserved
-from veltrix.worker.listening import Listening
-from veltrix.worker.parent import Parent
+from veltrix.worker.parent.declaring import is_served, none_is_missing, say_refused, say_unserved
+from veltrix.worker.parent.listening import Listening
+from veltrix.worker.parent.parts import Parent
 from veltrix.worker.troubles import Troubles
 
 RECONNECT_S, RECONNECT_S_MAX = 0.2, 1.0

@@ -1,6 +1,6 @@
 """The AsyncAPI 3.1 document of our queues and exchanges, generated from the topology.
 
-`python -m veltrix.broker.asyncapi` writes docs/asyncapi.json; a test says that it is current.
+`python -m veltrix.docs.asyncapi` writes docs/asyncapi.json; a test says that it is current.
 """
 
 import json

@@ -11,8 +11,8 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from veltrix import telemetry
-from veltrix.worker.parent import Parent
-from veltrix.worker.silent import kill
+from veltrix.worker.parent.parts import Parent
+from veltrix.worker.parent.silent import kill
 from veltrix.worker.stamps import CONSUMING_S, PARENT
 
 CHILDREN_S_MAX = 30.0  # without all children; then the worker ends

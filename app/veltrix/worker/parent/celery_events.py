@@ -17,7 +17,7 @@ from celery.worker.state import (
 )
 
 from veltrix import telemetry
-from veltrix.worker.collector import Delivery
+from veltrix.worker.parent.collector import Delivery
 
 _OPEN = frozenset({"waiting", "queued", "lost"})
 

@@ -4,10 +4,10 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from veltrix.api.auth import AUTHOR, Author
-from veltrix.api.encodings import coding_of, decoded
-from veltrix.api.problems import Problem, unavailable
-from veltrix.api.turns import AT_ONCE_BYTES_MAX
+from veltrix.web.auth import AUTHOR, Author
+from veltrix.web.encodings import coding_of, decoded
+from veltrix.web.problems import Problem, unavailable
+from veltrix.web.turns import AT_ONCE_BYTES_MAX
 
 _SHARE, _SHARE_OF_NOBODY = 2, 8
 
@@ -32,7 +32,7 @@ class BodyReader:
 
         Raises a 413 Problem as soon as it has, or announces, more than `bytes_max` or than its key
         may send, compressed or not, a 503 Problem when this server holds too many bodies, and 415
-        or 400 Problems of `veltrix.api.encodings`.
+        or 400 Problems of `veltrix.web.encodings`.
         """
         known: Author | None = scope.get(AUTHOR)
         author = "" if known is None else known.name

@@ -15,11 +15,11 @@ from veltrix.settings import PREFIX, Settings
 from veltrix.settings_load import ENV_FILE, NOT_SETTINGS, SECRETS
 from veltrix.settings_rules import ORDERS, allowed, bounds_of
 
-PATH = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+PATH = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
 
 _HEAD = f"""# Settings
 
-*Written by `python -m veltrix.settings_docs` from `app/veltrix/settings.py`; a check fails if it is not current.*
+*Written by `python -m veltrix.docs.settings_page` from `app/veltrix/settings.py`; a check fails if it is not current.*
 
 Every setting is a variable of the environment, read once at start and never changed afterwards.
 
@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
         return 0
-    cure = "python -m veltrix.settings_docs"
+    cure = "python -m veltrix.docs.settings_page"
     print(f"docs/settings.md is not what app/veltrix/settings.py says; run: {cure}")
     return 1
 

@@ -7,11 +7,11 @@ import msgspec
 from fastapi import Request
 from pydantic import WithJsonSchema
 
-from veltrix.api.bodies import BodyReader, Disconnected
-from veltrix.api.problems import Problem
-from veltrix.api.suggestions import listed, misfit
 from veltrix.domain.json_text import bad_json
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.web.bodies import BodyReader, Disconnected
+from veltrix.web.problems import Problem
+from veltrix.web.suggestions import listed, misfit
 
 BODY_BYTES_MAX = 16_384
 

@@ -8,23 +8,22 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from veltrix.api.failures import not_now
-from veltrix.api.problems import Problem
-from veltrix.api.replays import refusing
 from veltrix.console.actions import Form, mode_of, reason_of
-from veltrix.console.asked import text
+from veltrix.console.query import text
 from veltrix.console.rendering import address
-from veltrix.console.visitors import Visitor, check_bounds
+from veltrix.console.sessions import Visitor, check_bounds
 from veltrix.operations.failures import triage
 from veltrix.operations.failures.triage import Moved, Noted, NotMoved
 from veltrix.operations.replays import plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options, Verb
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.web.not_done import problem_of_group, refusing
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
     from veltrix.settings import Settings
+    from veltrix.web.services import Services
 
 _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
 
@@ -43,7 +42,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
         act = partial(getattr(triage, verb), services.engine, group_id)
     answer = act(reason_of(form), visitor.author.name)
     if isinstance(answer, NotMoved):
-        raise not_now(answer)
+        raise problem_of_group(answer)
     return RedirectResponse(address(f"/failures/{answer.id}"), 303)
 
 

@@ -17,10 +17,10 @@ from starlette.responses import Response
 
 from veltrix.access import answers
 from veltrix.access.answers import StoredAnswer
-from veltrix.api.auth import LOCAL, Author
-from veltrix.api.problems import MEDIA_TYPE, Problem
-from veltrix.api.services import Services
 from veltrix.store.transactions import open_autocommit, retry_transient
+from veltrix.web.auth import LOCAL, Author
+from veltrix.web.problems import MEDIA_TYPE, Problem
+from veltrix.web.services import Services
 
 HEADER = "Idempotency-Key"
 T = TypeVar("T")

@@ -34,16 +34,12 @@ from veltrix.api import (
     failures,
     health,
     many,
-    problems,
     replays,
     runs,
     starts,
     workers,
     workflows,
 )
-from veltrix.api.auth import KeyRing, are_keys_required
-from veltrix.api.bodies import BodyReader
-from veltrix.api.catalog import Catalog
 from veltrix.api.connection import ApiConnection
 from veltrix.api.direct import Direct
 from veltrix.api.document import Document
@@ -52,10 +48,7 @@ from veltrix.api.events import EventsEndpoint
 from veltrix.api.gate import Gate, Limits
 from veltrix.api.handshakes import TlsServer
 from veltrix.api.looks import Looks
-from veltrix.api.methods import EVENTS_PATH, Methods
 from veltrix.api.openapi import document_of
-from veltrix.api.services import Services
-from veltrix.api.throttle import Throttle
 from veltrix.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from veltrix.console.server import BASE, make_console
 from veltrix.leaving import end_within
@@ -67,6 +60,13 @@ from veltrix.settings_load import require
 from veltrix.store.transactions import is_away, transaction
 from veltrix.telemetry import configure_logs, database_connections, logger
 from veltrix.tls import Certificate, CertificateRefused
+from veltrix.web import problems
+from veltrix.web.auth import KeyRing, are_keys_required
+from veltrix.web.bodies import BodyReader
+from veltrix.web.catalog import Catalog
+from veltrix.web.methods import EVENTS_PATH, Methods
+from veltrix.web.services import Services
+from veltrix.web.throttle import Throttle
 
 # After SIGTERM `/readyz` says 503 for so long while requests are still taken. A balancer that asks
 # each second and believes two answers (haproxy.cfg) has stopped sending after at most 2 s and the

@@ -33,6 +33,10 @@ from veltrix.releases.registrable import Workflows, mistakes_of, registered_name
 from veltrix.settings import Settings
 from veltrix.store.errors import Answer, answer_of, told
 from veltrix.store.transactions import Link, transaction
+from veltrix.worker.child.recycling import Recycling, memory_bytes
+from veltrix.worker.child.release import release
+from veltrix.worker.child.usual import be_usual
+from veltrix.worker.child.watch import Watch
 from veltrix.worker.jobs import (
     Job,
     LetterJob,
@@ -45,12 +49,8 @@ from veltrix.worker.jobs import (
 )
 from veltrix.worker.occupied import occupied_by
 from veltrix.worker.places import Places
-from veltrix.worker.recycling import Recycling, memory_bytes
-from veltrix.worker.release import release
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles
-from veltrix.worker.usual import be_usual
-from veltrix.worker.watch import Watch
 
 _PAUSES_S = (0.2, 1.0, 5.0)  # between tries of a job that met what nobody foresaw
 _URGENT_TRIES = 2  # of a statement that is refused, before lists have their turn

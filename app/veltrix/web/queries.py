@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 
-from veltrix.api.problems import Problem
-from veltrix.api.suggestions import nowhere
+from veltrix.web.problems import Problem
+from veltrix.web.suggestions import nowhere
 
 
 def check_query(request: Request) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.settings import Settings
-from veltrix.worker.guard import Order
 from veltrix.worker.jobs import ListJob, ListReport
 from veltrix.worker.occupied import Occupied
+from veltrix.worker.parent.guard import Order
 
 RETURNS_MAX = 8  # RabbitMQ 4 takes 20 for too many where no policy says otherwise
 

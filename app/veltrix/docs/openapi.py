@@ -1,4 +1,4 @@
-"""`docs/openapi.json`: `python -m veltrix.api.openapi_docs` writes it, `--check` compares it."""
+"""`docs/openapi.json`: `python -m veltrix.docs.openapi` writes it, `--check` compares it."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from veltrix.api.server import add_routes
+from veltrix.processes.api import add_routes
 
 PATH = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
         return 0
-    cure = "python -m veltrix.api.openapi_docs"
+    cure = "python -m veltrix.docs.openapi"
     print(f"docs/openapi.json is not what the routes say; run: {cure}")  # noqa: T201
     return 1
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from veltrix.api.auth import KeyRing
-from veltrix.api.catalog import Catalog
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.settings import Settings
+from veltrix.web.auth import KeyRing
+from veltrix.web.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True)

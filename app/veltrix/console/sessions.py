@@ -17,16 +17,16 @@ from veltrix.access import audit, sessions
 from veltrix.access.audit import Audited
 from veltrix.access.scopes import Scope, allows
 from veltrix.access.sessions import Session
-from veltrix.api.auth import LOCAL, Author
-from veltrix.api.bounds import check_touched
-from veltrix.api.problems import Problem
-from veltrix.api.refusals import route_of
-from veltrix.console.asked import cookie_of
+from veltrix.console.query import cookie_of
 from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.web.auth import LOCAL, Author
+from veltrix.web.bounds import check_touched
+from veltrix.web.problems import Problem
+from veltrix.web.refusals import route_of
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
     from veltrix.settings import Settings
+    from veltrix.web.services import Services
 
 COOKIE = "veltrix_session"
 _SAME_SITE = {"same-origin", "none"}
@@ -129,7 +129,7 @@ def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
 
 
 def check_bounds(request: Request, visitor: Visitor, **touched: Any) -> None:
-    """As `veltrix.api.bounds.check_touched`; the refusal is written down."""
+    """As `veltrix.web.bounds.check_touched`; the refusal is written down."""
     try:
         check_touched(request.app.state.services.engine, visitor.author, **touched)
     except Problem as refused:

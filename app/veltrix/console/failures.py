@@ -6,12 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.problems import Problem
-from veltrix.console.asked import flag, id_of, text, time_of
 from veltrix.console.exports import exported
 from veltrix.console.patching import of_replay
+from veltrix.console.query import flag, id_of, text, time_of
 from veltrix.console.rendering import rendered
-from veltrix.console.visitors import Visitor
+from veltrix.console.sessions import Visitor
 from veltrix.domain.failure_groups import MOVES, RUN_KINDS, GroupKind, GroupState
 from veltrix.operations.failures import read
 from veltrix.operations.failures.read import GroupFilter, GroupPage, Order
@@ -20,9 +19,10 @@ from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, Replay
 from veltrix.operations.replays.rules import ALLOWED, ENDED, ReplayState
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.api.services import Services
+    from veltrix.web.services import Services
 
 ROWS = 50
 

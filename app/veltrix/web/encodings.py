@@ -10,8 +10,8 @@ from functools import partial
 
 import zstandard
 
-from veltrix.api.problems import Problem
-from veltrix.api.turns import AT_ONCE_BYTES_MAX, Turns
+from veltrix.web.problems import Problem
+from veltrix.web.turns import AT_ONCE_BYTES_MAX, Turns
 
 _STEP = 256 * 1024
 _SLICE, _SLICE_ZSTD = 16 * 1024, 1024

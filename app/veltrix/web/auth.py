@@ -24,14 +24,14 @@ from veltrix.access import keys as key_rows
 from veltrix.access.audit import Audited, storable
 from veltrix.access.key_limits import KeyLimits
 from veltrix.access.scopes import ALL_SCOPES, Scope, allows
-from veltrix.api.auth_failures import AuthFailures
-from veltrix.api.problems import Problem
-from veltrix.api.queries import check_query
-from veltrix.api.refusals import Refusals, route_of
 from veltrix.domain.local_names import is_host, is_local, is_loopback
 from veltrix.settings import Settings
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import key_expires_seconds, logger
+from veltrix.web.auth_failures import AuthFailures
+from veltrix.web.problems import Problem
+from veltrix.web.queries import check_query
+from veltrix.web.refusals import Refusals, route_of
 
 REFRESH_S = 1.0
 REPEAT_PAUSE_S = 0.1  # before a repeated refusal is answered: who floods is not to delay others

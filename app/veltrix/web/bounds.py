@@ -11,8 +11,6 @@ from fastapi import Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from veltrix.api.auth import Author, note_refused
-from veltrix.api.problems import Problem
 from veltrix.domain.events import NewEvent
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.touched_rows import (
@@ -23,6 +21,8 @@ from veltrix.operations.runs.touched_rows import (
 from veltrix.pipeline.accept.event_checks import BadEvent
 from veltrix.pipeline.accept.receipts import EventForbidden
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import Author, note_refused
+from veltrix.web.problems import Problem
 
 BOUND = "bound"  # why, in the audit's count of refusals
 _AT_ONCE = 16  # events; with all the patterns that a key can have, 13 ms

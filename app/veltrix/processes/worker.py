@@ -28,15 +28,15 @@ from veltrix.settings import Settings
 from veltrix.settings_links import link_warnings, open_warnings
 from veltrix.settings_load import SettingsError, require
 from veltrix.store.transactions import open_autocommit
-from veltrix.worker import lost_connections
-from veltrix.worker.celery_events import CeleryEvents
-from veltrix.worker.child import Inheritance, inherit, prepare_child
-from veltrix.worker.consuming import end_all
-from veltrix.worker.declaring import ensure_topology, say_unserved, unserved
-from veltrix.worker.outsiders import only_inspecting, refuse_compressed
-from veltrix.worker.parent import Parent
+from veltrix.worker.child.child import Inheritance, inherit, prepare_child
+from veltrix.worker.child.recycling import end_processes
+from veltrix.worker.parent import lost_connections
+from veltrix.worker.parent.celery_events import CeleryEvents
+from veltrix.worker.parent.consuming import end_all
+from veltrix.worker.parent.declaring import ensure_topology, say_unserved, unserved
+from veltrix.worker.parent.outsiders import only_inspecting, refuse_compressed
+from veltrix.worker.parent.parts import Parent
 from veltrix.worker.places import Places
-from veltrix.worker.recycling import end_processes
 from veltrix.worker.sidecar import start_sidecar
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles

@@ -15,10 +15,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from veltrix.api.methods import allowed
 from veltrix.pipeline.accept.receipts import AcceptUnavailable
 from veltrix.store.errors import Answer, answer_of
 from veltrix.telemetry import logger
+from veltrix.web.methods import allowed
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:veltrix:problem:"

@@ -12,12 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from veltrix.access.audit import AuditFilter
-from veltrix.api.bodies import BodyReader, Disconnected
-from veltrix.api.problems import Problem
 from veltrix.domain.states import RunState
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read import RunFilter
 from veltrix.operations.runs.read_events import EventFilter
+from veltrix.web.bodies import BodyReader, Disconnected
+from veltrix.web.problems import Problem
 
 TEXT_CHARS_MAX = 1_000
 FORM_BYTES_MAX = 64 * 1024

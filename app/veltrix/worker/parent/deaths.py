@@ -8,9 +8,9 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from billiard.pool import EX_RECYCLE
 
 from veltrix.store.crashes import Crash
-from veltrix.worker.parent import Parent
+from veltrix.worker.parent.parts import Parent
+from veltrix.worker.parent.silent import SilentChildren
 from veltrix.worker.places import Place
-from veltrix.worker.silent import SilentChildren
 
 _DEATHS = (WorkerLostError, Terminated, TimeLimitExceeded)  # of a child; all else it raised itself
 _SAID = re.compile(r"prematurely: (?:signal|exitcode) (.+?) Job:")

@@ -5,7 +5,6 @@ Everything that is waiting goes to the next free child as one list. Messages are
 every run they name is settled or handed back; our own are never rejected or requeued.
 """
 
-import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -16,14 +15,7 @@ from celery.worker import state
 from veltrix import telemetry
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.leaving import end_within
-from veltrix.worker.celery_events import forget, request_of, tell_end, tell_received, tell_started
-from veltrix.worker.child import run_job
-from veltrix.worker.collector import Collector, Delivery, InHand, bounds_of, delivery_of
-from veltrix.worker.connected import ConnectedConsumer
-from veltrix.worker.consuming import Consuming, children_of, end_all, ready_in
-from veltrix.worker.deaths import Death, death_of
-from veltrix.worker.guard import Malformed, letter_of, read_message
-from veltrix.worker.intake import Intake
+from veltrix.worker.child.child import run_job
 from veltrix.worker.jobs import (
     Job,
     LetterJob,
@@ -33,9 +25,22 @@ from veltrix.worker.jobs import (
     pack,
     unpack_report,
 )
-from veltrix.worker.parent import Parent
-from veltrix.worker.silent import SilentChildren, kill
-from veltrix.worker.urgent import Urgent
+from veltrix.worker.parent.celery_events import (
+    forget,
+    request_of,
+    tell_end,
+    tell_received,
+    tell_started,
+)
+from veltrix.worker.parent.collector import Collector, Delivery, InHand, bounds_of, delivery_of
+from veltrix.worker.parent.connected import ConnectedConsumer
+from veltrix.worker.parent.consuming import Consuming, children_of, end_all, ready_in
+from veltrix.worker.parent.deaths import Death, death_of
+from veltrix.worker.parent.guard import Malformed, letter_of, read_message
+from veltrix.worker.parent.intake import Intake
+from veltrix.worker.parent.parts import Parent
+from veltrix.worker.parent.silent import SilentChildren, kill
+from veltrix.worker.parent.urgent import Urgent
 
 REAP_S = 0.1
 _LAST_S = 1.5  # before the grace is over; what children have goes back 5 s before
@@ -363,7 +368,7 @@ class ListConsumer(ConnectedConsumer):
             self._guarded(lambda: self._note_consuming(now))
         if self._is_leaving and not self._busy and not self._letters:
             self.say_goodbye_soon()
-            state.should_stop = os.EX_OK
+            state.should_stop = 0  # the exit code
         if self.collector.waiting() or self._urgent or self._letters:
             self._dispatch()
 
@@ -389,6 +394,6 @@ class ListConsumer(ConnectedConsumer):
         for pid in children_of(self.pool):
             kill(pid, signal.SIGUSR2)
         if not self._is_looping:
-            state.should_stop = os.EX_OK
+            state.should_stop = 0  # the exit code
         else:
             self.hub.call_soon(self.take_no_more)

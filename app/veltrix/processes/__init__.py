@@ -1,0 +1,1 @@
+"""From settings to a process that runs: api, relay, worker, each put together in one file."""
