@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 
 from bench.report import Result, Row, progress
-from veltrix.dev.postgres import Postgres
+from veltrix.dev.servers.postgres import Postgres
 
 SPACING_S = 0.003  # between two events at 333/s
 _LINE_BYTES, _WORD_BYTES = 64, 8

@@ -23,7 +23,7 @@ from bench.report import Result, Row, us_per_event
 from bench.rig import Rig
 from bench.statements import read, reset
 from bench.usage import cpu_between, cpu_seconds, members
-from veltrix.dev.rabbitmq import manage
+from veltrix.dev.servers.rabbitmq import manage
 
 SHARE_MIN = 0.02
 _STATISTICS_S = 6.0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import psutil
 
 from veltrix.dev.platform import Platform
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 
 _LOAD = "load generator"
 

@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 from tests.support.services import Broker, Services
 from veltrix.dev.children import CannotStart
 from veltrix.dev.platform import Platform
-from veltrix.dev.postgres import Postgres
-from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.settings import PREFIX, Settings
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
+from veltrix.settings.fields import PREFIX, Settings
 from veltrix.store.transactions import make_engine
 
 _FAILED = pytest.StashKey[bool]()

@@ -33,14 +33,14 @@ from veltrix.broker.rights import users
 from veltrix.broker.topology import definitions
 from veltrix.cli import run
 from veltrix.dev.children import Child, tail
-from veltrix.dev.ports import LOOPBACK, free_port
-from veltrix.dev.postgres import _binaries
 from veltrix.dev.processes import Spec, Supervisor
-from veltrix.dev.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
+from veltrix.dev.servers.ports import LOOPBACK, free_port
+from veltrix.dev.servers.postgres import _binaries
+from veltrix.dev.servers.rabbitmq import NO_BUSY_WAIT, WAL_BYTES
 from veltrix.policies import limits_of
 from veltrix.processes import api as server
-from veltrix.settings import PREFIX, Settings
-from veltrix.settings_load import load_settings
+from veltrix.settings.fields import PREFIX, Settings
+from veltrix.settings.load import load_settings
 from workflows.flights import metadata
 
 ROOT = Path(__file__).resolve().parents[1]

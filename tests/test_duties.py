@@ -22,13 +22,13 @@ from tests.support.wait import until
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.management import Management
 from veltrix.broker.topology import plan, wanted
-from veltrix.dev.ports import free_port
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.ports import free_port
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 from veltrix.health import HealthServer
 from veltrix.operations.books.books import balance
 from veltrix.policies import NO_MANAGEMENT, Policies, limits_of
 from veltrix.processes.relay import Duty, _check_groups, _drain, _duties, keep, run_relay
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.failure_deltas import take_turn
 from veltrix.store.transactions import open_autocommit, transaction
 

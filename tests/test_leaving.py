@@ -86,7 +86,7 @@ processes.{kind}()
 """
 REPLACED = """
 import signal, sys
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.processes.worker import start
 said = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
 sys.orig_argv = [sys.executable, "-c", said]

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from veltrix import telemetry
 from veltrix.docs import settings_page
-from veltrix.settings import Settings
-from veltrix.settings_load import (
+from veltrix.settings.fields import Settings
+from veltrix.settings.load import (
     SettingsError,
     effective,
     load_settings,
@@ -19,7 +19,7 @@ from veltrix.settings_load import (
     require,
     variables_of_authors,
 )
-from veltrix.settings_rules import bounds_of
+from veltrix.settings.rules import bounds_of
 
 URL = "postgresql+psycopg://veltrix:hunter2@db/veltrix"
 

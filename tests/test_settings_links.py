@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.tls import Authority
 from veltrix.domain.local_names import is_loopback
-from veltrix.settings import Settings
-from veltrix.settings_links import api_mistake, link_warnings, open_warnings
-from veltrix.settings_load import SettingsError, load_settings
+from veltrix.settings.fields import Settings
+from veltrix.settings.links import api_mistake, link_warnings, open_warnings
+from veltrix.settings.load import SettingsError, load_settings
 
 
 def load(**variables: str) -> Settings:

@@ -18,13 +18,13 @@ from veltrix.authoring.registry import load_workflows
 from veltrix.authoring.workflows import Workflow
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.execute.coroutines.execution import Limits
-from veltrix.settings import Settings
-from veltrix.settings_load import require
+from veltrix.settings.fields import Settings
+from veltrix.settings.load import require
 from veltrix.store.grants import powers
 from veltrix.store.transactions import make_engine, open_autocommit
 from veltrix.telemetry import logger
 
-PROVE_WORKFLOWS = "veltrix.prove.workflows"  # by name: what imports this module is above it
+PROVE_WORKFLOWS = "veltrix.prove.load.workflows"  # by name: what imports this module is above it
 
 
 @dataclass(frozen=True, slots=True)

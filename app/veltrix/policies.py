@@ -9,7 +9,7 @@ from veltrix.bootstrap import real_sources
 from veltrix.broker.connect import broker_url, vhost_of
 from veltrix.broker.management import Management, ManagementRefused
 from veltrix.broker.topology import Limits, is_queue_name, wanted
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.telemetry import logger, policies_kept
 
 log = logger("duties")

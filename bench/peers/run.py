@@ -19,10 +19,10 @@ from bench.peers.summary import Tally, Unsettled, judge
 from bench.report import percentiles
 from veltrix.dev.children import Child, tail, wait_for
 from veltrix.dev.platform import Platform
-from veltrix.dev.ports import LOOPBACK, free_port
-from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.ports import LOOPBACK, free_port
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 from veltrix.operations.books.books import balance
 from veltrix.store.schema import upgrade
 from veltrix.store.transactions import make_engine, open_autocommit, transaction

@@ -23,7 +23,7 @@ from veltrix.api.gate import Gate, Limits
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.processes.api import config_of, make_app
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine
 from veltrix.web.auth import KeyRing, are_keys_required
 from veltrix.web.catalog import Catalog

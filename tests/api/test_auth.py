@@ -13,7 +13,7 @@ from tests.support.wait import until
 from veltrix.access import keys
 from veltrix.domain.local_names import is_loopback
 from veltrix.processes.api import StartRefused, make_ring
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine, transaction
 
 WRITER, READER, ADMIN = "w" * 43, "r" * 43, "a" * 43

@@ -15,7 +15,7 @@ from tests.support.settled import settle
 from veltrix.access import keys
 from veltrix.domain.ids import EventIds
 from veltrix.operations.replays.mover import Replaying
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"

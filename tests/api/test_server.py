@@ -20,7 +20,7 @@ from tests.support.wait import until
 from veltrix.processes.api import LEAVE_S
 from veltrix.store.transactions import transaction
 
-SERVE = "from veltrix.settings_load import load_settings; from veltrix.processes.api import serve;"
+SERVE = "from veltrix.settings.load import load_settings; from veltrix.processes.api import serve;"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.wait import until
 from veltrix.api.gate import Gate, Limits
 from veltrix.api.handshakes import TlsServer
 from veltrix.processes.api import config_of
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.tls import LOOK_S, Certificate, CertificateRefused, client_context
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}

@@ -8,7 +8,7 @@ from annotated_types import Le
 
 from veltrix.broker.message import MESSAGE_BYTES_MAX, ListLimits, messages_for, run_ids_in
 from veltrix.domain.due import DueRun
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1_000, work_s=0.05)
 

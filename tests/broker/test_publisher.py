@@ -14,7 +14,7 @@ from tests.support.wait import until
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.message import ListLimits, Message, messages_for
 from veltrix.broker.publisher import Polled, Publisher
-from veltrix.dev.rabbitmq import RabbitMQ, _scripts
+from veltrix.dev.servers.rabbitmq import RabbitMQ, _scripts
 from veltrix.domain.due import DueRun
 
 LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1 << 22, work_s=0.05)

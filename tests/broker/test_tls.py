@@ -32,7 +32,7 @@ from veltrix.broker.topology import wanted
 from veltrix.domain.due import DueRun
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.policies import management_of
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 QUEUES = ["orders"]
 

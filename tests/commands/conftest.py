@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from veltrix.cli import run
-from veltrix.settings import PREFIX
+from veltrix.settings.fields import PREFIX
 
 
 class Ran(NamedTuple):

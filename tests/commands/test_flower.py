@@ -16,7 +16,7 @@ from tests.commands.conftest import Veltrix
 from tests.support.wait import until
 from veltrix.broker.celery_app import make_celery
 from veltrix.dev.platform import Platform
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 Platforms = Callable[..., Platform]
 DEADLINE_S = 30.0

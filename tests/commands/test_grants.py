@@ -4,7 +4,7 @@ import pytest
 
 from tests.commands.conftest import Veltrix
 from tests.support.roles import make_roles
-from veltrix.settings import PREFIX
+from veltrix.settings.fields import PREFIX
 
 
 def test_grants_are_printed_as_sql_or_given_by_the_owner_alone(

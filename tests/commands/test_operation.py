@@ -11,7 +11,7 @@ from tests.commands.conftest import Veltrix
 from tests.support.due_runs import subscribe
 from tests.support.services import Broker, Services
 from veltrix import telemetry
-from veltrix.settings import PREFIX
+from veltrix.settings.fields import PREFIX
 from veltrix.store.schema import head
 from veltrix.store.transactions import transaction
 

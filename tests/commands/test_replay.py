@@ -16,7 +16,7 @@ from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import settle
 from veltrix.domain.ids import EventIds
 from veltrix.operations.replays.mover import Replaying
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 

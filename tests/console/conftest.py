@@ -23,7 +23,7 @@ from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 CHROMIUM = "/usr/bin/chromium"

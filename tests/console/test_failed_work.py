@@ -14,7 +14,7 @@ from tests.support.wait import until
 from veltrix.domain.ids import EventIds
 from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.operations.replays.mover import Replaying
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 

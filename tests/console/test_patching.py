@@ -17,7 +17,7 @@ from veltrix.access import keys
 from veltrix.domain.ids import EventIds
 from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.operations.replays.mover import Replaying
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 EDIT = "/failures/f00d/edit"

@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from veltrix.dev.postgres import Postgres
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 
 
 def main(folder: Path) -> None:

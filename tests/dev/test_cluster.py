@@ -12,11 +12,11 @@ import pytest
 from tests.support.processes import listening
 from tests.support.services import Services
 from tests.support.wait import until
-from veltrix.dev import deployed as module
 from veltrix.dev.children import CannotStart
-from veltrix.dev.cluster import Cluster
-from veltrix.dev.deployed import deployed
-from veltrix.dev.rabbitmq import manage
+from veltrix.dev.servers import deployed as module
+from veltrix.dev.servers.cluster import Cluster
+from veltrix.dev.servers.deployed import deployed
+from veltrix.dev.servers.rabbitmq import manage
 
 NAMES = ["veltrix1", "veltrix2", "veltrix3"]
 QUEUE = "orders"

@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.processes import listening
 from tests.support.wait import until
-from veltrix.dev import haproxy as module
 from veltrix.dev.children import CannotStart
-from veltrix.dev.haproxy import HAProxy, before_apis
-from veltrix.dev.ports import free_port
+from veltrix.dev.servers import haproxy as module
+from veltrix.dev.servers.haproxy import HAProxy, before_apis
+from veltrix.dev.servers.ports import free_port
 
 
 class Api:

@@ -4,9 +4,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from veltrix.dev.ports import LOOPBACK, Claims, free_port, is_free, kept_ports
 from veltrix.dev.run import _choose_ports
-from veltrix.settings import Settings
+from veltrix.dev.servers.ports import LOOPBACK, Claims, free_port, is_free, kept_ports
+from veltrix.settings.fields import Settings
 
 
 def test_a_free_port_is_outside_the_range_of_outgoing_connections() -> None:

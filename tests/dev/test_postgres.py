@@ -11,8 +11,8 @@ import pytest
 from tests.support.processes import is_alive, listening
 from tests.support.services import Services
 from veltrix.dev.children import CannotStart
-from veltrix.dev.ports import LOOPBACK
-from veltrix.dev.postgres import Postgres
+from veltrix.dev.servers.ports import LOOPBACK
+from veltrix.dev.servers.postgres import Postgres
 
 
 def connect(url: str, **changes: Any) -> psycopg.Connection[Any]:

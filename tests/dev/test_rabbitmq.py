@@ -11,9 +11,9 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 from tests.conftest import SettingsOf
 from tests.support.processes import listening
 from tests.support.services import Broker, Services
-from veltrix.dev import rabbitmq as module
 from veltrix.dev.children import CannotStart
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers import rabbitmq as module
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 
 QUORUM = {"x-queue-type": "quorum"}
 

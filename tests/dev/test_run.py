@@ -16,14 +16,14 @@ import pytest
 from tests.support.processes import is_alive, sigkill
 from tests.support.services import Services
 from tests.support.wait import until
-from veltrix.dev.postgres import Postgres
-from veltrix.settings import Settings
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.settings.fields import Settings
 
 SCRIPT = """
 import sys
 from pathlib import Path
 from veltrix.dev.run import run_dev
-from veltrix.settings_load import load_settings
+from veltrix.settings.load import load_settings
 sys.exit(run_dev(Path(sys.argv[1]), settings=load_settings(env_file=None)))
 """
 ANY_PORT = {f"VELTRIX_{kind}_PORT": "0" for kind in ("API", "RELAY", "WORKER", "FLOWER")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.path.site import Open, connect, event_of, post, site
 from tests.support.wait import until
-from veltrix.prove.faults_clock import set_clock
+from veltrix.prove.faults.clock import set_clock
 
 __all__ = ["site"]
 WITHIN_S = 5

@@ -6,7 +6,7 @@ import pytest
 
 from tests.path.site import Open, Producers, Site, site
 from tests.support.wait import until
-from veltrix.dev.haproxy import before_apis
+from veltrix.dev.servers.haproxy import before_apis
 
 __all__ = ["site"]
 

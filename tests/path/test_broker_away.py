@@ -12,8 +12,8 @@ import pytest
 from tests.path.site import Open, Producers, Site, connect, event_of, post, site
 from tests.support.cut import line_to
 from tests.support.wait import until
-from veltrix.dev.ports import LOOPBACK
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.ports import LOOPBACK
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 
 __all__ = ["site"]
 

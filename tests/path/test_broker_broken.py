@@ -11,7 +11,7 @@ from tests.path.test_worker_refused import ready
 from tests.support.broken_queue import break_queue, silent
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.prove.faults_broker import rabbitmqctl
+from veltrix.prove.faults.broker import rabbitmqctl
 
 __all__ = ["site"]
 

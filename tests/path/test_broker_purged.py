@@ -7,7 +7,7 @@ import pytest
 
 from tests.path.site import Open, Producers, Site, site
 from tests.support.wait import until
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 
 __all__ = ["site"]
 

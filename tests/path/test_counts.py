@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.counting import Counts, count
 from veltrix import Event, step, workflow
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 TABLE = Path(__file__).parents[2] / "bench" / "counts.toml"
 MORE_MAX = 1.10

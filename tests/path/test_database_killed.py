@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tests.path.seen import Scene, Start
 from tests.support.wait import until
-from veltrix.dev.postgres import Postgres
+from veltrix.dev.servers.postgres import Postgres
 from veltrix.store.schema import upgrade
 
 # PostgreSQL promises three times its wal_writer_delay of 200 ms; the rest is for us to kill it.

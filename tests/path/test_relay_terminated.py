@@ -12,7 +12,7 @@ from tests.path.seen import Scene, Start
 from tests.support.wait import until
 from veltrix.processes import api as server
 from veltrix.processes import relay
-from veltrix.prove.line import Line
+from veltrix.prove.deployment.tcp_proxy import Line
 
 
 def test_a_relay_leaves_in_time_though_nobody_answers_it(scene: Start) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.path.site import Open, site
 from tests.support.services import Broker, Services
 from tests.support.wait import until
-from veltrix.dev.postgres import Postgres
+from veltrix.dev.servers.postgres import Postgres
 
 __all__ = ["site"]
 

@@ -17,7 +17,7 @@ import psutil
 
 from tests.path.seen import Start
 from tests.support.wait import until
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.parent.consuming import CHILDREN_S_MAX, Consuming
 from veltrix.worker.parent.parts import Parent
 from veltrix.worker.places import Places

@@ -6,7 +6,7 @@ had been overloaded for a moment stayed at a tenth of its speed.
 """
 
 from tests.path.site import Open, site
-from veltrix.prove.line import Line
+from veltrix.prove.deployment.tcp_proxy import Line
 
 __all__ = ["site"]
 

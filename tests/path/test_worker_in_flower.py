@@ -9,7 +9,7 @@ from celery import Celery
 from tests.path.seen import Scene
 from tests.support.wait import until
 from veltrix.broker.celery_app import make_celery
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 
 def test_a_message_being_worked_on_is_in_inspect_active(steady: Scene) -> None:

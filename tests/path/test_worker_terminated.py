@@ -8,7 +8,7 @@ import pytest
 
 from tests.path.seen import Start
 from tests.support.wait import until
-from veltrix.prove.line import Line
+from veltrix.prove.deployment.tcp_proxy import Line
 
 
 def test_a_terminated_worker_hands_back_between_two_steps(scene: Start) -> None:

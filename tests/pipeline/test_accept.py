@@ -23,7 +23,7 @@ from veltrix.pipeline.accept.receipts import (
     EventUnstorable,
     Receipt,
 )
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 SettingsFor = Callable[..., Settings]

@@ -12,7 +12,7 @@ from tests.support.wait import until
 from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.event_list import Answer
 from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 

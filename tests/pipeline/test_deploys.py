@@ -16,7 +16,7 @@ from veltrix.operations.replays.rules import Options
 from veltrix.releases import subscription_rows
 from veltrix.releases.deploy import GAP_S, SETTLE_S, Deploys
 from veltrix.releases.subscription_rows import Subscription, Taken, release_of, write
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.loads import LEFT_S, PRESENT_S
 from veltrix.store.transactions import transaction
 

@@ -35,7 +35,7 @@ from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import preview
 from veltrix.operations.replays.rules import Options, ReplayRefused, Verb
 from veltrix.operations.runs import archive_rows, read_story
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 MIB = 1024 * 1024

@@ -18,7 +18,7 @@ from veltrix.operations.failures.triage import check_groups, fold_groups_once
 from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.pipeline.accept.sweep import start_events
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 ACCOUNTS_MAX = 10

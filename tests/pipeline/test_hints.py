@@ -16,7 +16,7 @@ from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.domain.due import DueRun
 from veltrix.pipeline.relay.hints import HintRelay
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store import loads
 from veltrix.store.transactions import make_engine, transaction
 

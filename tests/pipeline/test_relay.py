@@ -15,7 +15,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.pipeline.relay.relay import Relay, make_relay
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store import loads
 from veltrix.store.transactions import transaction
 

@@ -18,7 +18,7 @@ from veltrix.broker.broken import Health, health_of
 from veltrix.broker.management import Management
 from veltrix.pipeline.relay.connections import Asking
 from veltrix.pipeline.relay.renewing import FORGET_S, LOOK_S_MAX, REFUSALS_MIN, REFUSING_S, Renewing
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 __all__ = ["channel"]
 

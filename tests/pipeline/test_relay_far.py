@@ -20,8 +20,8 @@ from veltrix.broker.management import Management
 from veltrix.pipeline.relay.budget import Room
 from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.pipeline.relay.relay import make_relay
-from veltrix.prove.line import Line
-from veltrix.settings import Settings
+from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine
 
 __all__ = ["channel"]

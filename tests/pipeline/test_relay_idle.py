@@ -11,7 +11,7 @@ from tests.support.due_runs import add_runs, change_runs, subscribe
 from tests.support.wait import until
 from veltrix.pipeline.relay.pace import REST_S
 from veltrix.pipeline.relay.relay import CHECK_S
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 
 class Rounds(Event):

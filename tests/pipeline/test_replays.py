@@ -27,7 +27,7 @@ from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Options, Rep
 from veltrix.operations.runs import archive_rows
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit, transaction
 
 BYTES_MAX = 1_000_000

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from veltrix.domain.ids import run_id, workflow_suffix
 from veltrix.pipeline.accept.sweep import Sweep, UnknownWorkflow, count_events, start_events
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept.event_list import Answer, Submission, bytes_of
 from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
 from veltrix.pipeline.accept.writers import SMALL_BYTES_MAX, Writers
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine, transaction
 
 MIB = 1024 * 1024

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.services import Broker, Services
-from veltrix.prove.report import Proof
+from veltrix.prove.report.report import Proof
 from veltrix.prove.scenario import Plan, prove
 
 Prove = Callable[..., Proof]

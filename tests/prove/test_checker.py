@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.support.wait import until
-from veltrix.prove.blows import Blow
-from veltrix.prove.case import Case
-from veltrix.prove.checker import PROPERTIES, check
-from veltrix.prove.evidence import Begin, Books, Entry, Evidence, Failed, StoredEvent, StoredRun
-from veltrix.prove.notes import NOWHERE, Seen
-from veltrix.prove.record import (
+from veltrix.prove.check.checker import PROPERTIES, check
+from veltrix.prove.check.evidence import (
+    Begin,
+    Books,
+    Entry,
+    Evidence,
+    Failed,
+    StoredEvent,
+    StoredRun,
+)
+from veltrix.prove.check.history import Case
+from veltrix.prove.deployment.witness import Move
+from veltrix.prove.faults.injections import Blow
+from veltrix.prove.load.notes import NOWHERE, Seen
+from veltrix.prove.load.record import (
     Archived,
     Asked,
     Cancelled,
@@ -26,7 +35,6 @@ from veltrix.prove.record import (
     Told,
     Unanswered,
 )
-from veltrix.prove.witness import Move
 
 RUN, OTHER = "run-1", "run-2"
 

@@ -25,7 +25,7 @@ from veltrix.operations.replays.rules import Options, Verb
 from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.prove import clean as module
 from veltrix.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.prove_effects import make_table
 from veltrix.store.transactions import transaction
 

@@ -4,8 +4,8 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-from veltrix.prove.properties_time import line_of
-from veltrix.prove.witness import Move
+from veltrix.prove.check.properties_time import line_of
+from veltrix.prove.deployment.witness import Move
 
 
 def case_of(accepted_at: dict[str, float], moves: list[Move]) -> Any:

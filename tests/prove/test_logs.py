@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from veltrix.prove.logs import nothing_unforeseen
+from veltrix.prove.check.logs import nothing_unforeseen
 
 RAW = """{"event": "api.started"}
 Traceback (most recent call last):

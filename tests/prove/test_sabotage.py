@@ -14,8 +14,8 @@ from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
 from veltrix.pipeline.execute import journal_rows, journal_statement
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
-from veltrix.prove.report import Verdict
-from veltrix.prove.sabotage import SABOTAGES, sabotaged
+from veltrix.prove.report.report import Verdict
+from veltrix.prove.sabotage.catalog import SABOTAGES, sabotaged
 from veltrix.store.transactions import open_autocommit
 
 AUTHORS: dict[str, Any] = {"families": frozenset({"author"}), "events": 1_200, "stall_s": 15.0}
@@ -81,7 +81,7 @@ def test_each_sabotage_has_its_test() -> None:
 
 def test_each_sabotage_finds_what_it_replaces() -> None:
     switch = (
-        "import os, sys; from veltrix.prove.sabotage import SABOTAGES\n"
+        "import os, sys; from veltrix.prove.sabotage.catalog import SABOTAGES\n"
         "from veltrix.processes import api, relay, worker; import veltrix.cli\n"
         "for name, switch_on in SABOTAGES.items():\n"
         "    child = os.fork()\n"

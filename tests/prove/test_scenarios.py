@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.prove.conftest import Prove
-from veltrix.prove.faults import FAMILIES, KINDS_OF
-from veltrix.prove.record import Asked, Told, Unanswered, read_record
-from veltrix.prove.report import Proof, Verdict
+from veltrix.prove.faults.catalog import FAMILIES, KINDS_OF
+from veltrix.prove.load.record import Asked, Told, Unanswered, read_record
+from veltrix.prove.report.report import Proof, Verdict
 from veltrix.prove.scenario import RECORD_FILE
 
 WITH_NODES_OF_THEIR_OWN = ("workers", "broker", "deploy", "cluster", "author", "standby", "clock")

@@ -16,16 +16,16 @@ from veltrix.access import keys
 from veltrix.authoring.registry import load_workflows
 from veltrix.dev.children import CannotStart
 from veltrix.dev.platform import Platform
-from veltrix.dev.ports import free_port
+from veltrix.dev.servers.ports import free_port
 from veltrix.operations.books.books import balance
-from veltrix.prove import target_reads
-from veltrix.prove.checker import PROPERTIES
+from veltrix.prove.check.checker import PROPERTIES
 from veltrix.prove.clean import clean
-from veltrix.prove.inputs import smallest_input
-from veltrix.prove.report import Proof, Verdict
+from veltrix.prove.load.inputs import smallest_input
+from veltrix.prove.report.report import Proof, Verdict
 from veltrix.prove.scenario import Plan
-from veltrix.prove.target import UNSEEN, UNSEEN_OF_STARTS, prove_target
-from veltrix.prove.target_api import Api
+from veltrix.prove.target import reads
+from veltrix.prove.target.http_api import Api
+from veltrix.prove.target.run import UNSEEN, UNSEEN_OF_STARTS, prove_target
 from veltrix.releases.register import register
 from veltrix.store.prove_effects import make_table
 from veltrix.store.transactions import transaction
@@ -308,7 +308,7 @@ def test_a_target_that_cannot_be_proved_is_told_in_a_sentence(
     assert ask(engine, "select 1 from events") == [], "nothing half done"
 
     with transaction(engine) as tx:
-        found = load_workflows("veltrix.prove.workflows")
+        found = load_workflows("veltrix.prove.load.workflows")
         register(tx, {name: (workflow, "v1") for name, workflow in found.items()})
     with Api(url, KEY) as api:
         until(lambda: "prove_fast" in api.workflows())
@@ -332,7 +332,7 @@ def test_what_stays_open_is_broken_and_what_cannot_be_read_is_in_doubt(
     assert set(broken(left_open)) == {"nothing_left_open"}
     assert (left_open.open, left_open.verdict) == (10, Verdict.BROKEN)
 
-    monkeypatch.setattr(target_reads, "_TRIES_MAX", 2)
+    monkeypatch.setattr(reads, "_TRIES_MAX", 2)
     said.when = "reading", partial(started.kill, "api-1")
     source = "/veltrix/prove/2-2"
     unread = visit(started.api_url, events=10, workflows=["fulfil"], source=source)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from veltrix.prove.target_api import ACCOUNTS_MAX, Balance
+from veltrix.prove.target.http_api import ACCOUNTS_MAX, Balance
 
 ACCOUNT = {"source": "/a", "type": "t", "events": {}, "runs": {}, "unaccounted": 0}
 

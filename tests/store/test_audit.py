@@ -19,7 +19,7 @@ from veltrix.access.audit import (
     page,
     redacted,
 )
-from veltrix.dev.postgres import Postgres
+from veltrix.dev.servers.postgres import Postgres
 from veltrix.store.schema import upgrade
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 

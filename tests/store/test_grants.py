@@ -16,7 +16,7 @@ from tests.support.roles import Roles, make_roles
 from veltrix.access.audit import Audited, append
 from veltrix.access.audit_check import verify
 from veltrix.bootstrap import say_powers
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.grants import APP, READ, RolesRefused, give, grants, powers
 from veltrix.store.tables import metadata
 from veltrix.store.transactions import make_engine, transaction

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from tests.support.pooler import pgbouncer
 from tests.support.tls import Authority
 from veltrix.bootstrap import engine_for
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 
 @pytest.fixture

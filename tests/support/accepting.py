@@ -14,7 +14,7 @@ from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.cloudevents import parse_structured
 from veltrix.pipeline.accept.event_list import DirectStart, Submission
 from veltrix.releases.subscription_rows import Subscription, register
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine, transaction
 
 PLACED = "shop.order.placed"

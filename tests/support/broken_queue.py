@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support.services import Broker
-from veltrix.prove.faults_broker import rabbitmqctl
+from veltrix.prove.faults.broker import rabbitmqctl
 
 
 def break_queue(broker: Broker, queue: str) -> None:

@@ -19,7 +19,7 @@ from veltrix.broker.publisher import Publisher
 from veltrix.domain.due import DueRun
 from veltrix.pipeline.relay.budget import limits_of
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit
 
 _MEASURED_S = 1e-5  # of a run, so that a list may have its whole length

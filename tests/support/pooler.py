@@ -15,7 +15,7 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tests.support.wait import until
-from veltrix.dev.ports import free_port
+from veltrix.dev.servers.ports import free_port
 
 _SSL_REQUEST, _GSS_REQUEST = 80_877_103, 80_877_104
 

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 
 from veltrix.dev.children import CannotStart, Leash, end_recorded
-from veltrix.dev.postgres import Postgres
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 from veltrix.store.schema import upgrade
 
 _PREFIX = "veltrix-tests-"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kombu.asynchronous import Hub
 
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.parent.consumer import ListConsumer
 from veltrix.worker.parent.intake import Intake
 from veltrix.worker.parent.parts import Parent

@@ -14,7 +14,7 @@ from billiard.exceptions import WorkerLostError
 
 from veltrix.authoring.steps import StepCall, step
 from veltrix.pipeline.execute.coroutines.execution import PendingStep
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.crashes import Crash
 from veltrix.worker.parent.deaths import Death, death_of
 from veltrix.worker.parent.parts import Parent

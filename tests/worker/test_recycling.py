@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.child.recycling import Recycling, memory_bytes
 from veltrix.worker.troubles import Troubles
 

@@ -16,7 +16,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Hand
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import Link, make_engine
 from veltrix.worker.child.watch import TICK_S, Watch
 

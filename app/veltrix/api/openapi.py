@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI finds, and by hand what it cannot see.
 
-`docs/openapi.json` holds it; `python -m veltrix.docs.openapi` writes it, and a test says it is current.
+`docs/openapi.json` holds it, `python -m veltrix.docs.openapi` writes it, a test says it is current.
 """
 
 from typing import Any

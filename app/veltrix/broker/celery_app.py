@@ -8,7 +8,7 @@ from kombu import Exchange, Queue
 
 from veltrix.broker.connect import address_of, broker_url, tls_of
 from veltrix.broker.names import RUNS
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 
 class _OnlyByRelay(RuntimeError):

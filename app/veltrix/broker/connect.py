@@ -14,7 +14,7 @@ import kombu
 import pika
 from kombu.utils.url import parse_url
 
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.tls import LEAST, client_context
 
 CONNECT_TIMEOUT_S = 5.0

@@ -18,7 +18,7 @@ def config(as_json: AsJson = False) -> None:
     Example: veltrix config
     """
     from veltrix.commands.terminal import operator_settings, print_json, print_table
-    from veltrix.settings_load import DEV_FILE, effective
+    from veltrix.settings.load import DEV_FILE, effective
 
     rows = effective(operator_settings(), dev_file=DEV_FILE)
     if as_json:

@@ -21,9 +21,9 @@ from veltrix.commands.flower_links import linked
 from veltrix.commands.mistakes import CommandRefused
 from veltrix.domain.local_names import forwarding, is_local
 from veltrix.leaving import end_within
-from veltrix.settings import Settings
-from veltrix.settings_links import open_warnings
-from veltrix.settings_load import require
+from veltrix.settings.fields import Settings
+from veltrix.settings.links import open_warnings
+from veltrix.settings.load import require
 from veltrix.telemetry import logger
 from veltrix.tls import Certificate, CertificateRefused, client_context
 

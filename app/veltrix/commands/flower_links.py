@@ -6,7 +6,7 @@ from typing import Any
 
 from tornado.template import Loader, Template
 
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 _OURS = Path(__file__).with_name("flower_templates")
 _THEIRS = "flower/"

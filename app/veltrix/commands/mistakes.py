@@ -12,7 +12,7 @@ def sentences_of(error: BaseException) -> list[str] | None:
     """A sentence with its cure for each mistake; None for an error that nobody expected."""
     if isinstance(error, CommandRefused):
         return [str(error)]
-    from veltrix.settings_load import SettingsError
+    from veltrix.settings.load import SettingsError
 
     if isinstance(error, SettingsError):
         return error.mistakes

@@ -105,7 +105,7 @@ def key_of(key: str | None, file: Path | None) -> str | None:
 
 def spoken_to(url: str) -> str:
     """The URL of an api, to which a key may be sent. Raises CommandRefused if others could read."""
-    from veltrix.settings_links import api_mistake
+    from veltrix.settings.links import api_mistake
 
     if api_mistake(url, "") is not None:
         from veltrix.commands.terminal import operator_settings

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from veltrix.settings import Settings
+    from veltrix.settings.fields import Settings
 
 
 def api() -> None:
@@ -97,7 +97,7 @@ def dev(
     """
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.dev.run import run_dev
-    from veltrix.settings_load import load_settings
+    from veltrix.settings.load import load_settings
 
     settings = load_settings()
     if settings.api_tls_cert or settings.flower_tls_cert:
@@ -127,7 +127,7 @@ def _hear() -> None:
 
 def _settings() -> "Settings":
     """The settings of a process that keeps running; its logs are configured."""
-    from veltrix.settings_load import load_settings
+    from veltrix.settings.load import load_settings
     from veltrix.telemetry import configure_logs
 
     settings = load_settings()

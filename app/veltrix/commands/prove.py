@@ -11,7 +11,7 @@ from veltrix.commands.mistakes import CommandRefused
 from veltrix.commands.options import ApiKey, ApiKeyFile, AsJson, Yes, key_of, spoken_to
 
 if TYPE_CHECKING:
-    from veltrix.prove.report import Proof
+    from veltrix.prove.report.report import Proof
     from veltrix.prove.scenario import Plan
 
 _EVENTS = {"smoke": 2_000, "cluster": 20_000, "everything": 200_000}
@@ -121,7 +121,7 @@ def _plan(
 ) -> "Plan":
     from veltrix.bootstrap import real_sources
     from veltrix.prove.clean import PREFIX
-    from veltrix.prove.faults import FAMILIES, FAULTS, KINDS_OF
+    from veltrix.prove.faults.catalog import FAMILIES, FAULTS, KINDS_OF
     from veltrix.prove.scenario import Plan
 
     if scenario not in FAMILIES:
@@ -159,7 +159,7 @@ def _plan(
 
 def _embedded(plan: "Plan", folder: Path | None, page: Path) -> "Proof":
     from veltrix.dev.session import ended_by_signals, own_folder
-    from veltrix.prove.display import Display
+    from veltrix.prove.report.display import Display
     from veltrix.prove.scenario import prove as run
 
     is_kept = True  # unless it held: what ends in an error is to be looked at, too
@@ -182,8 +182,8 @@ def _on_target(
     page: Path,
 ) -> "Proof":
     from veltrix.dev.session import ended_by_signals, own_folder
-    from veltrix.prove.display import Display
-    from veltrix.prove.target import prove_target
+    from veltrix.prove.report.display import Display
+    from veltrix.prove.target.run import prove_target
 
     display = Display(plan.events)
     with own_folder(folder, "veltrix-prove-") as own, ended_by_signals(), display:
@@ -205,8 +205,8 @@ def _tell(proof: "Proof", page: Path, kept: Path | None) -> None:
     """The tables on standard error, the page, and where things are."""
     from rich.console import Console
 
-    from veltrix.prove.report import print_proof
-    from veltrix.prove.timeline import page_of
+    from veltrix.prove.report.report import print_proof
+    from veltrix.prove.report.timeline import page_of
 
     console = Console(stderr=True)
     if not console.is_terminal:  # a log has no width, and tables are not to be cut

@@ -144,7 +144,7 @@ def _version() -> tuple[str | None, bool]:
 
 def _url() -> str:
     from veltrix.commands.terminal import operator_settings
-    from veltrix.settings_load import as_owner, require
+    from veltrix.settings.load import as_owner, require
 
     settings = as_owner(operator_settings())
     require(settings, "database_url")

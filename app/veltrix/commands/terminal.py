@@ -14,14 +14,14 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
-from veltrix import settings_load
 from veltrix.bootstrap import engine_for
 from veltrix.commands.mistakes import CommandRefused
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.pipeline.accept.ledger_rows import unix_s
 from veltrix.pipeline.relay.queue_rows import Unserved
-from veltrix.settings import Settings
-from veltrix.settings_load import DEV_FILE, load_settings
+from veltrix.settings import load
+from veltrix.settings.fields import Settings
+from veltrix.settings.load import DEV_FILE, load_settings
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import configure_logs
 
@@ -46,7 +46,7 @@ def connected(*, as_owner: bool = False) -> Iterator[tuple[Settings, Engine]]:
     """
     settings = operator_settings()
     if as_owner:
-        settings = settings_load.as_owner(settings)
+        settings = load.as_owner(settings)
     engine = engine_for(settings, "veltrix-operator", connections_max=2, is_writer=False)
     try:
         yield settings, engine

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from veltrix.broker.topology import Change, LiveTopology, Topology
-    from veltrix.settings import Settings
+    from veltrix.settings.fields import Settings
 
 group = typer.Typer(no_args_is_help=True, help="RabbitMQ's exchanges, queues and policies.")
 
@@ -192,7 +192,7 @@ def _live(settings: "Settings", target: "Topology") -> "LiveTopology":
     from veltrix.broker.connect import broker_url
     from veltrix.broker.management import live_by_amqp
     from veltrix.policies import management_of
-    from veltrix.settings_load import require
+    from veltrix.settings.load import require
 
     require(settings, "broker_url")
     management = management_of(settings)

@@ -68,7 +68,7 @@ def register(
     from veltrix.commands.terminal import author_of, connected, print_json
     from veltrix.releases.register import register_by_hand
     from veltrix.releases.registrable import mistakes_of, registered_names
-    from veltrix.settings_load import SettingsError
+    from veltrix.settings.load import SettingsError
     from veltrix.store.transactions import transaction
 
     with connected() as (settings, engine):

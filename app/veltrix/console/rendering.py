@@ -22,7 +22,7 @@ from veltrix.domain.local_names import is_loopback
 from veltrix.operations.runs.read_story import Attempt, Entry, call_text
 
 if TYPE_CHECKING:
-    from veltrix.settings import Settings
+    from veltrix.settings.fields import Settings
 
 BASE = "/console"
 STATIC = Path(__file__).with_name("static")

@@ -22,7 +22,7 @@ from veltrix.web.not_done import problem_of_group, refusing
 from veltrix.web.problems import Problem
 
 if TYPE_CHECKING:
-    from veltrix.settings import Settings
+    from veltrix.settings.fields import Settings
     from veltrix.web.services import Services
 
 _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})

@@ -25,7 +25,7 @@ from veltrix.web.problems import Problem
 from veltrix.web.refusals import route_of
 
 if TYPE_CHECKING:
-    from veltrix.settings import Settings
+    from veltrix.settings.fields import Settings
     from veltrix.web.services import Services
 
 COOKIE = "veltrix_session"

@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from veltrix.dev.children import CannotStart, Child, tail, wait_for
-from veltrix.dev.cluster import Cluster
-from veltrix.dev.ports import LOOPBACK, free_port, is_free
-from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
-from veltrix.dev.rabbitmq import RabbitMQ
-from veltrix.settings import PREFIX
+from veltrix.dev.servers.cluster import Cluster
+from veltrix.dev.servers.ports import LOOPBACK, free_port, is_free
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
+from veltrix.settings.fields import PREFIX
 from veltrix.store.schema import upgrade
 
 Kind = Literal["api", "relay", "worker", "flower"]

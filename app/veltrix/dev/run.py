@@ -16,13 +16,13 @@ from sqlalchemy.exc import OperationalError
 
 from veltrix.dev.children import CannotStart, Leash
 from veltrix.dev.platform import Kind, command, is_ready
-from veltrix.dev.ports import Claims
-from veltrix.dev.postgres import Postgres
 from veltrix.dev.processes import Spec, Supervisor
-from veltrix.dev.rabbitmq import RabbitMQ
+from veltrix.dev.servers.ports import Claims
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.dev.servers.rabbitmq import RabbitMQ
 from veltrix.dev.sources import Sources
-from veltrix.settings import PREFIX, Settings
-from veltrix.settings_load import variables_of_authors
+from veltrix.settings.fields import PREFIX, Settings
+from veltrix.settings.load import variables_of_authors
 from veltrix.store.prove_effects import make_table
 from veltrix.store.schema import SchemaError, upgrade
 from veltrix.store.transactions import make_engine

@@ -11,15 +11,15 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from veltrix.settings import PREFIX, Settings
-from veltrix.settings_load import ENV_FILE, NOT_SETTINGS, SECRETS
-from veltrix.settings_rules import ORDERS, allowed, bounds_of
+from veltrix.settings.fields import PREFIX, Settings
+from veltrix.settings.load import ENV_FILE, NOT_SETTINGS, SECRETS
+from veltrix.settings.rules import ORDERS, allowed, bounds_of
 
 PATH = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
 
 _HEAD = f"""# Settings
 
-*Written by `python -m veltrix.docs.settings_page` from `app/veltrix/settings.py`; a check fails if it is not current.*
+*Written by `python -m veltrix.docs.settings_page` from `app/veltrix/settings/fields.py`; a check fails if it is not current.*
 
 Every setting is a variable of the environment, read once at start and never changed afterwards.
 
@@ -88,7 +88,7 @@ def render() -> str:
 
 
 def about(field: FieldInfo, key: str) -> str:
-    """What `veltrix.settings` says of a field under `unit`, `full`, `metric` or `default_says`."""
+    """What `veltrix.settings.fields` says of a field under `unit`, `full`, `metric` or `default_says`."""
     extra = field.json_schema_extra
     return str(extra.get(key) or "") if isinstance(extra, Mapping) else ""
 
@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> int:
     if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
         return 0
     cure = "python -m veltrix.docs.settings_page"
-    print(f"docs/settings.md is not what app/veltrix/settings.py says; run: {cure}")
+    print(f"docs/settings.md is not what app/veltrix/settings/fields.py says; run: {cure}")
     return 1
 
 

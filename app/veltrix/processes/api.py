@@ -54,9 +54,9 @@ from veltrix.console.server import BASE, make_console
 from veltrix.leaving import end_within
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.pipeline.relay.hints import HintRelay
-from veltrix.settings import Settings
-from veltrix.settings_links import link_warnings, open_warnings
-from veltrix.settings_load import require
+from veltrix.settings.fields import Settings
+from veltrix.settings.links import link_warnings, open_warnings
+from veltrix.settings.load import require
 from veltrix.store.transactions import is_away, transaction
 from veltrix.telemetry import configure_logs, database_connections, logger
 from veltrix.tls import Certificate, CertificateRefused

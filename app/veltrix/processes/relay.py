@@ -35,9 +35,9 @@ from veltrix.pipeline.relay.relay import Relay, make_relay
 from veltrix.policies import Policies, management_of
 from veltrix.releases import release_rows, subscription_rows
 from veltrix.releases.deploy import Deploys
-from veltrix.settings import Settings
-from veltrix.settings_links import link_warnings, open_warnings
-from veltrix.settings_load import require
+from veltrix.settings.fields import Settings
+from veltrix.settings.links import link_warnings, open_warnings
+from veltrix.settings.load import require
 from veltrix.store.errors import Answer, answer_of, told
 from veltrix.store.failure_deltas import forget_hours
 from veltrix.store.loads import forget_stale

@@ -24,9 +24,9 @@ from veltrix.bootstrap import collect_rarely, engine_for, real_sources, say_powe
 from veltrix.broker.celery_app import make_celery
 from veltrix.leaving import end_within
 from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
-from veltrix.settings import Settings
-from veltrix.settings_links import link_warnings, open_warnings
-from veltrix.settings_load import SettingsError, require
+from veltrix.settings.fields import Settings
+from veltrix.settings.links import link_warnings, open_warnings
+from veltrix.settings.load import SettingsError, require
 from veltrix.store.transactions import open_autocommit
 from veltrix.worker.child.child import Inheritance, inherit, prepare_child
 from veltrix.worker.child.recycling import end_processes

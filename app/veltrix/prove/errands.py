@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 
-from veltrix.prove import items
-from veltrix.prove.background import Background
-from veltrix.prove.database import Unreachable
-from veltrix.prove.expected import CANCELLED_KINDS
-from veltrix.prove.items import Item
-from veltrix.prove.record import (
+from veltrix.prove.deployment.database import Unreachable
+from veltrix.prove.deployment.site import Site
+from veltrix.prove.load import items
+from veltrix.prove.load.background import Background
+from veltrix.prove.load.expected import CANCELLED_KINDS
+from veltrix.prove.load.items import Item
+from veltrix.prove.load.record import (
     Archived,
     Asked,
     Cancelled,
@@ -20,8 +21,7 @@ from veltrix.prove.record import (
     Replaying,
     Told,
 )
-from veltrix.prove.site import Site
-from veltrix.prove.workflows import PREFIX
+from veltrix.prove.load.workflows import PREFIX
 
 REPLAYS, PLANNED = 4, 3  # after each fault
 _LOOK_S = 0.4

@@ -12,23 +12,23 @@ from typing import Any
 import msgspec
 
 from veltrix.dev.children import CannotStart, wait_for
-from veltrix.prove import faults
-from veltrix.prove.blows import Blow
-from veltrix.prove.case import Case
-from veltrix.prove.checker import Property, check
-from veltrix.prove.database import Unreachable
+from veltrix.prove.check.checker import Property, check
+from veltrix.prove.check.evidence import Clock, read_evidence
+from veltrix.prove.check.history import Case
+from veltrix.prove.check.logs import nothing_unforeseen
+from veltrix.prove.deployment.database import Unreachable
+from veltrix.prove.deployment.site import Site
 from veltrix.prove.errands import Canceller, Errands
-from veltrix.prove.evidence import Clock, read_evidence
-from veltrix.prove.faults import Fault, schedule
-from veltrix.prove.logs import nothing_unforeseen
-from veltrix.prove.pace import Pace
-from veltrix.prove.record import Record, read_record
-from veltrix.prove.report import Proof
-from veltrix.prove.site import Site
-from veltrix.prove.striking import catch_rest
-from veltrix.prove.summary import summarise
-from veltrix.prove.watch import Look, Sample, Watch
-from veltrix.prove.workload import Events, Workload
+from veltrix.prove.faults import catalog
+from veltrix.prove.faults.catalog import Fault, schedule
+from veltrix.prove.faults.injections import Blow
+from veltrix.prove.faults.striking import catch_rest
+from veltrix.prove.load.pace import Pace
+from veltrix.prove.load.record import Record, read_record
+from veltrix.prove.load.workload import Events, Workload
+from veltrix.prove.report.report import Proof
+from veltrix.prove.report.samples import Look, Sample, Watch
+from veltrix.prove.report.summary import summarise
 
 RECORD_FILE = "record.jsonl"
 _POLL_S = 0.05
@@ -115,7 +115,7 @@ class Driver:
     # Faults
 
     def _faults(self) -> list[Fault]:
-        takes_s = sum(faults.FAULTS[name].takes_s for name in self._plan.faults)
+        takes_s = sum(catalog.FAULTS[name].takes_s for name in self._plan.faults)
         rounds = 1
         if self._plan.seconds and takes_s:
             rounds = max(1, round(self._plan.seconds / takes_s))
@@ -265,7 +265,7 @@ class Driver:
         )
         logs = nothing_unforeseen(
             self._site.folder / "logs",
-            has_faketime=bool(set(self._plan.faults) & faults.NEED_FAKETIME),
+            has_faketime=bool(set(self._plan.faults) & catalog.NEED_FAKETIME),
         )
         properties = [*check(case), self._processes_live(), logs]
         return summarise(
@@ -309,13 +309,13 @@ def prove(
     """
     names = set(plan.faults)
     needs: dict[str, Any] = {
-        "has_lines": bool(names & faults.NEED_LINES),
+        "has_lines": bool(names & catalog.NEED_LINES),
         "has_small_disk": "disk_full" in names,
-        "has_balancer": bool(names & faults.NEED_BALANCER),
-        "has_front": bool(names & faults.NEED_FRONT),
-        "is_cluster": bool(names & faults.NEED_CLUSTER),
+        "has_balancer": bool(names & catalog.NEED_BALANCER),
+        "has_front": bool(names & catalog.NEED_FRONT),
+        "is_cluster": bool(names & catalog.NEED_CLUSTER),
     }
-    if needs["is_cluster"] and (alone := names & faults.NEED_ONE_NODE):
+    if needs["is_cluster"] and (alone := names & catalog.NEED_ONE_NODE):
         raise CannotStart(f"not with a cluster: {', '.join(sorted(alone))}")
     with Site(folder, **needs, **site) as one:
         return Driver(plan, one, show, say).run()

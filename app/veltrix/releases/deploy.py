@@ -14,7 +14,7 @@ from veltrix.releases import release_rows, subscription_rows
 from veltrix.releases.register import tell
 from veltrix.releases.rules import Release, Switch, switches
 from veltrix.releases.subscription_rows import Taken
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.loads import PRESENT_S
 from veltrix.store.transactions import after_commit, open_autocommit, retry_transient, transaction
 

@@ -53,7 +53,9 @@ _CLEAN = (
 _PREPARED = (
     "select pg_catalog.quote_ident(name) from pg_catalog.pg_prepared_statements where from_sql;"
 )
-_DROPPED = "veltrix.settings"  # where the settings are that a session has not got by its options
+_DROPPED = (
+    "veltrix.settings.fields"  # where the settings are that a session has not got by its options
+)
 _SET = (
     "select set_config(w.name, w.value, false) from unnest(%(name)s, %(value)s) as w(name, value)"
 )

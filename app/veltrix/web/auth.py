@@ -25,7 +25,7 @@ from veltrix.access.audit import Audited, storable
 from veltrix.access.key_limits import KeyLimits
 from veltrix.access.scopes import ALL_SCOPES, Scope, allows
 from veltrix.domain.local_names import is_host, is_local, is_loopback
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import key_expires_seconds, logger
 from veltrix.web.auth_failures import AuthFailures

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from veltrix.pipeline.accept.writers import Writers
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.web.auth import KeyRing
 from veltrix.web.catalog import Catalog
 

@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from veltrix import telemetry
 from veltrix.bootstrap import engine_for
 from veltrix.health import HealthServer
-from veltrix.settings import Settings
-from veltrix.settings_load import load_settings
+from veltrix.settings.fields import Settings
+from veltrix.settings.load import load_settings
 from veltrix.store.transactions import open_autocommit
 from veltrix.worker.metric_files import MetricFiles
 from veltrix.worker.stamps import CONSUMING_S, PARENT, Stamps

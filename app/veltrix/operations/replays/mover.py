@@ -30,7 +30,7 @@ from veltrix.operations.replays.rules import (
     is_moved,
 )
 from veltrix.operations.runs.action_rows import failed_runs
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import (
     after_commit,
     is_away,

@@ -25,7 +25,7 @@ from veltrix.pipeline.accept.receipts import EventRefused
 from veltrix.pipeline.accept.requests import Request, parts_of, settle
 from veltrix.pipeline.accept.routing import RoutingTable
 from veltrix.releases import subscription_rows
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import is_away, open_autocommit, retry_transient
 from veltrix.telemetry import (
     accept_list_events,

@@ -8,7 +8,7 @@ from typing import Any
 
 from veltrix.pipeline.accept.event_list import Answer, Submission, bytes_of
 from veltrix.pipeline.accept.receipts import AcceptUnavailable
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.telemetry import logger
 
 _log = logger("accept")

@@ -26,7 +26,7 @@ from veltrix.pipeline.accept.startable_rows import (
     types_unrouted_lately,
 )
 from veltrix.releases.subscription_rows import Subscription, current
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit, retry_transient, transaction
 from veltrix.telemetry import logger
 

@@ -15,7 +15,7 @@ from veltrix.domain.due import DueRun
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.event_list import Answer, Submission, bytes_of
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.telemetry import accept_waiting_bytes, accept_waiting_events
 
 # What PostgreSQL commits within about 10 ms: one event of so much, or a batch of 200 usual ones.

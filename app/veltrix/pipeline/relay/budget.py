@@ -20,7 +20,7 @@ from veltrix.pipeline.relay.due_rows import (
     queues_subscribed,
     queues_with_open_runs,
 )
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.loads import Load, current
 
 LOAD_S = 0.5

@@ -6,7 +6,7 @@ from veltrix.broker import broken
 from veltrix.broker.connect import broker_url
 from veltrix.broker.declarer import Declarer
 from veltrix.broker.publisher import Publisher
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 
 def make_publisher(settings: Settings, name: str) -> Publisher:

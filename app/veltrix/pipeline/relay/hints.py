@@ -25,7 +25,7 @@ from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import make_due, make_runs_due
 from veltrix.pipeline.relay.pace import LOOK_SHARE
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import (
     broker_up,

@@ -4,7 +4,7 @@ Seconds of the caller's monotonic clock.
 """
 
 from veltrix.pipeline.relay.budget import Room
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 
 ROOM_S, ROOM_IDLE_S = 0.25, 1.0
 ROOM_FULL_S = 0.01

@@ -24,7 +24,7 @@ from veltrix.pipeline.relay.due_rows import Scanned, make_due, make_runs_due, sc
 from veltrix.pipeline.relay.pace import Pace
 from veltrix.pipeline.relay.purge_detector import PurgeWatch, QueueTotals
 from veltrix.pipeline.relay.renewing import Renewing
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit, retry_transient
 from veltrix.telemetry import (
     broker_up,

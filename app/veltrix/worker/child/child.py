@@ -30,7 +30,7 @@ from veltrix.pipeline.execute.transact import Transactor
 from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.releases.register import register, release_of
 from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store.errors import Answer, answer_of, told
 from veltrix.store.transactions import Link, transaction
 from veltrix.worker.child.recycling import Recycling, memory_bytes

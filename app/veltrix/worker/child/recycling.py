@@ -10,7 +10,7 @@ from pathlib import Path
 import billiard.pool
 
 from veltrix import telemetry
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.troubles import Troubles
 
 _STATM = Path("/proc/self/statm")

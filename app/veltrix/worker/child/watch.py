@@ -25,7 +25,7 @@ from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.coroutines.retry import retry_delay_s
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.store import loads
 from veltrix.store.transactions import Link
 from veltrix.worker.occupied import Occupied

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.jobs import ListJob, ListReport
 from veltrix.worker.occupied import Occupied
 from veltrix.worker.parent.guard import Order

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from veltrix.broker.broken import Health
 from veltrix.broker.connect import broker_url
-from veltrix.settings import Settings
+from veltrix.settings.fields import Settings
 from veltrix.worker.places import Places
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles

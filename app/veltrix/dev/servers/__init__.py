@@ -1,0 +1,1 @@
+"""PostgreSQL, RabbitMQ and haproxy as child processes, on loopback only."""

@@ -1,0 +1,1 @@
+"""The checker: evidence and record, held against what was promised."""

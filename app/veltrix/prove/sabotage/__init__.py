@@ -1,0 +1,1 @@
+"""Known mistakes, switched on in the product so that the checker must see each."""
