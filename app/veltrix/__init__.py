@@ -16,6 +16,7 @@ from veltrix.authoring.flow import (
     sleep,
     uuid,
 )
+from veltrix.authoring.resources import on_worker_start, resource
 from veltrix.authoring.steps import step, transaction
 from veltrix.authoring.workflows import workflow
 from veltrix.domain.events import Event
@@ -29,7 +30,9 @@ __all__ = [
     "gather",
     "idempotency_key",
     "now",
+    "on_worker_start",
     "random",
+    "resource",
     "sleep",
     "step",
     "transaction",

@@ -124,7 +124,7 @@ def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
     return {name: (w, w.code_version(settings.release)) for name, w in sorted(found.items())}
 
 
-def limits_for(settings: Settings, sources: Sources) -> Limits:
+def limits_for(settings: Settings, sources: Sources, *, has_own_limits: bool = True) -> Limits:
     """What the executions of a worker child must respect."""
     return Limits(
         output_bytes_max=settings.output_bytes_max,
@@ -136,4 +136,5 @@ def limits_for(settings: Settings, sources: Sources) -> Limits:
         monotonic=sources.monotonic,
         jitter=sources.random,
         arguments_bytes_max=settings.arguments_bytes_max,
+        has_own_limits=has_own_limits,
     )

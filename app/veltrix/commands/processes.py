@@ -52,17 +52,26 @@ def relay() -> None:
     run_relay(settings, stop)
 
 
-def worker() -> None:
+def worker(
+    *,
+    solo: Annotated[
+        bool, typer.Option("--solo", help="One process in the foreground, for a debugger.")
+    ] = False,
+) -> None:
     """Run workflows.
 
     Until SIGTERM or Ctrl-C: what is in hand is finished or handed back, nothing is lost.
     Children: VELTRIX_WORKER_CHILDREN; time to finish: VELTRIX_GRACE_S. Any number run side by
-    side,
-    each with a VELTRIX_WORKER_NAME of its own.
+    side, each with a VELTRIX_WORKER_NAME of its own. With --solo one run at a time, here, without
+    limits of time for steps: breakpoint() has this terminal.
 
     Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
     """
     _hear()
+    if solo:
+        from veltrix.processes.solo import run_solo
+
+        raise typer.Exit(run_solo(_settings()))
     from veltrix.processes.worker import start
 
     raise typer.Exit(start(_settings))

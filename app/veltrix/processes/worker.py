@@ -20,6 +20,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from sqlalchemy.exc import SQLAlchemyError
 
 from veltrix import log_lines, telemetry
+from veltrix.authoring.workflows import Workflow
 from veltrix.bootstrap import collect_rarely, engine_for, real_sources, say_powers, workflows_of
 from veltrix.broker.celery_app import make_celery
 from veltrix.leaving import end_within
@@ -28,6 +29,7 @@ from veltrix.settings.fields import Settings
 from veltrix.settings.links import link_warnings, open_warnings
 from veltrix.settings.load import SettingsError, require
 from veltrix.store.transactions import open_autocommit
+from veltrix.worker.child.begin_end import close_all
 from veltrix.worker.child.child import Inheritance, inherit, prepare_child
 from veltrix.worker.child.recycling import end_processes
 from veltrix.worker.parent import lost_connections
@@ -64,9 +66,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
         telemetry.logger("worker").warning("link.open", detail=warning)
     only_inspecting()
     refuse_compressed()
-    workflows = workflows_of(settings)
-    queues = _queues(settings, {workflow.queue for workflow, _ in workflows.values()})
-    _refuse_unregistrable(settings, workflows)
+    workflows, queues = workflows_and_queues(settings)
     sources = real_sources()
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"
     stamps, troubles = Stamps(folder / "stamps"), Troubles(folder / "troubles")
@@ -108,6 +108,14 @@ def run_worker(settings: Settings, folder: Path) -> int:
         sidecar.kill()
         sidecar.wait()
     return int(worker.exitcode or parent.exit_code)
+
+
+def workflows_and_queues(settings: Settings) -> tuple[dict[str, tuple[Workflow, str]], list[str]]:
+    """The workflows with their versions, and the queues to be served. Raises SettingsError."""
+    workflows = workflows_of(settings)
+    queues = _queues(settings, {workflow.queue for workflow, _ in workflows.values()})
+    _refuse_unregistrable(settings, workflows)
+    return workflows, queues
 
 
 def _refuse_unregistrable(settings: Settings, workflows: Workflows) -> None:
@@ -177,6 +185,7 @@ def _on_child(**_: Any) -> None:
 
 
 def _on_child_end(**_: Any) -> None:
+    close_all()
     end_processes()
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from _signal import getsignal as _handler_of  # type: ignore[import-not-found] # fast: no enum
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -223,12 +223,26 @@ class AsyncSteps:
 
     def start(self, hand: Hand, steps: list[PendingStep]) -> None:
         """Begin these steps, concurrently."""
+        self._ensure_open()
+        self._given.update(dict.fromkeys(steps, hand))
+        with suppress(RuntimeError):  # it was closed just now: whoever opens another begins these
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._start, hand, steps)
+
+    def call(self, function: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
+        """Await what a function of the author gives, which is no step, on this loop. Raises it."""
+        loop = self._ensure_open()
+
+        async def await_it() -> None:
+            await asyncio.wait_for(function(), timeout_s)
+
+        asyncio.run_coroutine_threadsafe(await_it(), loop).result()
+
+    def _ensure_open(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = self._open()
             threading.Thread(target=self._keep_running, name="async-steps", daemon=True).start()
-        self._given.update(dict.fromkeys(steps, hand))
-        with suppress(RuntimeError):  # it was closed just now: whoever opens another begins these
-            self._loop.call_soon_threadsafe(self._start, hand, steps)
+        return self._loop
 
     def finished(self, timeout_s: float = 0.0) -> list[Finished]:
         """All that have ended since the last call; waits up to `timeout_s` for the first."""

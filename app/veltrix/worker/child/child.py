@@ -33,6 +33,7 @@ from veltrix.releases.registrable import Workflows, mistakes_of, registered_name
 from veltrix.settings.fields import Settings
 from veltrix.store.errors import Answer, answer_of, told
 from veltrix.store.transactions import Link, transaction
+from veltrix.worker.child.begin_end import run_start_hooks
 from veltrix.worker.child.recycling import Recycling, memory_bytes
 from veltrix.worker.child.release import release
 from veltrix.worker.child.usual import be_usual
@@ -69,6 +70,7 @@ class Inheritance:
     stamps: Stamps
     places: Places
     troubles: Troubles
+    has_step_limits: bool = True  # not where somebody stands in them with a debugger
 
 
 # Of the node in a session's name, which PostgreSQL cuts at 63 bytes.
@@ -134,7 +136,7 @@ class Child:
         self._troubles = inheritance.troubles
         self._said: dict[str, float] = {}  # by trouble: when it was last logged
         self._link = Link(self._sql, self._wait, pause_s_max, partial(self._say, "database"))
-        self._limits = limits_for(settings, sources)
+        self._limits = limits_for(settings, sources, has_own_limits=inheritance.has_step_limits)
         enter_worker()
         alarm, async_steps = Alarm(sources.monotonic), AsyncSteps(sources.monotonic)
         alarm.install()
@@ -179,6 +181,7 @@ class Child:
             release_of(self._workflows),
         )
         self._watch.start()
+        run_start_hooks(alarm, async_steps, settings.step_timeout_s, sources.monotonic)
 
     def leave(self) -> None:
         """Finish or hand back everything at the next step boundary."""

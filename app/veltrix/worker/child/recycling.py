@@ -11,6 +11,7 @@ import billiard.pool
 
 from veltrix import telemetry
 from veltrix.settings.fields import Settings
+from veltrix.worker.child.begin_end import close_all
 from veltrix.worker.troubles import Troubles
 
 _STATM = Path("/proc/self/statm")
@@ -61,6 +62,7 @@ class Recycling:
             telemetry.logger("worker").info(
                 "child.recycled", reason=why, runs=self.runs, memory_bytes=self._memory()
             )
+            close_all()
             end_processes()
             # Billiard would wait for a second first, while the parent takes the child for free.
             os._exit(billiard.pool.EX_RECYCLE)

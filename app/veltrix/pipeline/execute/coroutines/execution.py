@@ -42,6 +42,11 @@ class Limits(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float]
     jitter: Callable[[], float]
     arguments_bytes_max: int = 1_024
+    has_own_limits: bool = True  # steps have the limits that their authors gave them
+
+    def of_step(self, own_s: float | None) -> float:
+        """How long an attempt of a step with this limit of its own may take, in seconds."""
+        return self.step_timeout_s if own_s is None or not self.has_own_limits else own_s
 
 
 class PendingStep:
@@ -81,8 +86,7 @@ class PendingStep:
         failed = execution.failures.get(position)
         self.attempt = failed.count + 1 if failed else 1
         self.tries = self.attempt - failed.crashes if failed else 1
-        own_s = call.step.timeout_s
-        self.limit_s = execution.limits.step_timeout_s if own_s is None else own_s
+        self.limit_s = execution.limits.of_step(call.step.timeout_s)
         self.given = self.started = 0.0
 
     def again(self) -> "PendingStep":
@@ -336,8 +340,7 @@ class Execution:
 
     def limit_of(self, step: PendingStep, now: float) -> float:
         """How long an attempt of this step that begins now may take, in seconds."""
-        own = step.call.step.timeout_s
-        limit_s = self.limits.step_timeout_s if own is None else own
+        limit_s = self.limits.of_step(step.call.step.timeout_s)
         if self.deadline is not None:
             limit_s = max(0.001, min(limit_s, self.deadline - now))
         return limit_s

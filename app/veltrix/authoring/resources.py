@@ -1,0 +1,175 @@
+"""What lives as long as a process that runs steps: clients and pools, and what is done first.
+
+A worker's child is a process with one main thread, in which plain steps run one after the other,
+and one event loop, on which all its `async def` steps run. So a client of each kind is enough.
+"""
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import Context
+from typing import Any, Generic, TypeVar, overload
+
+from veltrix.authoring.code import name_of
+from veltrix.authoring.definitions import DefinitionError
+from veltrix.authoring.flow import here
+
+T = TypeVar("T")
+StartHook = Callable[[], Any]
+Closer = Callable[[], Any]
+
+start_hooks: list[StartHook] = []
+
+
+def on_worker_start(function: StartHook) -> StartHook:
+    """`@on_worker_start`: called once in each child of a worker, before its first run.
+
+    A `def` or `async def` without arguments. What it raises is logged, and the child goes on: a
+    step that needs what is not there fails by itself, and is tried again.
+    """
+    if not inspect.isroutine(function):
+        raise DefinitionError("@on_worker_start takes a function; write it without parentheses")
+    if any(
+        parameter.default is parameter.empty and parameter.kind not in _VARIABLE
+        for parameter in inspect.signature(function).parameters.values()
+    ):
+        raise DefinitionError(f"@on_worker_start: {name_of(function)!r} must take no arguments")
+    start_hooks.append(function)
+    return function
+
+
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@overload
+def resource(function: Callable[[], Iterator[T]], /) -> Callable[[], T]: ...
+@overload
+def resource(function: Callable[[], AsyncIterator[T]], /) -> Callable[[], Awaitable[T]]: ...
+def resource(function: Callable[[], Any], /) -> Callable[[], Any]:
+    """Make a generator that yields once a resource: calling it gives what it yielded.
+
+    It is made when a step of this process first asks for it, is the same for all later ones, and
+    the generator goes on when the process ends. Of an `async def` generator, `await` it in async
+    steps. If making it fails, so does the attempt of the step, and the next one makes it anew. A
+    process that is killed closes nothing. Raises DefinitionError if it is no such generator.
+    """
+    if inspect.isasyncgenfunction(function):
+        return _AsyncResource(function)
+    if inspect.isgeneratorfunction(function):
+        return _SyncResource(function)
+    raise DefinitionError(
+        "@resource takes a generator that yields once: what it yields is the resource, and what"
+        " comes after the yield closes it"
+    )
+
+
+class _Resource(Generic[T]):
+    def __init__(self, function: Callable[[], Any]) -> None:
+        if inspect.signature(function).parameters:
+            raise DefinitionError(f"resource {name_of(function)!r} must take no arguments")
+        self.name, self._function = name_of(function), function
+
+    def _check_here(self) -> None:
+        if here.recorder is not None:
+            raise RuntimeError(
+                f"resource {self.name!r} was asked for in a workflow's own code, which may do"
+                " nothing but call steps; ask for it in a step"
+            )
+
+    def __repr__(self) -> str:
+        return f"<resource {self.name}>"
+
+
+class _SyncResource(_Resource[T]):
+    """One in each process."""
+
+    def __init__(self, function: Callable[[], Iterator[T]]) -> None:
+        super().__init__(function)
+        self._here: tuple[int, threading.RLock, list[T]] = 0, threading.RLock(), []
+
+    def __call__(self) -> T:
+        self._check_here()
+        pid, lock, made = self._here
+        if pid != os.getpid():  # a copy of a process has connections of its own
+            pid, lock, made = self._here = os.getpid(), threading.RLock(), []
+        if not made:
+            with lock:
+                if not made:
+                    made.append(self._make())
+        return made[0]
+
+    def _make(self) -> T:
+        generator = self._function()
+        value: T = next(generator, _NOTHING)
+        if value is _NOTHING:
+            raise RuntimeError(f"resource {self.name!r} ended without a yield")
+        _opened.append((os.getpid(), None, lambda: self._close(generator)))
+        return value
+
+    def _close(self, generator: Iterator[T]) -> None:
+        self._here = 0, threading.RLock(), []
+        if next(generator, _NOTHING) is not _NOTHING:
+            raise RuntimeError(f"resource {self.name!r} yields more than once")
+
+
+class _AsyncResource(_Resource[T]):
+    """One in each event loop."""
+
+    def __init__(self, function: Callable[[], AsyncIterator[T]]) -> None:
+        super().__init__(function)
+        self._made: dict[asyncio.AbstractEventLoop, asyncio.Task[T]] = {}
+
+    async def __call__(self) -> T:
+        self._check_here()
+        loop = asyncio.get_running_loop()
+        for closed in [one for one in self._made if one.is_closed()]:
+            del self._made[closed]
+        making = self._made.get(loop)
+        if making is None:
+            # By itself: the step that asks first may be cancelled, and others wait for it too.
+            making = self._made[loop] = loop.create_task(self._make(), context=Context())
+        try:
+            return await asyncio.shield(making)
+        except BaseException:
+            if making.done() and (making.cancelled() or making.exception() is not None):
+                self._made.pop(loop, None)
+            raise
+
+    async def _make(self) -> T:
+        generator = self._function()
+        value: T = await anext(generator, _NOTHING)
+        if value is _NOTHING:
+            raise RuntimeError(f"resource {self.name!r} ended without a yield")
+        loop = asyncio.get_running_loop()
+        _opened.append((os.getpid(), loop, lambda: self._close(loop, generator)))
+        return value
+
+    async def _close(self, loop: asyncio.AbstractEventLoop, generator: AsyncIterator[T]) -> None:
+        self._made.pop(loop, None)
+        if await anext(generator, _NOTHING) is not _NOTHING:
+            raise RuntimeError(f"resource {self.name!r} yields more than once")
+
+
+_NOTHING: Any = object()
+# What is to be closed, in the order in which it was made: of which process, on which loop.
+_opened: list[tuple[int, asyncio.AbstractEventLoop | None, Closer]] = []
+
+
+def close_resources(timeout_s: float, tell: Callable[[BaseException], object]) -> None:
+    """Close what this process has made, the last first; `tell` hears what that raised.
+
+    Asynchronous ones are closed on their own loop, each within `timeout_s`. Raises nothing.
+    """
+    while _opened:
+        pid, loop, close = _opened.pop()
+        if pid != os.getpid():
+            continue
+        try:
+            if loop is None:
+                close()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(close(), loop).result(timeout_s)
+        except BaseException as error:  # noqa: BLE001 - the others are closed all the same
+            tell(error)
