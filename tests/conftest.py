@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy import Engine
 
+from tests.support.empty import empty_database
 from tests.support.services import Broker, Services
 from veltrix.dev.children import CannotStart
 from veltrix.dev.platform import Platform
@@ -91,6 +92,13 @@ def database(services: Services) -> Iterator[tuple[str, str]]:
 def database_url(database: tuple[str, str]) -> str:
     """URL of this test's database: empty tables, newest schema."""
     return database[1]
+
+
+@pytest.fixture
+def empty_url(database_url: str) -> Iterator[str]:
+    """The URL of a database of its own without any table."""
+    with empty_database(database_url) as url:
+        yield url
 
 
 @pytest.fixture

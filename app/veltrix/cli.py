@@ -19,6 +19,7 @@ from veltrix.commands import (
     edits,
     events,
     failures,
+    init,
     keys,
     processes,
     prove,
@@ -46,6 +47,7 @@ cli = typer.Typer(
     context_settings={"max_content_width": 100},
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
+    init.init,
     processes.dev,
     config.demo,
     processes.api,

@@ -1,46 +1,20 @@
 """The wheel is whole: outside of a checkout it migrates a database and has all that pages need."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.packaging.installing import PIP, ROOT, done
 from veltrix.store.schema import head
-
-ROOT = Path(__file__).resolve().parents[2]
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel installs, and nothing else."""
-    wheels, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
-    build: list[str | Path] = [
-        "wheel",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        wheels,
-    ]
-    done([*PIP, *build, ROOT])
-    done([*PIP, "install", "--no-index", "--no-deps", "--target", folder, *wheels.iterdir()])
+    folder = tmp_path_factory.mktemp("installed")
+    done([*PIP, "install", "--no-index", "--no-deps", "--target", folder, wheel])
     return folder
-
-
-def done(command: list[str | Path], cwd: Path | None = None, **environment: str) -> str:
-    ended = subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 def test_it_installs_one_package_with_all_its_files_and_no_samples(installed: Path) -> None:

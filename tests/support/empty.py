@@ -1,17 +1,17 @@
-"""Databases without any table."""
+"""A database without any table."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
-import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 
-@pytest.fixture
-def empty_url(database_url: str) -> Iterator[str]:
-    """The URL of a new, empty database on the test server, gone after the test."""
+@contextmanager
+def empty_database(database_url: str) -> Iterator[str]:
+    """The URL of a new, empty database on the server of this one, gone after the block."""
     name = f"empty_{uuid4().hex}"
     url = make_url(database_url)
     admin = create_engine(
@@ -19,6 +19,8 @@ def empty_url(database_url: str) -> Iterator[str]:
     )
     with admin.connect() as connection:
         connection.execute(text(f"create database {name} template template0"))
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"drop database {name} with (force)"))
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(text(f"drop database {name} with (force)"))
