@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from veltrix.authoring.registry import load_workflows
 from veltrix.authoring.workflows import Workflow
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.execute.coroutines.execution import Limits
+from veltrix.pipeline.execute.coroutines.execution import ExecutionLimits
 from veltrix.settings.fields import Settings
 from veltrix.settings.load import require
 from veltrix.store.grants import powers
@@ -124,9 +124,11 @@ def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
     return {name: (w, w.code_version(settings.release)) for name, w in sorted(found.items())}
 
 
-def limits_for(settings: Settings, sources: Sources, *, has_own_limits: bool = True) -> Limits:
+def limits_for(
+    settings: Settings, sources: Sources, *, has_own_limits: bool = True
+) -> ExecutionLimits:
     """What the executions of a worker child must respect."""
-    return Limits(
+    return ExecutionLimits(
         output_bytes_max=settings.output_bytes_max,
         error_chars_max=settings.error_chars_max,
         step_timeout_s=settings.step_timeout_s,

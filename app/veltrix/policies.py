@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from veltrix.bootstrap import real_sources
 from veltrix.broker.connect import broker_url, vhost_of
 from veltrix.broker.management import Management, ManagementRefused
-from veltrix.broker.topology import Limits, is_queue_name, wanted
+from veltrix.broker.topology import QueueLimits, is_queue_name, wanted
 from veltrix.settings.fields import Settings
 from veltrix.telemetry import logger, policies_kept
 
@@ -89,9 +89,9 @@ class Policies:
         self._said = finding
 
 
-def limits_of(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> QueueLimits:
     """The bounds of a workflow queue, from the settings."""
-    return Limits(
+    return QueueLimits(
         delivery_limit=settings.delivery_limit,
         messages_max=settings.queue_messages_max,
         bytes_max=settings.queue_bytes_max,

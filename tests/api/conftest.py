@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from tests.support.accepting import PLACED, subscribe, subscription
 from tests.support.wait import until
-from veltrix.api.gate import Gate, Limits
+from veltrix.api.gate import ConnectionLimits, Gate
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.processes.api import config_of, make_app
@@ -29,7 +29,7 @@ from veltrix.web.auth import KeyRing, are_keys_required
 from veltrix.web.catalog import Catalog
 from veltrix.web.services import Services
 
-USUAL = Limits()
+USUAL = ConnectionLimits()
 
 
 class Answer(msgspec.Struct):
@@ -97,12 +97,12 @@ class ApiOf(Protocol):
     """Starts an api with these changes of its settings."""
 
     def __call__(
-        self, *, url: str | None = None, limits: Limits = USUAL, **changes: Any
+        self, *, url: str | None = None, limits: ConnectionLimits = USUAL, **changes: Any
     ) -> Api: ...
 
 
 @contextmanager
-def serving(settings: Settings, limits: Limits = USUAL) -> Iterator[Api]:
+def serving(settings: Settings, limits: ConnectionLimits = USUAL) -> Iterator[Api]:
     """An api with these settings, without a relay thread: everything it accepts is due."""
     assert settings.database_url is not None
     url = settings.database_url.get_secret_value()
@@ -151,7 +151,7 @@ def api_of(database_url: str) -> Iterator[ApiOf]:
     """Start apis on this test's database."""
     running: list[Any] = []
 
-    def start(*, url: str | None = None, limits: Limits = USUAL, **changes: Any) -> Api:
+    def start(*, url: str | None = None, limits: ConnectionLimits = USUAL, **changes: Any) -> Api:
         given = {"database_url": url or database_url, "broker_url": "amqp://127.0.0.1:1/"}
         context = serving(Settings(**(given | changes)), limits)
         running.append(context)

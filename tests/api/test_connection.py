@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from tests.api.conftest import Api, ApiOf
 from tests.support.wait import until
 from veltrix.access.keys import create
-from veltrix.api.gate import Limits
+from veltrix.api.gate import ConnectionLimits
 from veltrix.store.transactions import transaction
 
 WAITED = Event()  # never set: its wait is a pause between packets
@@ -202,7 +202,7 @@ def test_a_header_that_is_there_twice_is_refused_everywhere(api: Api, name: str,
 
 
 def test_a_head_has_an_end(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(head_bytes_max=4_096))
+    api = api_of(limits=ConnectionLimits(head_bytes_max=4_096))
     with line(api) as one:
         one.send(head("/livez", {"x": "y" * 3_900}, "GET"))
         assert one.answer()[0] == 200
@@ -214,7 +214,7 @@ def test_a_head_has_an_end(api_of: ApiOf) -> None:
 
 
 def test_who_says_nothing_or_half_of_it_is_closed_in_time(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(head_s=1.0, body_s=1.0))
+    api = api_of(limits=ConnectionLimits(head_s=1.0, body_s=1.0))
     whole = b"".join(request("/v1/events", b'{"order":1}', BINARY | {"ce-id": "h"}))
     with line(api) as silent, line(api) as half_head, line(api) as half_body, line(api) as after:
         half_head.send(whole[:30])
@@ -232,7 +232,7 @@ def test_who_says_nothing_or_half_of_it_is_closed_in_time(api_of: ApiOf) -> None
 
 
 def test_a_body_at_the_pace_has_the_time_it_takes(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(body_s=0.6, body_bytes_per_s=1_000))
+    api = api_of(limits=ConnectionLimits(body_s=0.6, body_bytes_per_s=1_000))
     body = b'{"text":"' + b"x" * 3_000 + b'"}'
     top, rest = request("/v1/events", body, BINARY | {"ce-id": "pace"})
     with line(api) as one:
@@ -244,7 +244,7 @@ def test_a_body_at_the_pace_has_the_time_it_takes(api_of: ApiOf) -> None:
 
 
 def test_where_there_is_no_room_the_silent_go_and_who_asks_is_answered(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(connections_max=40))
+    api = api_of(limits=ConnectionLimits(connections_max=40))
     silent = [Line(api) for _ in range(120)]
     try:
         assert all(api.get("/livez").status == 200 for _ in range(20))
@@ -259,7 +259,7 @@ def test_where_there_is_no_room_the_silent_go_and_who_asks_is_answered(api_of: A
 
 
 def test_where_there_is_no_room_the_idle_go_and_who_asks_is_answered(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(connections_max=40))
+    api = api_of(limits=ConnectionLimits(connections_max=40))
     idle = [Line(api) for _ in range(40)]
     try:
         for one in idle:
@@ -412,7 +412,7 @@ def test_a_head_behind_another_request_may_be_cut_anywhere(api: Api) -> None:
 
 
 def test_half_a_head_behind_another_request_has_its_time_and_its_size(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(head_s=1.0, head_bytes_max=4_096))
+    api = api_of(limits=ConnectionLimits(head_s=1.0, head_bytes_max=4_096))
     first = b"".join(request("/v1/events", b"{}", BINARY | {"ce-id": "first"}))
     with line(api) as late, line(api) as long:
         late.send(first + b"GET /livez HT")
@@ -461,7 +461,7 @@ def test_a_body_may_come_in_chunks_of_one_byte(api: Api) -> None:
 
 @pytest.mark.parametrize("opening", ["refused", "half"])
 def test_who_keeps_us_waiting_makes_room(api_of: ApiOf, opening: str) -> None:
-    api = api_of(limits=Limits(connections_max=20))
+    api = api_of(limits=ConnectionLimits(connections_max=20))
     path, length = ("/nowhere", "1") if opening == "refused" else ("/v1/events", "9")
     held = [Line(api) for _ in range(20)]
     try:
@@ -474,7 +474,7 @@ def test_who_keeps_us_waiting_makes_room(api_of: ApiOf, opening: str) -> None:
 
 
 def test_who_does_not_read_his_answers_is_closed(api_of: ApiOf) -> None:
-    api = api_of(limits=Limits(connections_max=10, write_s=1.0))
+    api = api_of(limits=ConnectionLimits(connections_max=10, write_s=1.0))
     held: list[socket.socket] = []
     try:
         for _ in range(10):

@@ -16,14 +16,14 @@ from structlog.testing import capture_logs
 from tests.api.conftest import Api, serving
 from tests.support.tls import Authority
 from tests.support.wait import until
-from veltrix.api.gate import Gate, Limits
+from veltrix.api.gate import ConnectionLimits, Gate
 from veltrix.api.handshakes import TlsServer
 from veltrix.processes.api import config_of
 from veltrix.settings.fields import Settings
 from veltrix.tls import LOOK_S, Certificate, CertificateRefused, client_context
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
-SHORT = Limits(head_s=1.0, body_s=1.0, linger_s=0.5, write_s=1.0)
+SHORT = ConnectionLimits(head_s=1.0, body_s=1.0, linger_s=0.5, write_s=1.0)
 FILE = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEAD = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -58,7 +58,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @contextmanager
 def tls_api(
-    database_url: str, authority: Authority, certificate: Certificate, limits: Limits = SHORT
+    database_url: str,
+    authority: Authority,
+    certificate: Certificate,
+    limits: ConnectionLimits = SHORT,
 ) -> Iterator[TlsApi]:
     """The application of an api, on a server that is told a certificate."""
     with serving(Settings(database_url=database_url)) as api:
@@ -205,7 +208,7 @@ def test_files_that_are_no_certificate_and_key_are_refused_at_the_start(
 def test_who_connects_and_agrees_on_nothing_is_closed_in_time_and_counted(
     database_url: str, authority: Authority
 ) -> None:
-    limits = Limits(connections_max=16, head_s=2.0)
+    limits = ConnectionLimits(connections_max=16, head_s=2.0)
     with tls_api(database_url, authority, Certificate(*authority.certify()), limits) as api:
         silent = [api.dial() for _ in range(60)]
         silent[-1].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a hello

@@ -15,7 +15,7 @@ import uvloop
 from tests.api.conftest import ApiOf
 from tests.support.wait import until
 from veltrix.api.connection import ApiConnection
-from veltrix.api.gate import Gate, Limits
+from veltrix.api.gate import ConnectionLimits, Gate
 
 FILE = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
@@ -24,7 +24,7 @@ PAUSE = Event()  # never set
 
 def test_who_goes_on_asking_and_does_not_read_is_closed(api_of: ApiOf) -> None:
     """Each new request gave the connection, and all that was held for it, time without end."""
-    api = api_of(limits=Limits(write_s=1.0))
+    api = api_of(limits=ConnectionLimits(write_s=1.0))
     with unread(("127.0.0.1", api.port)) as one:
         one.setblocking(False)
         until(lambda: is_cut(one), 15, "the end of a connection that is not read")
@@ -52,7 +52,7 @@ def unread(address: Any) -> Iterator[socket.socket]:
 class Server:
     """One that answers each request with so many bytes, and what it holds of it."""
 
-    def __init__(self, size: int, limits: Limits, **options: Any) -> None:
+    def __init__(self, size: int, limits: ConnectionLimits, **options: Any) -> None:
         self._size, self.gate, self.answered = size, Gate(limits), Event()
         http: Any = partial(ApiConnection, self.gate)
         self._server = uvicorn.Server(
@@ -108,7 +108,7 @@ def read_all(one: socket.socket, size: int, pause_s: float, piece: int) -> int:
 
 def test_what_is_not_read_of_a_last_answer_keeps_no_connection() -> None:
     """Too little to stall it: closed for being idle, it waited for ever to be read."""
-    server = Server(50_000, Limits(write_s=1.0), timeout_keep_alive=1)
+    server = Server(50_000, ConnectionLimits(write_s=1.0), timeout_keep_alive=1)
     with server.running() as address, unread(address) as one:
         one.sendall(FILE)
         assert server.answered.wait(15)
@@ -117,7 +117,7 @@ def test_what_is_not_read_of_a_last_answer_keeps_no_connection() -> None:
 
 def test_an_answer_is_whole_for_who_begins_late_to_read_it() -> None:
     """What is left of a last answer has the time of any other, not that of a refusal."""
-    server = Server(50_000, Limits(linger_s=0.2, write_s=15.0))
+    server = Server(50_000, ConnectionLimits(linger_s=0.2, write_s=15.0))
     with server.running() as address, unread(address) as one:
         one.sendall(LAST)
         assert server.answered.wait(15)
@@ -128,7 +128,7 @@ def test_an_answer_is_whole_for_who_begins_late_to_read_it() -> None:
 
 def test_an_answer_is_whole_for_who_reads_it_slowly_and_steadily() -> None:
     """All of it takes longer than anybody may go without reading."""
-    server = Server(200_000, Limits(write_s=1.0))
+    server = Server(200_000, ConnectionLimits(write_s=1.0))
     with server.running() as address, unread(address) as one:
         one.sendall(LAST)
 
@@ -136,7 +136,7 @@ def test_an_answer_is_whole_for_who_reads_it_slowly_and_steadily() -> None:
 
 
 def test_no_more_of_an_answer_is_made_ready_than_is_read() -> None:
-    server = Server(5_000_000, Limits())
+    server = Server(5_000_000, ConnectionLimits())
     with server.running() as address, unread(address) as one:
         one.sendall(FILE)
         until(lambda: any(server.held), what="an answer that waits to be read")
@@ -148,7 +148,7 @@ def test_no_more_of_an_answer_is_made_ready_than_is_read() -> None:
 @pytest.mark.parametrize("then", [b"GET /x HTTP/1.1\r\nx:", b"\x00"], ids=["half a head", "none"])
 def test_who_reads_late_has_no_more_time_for_what_he_asks_next(then: bytes) -> None:
     """When he had read, nothing of what he had begun to ask had an end any more."""
-    server = Server(300_000, Limits(head_s=0.5, linger_s=0.5))
+    server = Server(300_000, ConnectionLimits(head_s=0.5, linger_s=0.5))
     with server.running() as address, unread(address) as one:
         one.sendall(FILE)
         until(lambda: any(server.held), what="an answer that waits to be read")
@@ -161,7 +161,7 @@ def test_who_reads_late_has_no_more_time_for_what_he_asks_next(then: bytes) -> N
 
 def test_an_answer_that_has_begun_is_whole_whatever_its_request_becomes() -> None:
     """It was cut where it was, on a connection that nobody ever closed."""
-    server = Server(300_000, Limits(linger_s=0.5))
+    server = Server(300_000, ConnectionLimits(linger_s=0.5))
     with server.running() as address, unread(address) as one:
         one.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
         until(lambda: any(server.held), what="an answer that waits to be read")

@@ -125,9 +125,9 @@ def test_no_more_is_unconfirmed_than_the_bound(broker: Broker, channel: Any) -> 
     publisher.connect()
 
     assert publisher.publish(messages(25)) == 10
-    assert publisher.room == 0
+    assert publisher.window == 0
     answers(publisher, 10)
-    assert publisher.room == 10
+    assert publisher.window == 10
     publisher.close()
 
 
@@ -148,7 +148,7 @@ def test_a_missing_exchange_gives_the_connection_up_and_leaves_everything_unconf
     until(gives_up, what="the publisher to give up")
     assert confirmed == []
     assert not publisher.is_connected
-    assert publisher.unconfirmed == publisher.room == 0
+    assert publisher.unconfirmed == publisher.window == 0
 
 
 def test_a_cut_connection_is_said_at_once(publisher: Publisher) -> None:
@@ -227,7 +227,7 @@ def test_a_memory_alarm_pauses_publishing_and_kills_nothing(
     began = time.monotonic()
 
     def outlived_the_confirm_timeout() -> bool:
-        assert publisher.room == 0
+        assert publisher.window == 0
         assert publisher.poll(0.05).confirmed == []
         return time.monotonic() - began > 2.5
 

@@ -181,15 +181,15 @@ def test_a_run_that_goes_to_sleep_cleans_nothing_up_and_one_that_ends_does(
     engine: Engine, hands: Hands, flow: Any
 ) -> None:
     (run_id,) = add_runs(engine, 1, workflow=flow.name)
-    hand = hands(flow)
+    batch = hands(flow)
 
-    assert hand.run([run_id]) == {run_id: "waiting"}
+    assert batch.run([run_id]) == {run_id: "waiting"}
     gc.collect()
     assert set(calls) == {"reserve"}
 
     let_time_pass(engine)
     change_runs(engine, [run_id], "state = 'queued', due_at = now()")
-    assert hand.run([run_id]) == {run_id: "succeeded"}
+    assert batch.run([run_id]) == {run_id: "succeeded"}
     cleaned = [call for call in calls if call.startswith("release")]
     journalled = [name for _, _, name in journal_of(engine, run_id) if name == "release"]
     assert len(journalled) == len(cleaned)
@@ -218,7 +218,7 @@ def test_a_run_with_an_attempt_to_come_cleans_nothing_up(engine: Engine, hands: 
 def test_a_run_that_is_handed_back_cleans_nothing_up(engine: Engine, hands: Hands) -> None:
     @step(retries=0)
     def shut_down() -> None:
-        hand.is_leaving = True
+        batch.is_leaving = True
 
     @workflow(name="fulfil")
     async def flow(event: Event[Any]) -> str:
@@ -228,9 +228,9 @@ def test_a_run_that_is_handed_back_cleans_nothing_up(engine: Engine, hands: Hand
 
     (run_id,) = add_runs(engine, 1)
     one = hands(flow)
-    hand = one.claim([run_id])
+    batch = one.claim([run_id])
 
-    assert one.execute(hand) == {run_id: "queued"}
+    assert one.execute(batch) == {run_id: "queued"}
     assert calls == ["reserve"]
 
 
@@ -265,7 +265,7 @@ def test_runs_taken_before_they_began_clean_nothing_up(engine: Engine, hands: Ha
 
     @step(retries=0)
     def slow() -> None:
-        taken.extend(hand.take_not_begun())
+        taken.extend(batch.take_not_begun())
 
     @workflow(name="fulfil")
     async def flow(event: Event[Any]) -> None:
@@ -276,8 +276,8 @@ def test_runs_taken_before_they_began_clean_nothing_up(engine: Engine, hands: Ha
 
     run_ids = add_runs(engine, 3)
     one = hands(flow)
-    hand = one.claim(run_ids)
-    outcomes = one.execute(hand)
+    batch = one.claim(run_ids)
+    outcomes = one.execute(batch)
     gc.collect()
 
     assert taken == run_ids[1:]

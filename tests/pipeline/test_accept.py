@@ -205,11 +205,11 @@ def test_a_run_is_hinted_while_there_is_room_and_is_due_at_once_otherwise(
     asked: list[tuple[str, int]] = []
     hinted: list[DueRun] = []
 
-    def take_room(queue: str, runs: int) -> int:
+    def take_credit(queue: str, runs: int) -> int:
         asked.append((queue, runs))
         return 2
 
-    with accepting(settings_for(), take_room=take_room, hint=hinted.extend) as acceptor:
+    with accepting(settings_for(), take_credit=take_credit, hint=hinted.extend) as acceptor:
         acceptor.accept([submission(str(i)) for i in range(3)])
 
     assert asked == [("orders", 3)]
@@ -351,7 +351,7 @@ def test_a_commit_whose_answer_was_lost_is_unavailable_and_a_duplicate_when_sent
     with (
         line_to(database_url) as line,
         accepting(
-            settings_for(), url=line.url, take_room=lambda _, n: n, hint=hinted.extend
+            settings_for(), url=line.url, take_credit=lambda _, n: n, hint=hinted.extend
         ) as acceptor,
     ):
         acceptor.accept([submission("1")])
@@ -376,7 +376,7 @@ def test_a_commit_whose_answer_was_lost_is_found_again_when_the_database_is_ther
     with (
         line_to(database_url) as line,
         accepting(
-            settings_for(), url=line.url, take_room=lambda _, n: n, hint=hinted.extend
+            settings_for(), url=line.url, take_credit=lambda _, n: n, hint=hinted.extend
         ) as acceptor,
     ):
         acceptor.accept([submission("1")])

@@ -14,7 +14,7 @@ from tests.support.wait import until
 from veltrix import Event, transaction, workflow
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines.execution import Execution
-from veltrix.pipeline.execute.engine import Engine as Execute
+from veltrix.pipeline.execute.engine import BatchExecutor
 from veltrix.pipeline.execute.step_calls import Alarm
 from veltrix.pipeline.execute.transact import Transactor
 from veltrix.pipeline.relay import due_rows
@@ -77,7 +77,7 @@ class Hands(TestHands):
             time.monotonic,
             self.hold_s,
         )
-        self.engine = Execute(self.limits, alarm, self.async_steps, transactor)
+        self.engine = BatchExecutor(self.limits, alarm, self.async_steps, transactor)
 
     def pause(self, _seconds: float) -> None:
         """Nothing here is worth waiting for."""

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tests.pipeline.conftest import Hands
 from tests.support.due_runs import add_runs, change_runs
 from veltrix import Event, gather, step, transaction, workflow
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.settle import settle, size_of
 from veltrix.store.transactions import transaction as open_transaction
@@ -200,9 +200,9 @@ def test_a_crash_is_an_attempt_and_takes_none_of_the_steps_retries(
             {"id": run_id},
         )
     change_runs(engine, [run_id], "attempt = 1")
-    hand = hands(failing)
+    batch = hands(failing)
 
-    while hand.run([run_id]) != {run_id: "failed"}:
+    while batch.run([run_id]) != {run_id: "failed"}:
         change_runs(engine, [run_id], "state = 'queued', due_at = now()")
 
     assert calls == ["broken"] * 2, "the one attempt and its retry"
@@ -221,11 +221,11 @@ def test_what_is_written_in_parts_began_when_it_began_too(engine: Engine, hands:
 
     before = db_now(engine)
     (run_id,) = add_runs(engine, 1)
-    hand = hands(bulky)
-    claimed = hand.claim([run_id])
-    hand.engine.execute(
+    batch = hands(bulky)
+    claimed = batch.claim([run_id])
+    batch.engine.execute(
         claimed,
-        lambda ready: settle(hand.link, claimed.token, "tests/1", ready, bytes_max=60_000),
+        lambda ready: settle(batch.link, claimed.token, "tests/1", ready, bytes_max=60_000),
     )
 
     found = spans(engine)
@@ -259,11 +259,11 @@ def test_where_a_child_is_is_told_at_each_begin_and_end_of_a_step(
         await gather(quote("dhl", 0.05), quote("ups", 0.2))
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(each)
-    claimed = hand.claim([run_id])
+    batch = hands(each)
+    claimed = batch.claim([run_id])
     told = Told()
 
-    hand.execute(Hand(claimed.token, claimed.executions.values(), told))
+    batch.execute(Batch(claimed.token, claimed.executions.values(), told))
 
     assert told.said == [
         "in pack at 1",
@@ -283,15 +283,15 @@ def test_arguments_count_in_the_size_of_a_write(engine: Engine, hands: Hands) ->
         await gather(*(quote(str(number) * 30_000, 0.0) for number in range(5)))
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(bulky, arguments_bytes_max=64 * 1024)
-    claimed = hand.claim([run_id])
+    batch = hands(bulky, arguments_bytes_max=64 * 1024)
+    claimed = batch.claim([run_id])
     sizes: list[int] = []
 
     def write(ready: list[Execution]) -> list[str]:
         sizes.extend(size_of(one) for one in ready)
-        return settle(hand.link, claimed.token, "tests/1", ready, bytes_max=100_000)
+        return settle(batch.link, claimed.token, "tests/1", ready, bytes_max=100_000)
 
-    hand.engine.execute(claimed, write)
+    batch.engine.execute(claimed, write)
 
     assert max(sizes) > 2 * 5 * 30_000, "as output, and as argument"
     assert len(spans(engine)) == 5

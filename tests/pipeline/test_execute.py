@@ -80,18 +80,18 @@ def test_a_finished_step_is_never_run_again(engine: Engine, hands: Hands) -> Non
         return first + await note("after")
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(sleeper)
+    batch = hands(sleeper)
 
-    assert hand.run([run_id]) == {run_id: "waiting"}
+    assert batch.run([run_id]) == {run_id: "waiting"}
     (row,) = read_runs(engine, [run_id], f"state, {DUE_S}")
     assert row.state == "waiting"
     assert 59 < row.due_s <= 60
     wake(engine, [run_id])
-    assert hand.run([run_id]) == {run_id: "waiting"}, "woken too early, it waits for the rest"
+    assert batch.run([run_id]) == {run_id: "waiting"}, "woken too early, it waits for the rest"
     with transaction(engine) as tx:
         tx.execute(text("update journal set recorded_at = recorded_at - interval '1 minute'"))
     wake(engine, [run_id])
-    assert hand.run([run_id]) == {run_id: "succeeded"}
+    assert batch.run([run_id]) == {run_id: "succeeded"}
     assert calls == ["before", "after"]
 
 
@@ -105,10 +105,10 @@ def test_recorded_values_are_the_same_in_a_replay(engine: Engine, hands: Hands) 
         seen.append((now(), str(uuid()), random()))
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(valued)
-    hand.run([run_id])
+    batch = hands(valued)
+    batch.run([run_id])
     wake(engine, [run_id])
-    hand.run([run_id])
+    batch.run([run_id])
 
     assert seen[0] == seen[1]
     assert seen[2] != seen[0]
@@ -149,18 +149,18 @@ def test_a_failing_step_is_retried_after_its_back_off_and_then_fails_the_run(
         await broken()
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(failing)
+    batch = hands(failing)
 
-    assert hand.run([run_id]) == {run_id: "waiting"}
+    assert batch.run([run_id]) == {run_id: "waiting"}
     (row,) = read_runs(engine, [run_id], DUE_S)
     assert 45 < row.due_s <= 100
-    assert hand.run([run_id]) == {}, "a late duplicate of a waiting run is not claimed"
+    assert batch.run([run_id]) == {}, "a late duplicate of a waiting run is not claimed"
     wake(engine, [run_id])
-    assert hand.run([run_id]) == {run_id: "waiting"}, "its back-off is not over"
+    assert batch.run([run_id]) == {run_id: "waiting"}, "its back-off is not over"
     with transaction(engine) as tx:
         tx.execute(text("update failed_attempts set failed_at = failed_at - interval '2 minutes'"))
     wake(engine, [run_id])
-    assert hand.run([run_id]) == {run_id: "failed"}
+    assert batch.run([run_id]) == {run_id: "failed"}
     assert len(calls) == 2
     assert len(set(calls)) == 1, "every attempt has the same idempotency key"
     (row,) = read_runs(engine, [run_id], "reason, failed_step, fingerprint, outcome")
@@ -209,11 +209,11 @@ def test_an_error_of_the_workflows_own_code_is_retried_without_repeating_steps(
         raise RuntimeError("bug")
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(shaky)
+    batch = hands(shaky)
 
-    assert hand.run([run_id]) == {run_id: "waiting"}
+    assert batch.run([run_id]) == {run_id: "waiting"}
     wake(engine, [run_id])
-    assert hand.run([run_id]) == {run_id: "failed"}
+    assert batch.run([run_id]) == {run_id: "failed"}
     assert calls == ["once", "code", "code"]
 
 
@@ -305,10 +305,10 @@ def test_a_slow_async_step_delays_none_of_its_neighbours(engine: Engine, hands: 
 
     slow = add_runs(engine, 1, data="true")
     fast = add_runs(engine, 200, data="false")
-    hand = hands(maybe_slow)
-    claimed = hand.claim(slow + fast)
+    batch = hands(maybe_slow)
+    claimed = batch.claim(slow + fast)
 
-    outcomes = hand.execute(claimed)
+    outcomes = batch.execute(claimed)
 
     assert set(outcomes.values()) == {"succeeded"}
     with transaction(engine) as tx:
@@ -455,11 +455,11 @@ def test_other_arguments_than_recorded_are_a_mismatch(engine: Engine, hands: Han
         await sleep(0)
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(unstable)
-    hand.run([run_id])
+    batch = hands(unstable)
+    batch.run([run_id])
     wake(engine, [run_id])
 
-    assert hand.run([run_id]) == {run_id: "waiting"}
+    assert batch.run([run_id]) == {run_id: "waiting"}
     (row,) = read_runs(engine, [run_id], "state")
     assert row.state == "waiting"
 
@@ -477,12 +477,12 @@ def test_an_unknown_workflow_is_held_and_then_failed(engine: Engine, hands: Hand
 def test_a_zombies_write_changes_nothing(engine: Engine, hands: Hands) -> None:
     (run_id,) = add_runs(engine, 1)
     zombie, living = hands(two_steps), hands(two_steps)
-    hand = zombie.claim([run_id])
+    batch = zombie.claim([run_id])
     change_runs(engine, [run_id], "state = 'queued', lease_token = null, due_at = now()")
 
     assert living.run([run_id]) == {run_id: "succeeded"}
     before = read_runs(engine, [run_id], "state, settled_at, outcome")
-    assert zombie.execute(hand) == {run_id: "lost"}
+    assert zombie.execute(batch) == {run_id: "lost"}
     assert read_runs(engine, [run_id], "state, settled_at, outcome") == before
     assert len(journal_of(engine, run_id)) == 2
 
@@ -494,11 +494,11 @@ def test_cancel_is_honoured_between_steps(engine: Engine, hands: Hands) -> None:
         await note("second")
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(cancelled)
-    claimed = hand.claim([run_id])
+    batch = hands(cancelled)
+    claimed = batch.claim([run_id])
     change_runs(engine, [run_id], "cancel_requested_at = now()")
 
-    assert hand.execute(claimed) == {run_id: "cancelled"}
+    assert batch.execute(claimed) == {run_id: "cancelled"}
     assert calls == ["first"]
     (row,) = read_runs(engine, [run_id], "state, reason")
     assert tuple(row) == ("cancelled", "requested")
@@ -581,10 +581,10 @@ def test_leaving_gives_back_what_is_between_steps(engine: Engine, hands: Hands) 
         await note("second")
 
     (run_id,) = add_runs(engine, 1)
-    hand = hands(leaving)
-    claimed = hand.claim([run_id])
+    batch = hands(leaving)
+    claimed = batch.claim([run_id])
 
-    assert hand.execute(claimed) == {run_id: "queued"}
+    assert batch.execute(claimed) == {run_id: "queued"}
     assert calls == ["first"]
     assert hands(leaving).run([run_id])[run_id] in ("succeeded", "queued")
     assert calls == ["first", "second"]

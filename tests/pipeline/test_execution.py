@@ -14,7 +14,7 @@ from veltrix import Event, StepFailed, gather, now, step, uuid, workflow
 from veltrix.authoring.encoding import digest, encode
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines import moves
-from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
 from veltrix.pipeline.execute.lease_rows import Claim
 
@@ -82,7 +82,7 @@ def execution_of(
         accepted_at=moment,
     )  # fmt: skip
     past = Past(dict(journal), {})
-    return Execution(claim, flow, "1", past, Limits(**LIMITS))
+    return Execution(claim, flow, "1", past, ExecutionLimits(**LIMITS))
 
 
 def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.Random) -> bool:
@@ -187,5 +187,5 @@ def test_a_gather_of_any_width_works_after_any_number_of_them() -> None:
 
     (last,) = execution.pending
     assert last.position == "1002"
-    assert len(execution.frames) == 1  # what has ended is not kept
+    assert len(execution.branches) == 1  # what has ended is not kept
     execution.close()

@@ -84,7 +84,7 @@ def test_no_step_begins_of_a_run_that_is_known_to_be_lost(
 ) -> None:
     @step(retries=0)
     def lose() -> None:
-        hand.lose(run_ids)  # as its watch does when a lease could not be renewed
+        batch.lose(run_ids)  # as its watch does when a lease could not be renewed
 
     @workflow(name="fulfil")
     async def flow(event: Event[Any]) -> int:
@@ -92,9 +92,9 @@ def test_no_step_begins_of_a_run_that_is_known_to_be_lost(
 
     run_ids = add_runs(engine, 1)
     child = hands(flow)
-    hand = child.claim(run_ids)
+    batch = child.claim(run_ids)
 
-    assert child.execute(hand) == {run_ids[0]: "lost"}
+    assert child.execute(batch) == {run_ids[0]: "lost"}
     assert len(calls) < 40
 
 

@@ -143,7 +143,7 @@ def test_poison_runs_are_a_group_of_their_workflow(engine: Engine) -> None:
     with transaction(engine) as tx:
         due_rows.scan(
             tx,
-            [due_rows.Wanted("orders", 10)],
+            [due_rows.QueueShare("orders", 10)],
             hold_s=8,
             hold_s_max=300,
             poison_crashes_max=3,

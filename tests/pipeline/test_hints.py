@@ -58,7 +58,7 @@ def hint(hints: HintRelay, engine: Engine, count: int) -> list[str]:
 
 
 def open_room(hints: HintRelay) -> None:
-    until(lambda: hints.take_room("orders", 1), what="room for hints")
+    until(lambda: hints.take_credit("orders", 1), what="room for hints")
 
 
 def test_a_hint_is_in_the_queue_at_once(settings: Settings, engine: Engine, channel: Any) -> None:
@@ -78,7 +78,7 @@ def test_room_is_held_for_who_took_it(settings: Settings, engine: Engine) -> Non
         open_room(hints)
 
         def take_twice() -> tuple[int, int]:
-            return hints.take_room("orders", 1_000), hints.take_room("orders", 1_000)
+            return hints.take_credit("orders", 1_000), hints.take_credit("orders", 1_000)
 
         until(lambda: take_twice() == (8, 0), what="a fresh view")
 
@@ -89,11 +89,11 @@ def test_what_is_due_has_the_room_first(settings: Settings, engine: Engine) -> N
     with hinting(settings) as hints:
         open_room(hints)
         add_runs(engine, 6)
-        until(lambda: hints.take_room("orders", 1_000) == 2, what="six due runs to be seen")
+        until(lambda: hints.take_credit("orders", 1_000) == 2, what="six due runs to be seen")
         add_runs(engine, 2)
-        until(lambda: not hints.take_room("orders", 1), what="the queue's room to be theirs")
+        until(lambda: not hints.take_credit("orders", 1), what="the queue's room to be theirs")
 
-        assert hints.take_room("mails", 1) == 1
+        assert hints.take_credit("mails", 1) == 1
 
 
 def test_hints_go_beside_as_many_due_runs_as_the_queue_has_room_for(
@@ -105,11 +105,11 @@ def test_hints_go_beside_as_many_due_runs_as_the_queue_has_room_for(
     with transaction(engine) as tx:
         loads.report(tx, "w@1", "w", {"queues": {"orders": {"claimed_2s": claimed}}, "children": 1})
     with hinting(settings) as hints:
-        until(lambda: hints.take_room("orders", 9_000) == 3_000, what="room for 3,000")
+        until(lambda: hints.take_credit("orders", 9_000) == 3_000, what="room for 3,000")
         add_runs(engine, 1_500)
-        until(lambda: hints.take_room("orders", 9_000) == 1_500, what="1,500 due to be seen")
+        until(lambda: hints.take_credit("orders", 9_000) == 1_500, what="1,500 due to be seen")
         add_runs(engine, 1_500)
-        until(lambda: not hints.take_room("orders", 1), what="the queue's room to be theirs")
+        until(lambda: not hints.take_credit("orders", 1), what="the queue's room to be theirs")
 
 
 def test_there_is_no_room_for_a_queue_that_holds_enough(settings: Settings, engine: Engine) -> None:
@@ -117,7 +117,7 @@ def test_there_is_no_room_for_a_queue_that_holds_enough(settings: Settings, engi
     with hinting(settings) as hints:
         open_room(hints)
         hint(hints, engine, 8)
-        until(lambda: not hints.take_room("orders", 1), what="the queue to be seen full")
+        until(lambda: not hints.take_credit("orders", 1), what="the queue to be seen full")
 
 
 def test_without_rabbitmq_there_is_no_room_and_nothing_waits(
@@ -126,7 +126,7 @@ def test_without_rabbitmq_there_is_no_room_and_nothing_waits(
     subscribe(engine)
     with hinting(settings_of(broker_url="amqp://guest:guest@127.0.0.1:1//")) as hints:
         began = time.monotonic()
-        assert hints.take_room("orders", 1) == 0
+        assert hints.take_credit("orders", 1) == 0
         ids = hint(hints, engine, 1)
 
         assert time.monotonic() - began < 1
@@ -187,7 +187,7 @@ def test_a_hint_costs_the_accepting_thread_less_than_a_millisecond(
         for number in range(200):
             run = DueRun(f"0192f0c1-1111-7111-8111-{number:012}", "fulfil", "orders")
             began = time.perf_counter()
-            hints.take_room("orders", 1)
+            hints.take_credit("orders", 1)
             hints.offer([run])
             took.append(time.perf_counter() - began)
 

@@ -11,7 +11,7 @@ from tests.pipeline.conftest import Hands, journal_of
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, sleep, step, transaction, workflow
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines.execution import Execution
 from veltrix.pipeline.execute.settle import settle
 
@@ -47,14 +47,14 @@ async def backs_off() -> None:
     await in_vain()
 
 
-def leave_after(writes: int, child: TestHands, hand: Hand) -> Callable[[list[Execution]], Any]:
+def leave_after(writes: int, child: TestHands, batch: Batch) -> Callable[[list[Execution]], Any]:
     """A write that, when it is the one of this number, is followed by SIGTERM."""
     count = [0]
 
     def write(ready: list[Execution]) -> list[str]:
-        lost = settle(child.link, hand.token, "tests/1", ready)
+        lost = settle(child.link, batch.token, "tests/1", ready)
         count[0] += 1
-        hand.is_leaving = hand.is_leaving or count[0] == writes
+        batch.is_leaving = batch.is_leaving or count[0] == writes
         return lost
 
     return write
@@ -76,25 +76,25 @@ def test_a_run_with_work_to_do_goes_back_at_once(
 
     run_ids = add_runs(engine, 1)
     child = hands(flow, jitter=lambda: 0.9)
-    hand = child.claim(run_ids)
-    child.engine.execute(hand, leave_after(writes, child, hand))
+    batch = child.claim(run_ids)
+    child.engine.execute(batch, leave_after(writes, child, batch))
 
     ((state, due_in),) = read_runs(engine, run_ids, "state, due_in")
     assert state in {"queued", "waiting"}
     is_done = branch is two_steps and len(journal_of(engine, run_ids[0])) >= 3 + (other is far)
-    assert hand.is_leaving or is_done
+    assert batch.is_leaving or is_done
     assert (due_in > 60.0) == is_done
 
 
 def test_transactional_steps_that_were_not_begun_go_back_at_once(
     engine: Engine, hands: Hands
 ) -> None:
-    ran: list[Hand] = []
+    ran: list[Batch] = []
 
     @transaction(retries=0)
     def once(_session: Any) -> None:
-        ran.append(hand)
-        hand.is_leaving = True
+        ran.append(batch)
+        batch.is_leaving = True
 
     @workflow(name="fulfil", retries=0)
     async def flow(event: Event[Any]) -> None:
@@ -102,8 +102,8 @@ def test_transactional_steps_that_were_not_begun_go_back_at_once(
 
     run_ids = add_runs(engine, 3)
     child = hands(flow)
-    hand = child.claim(run_ids)
-    child.execute(hand)
+    batch = child.claim(run_ids)
+    child.execute(batch)
 
     rows = read_runs(engine, run_ids, "state")
     assert len(ran) == 1

@@ -27,7 +27,7 @@ STATES = {
 
 
 class Clock:
-    """Moved by hand."""
+    """Moved by batch."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

@@ -224,12 +224,12 @@ def test_a_list_takes_no_more_than_its_share_of_what_its_runs_have_done(engine: 
     add_journals(engine, run_ids, 10, 100_000)
     hands = TestHands(engine, [two_steps])
 
-    hand = hands.claim(run_ids)
+    batch = hands.claim(run_ids)
 
     hands.close()
-    assert 10 <= len(hand.executions) <= 30
+    assert 10 <= len(batch.executions) <= 30
     rows = read_runs(engine, run_ids, "id::text as id, state, attempt")
-    given_back = [row for row in rows if row.id not in hand.executions]
+    given_back = [row for row in rows if row.id not in batch.executions]
     assert {(row.state, row.attempt) for row in given_back} == {("queued", 1)}
 
 

@@ -17,7 +17,7 @@ from tests.support.services import Broker
 from tests.support.wait import until
 from veltrix.broker.declarer import Declarer
 from veltrix.broker.management import Management
-from veltrix.pipeline.relay.budget import Room
+from veltrix.pipeline.relay.budget import Budget
 from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.pipeline.relay.relay import make_relay
 from veltrix.prove.deployment.tcp_proxy import Line
@@ -113,7 +113,7 @@ def test_hints_for_a_queue_need_not_wait_for_all_others(
         room = [0]
 
         def is_there_room() -> int:
-            room[0] = sum(hints.take_room(queue, 1) for queue in QUEUES)
+            room[0] = sum(hints.take_credit(queue, 1) for queue in QUEUES)
             return room[0]
 
         until(is_there_room, deadline_s=10, what="room in some queue")
@@ -124,12 +124,12 @@ def test_hints_for_a_queue_need_not_wait_for_all_others(
 
 def test_where_many_queues_have_room_each_has_its_turn(settings: Settings) -> None:
     """Those in front took all that a scan may take, though nothing was due there."""
-    room = Room(settings)
-    room.give("flood", 0)
+    budget = Budget(settings)
+    budget.give("flood", 0)
     names = ["flood", *(f"quiet-{number}" for number in range(1_000))]
     found: dict[str, int] = {}
     for _ in range(10):
-        wanted = room.wanted(names, 2_000)
+        wanted = budget.wanted(names, 2_000)
         assert sum(one.runs_max for one in wanted) <= 2_000
         assert "flood" in {one.queue for one in wanted}
         for one in wanted:

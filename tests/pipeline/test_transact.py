@@ -129,11 +129,11 @@ def test_an_authors_own_commit_or_rollback_does_not_break_the_promise(engine: En
 def test_a_zombies_transaction_has_no_effect(engine: Engine) -> None:
     (run_id,) = add_runs(engine, 1, data='"z"')
     zombie, living = TestHands(engine, [booking]), TestHands(engine, [booking])
-    hand = zombie.claim([run_id])
+    batch = zombie.claim([run_id])
     change_runs(engine, [run_id], "state = 'queued', lease_token = null, due_at = now()")
 
     assert living.run([run_id]) == {run_id: "succeeded"}
-    assert zombie.execute(hand) == {run_id: "lost"}
+    assert zombie.execute(batch) == {run_id: "lost"}
     assert effects(engine) == ["z"]
     assert calls == ["z"], "the lost run's code did not even run"
     zombie.close()
@@ -148,13 +148,13 @@ def test_a_list_that_meets_a_locked_row_goes_on_one_by_one(engine: Engine) -> No
 
     run_ids = add_runs(engine, 20)
     hands = TestHands(engine, [taking])
-    hand = hands.claim(run_ids)
+    batch = hands.claim(run_ids)
     locker = engine.connect()
     locker.execute(text("update stock set left_over = left_over where id = 1"))
     unlock = threading.Timer(0.3, locker.rollback)
     unlock.start()
 
-    outcomes = hands.execute(hand)
+    outcomes = hands.execute(batch)
 
     assert set(outcomes.values()) == {"succeeded"}
     with open_transaction(engine) as tx:

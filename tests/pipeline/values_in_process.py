@@ -26,7 +26,7 @@ from veltrix import Event, gather, step, workflow
 from veltrix.authoring.encoding import encode
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines import moves
-from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
 from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.step_calls import call_author
@@ -231,7 +231,7 @@ def execute(line: dict[str, Any]) -> dict[str, Any]:
         data_binary=None, extensions=None, traceparent=None, accepted_at=moment,
     )  # fmt: skip
     flow = flow_of(line["spec"], line["seed"], seen)
-    execution = Execution(claim, flow, "1", Past(entries, {}), Limits(**LIMITS))
+    execution = Execution(claim, flow, "1", Past(entries, {}), ExecutionLimits(**LIMITS))
     journal = dict(line["journal"])
     ran = 0
     moves.begin(execution)

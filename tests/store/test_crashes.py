@@ -9,7 +9,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.relay import due_rows
-from veltrix.pipeline.relay.due_rows import Wanted
+from veltrix.pipeline.relay.due_rows import QueueShare
 from veltrix.store import crashes
 from veltrix.store.crashes import Crash
 from veltrix.store.transactions import open_autocommit, transaction
@@ -33,7 +33,7 @@ def scan(engine: Engine) -> due_rows.Scanned | None:
     with open_autocommit(engine) as tx:
         return due_rows.scan(
             tx,
-            [Wanted("orders", 100)],
+            [QueueShare("orders", 100)],
             hold_s=8.0,
             hold_s_max=300.0,
             poison_crashes_max=3,

@@ -20,7 +20,7 @@ def scan(
 ) -> due_rows.Scanned | None:
     options: dict[str, Any] = {"hold_s": 8.0, "hold_s_max": 300.0, "poison_crashes_max": 3}
     with transaction(engine) as tx:
-        wanted = [due_rows.Wanted(queue, runs_max) for queue in queues or ("orders",)]
+        wanted = [due_rows.QueueShare(queue, runs_max) for queue in queues or ("orders",)]
         options["rescue"] = [one.queue for one in wanted]
         return due_rows.scan(tx, wanted, **(options | changes))
 
@@ -174,8 +174,8 @@ def test_two_relays_never_take_the_same_run(engine: Engine) -> None:
         "rescue": (),
     }
     with transaction(engine) as one, transaction(engine) as other:
-        first = taken(due_rows.scan(one, [due_rows.Wanted("orders", 10)], **options))
-        second = taken(due_rows.scan(other, [due_rows.Wanted("orders", 100)], **options))
+        first = taken(due_rows.scan(one, [due_rows.QueueShare("orders", 10)], **options))
+        second = taken(due_rows.scan(other, [due_rows.QueueShare("orders", 100)], **options))
 
     assert len(first) == 10
     assert sorted(first + second) == ids
@@ -187,7 +187,7 @@ def test_one_statement_serves_each_queue_within_its_own_room(engine: Engine) -> 
     with transaction(engine) as tx:
         scanned = due_rows.scan(
             tx,
-            [due_rows.Wanted("orders", 2), due_rows.Wanted("mails", 4)],
+            [due_rows.QueueShare("orders", 2), due_rows.QueueShare("mails", 4)],
             hold_s=8,
             hold_s_max=300,
             poison_crashes_max=3,

@@ -53,7 +53,7 @@ def accepting(
     settings: Settings,
     *,
     url: str | None = None,
-    take_room: Callable[[str, int], int] = lambda _queue, _runs: 0,
+    take_credit: Callable[[str, int], int] = lambda _queue, _runs: 0,
     hint: Callable[[Sequence[DueRun]], None] = lambda _runs: None,
     seed: int = 0,
     unix_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -62,7 +62,7 @@ def accepting(
     assert settings.database_url is not None
     engine = make_engine(url or settings.database_url.get_secret_value(), application="accept")
     ids = EventIds(Random(seed).getrandbits)
-    acceptor = Acceptor(engine, settings, ids, unix_ms, take_room, hint)
+    acceptor = Acceptor(engine, settings, ids, unix_ms, take_credit, hint)
     acceptor.start()
     try:
         yield acceptor

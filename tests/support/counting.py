@@ -47,7 +47,7 @@ def count(
     offered: list[DueRun] = []
     hands = TestHands(engine, [workflow])
     with (
-        accepting(settings, take_room=lambda _queue, runs: runs, hint=offered.extend) as acceptor,
+        accepting(settings, take_credit=lambda _queue, runs: runs, hint=offered.extend) as acceptor,
         _publishing(settings, workflow.queue) as publisher,
     ):
         sent_bytes = messages = 0

@@ -11,10 +11,10 @@ from sqlalchemy import Engine as SqlEngine
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute import journal_rows
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import moves
-from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
-from veltrix.pipeline.execute.engine import Engine
+from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
+from veltrix.pipeline.execute.engine import BatchExecutor
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.execute.transact import Transactor
@@ -50,7 +50,7 @@ class TestHands:
         self.workflows: Mapping[str, tuple[Workflow, str]] = {
             w.name: (w, code_version) for w in workflows
         }
-        self.limits, self.hold_s = Limits(**(LIMITS | limits)), hold_s
+        self.limits, self.hold_s = ExecutionLimits(**(LIMITS | limits)), hold_s
         self.link = Link(make_engine(self.url, application="tests hand"), time.sleep)
         self.alarm = Alarm(time.monotonic)
         self.alarm.install()
@@ -64,20 +64,20 @@ class TestHands:
             time.monotonic,
             hold_s,
         )
-        self.engine = Engine(self.limits, self.alarm, self.async_steps, transactor)
+        self.engine = BatchExecutor(self.limits, self.alarm, self.async_steps, transactor)
 
-    def claim(self, run_ids: Sequence[str], token: str | None = None) -> Hand:
+    def claim(self, run_ids: Sequence[str], token: str | None = None) -> Batch:
         """A hand with those of the runs that could be claimed."""
         token = token or str(uuid.uuid4())
         pairs = [(run_id, run_id) for run_id in run_ids]
         claimed, past = claims.claim(self.link, token, "tests/1", pairs, self.hold_s)
-        return Hand(token, claims.executions(claimed, past, self.workflows, self.limits))
+        return Batch(token, claims.executions(claimed, past, self.workflows, self.limits))
 
-    def execute(self, hand: Hand) -> dict[str, str]:
+    def execute(self, batch: Batch) -> dict[str, str]:
         """Outcome by run id."""
-        self.engine.execute(hand, lambda ready: settle(self.link, hand.token, "tests/1", ready))
-        outcomes = {id_: e.outcome for id_, e in hand.executions.items()}
-        return outcomes | dict.fromkeys(hand.lost, "lost")
+        self.engine.execute(batch, lambda ready: settle(self.link, batch.token, "tests/1", ready))
+        outcomes = {id_: e.outcome for id_, e in batch.executions.items()}
+        return outcomes | dict.fromkeys(batch.lost, "lost")
 
     def run(self, run_ids: Sequence[str]) -> dict[str, str]:
         """Claim and execute."""

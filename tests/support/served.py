@@ -11,7 +11,7 @@ import uvicorn
 from sqlalchemy import Engine
 
 from tests.support.wait import until
-from veltrix.api.gate import Gate, Limits
+from veltrix.api.gate import ConnectionLimits, Gate
 from veltrix.bootstrap import event_ids, real_sources
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.processes.api import config_of, make_app
@@ -85,7 +85,7 @@ def served(engine: Engine, database_url: str, **settings: Any) -> Iterator[Clien
         keys.refresh_once()
     catalog = Catalog(engine, given.subscriptions_cache_s)
     services = Services(given, engine, acceptor, keys, catalog, sources.new_id, lambda: False)
-    config = config_of(make_app(services), Gate(Limits()))
+    config = config_of(make_app(services), Gate(ConnectionLimits()))
     config.port = 0
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)

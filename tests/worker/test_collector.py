@@ -4,7 +4,7 @@ from itertools import count
 
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.worker.jobs import ListReport
-from veltrix.worker.parent.collector import Bounds, Collector, Delivery, InHand
+from veltrix.worker.parent.collector import Bounds, Collector, Delivery, InFlight
 
 
 def collector(
@@ -41,21 +41,21 @@ def many(first: int, runs: int) -> list[str]:
     return [f"run-{number}" for number in range(first, first + runs)]
 
 
-def runs_of(in_hand: InHand | None) -> list[str]:
-    assert in_hand is not None
-    return [run_id for run_id, _ in in_hand.job.deliveries]
+def runs_of(in_flight: InFlight | None) -> list[str]:
+    assert in_flight is not None
+    return [run_id for run_id, _ in in_flight.job.deliveries]
 
 
-def report(in_hand: InHand, *, occupied_s: float, workflow: str = "fulfil") -> ListReport:
-    return ListReport(dict.fromkeys(runs_of(in_hand), "succeeded"), {workflow: (occupied_s, 1)})
+def report(in_flight: InFlight, *, occupied_s: float, workflow: str = "fulfil") -> ListReport:
+    return ListReport(dict.fromkeys(runs_of(in_flight), "succeeded"), {workflow: (occupied_s, 1)})
 
 
 def measured(seen: Collector, occupied_s: float, workflow: str = "fulfil") -> None:
     """The collector learns what one run of the workflow costs."""
     seen.add(message("measured", workflow=workflow))
-    in_hand = seen.next_list()
-    assert in_hand is not None
-    seen.finished(in_hand.job.token, report(in_hand, occupied_s=occupied_s, workflow=workflow))
+    in_flight = seen.next_list()
+    assert in_flight is not None
+    seen.finished(in_flight.job.token, report(in_flight, occupied_s=occupied_s, workflow=workflow))
 
 
 def test_nothing_waiting_is_no_list() -> None:
@@ -152,9 +152,9 @@ def test_queues_are_served_in_turn() -> None:
     seen.add(message("b", queue="mails"))
 
     lists = []
-    while (in_hand := seen.next_list()) is not None:
-        lists.append(in_hand.queue)
-        seen.lost(in_hand.job.token)
+    while (in_flight := seen.next_list()) is not None:
+        lists.append(in_flight.queue)
+        seen.lost(in_flight.job.token)
 
     assert sorted(lists[:3]) == ["flood", "mails", "orders"]
     assert lists[3:] == ["flood", "flood"]
@@ -187,7 +187,7 @@ def test_a_message_is_done_when_each_of_its_runs_is_done() -> None:
 
     assert not one.open_runs
     assert one.outcomes == dict.fromkeys("abc", "succeeded")
-    assert not seen.in_hand
+    assert not seen.in_flight
 
 
 def test_a_copy_of_a_message_in_the_same_list_is_claimed_once_and_done_with_it() -> None:
@@ -196,12 +196,12 @@ def test_a_copy_of_a_message_in_the_same_list_is_claimed_once_and_done_with_it()
     seen.add(original)
     seen.add(copy)
 
-    in_hand = seen.next_list()
-    assert in_hand is not None
-    assert in_hand.job.deliveries == [("a", "a"), ("b", "a")]
-    assert in_hand.deliveries == [original, copy], "both are acknowledged with it"
+    in_flight = seen.next_list()
+    assert in_flight is not None
+    assert in_flight.job.deliveries == [("a", "a"), ("b", "a")]
+    assert in_flight.deliveries == [original, copy], "both are acknowledged with it"
 
-    seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0))
+    seen.finished(in_flight.job.token, report(in_flight, occupied_s=0.0))
 
     assert not original.open_runs
     assert not copy.open_runs
@@ -214,15 +214,15 @@ def test_runs_of_a_dead_child_go_again_each_alone_before_what_waits() -> None:
     one, two, split = message("a", "b"), message("c"), message("d", "e", "f")
     for each in (one, two, split):
         seen.add(each)
-    in_hand = seen.next_list()
-    assert runs_of(in_hand) == ["a", "b", "c", "d"]
-    assert in_hand is not None
+    in_flight = seen.next_list()
+    assert runs_of(in_flight) == ["a", "b", "c", "d"]
+    assert in_flight is not None
     seen.add(message("g"))
 
-    assert seen.lost(in_hand.job.token) is in_hand
-    assert not seen.in_hand
+    assert seen.lost(in_flight.job.token) is in_flight
+    assert not seen.in_flight
     assert one.open_runs == {"a", "b"}, "nothing is acknowledged before somebody has freed them"
-    seen.take_again(in_hand)
+    seen.take_again(in_flight)
 
     assert [runs_of(seen.next_list()) for _ in range(5)] == [
         ["a"], ["b"], ["c"], ["d"], ["e", "f", "g"]
@@ -235,12 +235,12 @@ def test_runs_that_were_lost_to_a_child_are_named_again_once_before_what_waits()
     measured(seen, 0.0)
     one = message("a", "b")
     seen.add(one)
-    in_hand = seen.next_list()
-    assert in_hand is not None
+    in_flight = seen.next_list()
+    assert in_flight is not None
     seen.add(message("c"))
 
     told = ListReport({"a": "lost", "b": "succeeded"}, {"fulfil": (0.0, 1)})
-    seen.finished(in_hand.job.token, told)
+    seen.finished(in_flight.job.token, told)
     assert one.open_runs == {"a"}
     again = seen.next_list()
     assert runs_of(again) == ["a", "c"]
@@ -255,11 +255,11 @@ def test_a_worker_that_leaves_names_nothing_again() -> None:
     seen = collector()
     one = message("a")
     seen.add(one)
-    in_hand = seen.next_list()
-    assert in_hand is not None
+    in_flight = seen.next_list()
+    assert in_flight is not None
 
     told = ListReport({"a": "lost"}, {"fulfil": (0.0, 1)})
-    seen.finished(in_hand.job.token, told, may_try_again=False)
+    seen.finished(in_flight.job.token, told, may_try_again=False)
 
     assert not one.open_runs
     assert seen.next_list() is None
@@ -270,10 +270,10 @@ def test_a_run_of_two_copies_goes_again_once_and_the_copy_is_done() -> None:
     original, copy = message("a"), message("a")
     seen.add(original)
     seen.add(copy)
-    in_hand = seen.next_list()
-    assert in_hand is not None
+    in_flight = seen.next_list()
+    assert in_flight is not None
 
-    seen.take_again(seen.lost(in_hand.job.token))
+    seen.take_again(seen.lost(in_flight.job.token))
 
     assert (original.open_runs, copy.open_runs) == ({"a"}, set())
     assert runs_of(seen.next_list()) == ["a"]
@@ -284,10 +284,10 @@ def test_what_is_given_up_is_done_and_its_runs_are_lost() -> None:
     seen = collector()
     one = message("a", "b")
     seen.add(one)
-    in_hand = seen.next_list()
-    assert in_hand is not None
+    in_flight = seen.next_list()
+    assert in_flight is not None
 
-    seen.give_up(seen.lost(in_hand.job.token))
+    seen.give_up(seen.lost(in_flight.job.token))
 
     assert not one.open_runs
     assert one.outcomes == {"a": "lost", "b": "lost"}
@@ -298,16 +298,16 @@ def test_a_lost_connection_forgets_what_waits_and_keeps_what_is_in_hand() -> Non
     seen = collector(runs_max=2)
     split, waiting = message("a", "b", "c"), message("d", queue="mails")
     seen.add(split)
-    in_hand = seen.next_list()
+    in_flight = seen.next_list()
     seen.add(waiting)
-    assert in_hand is not None
+    assert in_flight is not None
 
     assert seen.forget_waiting() == [split, waiting]
 
     assert seen.next_list() is None
-    assert list(seen.in_hand) == [in_hand.job.token]
+    assert list(seen.in_flight) == [in_flight.job.token]
 
-    seen.finished(in_hand.job.token, report(in_hand, occupied_s=0.0))
+    seen.finished(in_flight.job.token, report(in_flight, occupied_s=0.0))
     assert split.open_runs == {"c"}
 
 
@@ -317,10 +317,10 @@ def test_a_message_for_an_unknown_task_takes_its_letter_along() -> None:
     seen.add(message("a", letter=letter))
     seen.add(message("b"))
 
-    in_hand = seen.next_list()
+    in_flight = seen.next_list()
 
-    assert in_hand is not None
-    assert in_hand.job.letters == {"a": letter}
+    assert in_flight is not None
+    assert in_flight.job.letters == {"a": letter}
 
 
 def test_what_waits_is_taken_back_and_what_a_child_has_is_not() -> None:
@@ -328,8 +328,8 @@ def test_what_waits_is_taken_back_and_what_a_child_has_is_not() -> None:
     split, whole = message("run-1", "run-2", "run-3"), message("run-4", queue="other")
     seen.add(split)
     seen.add(whole)
-    in_hand = seen.next_list()
-    assert runs_of(in_hand) == ["run-1", "run-2"]
+    in_flight = seen.next_list()
+    assert runs_of(in_flight) == ["run-1", "run-2"]
 
     assert seen.take_back() == [split, whole]
     assert seen.waiting() == 0
@@ -354,9 +354,9 @@ def test_what_was_given_back_often_waits_here() -> None:
 def test_what_was_in_the_hand_of_a_dead_child_is_not_given_back() -> None:
     seen = collector()
     seen.add(message("run-1"))
-    in_hand = seen.next_list()
-    assert in_hand is not None
-    seen.take_again(seen.lost(in_hand.job.token))
+    in_flight = seen.next_list()
+    assert in_flight is not None
+    seen.take_again(seen.lost(in_flight.job.token))
 
     assert not seen.take_back()
     assert runs_of(seen.next_list()) == ["run-1"]

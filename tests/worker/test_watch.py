@@ -15,10 +15,10 @@ from tests.pipeline.conftest import Hands, hands
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, step, transaction, workflow
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import Link, make_engine
-from veltrix.worker.child.watch import TICK_S, Watch
+from veltrix.worker.child.watch import TICK_S, ChildWatch
 
 __all__ = ["hands"]  # the fixture
 
@@ -30,7 +30,7 @@ class Watched:
 
     def __init__(self, url: str, child: TestHands, run_ids: list[str]) -> None:
         self.child, self.ahead_s = child, 0.0
-        self.watch = Watch(
+        self.watch = ChildWatch(
             Settings.model_validate({"database_url": url}),
             "tests/1",
             "tests",
@@ -42,8 +42,8 @@ class Watched:
             ["orders"],
             "release 1",
         )
-        self.hand: Hand = child.claim(run_ids)
-        self.watch.begin(self.hand)
+        self.batch: Batch = child.claim(run_ids)
+        self.watch.begin(self.batch)
 
     def _make_link(self, wait: Callable[[float], object]) -> Link:
         made = make_engine(self.child.url, application="tests watch", statement_timeout_s=5.0)
@@ -82,7 +82,7 @@ def test_runs_that_have_not_begun_go_back_by_the_time_since_the_list_began(
         calls.append(name)
         if len(calls) == 2:
             one.tick(0.1)
-            assert len(one.hand.open_ids()) == 4
+            assert len(one.batch.open_ids()) == 4
             one.tick(0.3)
 
     @workflow(name="fulfil")
@@ -91,7 +91,7 @@ def test_runs_that_have_not_begun_go_back_by_the_time_since_the_list_began(
 
     run_ids = add_runs(engine, 4)
     one = watched(hands(flow), run_ids)
-    outcomes = one.child.execute(one.hand)
+    outcomes = one.child.execute(one.batch)
 
     assert [outcomes[run_id] for run_id in run_ids] == ["succeeded"] * 2 + ["lost"] * 2
     assert len(calls) == 4
@@ -121,7 +121,7 @@ def test_the_watch_does_not_wait_for_a_transaction_of_its_own_child(
     run_ids = add_runs(engine, 3)
     one = watched(hands(flow), run_ids)
 
-    outcomes = one.child.execute(one.hand)
+    outcomes = one.child.execute(one.batch)
 
     assert max(waited_s) < 5.0
     assert [outcomes[run_id] for run_id in run_ids] == ["succeeded", "lost", "lost"]
@@ -148,7 +148,7 @@ def test_no_step_begins_of_a_run_whose_lease_cannot_be_renewed(
     run_ids = add_runs(engine, 1)
     one = watched(hands(flow, journal_write_s=60.0), run_ids)
 
-    assert one.child.execute(one.hand) == {run_ids[0]: "lost"}
+    assert one.child.execute(one.batch) == {run_ids[0]: "lost"}
     assert calls == [0, 1]
 
 
@@ -203,7 +203,7 @@ def test_who_keeps_the_loop_is_the_one_who_overran(
     def look() -> None:
         assert kept.is_kept.wait(10)
         now = time.monotonic()
-        found.extend(one.watch._offender(one.hand, now + seconds) for seconds in (0.0, 4.0, 8.0))
+        found.extend(one.watch._offender(one.batch, now + seconds) for seconds in (0.0, 4.0, 8.0))
         kept.is_let_go.set()
 
     @workflow(name="fulfil")
@@ -211,7 +211,7 @@ def test_who_keeps_the_loop_is_the_one_who_overran(
         await gather(waits(), holds(), look(), return_exceptions=True)
 
     one = watched(hands(flow), add_runs(engine, 1))
-    one.child.execute(one.hand)
+    one.child.execute(one.batch)
 
     name = found[-1] if isinstance(found[-1], str) else found[-1].call.step.name
     assert (found[0], name) == (None, culprit)
@@ -235,7 +235,7 @@ def test_steps_that_wait_for_their_turn_have_overrun_nothing(
     def look() -> None:
         for number in range(6):
             has_turn.acquire(timeout=10)
-            found.append(one.watch._offender(one.hand, time.monotonic() + number * 1.5))
+            found.append(one.watch._offender(one.batch, time.monotonic() + number * 1.5))
             may_go_on.release()
 
     @workflow(name="fulfil")
@@ -243,7 +243,7 @@ def test_steps_that_wait_for_their_turn_have_overrun_nothing(
         await gather(*(brief(number) for number in range(6)), look())
 
     one = watched(hands(flow), add_runs(engine, 1))
-    one.child.execute(one.hand)
+    one.child.execute(one.batch)
 
     assert found == [None] * 6
 
@@ -275,7 +275,7 @@ def test_a_step_that_takes_the_timer_of_its_list_still_ends_at_its_limit(
     ticking = threading.Thread(target=tick)
     ticking.start()
     try:
-        assert child.execute(one.hand) == dict.fromkeys(run_ids, "failed")
+        assert child.execute(one.batch) == dict.fromkeys(run_ids, "failed")
     finally:
         is_over.set()
         ticking.join()

@@ -17,7 +17,7 @@ SAY_S = 1.0
 _log = logger("api")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a connection may take; times in seconds."""
 
     connections_max: int = 4_096
@@ -47,7 +47,7 @@ class Guest(Protocol):
 class Gate:
     """All connections of one server; for its loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._guests: set[Guest] = set()
         # Who asks nothing now, the longest first: has not asked yet, and has been answered.

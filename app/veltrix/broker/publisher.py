@@ -2,8 +2,8 @@
 
 Its own connection, used for nothing else (loss mode B12). Confirms are matched by delivery tag,
 which py-amqp's own confirm mode does not do (P09). All writes go through one buffer and never
-block, so a broker that stops reading (memory alarm) stops publishing and nothing else: `room` is 0
-until it reads again. Whatever goes wrong, the connection is closed and what was not confirmed is
+block, so a broker that stops reading (memory alarm) stops publishing and nothing else: `window` is
+0 until it reads again. Whatever goes wrong, the connection is closed and what was not confirmed is
 simply left: its runs come due.
 """
 
@@ -114,7 +114,7 @@ class Publisher:
         return len(self._unconfirmed)
 
     @property
-    def room(self) -> int:
+    def window(self) -> int:
         """Messages that may be published now; 0 while blocked, away, or behind with writing."""
         if (
             self._connection is None
@@ -182,7 +182,7 @@ class Publisher:
         """
         if self._connection is None:
             raise BrokerAway("not connected")
-        taken = messages[: self.room]
+        taken = messages[: self.window]
         now = self._monotonic()
         parts: list[bytes] = []
         for message in taken:

@@ -48,7 +48,7 @@ class Policy(msgspec.Struct, frozen=True):
     priority: int = 10
 
 
-class Limits(msgspec.Struct, frozen=True):
+class QueueLimits(msgspec.Struct, frozen=True):
     """Bounds of a workflow queue: see `queue_messages_max` and its neighbours in the settings."""
 
     delivery_limit: int = 100
@@ -108,14 +108,14 @@ class TopologyRefused(Exception):
         self.changes = changes
 
 
-def wanted(queues: Iterable[str], limits: Limits | None = None) -> Topology:
+def wanted(queues: Iterable[str], limits: QueueLimits | None = None) -> Topology:
     """The topology for these workflow queues.
 
     `veltrix.runs` has no alternate exchange: with one, `mandatory` never returns anything
     (mechanics 11). Foreign producers publish to `veltrix.inbound`, whose unroutable messages are
     kept.
     """
-    limits = limits or Limits()
+    limits = limits or QueueLimits()
     names = sorted(set(queues))
     for name in names:
         check_queue_name(name)
@@ -158,7 +158,7 @@ def is_queue_name(name: str) -> bool:
     return True
 
 
-def _runs_policy(names: Sequence[str], limits: Limits) -> Policy:
+def _runs_policy(names: Sequence[str], limits: QueueLimits) -> Policy:
     return Policy(
         RUNS_POLICY,
         f"^({'|'.join(map(re.escape, names))})$",
@@ -183,7 +183,7 @@ def _nets_policy() -> Policy:
 
 
 def definitions(
-    queues: Iterable[str], vhost: str = "/", limits: Limits | None = None
+    queues: Iterable[str], vhost: str = "/", limits: QueueLimits | None = None
 ) -> dict[str, Any]:
     """A definitions file (`load_definitions`): a node that lost everything boots with it.
 

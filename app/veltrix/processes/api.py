@@ -45,7 +45,7 @@ from veltrix.api.direct import Direct
 from veltrix.api.document import Document
 from veltrix.api.door import Door
 from veltrix.api.events import EventsEndpoint
-from veltrix.api.gate import Gate, Limits
+from veltrix.api.gate import ConnectionLimits, Gate
 from veltrix.api.handshakes import TlsServer
 from veltrix.api.looks import Looks
 from veltrix.api.openapi import document_of
@@ -183,7 +183,7 @@ def serve(settings: Settings) -> None:
         settings,
         event_ids(sources),
         sources.unix_ms,
-        relay.take_room,
+        relay.take_credit,
         relay.offer,
     )
     catalog = Catalog(reads, settings.subscriptions_cache_s)
@@ -256,7 +256,7 @@ def make_gate(settings: Settings) -> Gate:
             wanted=settings.api_connections_max,
             cure=f"raise the limit of open files ({soft}) to {wanted}",
         )
-    return Gate(Limits(connections_max=room))
+    return Gate(ConnectionLimits(connections_max=room))
 
 
 def _content_of(file: Path) -> str:

@@ -17,7 +17,7 @@ from veltrix.processes.worker import workflows_and_queues
 from veltrix.settings.fields import Settings
 from veltrix.settings.load import require
 from veltrix.worker.child.begin_end import close_all
-from veltrix.worker.child.child import Child, Inheritance
+from veltrix.worker.child.child import Inheritance, WorkerChild
 from veltrix.worker.jobs import Job, RegisterJob
 from veltrix.worker.places import Places
 from veltrix.worker.solo import SoloConsumer
@@ -55,7 +55,7 @@ def run_solo(settings: Settings) -> int:
             troubles,
             has_step_limits=False,
         )
-        child = Child(inheritance)
+        child = WorkerChild(inheritance)
         hear = _hearing(child, stop)
         if refused := child.run_once(RegisterJob()):
             telemetry.logger("worker").error("workflows.refused", detail=refused.decode())
@@ -77,14 +77,14 @@ def run_solo(settings: Settings) -> int:
     return 0
 
 
-def _run_and_hear(child: Child, hear: Callable[[], None], job: Job) -> bytes:
+def _run_and_hear(child: WorkerChild, hear: Callable[[], None], job: Job) -> bytes:
     try:
         return child.run_patiently(job)
     finally:
         hear()  # `continue` of pdb keeps Ctrl-C for itself
 
 
-def _hearing(child: Child, stop: Event) -> Callable[[], None]:
+def _hearing(child: WorkerChild, stop: Event) -> Callable[[], None]:
     """Called, it hears signals, until the first of them.
 
     That one finishes or hands back what is in hand; the second ends at once.

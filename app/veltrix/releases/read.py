@@ -9,7 +9,7 @@ from veltrix.releases.subscription_rows import Subscription, current
 from veltrix.store.loads import IS_LIVE, LIVE_LIMITS
 
 
-class Standing(Subscription, frozen=True):
+class WorkflowStanding(Subscription, frozen=True):
     """A subscription, and the worker children that have its code version."""
 
     children: int = 0
@@ -23,13 +23,15 @@ select r.workflows, r.code_versions, w.children from releases r join (
 """  # noqa: S608 - put together from constants
 
 
-def standing(tx: Connection) -> list[Standing]:
+def standing(tx: Connection) -> list[WorkflowStanding]:
     """Every workflow that is not retired, by name."""
     children: Counter[tuple[str, str]] = Counter()
     for workflows, versions, count in tx.exec_driver_sql(_CHILDREN, LIVE_LIMITS):
         for of_workflow in zip(workflows, versions, strict=True):
             children[of_workflow] += count
     return [
-        Standing(**msgspec.structs.asdict(row), children=children[row.workflow, row.code_version])
+        WorkflowStanding(
+            **msgspec.structs.asdict(row), children=children[row.workflow, row.code_version]
+        )
         for row in current(tx)
     ]

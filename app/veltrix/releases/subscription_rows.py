@@ -42,7 +42,7 @@ class Subscription(msgspec.Struct, frozen=True):
     is_back: bool = False
 
 
-class Route(msgspec.Struct, frozen=True):
+class Subscribed(msgspec.Struct, frozen=True):
     """What an api must know of a subscription to route by it."""
 
     workflow: str
@@ -276,10 +276,10 @@ def current(tx: Connection) -> list[Subscription]:
     ]
 
 
-def routes(tx: Connection) -> list[Route]:
+def routes(tx: Connection) -> list[Subscribed]:
     """What apis route by: one per workflow that is not retired, by name."""
     rows = tx.exec_driver_sql(_ROUTES)
-    return [Route(workflow, queue, tuple(types)) for workflow, queue, types in rows]
+    return [Subscribed(workflow, queue, tuple(types)) for workflow, queue, types in rows]
 
 
 def routed(tx: Connection) -> list[Routed]:

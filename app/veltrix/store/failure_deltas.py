@@ -222,7 +222,7 @@ class Miscount(msgspec.Struct, frozen=True):
     event_type: str | None = None
 
 
-class Standing(msgspec.Struct, frozen=True):
+class GroupStanding(msgspec.Struct, frozen=True):
     """How a group stands, and who brought it there; None: a failure did."""
 
     kind: GroupKind
@@ -321,10 +321,10 @@ def move(
     return moved.first() is not None
 
 
-def standing(tx: Connection, group_id: str) -> Standing | None:
+def standing(tx: Connection, group_id: str) -> GroupStanding | None:
     """How the group stands, or None if there is no such group."""
     row = tx.exec_driver_sql(_STATE, {"id": group_id}).one_or_none()
-    return None if row is None else Standing(GroupKind(row[0]), GroupState(row[1]), row[2])
+    return None if row is None else GroupStanding(GroupKind(row[0]), GroupState(row[1]), row[2])
 
 
 def note(tx: Connection, group_id: str, author: str, text: str) -> int | None:

@@ -46,9 +46,9 @@ class Acceptor:
     """A writer. `start` it; `submit` from an event loop, `accept` from anywhere.
 
     `new_ids` gives events their ids, by the database's clock; `unix_ms` is this machine's, which is
-    only compared with it. `take_room(queue, n)` says how many of n runs may be hinted to the relay
-    now, and `hint` receives those that were committed. It holds `waiting_bytes_max` at most, and
-    commits `list_bytes_max` together. It is connected also when it has nothing to write, if it
+    only compared with it. `take_credit(queue, n)` says how many of n runs may be hinted to the
+    relay now, and `hint` receives those that were committed. It holds `waiting_bytes_max` at most,
+    and commits `list_bytes_max` together. It is connected also when it has nothing to write, if it
     `is_kept_ready`.
     """
 
@@ -58,7 +58,7 @@ class Acceptor:
         settings: Settings,
         new_ids: EventIds,
         unix_ms: Callable[[], int],
-        take_room: Callable[[str, int], int],
+        take_credit: Callable[[str, int], int],
         hint: Callable[[list[DueRun]], None],
         *,
         name: str = "accept",
@@ -74,7 +74,7 @@ class Acceptor:
         self._clock = DatabaseClock(
             monotonic, lambda: unix_ms() / 1000, settings.clock_offset_s_max
         )
-        self._take_room, self._hint = take_room, hint
+        self._take_credit, self._hint = take_credit, hint
         self._waiting: SimpleQueue[Request | None] = SimpleQueue()
         self._lock = Lock()
         self._waiting_events = self._waiting_bytes = self._refused_early = 0
@@ -84,7 +84,7 @@ class Acceptor:
         self._left: Request | None = None
         self._connection: Connection | None = None
         self._accounts = Accounts(settings.accounts_max)
-        self._routes: list[subscription_rows.Route] = []
+        self._routes: list[subscription_rows.Subscribed] = []
         self._routing = RoutingTable(())
         self._routing_read_at: float | None = None
         self._beside: dict[int, tuple[int, int]] = {}
@@ -221,7 +221,7 @@ class Acceptor:
                 self._routing,
                 self.new_ids,
                 self._clock.unix_ms(),
-                self._take_room,
+                self._take_credit,
                 is_unrouted_refused=self._settings.refuse_unrouted,
             )
         except Exception as error:  # noqa: BLE001 - the thread must live

@@ -79,7 +79,7 @@ class AcceptList:
         routing: RoutingTable,
         new_ids: EventIds,
         unix_ms: int,
-        take_room: Callable[[str, int], int],
+        take_credit: Callable[[str, int], int],
         *,
         is_unrouted_refused: bool,
     ) -> None:
@@ -103,17 +103,17 @@ class AcceptList:
         if is_unrouted_refused:
             self._undecided = [item for item in self._undecided if item.runs]
         self._is_unrouted_refused = is_unrouted_refused
-        self._hint(take_room)
+        self._hint(take_credit)
         self._is_uncertain = False  # a connection died in a write: perhaps it was committed
         self._fresh: set[str] = set()
         self._known: dict[tuple[str, str], KnownEvent] = {}
         self._refused: dict[tuple[str, str], EventRefused] = {}
 
-    def _hint(self, take_room: Callable[[str, int], int]) -> None:
+    def _hint(self, take_credit: Callable[[str, int], int]) -> None:
         """Give the queues' room to the first runs that may start now."""
         runs = [run for item in self._undecided for run in item.runs if run.delay_s == 0]
         wanted = Counter(run.queue for run in runs)
-        room = {queue: take_room(queue, count) for queue, count in wanted.items()}
+        room = {queue: take_credit(queue, count) for queue, count in wanted.items()}
         for run in runs:
             if room[run.queue] > 0:
                 room[run.queue] -= 1

@@ -72,7 +72,7 @@ class Sweep:
         self._engine, self._monotonic = engine, monotonic
         self._window = timedelta(seconds=2 * settings.subscriptions_cache_s) + GRACE
         self._looks: dict[tuple[str, datetime], timedelta] = {}
-        self._wanted = Wanted(())
+        self._wanted = Coverage(())
         self._changed_at = self._looked_at = self._widely_at = monotonic()
         self._begun: set[datetime] = set()  # beginnings before which nothing is looked for
 
@@ -102,7 +102,7 @@ class Sweep:
         """Each time while apis may route by other subscriptions than these; else now and then."""
         now = self._monotonic()
         if subscriptions != self._wanted.subscriptions:
-            self._wanted, self._changed_at = Wanted(subscriptions), now
+            self._wanted, self._changed_at = Coverage(subscriptions), now
             keys = {(s.workflow, _since(s)) for s in subscriptions}
             self._looks = {key: age for key, age in self._looks.items() if key in keys}
         busy = self._window + 2 * WATCH + LATE
@@ -175,7 +175,7 @@ class Sweep:
         return started
 
 
-class Wanted:
+class Coverage:
     """What subscriptions cover, asked by event type at a cost that does not grow with them."""
 
     def __init__(self, subscriptions: Sequence[Subscription]) -> None:

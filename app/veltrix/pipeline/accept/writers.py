@@ -37,13 +37,13 @@ class Writers:
         settings: Settings,
         new_ids: EventIds,
         unix_ms: Callable[[], int],
-        take_room: Callable[[str, int], int],
+        take_credit: Callable[[str, int], int],
         hint: Callable[[list[DueRun]], None],
     ) -> None:
         self.new_ids = new_ids
         half = settings.accept_waiting_bytes_max // 2
         make = partial(Acceptor, settings=settings, new_ids=new_ids, unix_ms=unix_ms)
-        make = partial(make, take_room=take_room, hint=hint)
+        make = partial(make, take_credit=take_credit, hint=hint)
         self._small = make(
             engines[0],
             waiting_bytes_max=half,

@@ -1,4 +1,4 @@
-"""The runs in one child's hand, shared by the engine (main thread), its loop and its watch."""
+"""The runs that one child has, shared by the engine (main thread), its loop and its watch."""
 
 import threading
 from collections import deque
@@ -8,7 +8,7 @@ from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.whereabouts import Untold, Whereabouts
 
 
-class Hand:
+class Batch:
     """A list being executed under one token.
 
     Runs take turns: each `next_step` is of the run that has waited longest for one. Beginning a
@@ -98,7 +98,7 @@ class Hand:
         return bool(self._turns) and not self.is_leaving
 
     def take_not_begun(self) -> list[str]:
-        """Take the runs of which no step has begun out of the hand; their ids."""
+        """Take the runs of which no step has begun out of the batch; their ids."""
         with self.lock:
             taken = [
                 execution
@@ -117,5 +117,5 @@ class Hand:
                 execution.is_lost = True
 
     def open_ids(self) -> list[str]:
-        """The runs still in the hand, sorted."""
+        """The runs still in the batch, sorted."""
         return sorted(id_ for id_, e in tuple(self.executions.items()) if not e.is_over)

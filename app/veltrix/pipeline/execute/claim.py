@@ -6,7 +6,7 @@ from veltrix.authoring.workflows import Workflow
 from veltrix.domain.states import Reason
 from veltrix.pipeline.execute import journal_rows, lease_rows
 from veltrix.pipeline.execute.coroutines import endings
-from veltrix.pipeline.execute.coroutines.execution import Execution, Limits
+from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import Past
 from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.store.transactions import Link
@@ -46,7 +46,7 @@ def executions(
     claims: Sequence[Claim],
     past: Mapping[str, Past],
     workflows: Mapping[str, tuple[Workflow, str]],
-    limits: Limits,
+    limits: ExecutionLimits,
 ) -> list[Execution]:
     """One execution per claim, with the workflow (and code version) of its name.
 

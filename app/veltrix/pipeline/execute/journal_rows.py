@@ -56,7 +56,7 @@ class FailedAttempt(msgspec.Struct, gc=False):
     arguments: str | None = None  # JSON text, or the beginning of it
 
 
-class Failures(msgspec.Struct, gc=False):
+class PastFailures(msgspec.Struct, gc=False):
     """The failed attempts at one position: how many, and how long ago by the database's clock.
 
     `crashes` of them ended with their worker's process: no fault of the code that is known, and so
@@ -88,7 +88,7 @@ class Past(msgspec.Struct):
     """What earlier attempts of a run left: finished entries and failed attempts, by position."""
 
     entries: dict[str, JournalEntry]
-    failures: dict[str, Failures]
+    failures: dict[str, PastFailures]
 
 
 WRITE_BYTES_MAX = 8 * 2**20  # of outputs in one statement, unless one of them is larger
@@ -145,7 +145,7 @@ def past(tx: Connection, claims: Sequence[Claim], bytes_max: int | None = None) 
         "generation": IntArray([c.generation for c in read]),
     }
     for run_id, position, *failures in tx.exec_driver_sql(_PAST_FAILURES, keys):
-        found[run_id].failures[position] = Failures(*failures)
+        found[run_id].failures[position] = PastFailures(*failures)
     return found
 
 

@@ -103,8 +103,8 @@ update runs r set state = 'queued', lease_token = null, due_at = now(), hand_ove
 from held where r.id = held.id returning r.id::text
 """
 
-# The hand died with these runs in it. Each travels alone from now on, so that the one that kills
-# workers is found; only a death while alone counts against it. Where only the hand failed, none is
+# The child died with these runs in it. Each travels alone from now on, so that the one that kills
+# workers is found; only a death while alone counts against it. Where only the child failed, none is
 # suspected.
 _RELEASE = """
 with held as (
@@ -200,7 +200,7 @@ def release(
     *,
     is_death: bool = True,
 ) -> set[str]:
-    """Free the runs of a dead hand, due in `due_in_s`; the ones still held.
+    """Free the runs of a dead child, due in `due_in_s`; the ones still held.
 
     `is_death`: each is alone from now on. Else its child lives: nothing is held against them.
     """

@@ -24,7 +24,7 @@ from veltrix.authoring.copies import are_fixed, given
 from veltrix.authoring.encoding import Unstorable, digest_and_json, encode
 from veltrix.authoring.flow import NonRetryable, type_and_message
 from veltrix.domain.context import StepContext, step_context
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import forks, moves
 from veltrix.pipeline.execute.coroutines.contexts import own
 from veltrix.pipeline.execute.coroutines.execution import PendingStep, StepTimeout
@@ -145,7 +145,7 @@ def call_author(step: PendingStep, *leading: Any) -> Any:
 
     It sees what its workflow has set in context variables, and what it sets is seen by nobody else.
     """
-    known, call, context = context_of(step), step.call, own(step.frame.context.copy())
+    known, call, context = context_of(step), step.call, own(step.branch.context.copy())
     arguments, keywords = call.arguments, call.keywords
     try:
         context.run(step_context.set, known)
@@ -169,7 +169,7 @@ def arguments_of(step: PendingStep) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     call = step.call
     arguments, keywords = given(call.arguments, call.keywords)
-    is_in_branch = step.frame.parent is not None
+    is_in_branch = step.branch.parent is not None
     if is_in_branch and arguments is not call.arguments and step.digest is not None:
         now, _ = digest_and_json(arguments, keywords)
         if now != step.digest:
@@ -180,9 +180,9 @@ def arguments_of(step: PendingStep) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return arguments, keywords
 
 
-def run_sync(step: PendingStep, hand: Hand, alarm: Alarm) -> Finished:
+def run_sync(step: PendingStep, batch: Batch, alarm: Alarm) -> Finished:
     """Run a sync step that has begun, within its limit."""
-    hand.current = step
+    batch.current = step
     try:
         try:
             alarm.arm(step.limit_s, step.started)
@@ -192,7 +192,7 @@ def run_sync(step: PendingStep, hand: Hand, alarm: Alarm) -> Finished:
     except BaseException as error:  # noqa: BLE001 - whatever the author's code raises is the attempt's end
         return step, None, error
     finally:
-        hand.end_current()
+        batch.end_current()
     return step, value, None
 
 
@@ -217,17 +217,17 @@ class AsyncSteps:
         self._tasks: dict[asyncio.Task[None], PendingStep] = {}
         # The step that started a task, or that started the one that did.
         self._parents: WeakKeyDictionary[asyncio.Task[Any], PendingStep] = WeakKeyDictionary()
-        self._given: dict[PendingStep, Hand] = {}  # and not ended
+        self._given: dict[PendingStep, Batch] = {}  # and not ended
         self._finished: SimpleQueue[Finished] = SimpleQueue()
         self._pause = threading.Event()
 
-    def start(self, hand: Hand, steps: list[PendingStep]) -> None:
+    def start(self, batch: Batch, steps: list[PendingStep]) -> None:
         """Begin these steps, concurrently."""
         self._ensure_open()
-        self._given.update(dict.fromkeys(steps, hand))
+        self._given.update(dict.fromkeys(steps, batch))
         with suppress(RuntimeError):  # it was closed just now: whoever opens another begins these
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._start, hand, steps)
+            self._loop.call_soon_threadsafe(self._start, batch, steps)
 
     def call(self, function: Callable[[], Awaitable[Any]], timeout_s: float) -> None:
         """Await what a function of the author gives, which is no step, on this loop. Raises it."""
@@ -310,24 +310,24 @@ class AsyncSteps:
     def _replace(self) -> None:
         """Another loop; attempts that had begun on the closed one have failed, others begin."""
         self._loop, self._tasks = self._open(), {}
-        for step, hand in tuple(self._given.items()):
+        for step, batch in tuple(self._given.items()):
             if step.started:
                 self._end(step, None, RuntimeError("the event loop of async steps was closed"))
             else:
-                self._loop.call_soon_threadsafe(self._start, hand, [step])
+                self._loop.call_soon_threadsafe(self._start, batch, [step])
 
     def _end(self, step: PendingStep, value: Any, error: BaseException | None) -> None:
         if self._given.pop(step, None) is not None:
             self._finished.put((step, value, error))
 
-    def _start(self, hand: Hand, steps: list[PendingStep]) -> None:
+    def _start(self, batch: Batch, steps: list[PendingStep]) -> None:
         loop = self._loop
         assert loop is not None
         known = set(self._tasks.values()) if len(self._tasks) else ()
         for step in steps:
             if step in known or step not in self._given:
                 continue  # given to this loop already, when it took another's place
-            task = loop.create_task(self._run(hand, step), context=own(step.frame.context.copy()))
+            task = loop.create_task(self._run(batch, step), context=own(step.branch.context.copy()))
             self._tasks[task] = step
             task.add_done_callback(self._forget)
 
@@ -336,8 +336,8 @@ class AsyncSteps:
         if step is not None:  # it was thrown away before its first line, or after its last
             self._end(step, None, RuntimeError("the task of this step was ended from outside"))
 
-    async def _run(self, hand: Hand, step: PendingStep) -> None:
-        if not hand.begin(step, self._monotonic()):
+    async def _run(self, batch: Batch, step: PendingStep) -> None:
+        if not batch.begin(step, self._monotonic()):
             self._end(step, None, NOT_BEGUN)
             return
         known = context_of(step)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from veltrix.authoring.encoding import Unstorable, encode
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.attempts import extra_of, next_attempt_s
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings, moves
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep, StepTimeout
 from veltrix.pipeline.execute.settle import mark_written, write
@@ -86,15 +86,15 @@ class Transactor:
         self._token = ""
         self._separate: set[str] = set()  # runs of this token that share no transaction any more
 
-    def __call__(self, hand: Hand, steps: list[PendingStep]) -> list[Execution]:
+    def __call__(self, batch: Batch, steps: list[PendingStep]) -> list[Execution]:
         """Run and commit these steps, at most one per run at a time; the executions to go on with.
 
         Waits for the database as long as it takes; a run whose commit is in doubt is executed again
         from its journal. Each execution of a step by itself is an attempt, whatever its connection
         did; that of a shared transaction that was given up is not.
         """
-        if hand.token != self._token:
-            self._token, self._separate = hand.token, set()
+        if batch.token != self._token:
+            self._token, self._separate = batch.token, set()
         going_on: list[Execution] = []
         while steps:
             first_of: dict[Execution, PendingStep] = {}
@@ -104,20 +104,20 @@ class Transactor:
             chunk = [s for s in first_of.values() if not s.execution.is_over]
             taken = set(first_of.values())
             steps = [s for s in steps if s not in taken]
-            going_on += self._chunk(hand, chunk)
+            going_on += self._chunk(batch, chunk)
         return list(dict.fromkeys(e for e in going_on if not e.is_over))
 
-    def _chunk(self, hand: Hand, steps: list[PendingStep]) -> list[Execution]:
+    def _chunk(self, batch: Batch, steps: list[PendingStep]) -> list[Execution]:
         alone = [s for s in steps if s.execution.claim.run_id in self._separate]
         shared = [s for s in steps if s not in alone]
         going_on: list[Execution] = []
         if len(shared) > 1:
             try:
-                going_on += self._once(hand, shared, is_shared=True)
+                going_on += self._once(batch, shared, is_shared=True)
                 shared = []
             except InDoubt:
                 self._separate |= {s.execution.claim.run_id for s in shared}
-                going_on += self._rewound(hand, shared)
+                going_on += self._rewound(batch, shared)
                 shared = []
             except AttemptLost as lost:
                 self._separate.add(lost.step.execution.claim.run_id)
@@ -127,16 +127,16 @@ class Transactor:
             except (Contended, DBAPIError):
                 pass  # whose it is, and how long to wait, shows when each goes alone
         for step in shared + alone:
-            going_on += self._alone(hand, step)
+            going_on += self._alone(batch, step)
         return going_on
 
-    def _alone(self, hand: Hand, step: PendingStep) -> list[Execution]:
+    def _alone(self, batch: Batch, step: PendingStep) -> list[Execution]:
         pause_s, has_failed = 0.05, False
         while True:
             try:
-                found = self._once(hand, [step], is_shared=False)
+                found = self._once(batch, [step], is_shared=False)
             except InDoubt as doubt:
-                found = self._rewound(hand, [step])
+                found = self._rewound(batch, [step])
                 for execution in found:
                     self._resolve(execution, step, doubt)
             except AttemptLost as lost:
@@ -168,11 +168,11 @@ class Transactor:
             return False
         return True
 
-    def _rewound(self, hand: Hand, steps: Sequence[PendingStep]) -> list[Execution]:
+    def _rewound(self, batch: Batch, steps: Sequence[PendingStep]) -> list[Execution]:
         """Nobody knows whether the commit took place: the journal does. Begin again from it."""
         fresh = self._rewind([step.execution for step in steps])
         for execution in fresh:
-            hand.executions[execution.claim.run_id] = execution
+            batch.executions[execution.claim.run_id] = execution
         return fresh
 
     def _resolve(self, execution: Execution, was: PendingStep, doubt: InDoubt) -> None:
@@ -192,32 +192,32 @@ class Transactor:
         self._end_attempt(step, doubt.error, is_ours=doubt.is_ours)
 
     def _once(
-        self, hand: Hand, steps: Sequence[PendingStep], *, is_shared: bool
+        self, batch: Batch, steps: Sequence[PendingStep], *, is_shared: bool
     ) -> list[Execution]:
         """As `_commit`. What took long and came to nothing leaves no lease that is over."""
         began = self._monotonic()
         try:
-            return self._commit(hand, steps, is_shared=is_shared)
+            return self._commit(batch, steps, is_shared=is_shared)
         except Exception:
             if self._is_long(began):
-                self._renew(hand, [s.execution.claim.run_id for s in steps])
+                self._renew(batch, [s.execution.claim.run_id for s in steps])
             raise
 
     def _is_long(self, began: float) -> bool:
         """The watch could not renew for so long what our lock kept from others, too."""
         return self._monotonic() - began > self._hold_s / 4
 
-    def _renew(self, hand: Hand, run_ids: list[str]) -> None:
+    def _renew(self, batch: Batch, run_ids: list[str]) -> None:
         assert self._engine is not None
         with (
             suppress(DBAPIError),  # it is away from the relay as well
             self._engine.connect() as tx,
             transaction_on(tx),
         ):
-            lease_rows.renew(tx, hand.token, run_ids, self._hold_s)
+            lease_rows.renew(tx, batch.token, run_ids, self._hold_s)
 
     def _commit(
-        self, hand: Hand, steps: Sequence[PendingStep], *, is_shared: bool
+        self, batch: Batch, steps: Sequence[PendingStep], *, is_shared: bool
     ) -> list[Execution]:
         """Run and commit.
 
@@ -233,18 +233,18 @@ class Transactor:
             try:
                 with transaction_on(tx):
                     held = lease_rows.lock_held(
-                        tx, hand.token, [s.execution.claim.run_id for s in steps]
+                        tx, batch.token, [s.execution.claim.run_id for s in steps]
                     )
                     mine = [s for s in steps if s.execution.claim.run_id in held]
-                    ended = _Steps(tx, hand, self._alarm, self._monotonic, is_shared).run(mine)
-                    _lose(hand, [s for s in steps if s not in mine])
+                    ended = _Steps(tx, batch, self._alarm, self._monotonic, is_shared).run(mine)
+                    _lose(batch, [s for s in steps if s not in mine])
                     for step, value, text_, error in ended:
                         executions.append(step.execution)
                         self._end(step, value, text_, error)
                     if executions:
-                        written = write(tx, hand.token, self._worker_id, executions)
+                        written = write(tx, batch.token, self._worker_id, executions)
                     if self._is_long(began):
-                        lease_rows.renew(tx, hand.token, sorted(held), self._hold_s)
+                        lease_rows.renew(tx, batch.token, sorted(held), self._hold_s)
                     is_ours = False
             except (DBAPIError, UnicodeError) as error:
                 tx.invalidate()  # who knows in what state its session is
@@ -270,9 +270,9 @@ class Transactor:
             moves.fail_step(step, error)
 
 
-def _lose(hand: Hand, steps: Sequence[PendingStep]) -> None:
+def _lose(batch: Batch, steps: Sequence[PendingStep]) -> None:
     for step in steps:
-        hand.lost.add(step.execution.claim.run_id)
+        batch.lost.add(step.execution.claim.run_id)
         step.execution.close()
 
 
@@ -282,12 +282,12 @@ class _Steps:
     def __init__(
         self,
         tx: Connection,
-        hand: Hand,
+        batch: Batch,
         alarm: Alarm,
         monotonic: Callable[[], float],
         is_shared: bool,
     ) -> None:
-        self._tx, self._hand, self._alarm, self._monotonic = tx, hand, alarm, monotonic
+        self._tx, self._batch, self._alarm, self._monotonic = tx, batch, alarm, monotonic
         self._is_shared = is_shared
         self._closing = ""  # ends the savepoint of the last one
 
@@ -323,13 +323,13 @@ class _Steps:
 
     def _step(self, step: PendingStep) -> _Ended:
         now = self._monotonic()
-        if not self._hand.begin(step, now):
+        if not self._batch.begin(step, now):
             return step, None, "", NOT_BEGUN
         self._open(step)
         # The session has a savepoint of its own in ours: its author may commit it or roll it
         # back and go on, and a step that fails after that still leaves nothing.
         session = Session(bind=self._tx, join_transaction_mode="create_savepoint")
-        self._closing, self._hand.current = _ROLL_BACK, step
+        self._closing, self._batch.current = _ROLL_BACK, step
         try:
             with _limit(self._tx, self._alarm, step.limit_s, self._monotonic()):
                 value = call_author(step, session)
@@ -340,7 +340,7 @@ class _Steps:
             self._give_up(step, session, error)
             return step, None, "", _as_timeout(error, step)
         finally:
-            self._hand.end_current()
+            self._batch.end_current()
             step.execution.busy_s += self._monotonic() - now
         self._closing = _RELEASE
         return step, step.call.step.codec.output(value, encoded), encoded, None

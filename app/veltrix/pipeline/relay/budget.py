@@ -15,7 +15,7 @@ from veltrix.broker.message import ListLimits
 from veltrix.pipeline.relay.due_rows import (
     LONG_AGO,
     QueueDepth,
-    Wanted,
+    QueueShare,
     depths,
     queues_subscribed,
     queues_with_open_runs,
@@ -48,7 +48,7 @@ def limits_of(settings: Settings) -> ListLimits:
     )
 
 
-class Room:
+class Budget:
     """A view of all queues, as of its last `refresh`. Times are the caller's monotonic seconds."""
 
     def __init__(self, settings: Settings) -> None:
@@ -140,7 +140,7 @@ class Room:
         """A queue has no room left."""
         return 0 in self._lefts.values()
 
-    def wanted(self, queues: Iterable[str], runs_max: int) -> list[Wanted]:
+    def wanted(self, queues: Iterable[str], runs_max: int) -> list[QueueShare]:
         """What to look for in these queues: what each may be given, in even shares.
 
         What a queue does not need is left to those that need more. Queues of which nothing is known
@@ -156,7 +156,7 @@ class Room:
         found = self._shared(unseen, unseen_max)
         return found + self._shared(seen, runs_max - sum(one.runs_max for one in found))
 
-    def _shared(self, rooms: list[tuple[int, str]], runs_max: int) -> list[Wanted]:
+    def _shared(self, rooms: list[tuple[int, str]], runs_max: int) -> list[QueueShare]:
         found = []
         rooms.sort()
         for index, (left, queue) in enumerate(rooms):
@@ -164,7 +164,7 @@ class Room:
             if runs_max <= 0:
                 break
             runs_max -= runs
-            found.append(Wanted(queue, runs, self.due_floors.get(queue, LONG_AGO)))
+            found.append(QueueShare(queue, runs, self.due_floors.get(queue, LONG_AGO)))
         return found
 
     def left_beside_due(self, queue: str) -> int:

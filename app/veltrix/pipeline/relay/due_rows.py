@@ -20,7 +20,7 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 RESCUE_RUNS_MAX = 500
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class QueueShare(msgspec.Struct, frozen=True):
     """How many due runs of a queue to take, and where its index is worth reading from."""
 
     queue: str
@@ -166,7 +166,7 @@ from m where r.id = m.id
 
 def scan(
     tx: Connection,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[QueueShare],
     *,
     hold_s: float,
     hold_s_max: float,

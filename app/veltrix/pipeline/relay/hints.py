@@ -20,7 +20,7 @@ from veltrix.broker.connect import BrokerAway
 from veltrix.broker.message import Message, messages_for
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.relay.budget import Room, limits_of
+from veltrix.pipeline.relay.budget import Budget, limits_of
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import make_due, make_runs_due
@@ -40,9 +40,9 @@ from veltrix.telemetry import (
 
 log = logger("hints")
 
-ROOM_S, ROOM_IDLE_S = 0.25, 1.0
-ROOM_LOW_S = 0.02  # between two looks when room runs out
-ROOM_STALE_S = 3.0
+BUDGET_S, BUDGET_IDLE_S = 0.25, 1.0
+BUDGET_LOW_S = 0.02  # between two looks when room runs out
+BUDGET_STALE_S = 3.0
 ANSWERS_S, ANSWERS_IDLE_S = 0.02, 0.25
 REFUSED_PAUSE_S = 1.0
 
@@ -50,7 +50,7 @@ REFUSED_PAUSE_S = 1.0
 class HintRelay:
     """The relay thread of an api, with its own publisher and its own database connection.
 
-    `take_room` and `offer` may be called from any thread and never wait for RabbitMQ or PostgreSQL.
+    `take_credit` and `offer` may be called from any thread and wait for no server.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class HintRelay:
 
         self._is_up = False
         self._connections = 0  # counted by the answers thread
-        self._lost: deque[Message] = deque()  # or returned, or refused: for the room thread
-        self._room = Room(settings)
-        # By the room thread, for this many connections:
+        self._lost: deque[Message] = deque()  # or returned, or refused: for the budget thread
+        self._budget = Budget(settings)
+        # By the budget thread, for this many connections:
         self._declaring = Declaring(self._declarer, "hints", monotonic)
         self._declared_for = 0
         self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
         self._threads = [
             Thread(target=self._keep_answers, name="hints-answers", daemon=True),
-            Thread(target=self._keep_room, name="hints-room", daemon=True),
+            Thread(target=self._keep_budget, name="hints-budget", daemon=True),
         ]
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class HintRelay:
         self._publisher.close()
         self._declarer.close()
 
-    def take_room(self, queue: str, runs: int) -> int:
+    def take_credit(self, queue: str, runs: int) -> int:
         """How many of these runs may be hinted: they are held for the caller, who offers them soon.
 
         0 while RabbitMQ is away or blocked, the queue is full, or due runs wait for all its room.
@@ -142,11 +142,11 @@ class HintRelay:
         broker_up.set(is_up)
 
     def _is_open(self, now: float) -> bool:
-        return self._publisher.room > 0 and now - self._left_at < ROOM_STALE_S
+        return self._publisher.window > 0 and now - self._left_at < BUDGET_STALE_S
 
     def _publish(self, messages: list[Message]) -> int:
         try:
-            if self._publisher.room < len(messages):
+            if self._publisher.window < len(messages):
                 self._take_answers()
             taken = self._publisher.publish(messages)
         except BrokerAway:
@@ -197,15 +197,15 @@ class HintRelay:
         with self._lock:
             self._lost.extend(self._publisher.take_lost())
             self._runs_unconfirmed = 0
-            self._left = {}  # until the room thread has declared the queues and looked
+            self._left = {}  # until the budget thread has declared the queues and looked
         self._publisher.connect()
         self._connections += 1
         self._set_up(is_up=True)
         log.info("broker.connected")
 
-    # The room thread
+    # The budget thread
 
-    def _keep_room(self) -> None:
+    def _keep_budget(self) -> None:
         connection: Connection | None = None
         backoff = Backoff(0.1, 1.0)
         while not self._stop.is_set():
@@ -213,7 +213,7 @@ class HintRelay:
             try:
                 if backoff.is_over(began):
                     connection = connection or open_autocommit(self._engine)
-                    self._room_once(connection)
+                    self._budget_once(connection)
                     backoff.reset()
             except SQLAlchemyError as error:
                 log.warning("database.away", error=type(error).__name__)
@@ -226,16 +226,16 @@ class HintRelay:
                 log.warning("broker.lost", error=str(error))
                 backoff.extend(self._monotonic())
             now = self._monotonic()
-            self._stop.wait(max(ROOM_LOW_S, min((now - began) / LOOK_SHARE, ROOM_S)))
-            self._is_low.wait(ROOM_S if now - self._used_at < ROOM_IDLE_S else ROOM_IDLE_S)
+            self._stop.wait(max(BUDGET_LOW_S, min((now - began) / LOOK_SHARE, BUDGET_S)))
+            self._is_low.wait(BUDGET_S if now - self._used_at < BUDGET_IDLE_S else BUDGET_IDLE_S)
             self._is_low.clear()
         if connection is not None:
             connection.close()
 
-    def _room_once(self, tx: Connection) -> None:
+    def _budget_once(self, tx: Connection) -> None:
         """One look at all queues; `tx` commits each statement."""
         began = self._monotonic()
-        self._room.refresh(tx, began)
+        self._budget.refresh(tx, began)
         if self._declared_for != self._connections:
             self._declaring.reconnected()
             self._declared_for = self._connections
@@ -244,17 +244,17 @@ class HintRelay:
             self._declare(tx)
         there = self._declaring.there
         left = {
-            queue: self._room.left_beside_due(queue) if queue in there else 0
-            for queue in self._room.queues
+            queue: self._budget.left_beside_due(queue) if queue in there else 0
+            for queue in self._budget.queues
         }
         with self._lock:
             self._left, self._left_at = left, began
             self._low = {queue: runs // 2 for queue, runs in left.items()}
-            self._occupied_s = dict(self._room.occupied_s)
+            self._occupied_s = dict(self._budget.occupied_s)
 
     def _declare(self, tx: Connection) -> None:
         """Make sure of some more queues: hints for those that are there need not wait for all."""
-        found = self._declaring.go_on(self._room.queues, self._room.depths)
+        found = self._declaring.go_on(self._budget.queues, self._budget.depths)
         for queue in sorted(found.missing):
             runs = make_due(tx, queue)
             if runs:

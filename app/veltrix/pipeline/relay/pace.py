@@ -3,22 +3,22 @@
 Seconds of the caller's monotonic clock.
 """
 
-from veltrix.pipeline.relay.budget import Room
+from veltrix.pipeline.relay.budget import Budget
 from veltrix.settings.fields import Settings
 
-ROOM_S, ROOM_IDLE_S = 0.25, 1.0
-ROOM_FULL_S = 0.01
+BUDGET_S, BUDGET_IDLE_S = 0.25, 1.0
+BUDGET_FULL_S = 0.01
 LOOK_SHARE = 0.05  # of a process's time may be spent on looking
 REST_S = 0.5  # between two due scans while there is nothing to expect
 _LONG_AGO = -1e9
 
 
 class Pace:
-    """Follows one relay's `room`; `now` is when the relay began."""
+    """Follows one relay's `budget`; `now` is when the relay began."""
 
-    def __init__(self, settings: Settings, room: Room, now: float) -> None:
+    def __init__(self, settings: Settings, budget: Budget, now: float) -> None:
         self._scan_s, self._hold_s = settings.relay_scan_s, settings.hold_s
-        self._room = room
+        self._budget = budget
         self._looked_at, self._look_s = _LONG_AGO, 0.0
         self._busy_at = now
 
@@ -33,17 +33,17 @@ class Pace:
     def is_look_due(self, now: float) -> bool:
         """The last look is too old for what goes on."""
         age = now - self._looked_at
-        if age < max(ROOM_FULL_S, min(self._look_s / LOOK_SHARE, ROOM_S)):
+        if age < max(BUDGET_FULL_S, min(self._look_s / LOOK_SHARE, BUDGET_S)):
             return False
-        if self._room.is_full:
+        if self._budget.is_full:
             return True
-        return age >= (ROOM_S if self._room.has_given else ROOM_IDLE_S)
+        return age >= (BUDGET_S if self._budget.has_given else BUDGET_IDLE_S)
 
     def pause_s(self, now: float, *, is_publishing: bool) -> float:
         """How long to pause after a round that had no work."""
-        if is_publishing or self._room.is_full:
-            return min(ROOM_FULL_S, self._scan_s)
-        if not self._room.is_quiet:
+        if is_publishing or self._budget.is_full:
+            return min(BUDGET_FULL_S, self._scan_s)
+        if not self._budget.is_quiet:
             self._busy_at = now
         # A look leaves out what is due within a hold from now, but the looks before saw it.
         is_resting = now - self._busy_at >= self._hold_s

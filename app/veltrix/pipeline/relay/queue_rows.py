@@ -28,7 +28,7 @@ class Unserved(msgspec.Struct, frozen=True):
         return f"{self.runs:,}{more} open runs, and no worker serves the queue"
 
 
-class Page(msgspec.Struct, frozen=True):
+class QueuePage(msgspec.Struct, frozen=True):
     """A stretch of a queue's open runs: how many were looked at and moved, and where it ended."""
 
     read: int
@@ -134,7 +134,7 @@ def move(
     *,
     after: tuple[str, str] | None,
     limit: int,
-) -> Page:
+) -> QueuePage:
     """Move open runs of these workflows from the queue to those wanted, one stretch in due order.
 
     Go on after `last` until that is None.
@@ -152,4 +152,4 @@ def move(
         },
     ).one()
     is_last = read < limit
-    return Page(read, msgspec.json.decode(moved), None if is_last else (last_due_at, last_id))
+    return QueuePage(read, msgspec.json.decode(moved), None if is_last else (last_due_at, last_id))

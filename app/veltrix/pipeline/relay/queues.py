@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from veltrix.pipeline.relay import queue_rows
 from veltrix.pipeline.relay.due_rows import queues_with_open_runs
-from veltrix.pipeline.relay.queue_rows import Page, Unserved
+from veltrix.pipeline.relay.queue_rows import QueuePage, Unserved
 from veltrix.releases import subscription_rows
 from veltrix.releases.rules import moves
 from veltrix.store.transactions import open_autocommit, retry_transient
@@ -30,7 +30,7 @@ class _Walk:
         self.after: tuple[str, str] | None = None
         self.pages = 0
 
-    def note(self, page: Page, now: float) -> None:
+    def note(self, page: QueuePage, now: float) -> None:
         """Go on after this page, or look again later: the rarer the longer, if that reads much."""
         self.after, self.pages = page.last, self.pages + 1
         if page.last is None:
@@ -60,7 +60,7 @@ class Following:
                 read, moved = read + 1, moved + sum(page.moved.values())
         return moved if moved or read < PAGES_MAX else 1
 
-    def _page(self, queue: str, walk: _Walk) -> Page:
+    def _page(self, queue: str, walk: _Walk) -> QueuePage:
         with open_autocommit(self._engine) as tx:
             return queue_rows.move(tx, queue, walk.wanted, after=walk.after, limit=PAGE_RUNS)
 
@@ -79,7 +79,7 @@ class Following:
                 self._walks[queue] = _Walk(of_workflows, self._monotonic())
 
     @staticmethod
-    def _tell(queue: str, wanted: dict[str, str], page: Page) -> None:
+    def _tell(queue: str, wanted: dict[str, str], page: QueuePage) -> None:
         for workflow, runs in page.moved.items():
             runs_moved.inc(runs)
             log.info("runs.moved", workflow=workflow, queue=queue, to=wanted[workflow], runs=runs)

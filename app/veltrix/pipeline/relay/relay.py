@@ -17,7 +17,7 @@ from veltrix.broker.declarer import Declarer
 from veltrix.broker.message import Message, messages_for
 from veltrix.broker.publisher import Polled, Publisher
 from veltrix.domain.backoff import Backoff, Pauses
-from veltrix.pipeline.relay.budget import Room, limits_of
+from veltrix.pipeline.relay.budget import Budget, limits_of
 from veltrix.pipeline.relay.connections import Asking, make_declarer, make_publisher
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import Scanned, make_due, make_runs_due, scan
@@ -91,10 +91,10 @@ class Relay:
         self._declaring = Declaring(declarer, "relay", monotonic)
         self._monotonic = monotonic
         self._limits = limits_of(settings)
-        self._room = Room(settings)
+        self._budget = Budget(settings)
         self._database: Connection | None = None
         self._database_seen_at = self._rescue_from = 0.0
-        self._pace = Pace(settings, self._room, monotonic())
+        self._pace = Pace(settings, self._budget, monotonic())
         self._checked_at = self._rescued_at = -1e9
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses = Pauses(PAUSE_S, PAUSE_S_MAX)
@@ -124,7 +124,7 @@ class Relay:
     @property
     def queues(self) -> Collection[str]:
         """Every queue with a subscription or an open run, as of the last look. For any thread."""
-        return self._room.queues
+        return self._budget.queues
 
     @property
     def unconfirmed(self) -> int:
@@ -183,7 +183,7 @@ class Relay:
 
     def _look(self, tx: Connection) -> None:
         began = self._monotonic()
-        self._room.refresh(tx, began)
+        self._budget.refresh(tx, began)
         self._pace.looked(began, self._monotonic())
 
     # RabbitMQ
@@ -217,7 +217,7 @@ class Relay:
 
     def _declare(self, tx: Connection, counts: RelayCounts) -> None:
         """Make sure of some more queues; make due what those had that are missing or empty."""
-        found = self._declaring.go_on(self._room.queues, self._room.depths)
+        found = self._declaring.go_on(self._budget.queues, self._budget.depths)
         for queue in sorted(found.missing | found.empty):
             self._make_due(tx, queue, counts, "missing" if queue in found.missing else "empty")
         counts.declared = found.there
@@ -244,7 +244,7 @@ class Relay:
         self._declare(tx, counts)
         self._broker_backoff.reset()
         if self._lost:  # or they would wait for the end of their hold
-            counts.made_due += self._make_runs_due(tx, self._lost, self._room.queues)
+            counts.made_due += self._make_runs_due(tx, self._lost, self._budget.queues)
             self._lost = []
         self._take(tx, self._publisher.poll(), counts)
         self._renew(tx, counts)
@@ -254,7 +254,7 @@ class Relay:
             if scanned is not None:
                 self._count(scanned, counts)
                 self._outgoing.extend(
-                    messages_for(scanned.runs, self._name, self._limits, self._room.occupied_s)
+                    messages_for(scanned.runs, self._name, self._limits, self._budget.occupied_s)
                 )
         if self._outgoing:
             self._publish(counts)
@@ -269,11 +269,11 @@ class Relay:
         runs_relayed.labels("due").inc(counts.handed)
 
     def _scan(self, tx: Connection) -> Scanned | None:
-        if self._publisher.room == 0:
+        if self._publisher.window == 0:
             return None
         now = self._monotonic()
         queues = self._open_queues(now)
-        wanted = self._room.wanted(queues, SCAN_RUNS_MAX)
+        wanted = self._budget.wanted(queues, SCAN_RUNS_MAX)
         may_rescue = now >= self._rescue_from and now - self._rescued_at >= RESCUE_S
         if not wanted and not may_rescue:
             return None
@@ -290,13 +290,13 @@ class Relay:
         )
         if may_rescue:
             self._rescued_at = now
-        self._room.due_floors.update(scanned.first_due_at if scanned else {})
+        self._budget.due_floors.update(scanned.first_due_at if scanned else {})
         return scanned
 
     def _open_queues(self, now: float) -> list[str]:
         """Queues that are there and not paused."""
         there, is_over = self._declaring.there, self._pauses.is_over
-        return [q for q in self._room.queues if q in there and is_over(q, now)]
+        return [q for q in self._budget.queues if q in there and is_over(q, now)]
 
     def _count(self, scanned: Scanned, counts: RelayCounts) -> None:
         """Say what the committed scan moved."""
@@ -304,7 +304,7 @@ class Relay:
         for run in scanned.runs:
             by_queue[run.queue] = by_queue.get(run.queue, 0) + 1
         for queue, runs in by_queue.items():
-            self._room.give(queue, runs)
+            self._budget.give(queue, runs)
         for queue, first in scanned.first_due_at.items():
             relay_lag_seconds.labels(queue).set((scanned.now - first).total_seconds())
         for run_id in scanned.rescued:
@@ -352,7 +352,7 @@ class Relay:
 
     def _look_from_the_beginning(self, queues: Collection[str]) -> None:
         for queue in queues:
-            self._room.due_floors.pop(queue, None)
+            self._budget.due_floors.pop(queue, None)
         self._pace.look_soon()
 
     def _check(self, tx: Connection, counts: RelayCounts) -> None:
@@ -364,7 +364,7 @@ class Relay:
             self._declaring.look_at(
                 {
                     queue: depth.first_handed
-                    for queue, depth in self._room.depths.items()
+                    for queue, depth in self._budget.depths.items()
                     if depth.first_handed is not None
                 }
             )

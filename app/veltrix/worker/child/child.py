@@ -20,10 +20,10 @@ from veltrix.authoring.workflows import Workflow
 from veltrix.bootstrap import Sources, engine_for, limits_for
 from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute import journal_rows, lease_rows
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings, moves
 from veltrix.pipeline.execute.coroutines.execution import Execution
-from veltrix.pipeline.execute.engine import Engine
+from veltrix.pipeline.execute.engine import BatchExecutor
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.execute.transact import Transactor
@@ -37,7 +37,7 @@ from veltrix.worker.child.begin_end import run_start_hooks
 from veltrix.worker.child.recycling import Recycling, memory_bytes
 from veltrix.worker.child.release import release
 from veltrix.worker.child.usual import be_usual
-from veltrix.worker.child.watch import Watch
+from veltrix.worker.child.watch import ChildWatch
 from veltrix.worker.jobs import (
     Job,
     LetterJob,
@@ -77,7 +77,7 @@ class Inheritance:
 _NODE_CHARS = 27
 # One per process: set in the parent before the fork; the child is made of it at its first job.
 _inheritance: Inheritance | None = None
-_child: "Child | None" = None
+_child: "WorkerChild | None" = None
 _is_leaving = False  # set by the signal, which may come before the first job
 
 
@@ -111,14 +111,14 @@ def run_job(packed: bytes) -> bytes:
     if _child is None:
         assert _inheritance is not None, "inherit() comes before the fork"
         be_usual()
-        _child = Child(_inheritance)
+        _child = WorkerChild(_inheritance)
         if _is_leaving:
             _child.leave()
     job = unpack_job(packed)
     return _child.run_patiently(job) if isinstance(job, ListJob) else _child.run_once(job)
 
 
-class Child:
+class WorkerChild:
     """Executes jobs, one at a time."""
 
     def __init__(self, inheritance: Inheritance) -> None:
@@ -156,14 +156,14 @@ class Child:
             settings.hold_s,
             partial(self._say, "transactions"),
         )
-        self._engine = Engine(self._limits, alarm, async_steps, transactor)
-        self._hand: Hand | None = None
+        self._engine = BatchExecutor(self._limits, alarm, async_steps, transactor)
+        self._batch: Batch | None = None
         self._is_leaving = False
         self._recycling = Recycling(settings, inheritance.troubles, memory_bytes)
         self._recycling.install()
         slot = inheritance.stamps.take_slot(pid, sources.monotonic())
         self._place = inheritance.places.of(slot)
-        self._watch = Watch(
+        self._watch = ChildWatch(
             settings,
             self.worker_id,
             inheritance.node,
@@ -186,8 +186,8 @@ class Child:
     def leave(self) -> None:
         """Finish or hand back everything at the next step boundary."""
         self._is_leaving = True
-        if self._hand is not None:
-            self._hand.is_leaving = True
+        if self._batch is not None:
+            self._batch.is_leaving = True
         self._watch.leave(self._settings.grace_s)
 
     def run_patiently(self, job: Job) -> bytes:
@@ -278,21 +278,21 @@ class Child:
         occupied: dict[str, tuple[float, int]] = {}
         executions = claims.executions(claimed, past, self._workflows, self._limits)
         if executions:
-            hand = self._hand = Hand(job.token, executions, self._place)
-            hand.is_leaving = self._is_leaving
-            self._watch.begin(hand)
+            batch = self._batch = Batch(job.token, executions, self._place)
+            batch.is_leaving = self._is_leaving
+            self._watch.begin(batch)
             try:
-                self._execute(hand)
+                self._execute(batch)
             except Exception as error:  # noqa: BLE001 - one run's, which is looked for
                 telemetry.logger("worker").exception("list.failed", token=job.token)
-                self._one_by_one(hand, error)
-            self._hand = None
-            occupied = occupied_by(hand.executions.values())
-            outcomes.update((id_, e.outcome) for id_, e in hand.executions.items())
-            outcomes.update(dict.fromkeys(hand.lost, "lost"))
-            if hand.lost:
-                telemetry.leases_lost.inc(len(hand.lost))
-                lost = sorted(hand.lost)[:20]
+                self._one_by_one(batch, error)
+            self._batch = None
+            occupied = occupied_by(batch.executions.values())
+            outcomes.update((id_, e.outcome) for id_, e in batch.executions.items())
+            outcomes.update(dict.fromkeys(batch.lost, "lost"))
+            if batch.lost:
+                telemetry.leases_lost.inc(len(batch.lost))
+                lost = sorted(batch.lost)[:20]
                 telemetry.logger("worker").warning("lease.lost", token=job.token, run_ids=lost)
         if job.letters:
             self._write_unknown(job, {c.run_id for c in claimed})
@@ -301,38 +301,38 @@ class Child:
         self._count(executions, took_s)
         return ListReport(outcomes, occupied)
 
-    def _execute(self, hand: Hand) -> None:
-        self._engine.execute(hand, lambda ready: self._settle(hand, ready))
+    def _execute(self, batch: Batch) -> None:
+        self._engine.execute(batch, lambda ready: self._settle(batch, ready))
 
-    def _settle(self, hand: Hand, ready: Sequence[Execution]) -> list[str]:
-        return settle(self._link, hand.token, self.worker_id, ready)
+    def _settle(self, batch: Batch, ready: Sequence[Execution]) -> list[str]:
+        return settle(self._link, batch.token, self.worker_id, ready)
 
-    def _one_by_one(self, hand: Hand, error: Exception) -> None:
+    def _one_by_one(self, batch: Batch, error: Exception) -> None:
         """The engine cannot execute this list: find the run that it fails for, and fail that."""
-        left = [e for e in hand.executions.values() if not e.is_over]
+        left = [e for e in batch.executions.values() if not e.is_over]
         for execution in left:
             (fresh,) = self._anew([execution])
-            hand.executions[fresh.claim.run_id] = fresh
-            its_own = error if len(left) == 1 else self._error_of(hand, fresh)
+            batch.executions[fresh.claim.run_id] = fresh
+            its_own = error if len(left) == 1 else self._error_of(batch, fresh)
             if its_own is not None:
                 (fresh,) = self._anew([fresh])
-                hand.executions[fresh.claim.run_id] = fresh
+                batch.executions[fresh.claim.run_id] = fresh
                 endings.fail_workflow(fresh, its_own)
-                hand.lost.update(self._settle(hand, [fresh]))
+                batch.lost.update(self._settle(batch, [fresh]))
 
-    def _error_of(self, hand: Hand, execution: Execution) -> Exception | None:
-        """Execute this run of the hand by itself; what the engine could not do about it."""
-        alone = Hand(hand.token, [execution])
-        alone.is_leaving = hand.is_leaving
+    def _error_of(self, batch: Batch, execution: Execution) -> Exception | None:
+        """Execute this run of the batch by itself; what the engine could not do about it."""
+        alone = Batch(batch.token, [execution])
+        alone.is_leaving = batch.is_leaving
         try:
             self._execute(alone)
         except Exception as error:  # noqa: BLE001 - given to its run
             return error
-        hand.lost |= alone.lost
+        batch.lost |= alone.lost
         return None
 
     def _end_list(self) -> None:
-        self._hand = None
+        self._batch = None
         self._watch.end({}, {})
 
     def _count(self, executions: list[Execution], took_s: float) -> None:

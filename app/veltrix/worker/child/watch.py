@@ -19,7 +19,7 @@ from veltrix import telemetry
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.states import RunState
 from veltrix.pipeline.execute import lease_rows
-from veltrix.pipeline.execute.batch import Hand
+from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep, StepTimeout
 from veltrix.pipeline.execute.coroutines.retry import retry_delay_s
@@ -46,7 +46,7 @@ def _give_up(_seconds: float) -> None:
     raise _Away
 
 
-class Watch:
+class ChildWatch:
     """Watches one child. `begin` and `end` are called by its main thread around each list."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Watch:
         self._stamp, self._monotonic = stamp, monotonic
         self._link = make_link(_give_up)
         self._queues, self._release = queues, release
-        self._hand: Hand | None = None
+        self._batch: Batch | None = None
         self._to_hand_back: list[tuple[str, list[str]]] = []
         self._claim: tuple[str, list[str]] | None = None
         self._backoff = Backoff(TICK_S, _PAUSE_S_MAX)
@@ -93,14 +93,14 @@ class Watch:
         self._renewed = self._monotonic()
         self._claim = token, sorted(run_ids)
 
-    def begin(self, hand: Hand) -> None:
-        """The claimed list is in hand."""
+    def begin(self, batch: Batch) -> None:
+        """The claimed list is being executed."""
         self._began = self._monotonic()
-        self._hand, self._claim = hand, None
+        self._batch, self._claim = batch, None
 
     def end(self, queue_runs: dict[str, int], occupied: dict[str, tuple[float, int]]) -> None:
         """The list is done: so many runs per queue; by workflow (seconds, runs)."""
-        self._hand = self._claim = None
+        self._batch = self._claim = None
         now = self._monotonic()
         self._claimed.extend((now, queue, runs) for queue, runs in queue_runs.items())
         self._occupied.note(occupied)
@@ -121,22 +121,22 @@ class Watch:
 
     def once(self) -> None:
         """One tick. Public for tests."""
-        now, hand = self._monotonic(), self._hand
-        if hand is not None:
-            self._limit(hand, now)
+        now, batch = self._monotonic(), self._batch
+        if batch is not None:
+            self._limit(batch, now)
         if not self._backoff.is_over(now):
             return
         try:
-            self._write(hand, now)
+            self._write(batch, now)
         except _Away:
             self._backoff.extend(now)
         else:
             self._backoff.reset()
 
-    def _write(self, hand: Hand | None, now: float) -> None:
+    def _write(self, batch: Batch | None, now: float) -> None:
         """What the database is to know, if it can serve: leases, runs handed back, a report."""
         if now - self._renewed >= self._settings.hold_s / 3:
-            self._renew(hand)
+            self._renew(batch)
             self._renewed = now
         while self._to_hand_back and now >= self._hand_back_at:
             token, run_ids = self._to_hand_back[0]
@@ -148,9 +148,9 @@ class Watch:
                 self._to_hand_back.pop(0)
         self._report(now)
 
-    def _renew(self, hand: Hand | None) -> None:
+    def _renew(self, batch: Batch | None) -> None:
         """Extend the leases; no step begins any more of a run that somebody else has."""
-        claim = self._claim if hand is None else (hand.token, hand.open_ids())
+        claim = self._claim if batch is None else (batch.token, batch.open_ids())
         if claim is None:
             return
         token, ids = claim
@@ -158,36 +158,38 @@ class Watch:
             lambda tx: lease_rows.renew(tx, token, ids, self._settings.hold_s)
         )
         missing = [run_id for run_id in ids if run_id not in renewed]
-        if missing and hand is not None:
+        if missing and batch is not None:
             still = self._link.call(lambda tx: lease_rows.held(tx, token, missing))
-            hand.lose(run_id for run_id in missing if run_id not in still)
+            batch.lose(run_id for run_id in missing if run_id not in still)
 
-    def _limit(self, hand: Hand, now: float) -> None:
+    def _limit(self, batch: Batch, now: float) -> None:
         if now - self._began >= self._settings.hand_back_after_s:
-            taken = hand.take_not_begun()
+            taken = batch.take_not_begun()
             if taken:
-                self._to_hand_back.append((hand.token, taken))
+                self._to_hand_back.append((batch.token, taken))
         self._alarm.nudge(now)
-        offender = self._offender(hand, now)
+        offender = self._offender(batch, now)
         if offender is not None:
-            self._end_child(hand, offender, "overrun")
+            self._end_child(batch, offender, "overrun")
         elif self._leave_by is not None and now >= self._leave_by:
-            self._end_child(hand, None, "grace")
+            self._end_child(batch, None, "grace")
 
-    def _offender(self, hand: Hand, now: float) -> PendingStep | Execution | Literal["loop"] | None:
+    def _offender(
+        self, batch: Batch, now: float
+    ) -> PendingStep | Execution | Literal["loop"] | None:
         """Who has overrun its limit. "loop": a callback, of whichever step."""
         over = self._settings.step_overrun_s
-        step = hand.current
+        step = batch.current
         if step is not None and now - step.started > step.limit_s + over:
             return step
-        holder = self._async_steps.holder() if hand.flying else None
+        holder = self._async_steps.holder() if batch.flying else None
         if holder is not self._holder[0]:
             self._holder = holder, now
-        for flying in tuple(hand.flying):
+        for flying in tuple(batch.flying):
             is_late = now - (flying.started or flying.given) > flying.limit_s + over
             if is_late and not self._async_steps.has_ended(flying):
                 return self._culprit(flying, now)
-        advancing = hand.advancing
+        advancing = batch.advancing
         if advancing is not None and now - advancing[1] > self._settings.step_timeout_s + over:
             return advancing[0]
         return None
@@ -211,16 +213,16 @@ class Watch:
         return "loop" if is_held and now - asked_at > over else None
 
     def _end_child(
-        self, hand: Hand, offender: PendingStep | Execution | Literal["loop"] | None, why: str
+        self, batch: Batch, offender: PendingStep | Execution | Literal["loop"] | None, why: str
     ) -> None:
         """Write the failed attempt, give everything else back, and end this process.
 
         Runs of which one may have done it, nobody knows which, are left to whoever finds us dead:
         each travels alone from then on, and the one that ends its child again is known.
         """
-        hand.is_leaving = True
-        suspects = _begun_async(hand) if offender == "loop" else set()
-        executions = [e for e in hand.executions.values() if not (e.is_over or e in suspects)]
+        batch.is_leaving = True
+        suspects = _begun_async(batch) if offender == "loop" else set()
+        executions = [e for e in batch.executions.values() if not (e.is_over or e in suspects)]
         if isinstance(offender, PendingStep):
             _fail_overrun(offender)
         elif isinstance(offender, Execution):
@@ -236,7 +238,7 @@ class Watch:
             run_ids=[e.claim.run_id for e in executions][:10],
         )
         try:
-            settle(self._link, hand.token, self._worker_id, executions)
+            settle(self._link, batch.token, self._worker_id, executions)
         except (_Away, DBAPIError):
             pass  # the leases end by themselves
         finally:
@@ -281,8 +283,8 @@ def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> list[str]:
     return sorted(lease_rows.held(tx, token, left)) if left else []
 
 
-def _begun_async(hand: Hand) -> set[Execution]:
-    return {step.execution for step in tuple(hand.flying) if step.started}
+def _begun_async(batch: Batch) -> set[Execution]:
+    return {step.execution for step in tuple(batch.flying) if step.started}
 
 
 def _too_long(limit_s: float) -> StepTimeout:

@@ -13,7 +13,7 @@ from veltrix.domain.dead_letters import DeadLetter
 from veltrix.settings.fields import Settings
 from veltrix.worker.jobs import ListJob, ListReport
 from veltrix.worker.occupied import Occupied
-from veltrix.worker.parent.guard import Order
+from veltrix.worker.parent.guard import RelayMessage
 
 RETURNS_MAX = 8  # RabbitMQ 4 takes 20 for too many where no policy says otherwise
 
@@ -21,7 +21,7 @@ RETURNS_MAX = 8  # RabbitMQ 4 takes 20 for too many where no policy says otherwi
 class Delivery:
     """A message and the runs it names. Acknowledged when `open_runs` is empty, or given back.
 
-    `again` are those that were in the hand of a child that died: each goes alone, before others.
+    `again` are those that were in the batch of a child that died: each goes alone, before others.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Delivery:
 
 
 def delivery_of(
-    order: Order, queue: str, delivered: float, request: Any, letter: DeadLetter | None
+    order: RelayMessage, queue: str, delivered: float, request: Any, letter: DeadLetter | None
 ) -> Delivery:
     """A message of the relay that came by this queue at this monotonic time."""
     return Delivery(
@@ -87,7 +87,7 @@ def delivery_of(
     )
 
 
-class InHand:
+class InFlight:
     """A list that a child has, or is about to have. `is_alone`: of one run that must be alone."""
 
     __slots__ = ("deliveries", "is_alone", "job", "queue", "runs")
@@ -120,14 +120,14 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 class Collector:
-    """All waiting runs of all queues, and what is in hand."""
+    """All waiting runs of all queues, and what is in flight."""
 
     def __init__(self, bounds: Bounds, new_token: Callable[[], str]) -> None:
         self._bounds, self._new_token = bounds, new_token
         self._lines: dict[str, deque[Delivery]] = {}
         self._turn: deque[str] = deque()
         self._occupied = Occupied()
-        self.in_hand: dict[str, InHand] = {}
+        self.in_flight: dict[str, InFlight] = {}
 
     def add(self, delivery: Delivery) -> None:
         """A message has arrived."""
@@ -142,13 +142,13 @@ class Collector:
         return sum(len(line) for line in self._lines.values())
 
     def queues(self) -> set[str]:
-        """The queues of which a run waits or is in hand."""
-        in_hand = {one.queue for one in self.in_hand.values()}
-        return in_hand | {queue for queue, line in self._lines.items() if line}
+        """The queues of which a run waits or is in flight."""
+        in_flight = {one.queue for one in self.in_flight.values()}
+        return in_flight | {queue for queue, line in self._lines.items() if line}
 
     def held_since(self, time: float) -> list[Delivery]:
         """Messages that came before that time, of which a child has runs, not acknowledged yet."""
-        held = (delivery for one in self.in_hand.values() for delivery in one.deliveries)
+        held = (delivery for one in self.in_flight.values() for delivery in one.deliveries)
         return [d for d in held if d.delivered < time and not d.is_acknowledged]
 
     def forget_waiting(self) -> list[Delivery]:
@@ -161,7 +161,7 @@ class Collector:
     def take_back(self) -> list[Delivery]:
         """The messages that wait and may be given back to RabbitMQ, which are out of their lines.
 
-        Not those whose runs were in the hand of a child that died: they are the next to go here,
+        Not those whose runs were in the batch of a child that died: they are the next to go here,
         and due for others. Not those that were given back often: RabbitMQ counts, and at its limit
         makes them dead letters; their runs come due for whoever is free.
         """
@@ -180,13 +180,13 @@ class Collector:
             delivery.waiting.clear()
         return taken
 
-    def next_list(self) -> InHand | None:
-        """The next list for a free child, now in hand; None if nothing waits."""
+    def next_list(self) -> InFlight | None:
+        """The next list for a free child, now in flight; None if nothing waits."""
         waiting = [queue for queue in self._turn if self._lines[queue]]
         if not waiting:
             return None
         held = dict.fromkeys(waiting, 0)
-        for one in self.in_hand.values():
+        for one in self.in_flight.values():
             if one.queue in held:
                 held[one.queue] += 1
         queue = min(waiting, key=held.__getitem__)
@@ -199,9 +199,9 @@ class Collector:
         letters = {d.delivery_id: d.letter for d in first.values() if d.letter is not None}
         named = [(run_id, delivery.delivery_id) for run_id, delivery in first.items()]
         job = ListJob(self._new_token(), named, letters)
-        in_hand = InHand(job, queue, runs, is_alone=is_alone)
-        self.in_hand[job.token] = in_hand
-        return in_hand
+        in_flight = InFlight(job, queue, runs, is_alone=is_alone)
+        self.in_flight[job.token] = in_flight
+        return in_flight
 
     def _take(self, line: deque[Delivery]) -> list[tuple[Delivery, str]]:
         """As many runs as one list may have: bounded by count, estimated work and payload.
@@ -246,10 +246,10 @@ class Collector:
         Runs that were lost to it are next in their line: a database that crashed forgets claims, as
         their commit is not durable, and nobody has those. What somebody has is not claimed then.
         """
-        in_hand = self.in_hand.pop(token)
+        in_flight = self.in_flight.pop(token)
         self._occupied.note(report.occupied)
-        first = _first_named(in_hand.runs)
-        for delivery, run_id in reversed(in_hand.runs):
+        first = _first_named(in_flight.runs)
+        for delivery, run_id in reversed(in_flight.runs):
             outcome = report.outcomes.get(run_id, "lost")
             if outcome == "lost" and may_try_again and first[run_id] is delivery:
                 delivery.waiting.appendleft(run_id)
@@ -263,14 +263,14 @@ class Collector:
         if delivery not in line:
             line.appendleft(delivery)
 
-    def lost(self, token: str) -> InHand:
+    def lost(self, token: str) -> InFlight:
         """The child died, or failed; what it had, for `take_again` or `give_up`."""
-        return self.in_hand.pop(token)
+        return self.in_flight.pop(token)
 
-    def take_again(self, in_hand: InHand) -> None:
+    def take_again(self, in_flight: InFlight) -> None:
         """The runs of a lost list are next in their line, before what has waited longer."""
-        first = _first_named(in_hand.runs)
-        for delivery, run_id in reversed(in_hand.runs):
+        first = _first_named(in_flight.runs)
+        for delivery, run_id in reversed(in_flight.runs):
             if first[run_id] is delivery:
                 delivery.again.appendleft(run_id)
                 self._put_first(delivery)
@@ -278,9 +278,9 @@ class Collector:
                 delivery.open_runs.discard(run_id)
                 delivery.outcomes[run_id] = "lost"
 
-    def give_up(self, in_hand: InHand) -> None:
+    def give_up(self, in_flight: InFlight) -> None:
         """The runs of a lost list are somebody else's: their messages are done with them."""
-        for delivery, run_id in in_hand.runs:
+        for delivery, run_id in in_flight.runs:
             delivery.open_runs.discard(run_id)
             delivery.outcomes[run_id] = "lost"
 

@@ -32,7 +32,7 @@ from veltrix.worker.parent.celery_events import (
     tell_received,
     tell_started,
 )
-from veltrix.worker.parent.collector import Collector, Delivery, InHand, bounds_of, delivery_of
+from veltrix.worker.parent.collector import Collector, Delivery, InFlight, bounds_of, delivery_of
 from veltrix.worker.parent.connected import ConnectedConsumer
 from veltrix.worker.parent.consuming import Consuming, children_of, end_all, ready_in
 from veltrix.worker.parent.deaths import Death, death_of
@@ -60,7 +60,7 @@ class ListConsumer(ConnectedConsumer):
         width = kwargs["app"].conf.worker_prefetch_multiplier * settings.worker_children
         self._intake = Intake(parent.queues, width, settings.hand_back_after_s)
         self._urgent = Urgent([RegisterJob()])
-        self._lost: dict[str, InHand] = {}  # by the token of a dead child, until it is released
+        self._lost: dict[str, InFlight] = {}  # by the token of a dead child, until it is released
         self._letters: list[tuple[DeadLetter, Any]] = []
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
         self._silent = SilentChildren(parent.stamps, 2 * settings.hold_s)
@@ -163,11 +163,11 @@ class ListConsumer(ConnectedConsumer):
             elif self._is_leaving:
                 return
             else:
-                in_hand = self.collector.next_list()
-                if in_hand is None:
+                in_flight = self.collector.next_list()
+                if in_flight is None:
                     self._take_again(free)
                     return
-                self._submit_list(in_hand)
+                self._submit_list(in_flight)
             free -= 1
 
     def _free(self) -> int:
@@ -220,10 +220,10 @@ class ListConsumer(ConnectedConsumer):
         if packed:  # what could not be registered
             self._log.error("workflows.refused", detail=packed.decode())
             self._parent.troubles.set("register", packed.decode())
-        in_hand = self._lost.pop(job.token, None) if isinstance(job, ReleaseJob) else None
-        if in_hand is not None:
-            self.collector.take_again(in_hand)
-            self._close(in_hand.deliveries)
+        in_flight = self._lost.pop(job.token, None) if isinstance(job, ReleaseJob) else None
+        if in_flight is not None:
+            self.collector.take_again(in_flight)
+            self._close(in_flight.deliveries)
 
     def _submit_letters(self) -> None:
         taken, self._letters = self._letters[:_LETTERS_MAX], self._letters[_LETTERS_MAX:]
@@ -241,13 +241,13 @@ class ListConsumer(ConnectedConsumer):
 
         self._submit(job, done, failed)
 
-    def _submit_list(self, in_hand: InHand) -> None:
-        token = in_hand.job.token
+    def _submit_list(self, in_flight: InFlight) -> None:
+        token = in_flight.job.token
         self._submit(
-            in_hand.job,
-            lambda packed: self._finish(in_hand, unpack_report(packed)),
-            lambda death: self._lose(in_hand, death),
-            lambda pid: self._started(in_hand, pid),
+            in_flight.job,
+            lambda packed: self._finish(in_flight, unpack_report(packed)),
+            lambda death: self._lose(in_flight, death),
+            lambda pid: self._started(in_flight, pid),
             token,
         )
 
@@ -307,18 +307,18 @@ class ListConsumer(ConnectedConsumer):
 
     # ---- lists back
 
-    def _started(self, in_hand: InHand, pid: int) -> None:
+    def _started(self, in_flight: InFlight, pid: int) -> None:
         now = self._monotonic()
-        for delivery in in_hand.deliveries:
+        for delivery in in_flight.deliveries:
             if delivery.started is None:
                 delivery.started = now
                 tell_started(delivery.request, pid)
 
-    def _finish(self, in_hand: InHand, report: ListReport) -> None:
-        self.collector.finished(in_hand.job.token, report, may_try_again=not self._is_leaving)
-        self._close(in_hand.deliveries)
+    def _finish(self, in_flight: InFlight, report: ListReport) -> None:
+        self.collector.finished(in_flight.job.token, report, may_try_again=not self._is_leaving)
+        self._close(in_flight.deliveries)
 
-    def _lose(self, in_hand: InHand, death: Death | None) -> None:
+    def _lose(self, in_flight: InFlight, death: Death | None) -> None:
         """The child died: another frees its runs, and then they are the next to go.
 
         They are first in line here, however many messages wait in the queue; should we die as well,
@@ -326,15 +326,15 @@ class ListConsumer(ConnectedConsumer):
         run that was alone: it may be what kills children. A child that raised an error lives: its
         runs are freed as they were, and come due after a hold.
         """
-        token = in_hand.job.token
+        token = in_flight.job.token
         self.collector.lost(token)
-        is_over = self._is_leaving or in_hand.is_alone or death is None
+        is_over = self._is_leaving or in_flight.is_alone or death is None
         if is_over:
-            self.collector.give_up(in_hand)
-            self._close(in_hand.deliveries)
+            self.collector.give_up(in_flight)
+            self._close(in_flight.deliveries)
         else:
-            self._lost[token] = in_hand
-        run_ids = sorted({run_id for _, run_id in in_hand.runs})
+            self._lost[token] = in_flight
+        run_ids = sorted({run_id for _, run_id in in_flight.runs})
         due_in_s = 0.0 if is_over and death else self._parent.settings.hold_s
         crash = None if death is None else death.crash_of(run_ids)
         self._urgent.add(ReleaseJob(token, run_ids, due_in_s, death is not None, crash))

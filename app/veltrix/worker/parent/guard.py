@@ -23,7 +23,7 @@ class Malformed(Exception):
         self.reason = reason
 
 
-class Order(msgspec.Struct):
+class RelayMessage(msgspec.Struct):
     """What a message of the relay says."""
 
     task: str
@@ -35,7 +35,7 @@ class Order(msgspec.Struct):
     returns: int  # how often RabbitMQ gave it to somebody before, and had it back
 
 
-def read_message(message: Any) -> Order:
+def read_message(message: Any) -> RelayMessage:
     """The relay's order in a message of Celery protocol 2. Raises Malformed."""
     headers = message.headers
     if not isinstance(headers, dict) or "task" not in headers:
@@ -55,7 +55,7 @@ def read_message(message: Any) -> Order:
     if not run_ids or not all(map(_is_uuid, (*run_ids, delivery_id))):
         raise Malformed("run_ids", "the body names no run ids")
     payload_bytes, returns = headers.get("veltrix_bytes"), headers.get("x-delivery-count")
-    return Order(
+    return RelayMessage(
         task=task,
         delivery_id=delivery_id,
         run_ids=list(dict.fromkeys(run_ids)),

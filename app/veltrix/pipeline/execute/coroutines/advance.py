@@ -16,8 +16,8 @@ from veltrix.authoring.steps import StepCall
 from veltrix.pipeline.execute.coroutines import endings, forks
 from veltrix.pipeline.execute.coroutines.contexts import own
 from veltrix.pipeline.execute.coroutines.execution import (
+    Branch,
     Execution,
-    Frame,
     JournalMismatch,
     PendingStep,
 )
@@ -25,7 +25,7 @@ from veltrix.pipeline.execute.coroutines.foreign import as_foreign, foreign_requ
 from veltrix.pipeline.execute.journal_rows import JournalEntry
 
 Answer = tuple[bool, Any, BaseException | None]  # answered now?, with this value, or this error
-Ready = list[tuple[Frame, Any, BaseException | None]]  # frames to be resumed, the last one first
+Ready = list[tuple[Branch, Any, BaseException | None]]  # branches to be resumed, the last one first
 
 _decode = msgspec.json.Decoder().decode
 _LATER: Answer = (False, None, None)
@@ -33,30 +33,30 @@ _LATER: Answer = (False, None, None)
 _EARLY_S = 0.005
 
 
-def advance(execution: Execution, frame: Frame, value: Any, error: BaseException | None) -> None:
-    """Give a frame its answer, and go on with all that can go on for it."""
-    ready: Ready = [(frame, value, error)]
+def advance(execution: Execution, branch: Branch, value: Any, error: BaseException | None) -> None:
+    """Give a branch its answer, and go on with all that can go on for it."""
+    ready: Ready = [(branch, value, error)]
     while ready and execution.settlement is None:
         _resume(execution, *ready.pop(), ready)
 
 
 def _resume(
-    execution: Execution, frame: Frame, value: Any, error: BaseException | None, ready: Ready
+    execution: Execution, branch: Branch, value: Any, error: BaseException | None, ready: Ready
 ) -> None:
-    coroutine, run = frame.coroutine, frame.context.run
+    coroutine, run = branch.coroutine, branch.context.run
     while True:
-        here.recorder = frame
+        here.recorder = branch
         try:
             request = run(coroutine.send, value) if error is None else run(coroutine.throw, error)
         except StopIteration as stop:
             if forks.this.is_copy:
                 forks.end_copy(None)
             here.recorder = None
-            return _finish(execution, frame, stop.value, None, ready)
+            return _finish(execution, branch, stop.value, None, ready)
         except BaseException as raised:  # noqa: BLE001 - whatever it raises is its outcome
             forks.end_copy(raised)
             here.recorder = None
-            return _finish(execution, frame, None, as_foreign(execution, raised), ready)
+            return _finish(execution, branch, None, as_foreign(execution, raised), ready)
         if forks.this.is_copy:
             forks.end_copy(None)
         here.recorder = None
@@ -64,9 +64,9 @@ def _resume(
             return endings.mismatched(execution, execution.mismatch)
         try:
             if type(request) is StepCall:
-                is_answered, value, error = _ask_step(execution, frame, request)
+                is_answered, value, error = _ask_step(execution, branch, request)
             else:
-                is_answered, value, error = _ask(execution, frame, request, ready)
+                is_answered, value, error = _ask(execution, branch, request, ready)
         except JournalMismatch as mismatch:
             return endings.mismatched(execution, str(mismatch))
         except BaseException as raised:  # noqa: BLE001 - what it asked for cannot even be looked at
@@ -75,25 +75,25 @@ def _resume(
             return None
 
 
-def _ask(execution: Execution, frame: Frame, request: Any, ready: Ready) -> Answer:
+def _ask(execution: Execution, branch: Branch, request: Any, ready: Ready) -> Answer:
     if type(request) is Sleep:
-        return _ask_sleep(execution, frame, request)
+        return _ask_sleep(execution, branch, request)
     if type(request) is Gather:
-        return _ask_gather(execution, frame, request, ready)
-    return True, None, foreign_request(execution, frame, request)
+        return _ask_gather(execution, branch, request, ready)
+    return True, None, foreign_request(execution, branch, request)
 
 
-def _ask_step(execution: Execution, frame: Frame, call: StepCall) -> Answer:
-    position = frame.next_position()
+def _ask_step(execution: Execution, branch: Branch, call: StepCall) -> Answer:
+    position = branch.next_position()
     digest, encoded = digest_and_json(call.arguments, call.keywords)
     entries = execution.entries
     entry = execution.take_entry(position, "step", call.step.name) if entries else None
     if entry is None:
         failed = execution.failures.get(position)
-        step = PendingStep(execution, frame, call, position, digest, encoded)
+        step = PendingStep(execution, branch, call, position, digest, encoded)
         left_s = (failed.retry_delay_s or 0.0) - failed.last_s if failed else 0.0
         if left_s > _EARLY_S:
-            execution.wake(execution.claimed + left_s, frame, step)
+            execution.wake(execution.claimed + left_s, branch, step)
         else:
             execution.pending.append(step)
         return _LATER
@@ -108,48 +108,50 @@ def _ask_step(execution: Execution, frame: Frame, call: StepCall) -> Answer:
     return True, call.step.codec.recorded(entry.output or "null"), None
 
 
-def _ask_sleep(execution: Execution, frame: Frame, request: Sleep) -> Answer:
-    position = frame.next_position()
+def _ask_sleep(execution: Execution, branch: Branch, request: Sleep) -> Answer:
+    position = branch.next_position()
     entry = execution.take_entry(position, "sleep", "sleep")
     if entry is None:
         text = repr(request.seconds)
         execution.unwritten.append(
             JournalEntry(execution.claim.run_id, position, "sleep", "sleep", None, text)
         )
-        execution.wake(execution.limits.monotonic() + request.seconds, frame)
+        execution.wake(execution.limits.monotonic() + request.seconds, branch)
         return _LATER
     left_s = float(entry.output or "0") - entry.age_s
     if left_s <= _EARLY_S:
         return True, None, None
-    execution.wake(execution.claimed + left_s, frame)
+    execution.wake(execution.claimed + left_s, branch)
     return _LATER
 
 
-def _ask_gather(execution: Execution, frame: Frame, request: Gather, ready: Ready) -> Answer:
-    position = frame.next_position()
+def _ask_gather(execution: Execution, branch: Branch, request: Gather, ready: Ready) -> Answer:
+    position = branch.next_position()
     coroutines: list[Coroutine[Any, Any, Any]] = request.coroutines()
     if not coroutines:
         return True, [], None
-    frame.branches = len(coroutines)
-    frame.results = [None] * len(coroutines)
-    frame.is_errors_returned = request.is_exceptions_returned
+    branch.open_branches = len(coroutines)
+    branch.results = [None] * len(coroutines)
+    branch.is_errors_returned = request.is_exceptions_returned
     children = [
-        Frame(execution, coroutine, own(frame.context.copy()), f"{position}.{index}.", frame, index)
+        Branch(
+            execution, coroutine, own(branch.context.copy()), f"{position}.{index}.", branch, index
+        )
         for index, coroutine in enumerate(coroutines)
     ]
-    execution.frames.update(dict.fromkeys(children))
+    execution.branches.update(dict.fromkeys(children))
     ready.extend((child, None, None) for child in reversed(children))
     return _LATER
 
 
 def _finish(
-    execution: Execution, frame: Frame, value: Any, error: BaseException | None, ready: Ready
+    execution: Execution, branch: Branch, value: Any, error: BaseException | None, ready: Ready
 ) -> None:
-    """A frame has ended: the run with it, or its parent goes on with the last of its branches."""
+    """A branch has ended: the run with it, or its parent goes on with the last of its branches."""
     if execution.mismatch is not None:
         return endings.mismatched(execution, execution.mismatch)
-    del execution.frames[frame]
-    parent = frame.parent
+    del execution.branches[branch]
+    parent = branch.parent
     if parent is None:
         if error is None:
             endings.succeed(execution, value)
@@ -157,11 +159,11 @@ def _finish(
             endings.fail_workflow(execution, error)
         return None
     if error is None:
-        parent.results[frame.index] = value
+        parent.results[branch.index] = value
     else:
-        parent.errors[frame.index] = error
-    parent.branches -= 1
-    if parent.branches:
+        parent.errors[branch.index] = error
+    parent.open_branches -= 1
+    if parent.open_branches:
         return None
     results, errors = parent.results, parent.errors
     parent.results, parent.errors = [], {}

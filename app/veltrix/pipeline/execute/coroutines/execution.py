@@ -30,7 +30,7 @@ class JournalMismatch(BaseException):
     """The code asks for something else than the journal holds at this position."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ExecutionLimits(msgspec.Struct, frozen=True):
     """What an execution must respect, from the settings; and its sources of time and chance."""
 
     output_bytes_max: int
@@ -60,10 +60,10 @@ class PendingStep:
     __slots__ = (
         "arguments",
         "attempt",
+        "branch",
         "call",
         "digest",
         "execution",
-        "frame",
         "given",
         "limit_s",
         "position",
@@ -74,13 +74,13 @@ class PendingStep:
     def __init__(
         self,
         execution: "Execution",
-        frame: "Frame",
+        branch: "Branch",
         call: StepCall,
         position: str,
         digest: bytes | None,
         encoded: bytes | None,
     ) -> None:
-        self.execution, self.frame, self.call, self.position = execution, frame, call, position
+        self.execution, self.branch, self.call, self.position = execution, branch, call, position
         self.digest = digest
         self.arguments = arguments_text(encoded, execution.limits.arguments_bytes_max)
         failed = execution.failures.get(position)
@@ -105,7 +105,7 @@ class PendingStep:
             evidence.took_ms = int(took_s * 1000 + 0.5)
 
 
-class Frame:
+class Branch:
     """A coroutine of the run: the workflow itself, or a branch of a `gather`.
 
     What its code sets in `context` is seen by its own steps and branches, as with asyncio's tasks,
@@ -113,8 +113,6 @@ class Frame:
     """
 
     __slots__ = (
-        "asked",
-        "branches",
         "context",
         "coroutine",
         "errors",
@@ -122,8 +120,10 @@ class Frame:
         "index",
         "is_errors_returned",
         "keys",
+        "open_branches",
         "parent",
         "prefix",
+        "requests_made",
         "results",
     )
 
@@ -133,22 +133,22 @@ class Frame:
         coroutine: Coroutine[Any, Any, Any],
         context: Context,
         prefix: str = "",
-        parent: "Frame | None" = None,
+        parent: "Branch | None" = None,
         index: int = 0,
     ) -> None:
         self.execution, self.coroutine, self.prefix = execution, coroutine, prefix
         self.context = context
         self.parent, self.index = parent, index
-        self.asked = self.keys = 0
-        self.branches = 0
+        self.requests_made = self.keys = 0
+        self.open_branches = 0
         self.results: list[Any] = []
         self.errors: dict[int, BaseException] = {}
         self.is_errors_returned = False
 
     def next_position(self) -> str:
-        """The path of the next request: this frame's prefix and its own count."""
-        self.asked += 1
-        return f"{self.prefix}{self.asked}"
+        """The path of the next request: this branch's prefix and its own count."""
+        self.requests_made += 1
+        return f"{self.prefix}{self.requests_made}"
 
     def key(self) -> str:
         """Another key at each call, the same ones whenever the code is run again."""
@@ -174,12 +174,13 @@ class Frame:
 
 
 class Execution:
-    """A claimed run in this child's hand: what is known and decided of it, and not yet written.
+    """A claimed run that this child has: what is known and decided of it, and not yet written.
 
     What happens to it is in `moves`; the outcome is decided in `endings`.
     """
 
     __slots__ = (
+        "branches",
         "busy_s",
         "claim",
         "claimed",
@@ -188,7 +189,6 @@ class Execution:
         "entries",
         "failed_attempts",
         "failures",
-        "frames",
         "has_begun",
         "in_flight",
         "is_cancel_requested",
@@ -212,7 +212,7 @@ class Execution:
         workflow: Workflow,
         code_version: str | None,
         past: Past | None,
-        limits: Limits,
+        limits: ExecutionLimits,
     ) -> None:
         self.claim, self.workflow, self.limits = claim, workflow, limits
         self.code_version = code_version
@@ -222,8 +222,8 @@ class Execution:
         self.failed_attempts: list[FailedAttempt] = []
         self.pending: list[PendingStep] = []  # asked for, not yet given to be run
         self.todo: list[PendingStep] = []  # given; the sync ones not begun, the next one last
-        # What sleeps or backs off, as a heap: until when, its frame, the step to be tried again.
-        self.wakes: list[tuple[float, int, Frame, PendingStep | None]] = []
+        # What sleeps or backs off, as a heap: until when, its branch, the step to be tried again.
+        self.wakes: list[tuple[float, int, Branch, PendingStep | None]] = []
         self.in_flight = 0  # given, and not yet ended
         self.settlement: Settlement | None = None
         self.mismatch: str | None = None
@@ -231,7 +231,7 @@ class Execution:
         self.is_returned = False  # the worker leaves: what it could do now is another's to do
         self.is_cancel_requested, self.key = claim.is_cancel_requested, claim.key
         self.busy_s = 0.0  # that its own code and steps kept the child from anything else
-        self.frames: dict[Frame, None] = {}  # that have not ended
+        self.branches: dict[Branch, None] = {}  # that have not ended
         self.claimed = limits.monotonic()
         self.deadline: float | None = None
         if workflow.timeout_s is not None:
@@ -261,9 +261,9 @@ class Execution:
             code_version=self.code_version,
         )
 
-    def wake(self, at: float, frame: Frame, step: PendingStep | None = None) -> None:
-        """This frame goes on at `at`, in monotonic seconds; with another attempt of `step`."""
-        heappush(self.wakes, (at, next(_order), frame, step))
+    def wake(self, at: float, branch: Branch, step: PendingStep | None = None) -> None:
+        """This branch goes on at `at`, in monotonic seconds; with another attempt of `step`."""
+        heappush(self.wakes, (at, next(_order), branch, step))
 
     def failed_count(self, position: str) -> int:
         """Attempts that failed at a position, before this claim."""
@@ -318,9 +318,9 @@ class Execution:
         self.is_over = True
         self.pending = []
         self.todo.clear()
-        frames, self.frames = self.frames, {}
-        if frames:
-            abandon(frame.coroutine for frame in frames)
+        branches, self.branches = self.branches, {}
+        if branches:
+            abandon(branch.coroutine for branch in branches)
 
     # ---- the gate before each step; for any thread
 

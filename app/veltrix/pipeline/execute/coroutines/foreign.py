@@ -5,7 +5,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from veltrix.authoring.flow import NonRetryable
-from veltrix.pipeline.execute.coroutines.execution import Execution, Frame
+from veltrix.pipeline.execute.coroutines.execution import Branch, Execution
 from veltrix.pipeline.execute.coroutines.retry import is_authors, is_ours
 
 # They need a running event loop, and a workflow has none.
@@ -41,7 +41,7 @@ def _as_foreign(execution: Execution, raised: Exception) -> Exception:
     return foreign.with_traceback(raised.__traceback__)
 
 
-def foreign_request(execution: Execution, frame: Frame, request: object) -> ForeignAwait:
+def foreign_request(execution: Execution, frame: Branch, request: object) -> ForeignAwait:
     """What is thrown where the workflow awaited `request`."""
     code, line, what = None, 0, type(request).__name__
     awaited: Any = frame.coroutine

@@ -19,7 +19,7 @@ from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.advance import advance
 from veltrix.pipeline.execute.coroutines.contexts import fresh
 from veltrix.pipeline.execute.coroutines.event_input import event_of
-from veltrix.pipeline.execute.coroutines.execution import Execution, Frame, PendingStep
+from veltrix.pipeline.execute.coroutines.execution import Branch, Execution, PendingStep
 from veltrix.pipeline.execute.coroutines.retry import retry_delay_s
 
 
@@ -38,8 +38,8 @@ def begin(execution: Execution) -> None:
         return endings.fail_workflow(execution, error)
     if coroutine is None:
         return execution.settle(RunState.SUCCEEDED, reason=Reason.SKIPPED)
-    root = Frame(execution, coroutine, context)
-    execution.frames[root] = None
+    root = Branch(execution, coroutine, context)
+    execution.branches[root] = None
     advance(execution, root, None, None)
     _rest(execution)
     return None
@@ -63,7 +63,7 @@ def finish_step(step: PendingStep, value: Any, text: str) -> None:
     execution = step.execution
     execution.in_flight -= 1
     execution.journal(step, text, None)
-    advance(execution, step.frame, value, None)
+    advance(execution, step.branch, value, None)
     _rest(execution)
 
 
@@ -97,22 +97,22 @@ def end_attempt(
     if is_next:
         execution.pending.append(step.again())
     elif delay_s is not None:
-        execution.wake(execution.limits.monotonic() + delay_s, step.frame, step.again())
+        execution.wake(execution.limits.monotonic() + delay_s, step.branch, step.again())
     else:
         parts = failed.type, failed.message, failed.fingerprint
         execution.journal(step, None, endings.error_text(*parts))
-        advance(execution, step.frame, None, endings.step_failed(name, *parts))
+        advance(execution, step.branch, None, endings.step_failed(name, *parts))
     _rest(execution)
 
 
 def rouse(execution: Execution, now: float) -> None:
     """Beside what is in flight, go on with what has slept or backed off long enough."""
     while execution.wakes and execution.wakes[0][0] <= now and execution.may_begin(now):
-        _, _, frame, step = heappop(execution.wakes)
+        _, _, branch, step = heappop(execution.wakes)
         if step is not None:
             execution.pending.append(step)
         else:
-            advance(execution, frame, None, None)
+            advance(execution, branch, None, None)
 
 
 def fail_unstorable(step: PendingStep, error: Exception) -> None:
