@@ -36,19 +36,36 @@ def demo(
     folder: Annotated[
         Path | None, typer.Option(help="Keep data and logs here.  [default: nowhere]")
     ] = None,
+    page: Annotated[Path, typer.Option(help="Where the page with the picture is written.")] = Path(
+        "veltrix-demo.html"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Send real flights through everything and check it.
 
     A year of flights, posted over HTTP, with a worker killed midway. On a PostgreSQL and a
-    RabbitMQ of its own. The last line is JSON. Exit code 0 only when nothing
-    is open, unaccounted or done twice, a worker died at work, and the totals match the file.
+    RabbitMQ of its own. In the end: the counts, what they show in a sentence, and a page with a
+    picture of it; or, with --json, one line. Exit code 0 only when nothing is open, unaccounted or
+    done twice, a worker died at work, and the totals match the file; 130 after Ctrl-C.
 
-    Example: veltrix demo --events 20000 --json
+    Example: veltrix demo --events 20000
     """
-    from veltrix.dev.demo import run_demo
+    from rich.console import Console
 
-    result = run_demo(events, folder=folder, as_json=as_json)
-    typer.echo(result.as_json_line())
-    if not result.is_ok:
+    from veltrix.dev.demo import run_demo
+    from veltrix.dev.demo_page import made_here, page_of
+    from veltrix.dev.demo_result import print_shown
+
+    try:
+        shown = run_demo(events, folder=folder)
+    except KeyboardInterrupt:
+        typer.echo("veltrix: stopped before its end: nothing was shown, nothing runs", err=True)
+        raise typer.Exit(130) from None
+    page.write_text(page_of(shown, made=made_here()), encoding="utf-8")
+    if as_json:
+        typer.echo(shown.result.as_json_line())
+    else:
+        print_shown(shown, Console())
+    typer.echo(f"picture: {page.absolute()}", err=as_json)
+    if not shown.result.is_ok:
         raise typer.Exit(1)

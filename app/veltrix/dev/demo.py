@@ -4,72 +4,57 @@ It ends by comparing what is in the database with what is in the file: every eve
 accounted for, and the compensation of every flight booked, once.
 """
 
+import contextlib
+import importlib.util
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import msgspec
+import psutil
 from rich.console import Console
 from sqlalchemy import Engine, text
 
 from veltrix.dev.children import CannotStart, kill_all, wait_for
+from veltrix.dev.demo_result import Demonstration, DemoResult, Kill, Moment
 from veltrix.dev.flights import FLIGHTS, TYPE, event_of, flights_file, owed_cents, read_flights
 from veltrix.dev.platform import Platform
 from veltrix.dev.poster import NotTaken, Poster
-from veltrix.dev.progress import Progress, print_table
-from veltrix.dev.session import ended_by_signals, own_folder
-from veltrix.operations.books.books import Balance, balance, fold_once, recount_once
+from veltrix.dev.progress import Progress
+from veltrix.dev.session import ended_by_signals, own_folder, undisturbed
+from veltrix.operations.books.books import Balance, RunCounts, balance, fold_once, recount_once
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 _WORKERS = 2
 _CONNECTIONS = 3
 _BATCH_EVENTS_MAX = 500
 _STALL_S = 90.0  # nothing settles for so long: give up, and say so
+_READY_WAIT_S = 30.0  # a worker that was started again is worth killing only when it works
 _KILL_WAIT_S = 10.0
 _KILLS_MAX = 10
 _LOOK_S = 0.2
 
 _IN_HAND = text(
-    "select count(*) from runs where due_at is not null and state = 'running'"
+    "select id from runs where due_at is not null and state = 'running'"
     " and starts_with(worker_id, :prefix)"
 )
 _SUBSCRIBED = text("select count(*) from subscriptions where :type = any(types)")
 _SESSIONS = text("select count(*) from pg_stat_activity where application_name ~ :pattern")
+_AT_WORK = text(
+    "select count(*) from pg_stat_activity where application_name ~ :pattern and state = 'active'"
+)
+_NOW = text("select clock_timestamp()")
+_RECOVERED = text(
+    "select extract(epoch from max(settled_at) - :killed_at)::float8 from runs"
+    " where id = any(cast(:ids as uuid[])) having count(*) = count(settled_at)"
+)
 _BOOKED = text("select flight_id, cents from flight_compensations")
 _REFUSED_EFFECTS = text(
     "select count(*) from failed_attempts where step = 'book' and type = 'IntegrityError'"
 )
-
-
-class DemoResult(msgspec.Struct, frozen=True):
-    """What the demo ends with; every field is a key of its last line."""
-
-    accepted: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    open: int
-    unaccounted: int
-    duplicate_effects: int  # rows beyond one per flight, or missing, or refused by the primary key
-    workers_killed: int  # only those that died with runs in their hands
-    seconds: float  # from the first event sent until the last run had its outcome
-    events_per_s: float
-    matches_dataset: bool  # table and file agree, flight by flight
-
-    @property
-    def is_ok(self) -> bool:
-        """Nothing open, unaccounted or done twice, a worker really died at work, totals match."""
-        return (
-            self.open == self.unaccounted == self.duplicate_effects == 0
-            and self.workers_killed > 0
-            and self.matches_dataset
-        )
-
-    def as_json_line(self) -> str:
-        """One line of JSON with exactly these fields."""
-        return msgspec.json.encode(self).decode()
 
 
 def run_demo(
@@ -77,29 +62,33 @@ def run_demo(
     *,
     folder: Path | None = None,
     children: int | None = None,
-    as_json: bool = False,
     make_platform: Callable[..., Platform] = Platform,
-) -> DemoResult:
+) -> Demonstration:
     """Post the first `events` flights (None: all), kill a worker midway, wait, check everything.
 
-    Progress goes to standard error; unless `as_json`, a table to standard output. The result's JSON
-    line is the caller's to print. Its PostgreSQL and RabbitMQ are private, in a new folder inside
-    `folder` (kept, with the logs) or in a temporary one (removed). Nothing runs afterwards, also
-    after Ctrl-C. `children` are those of each of two workers. `CannotStart` says what is missing.
+    Progress goes to standard error; what came of it is the caller's to print. Its PostgreSQL and
+    RabbitMQ are private, in a new folder inside `folder` (kept, with the logs) or in a temporary
+    one (removed). Nothing runs afterwards, also after Ctrl-C. `children` are those of each of two
+    workers. `CannotStart` says what is missing.
     """
     total = FLIGHTS if events is None else min(events, FLIGHTS)
     if total < 1:
         raise CannotStart("the demo needs at least 1 event")
     path = flights_file()
+    _check_workflows()
     children = children or max(1, (os.cpu_count() or 1) // _WORKERS)
     with own_folder(folder, "veltrix-demo-") as own, ended_by_signals():
         progress = Progress(total, Console(stderr=True))
-        progress.say(f"starting PostgreSQL, RabbitMQ, api, relay and workers in {own}")
+        progress.say(f"starting PostgreSQL, RabbitMQ, api, relay and {_WORKERS} workers in {own}")
         with make_platform(own, workers=_WORKERS, children=children) as platform:
-            result = _Demo(platform, path, total, progress).run()
-    if not as_json:
-        print_table(msgspec.structs.asdict(result), Console())
-    return result
+            progress.say(f"sending {total:,} flights; to watch: {platform.api_url}/console")
+            try:
+                return _Demo(platform, path, total, progress).run()
+            except KeyboardInterrupt:
+                with undisturbed():
+                    progress.say("stopping: ending everything that was started")
+                    platform.close(grace_s=0)
+                raise
 
 
 class Stalled(Exception):
@@ -113,11 +102,16 @@ class _Demo:
             platform.database_url, application="veltrix demo", connections_max=2
         )
         self._expected: dict[str, int] = {}
-        self._killed = self._kills = 0
+        self._kills: list[Kill] = []
+        self._recovering: Callable[[], None] | None = None
+        self._moments: list[Moment] = []
+        self._books: Balance | None = None
+        self._look_at = self._began = 0.0
         self._pause = threading.Event()
 
-    def run(self) -> DemoResult:
+    def run(self) -> Demonstration:
         """From the first event to the checks."""
+        trouble = ""
         try:
             _make_table(self._engine)
             self._wait_subscribed()
@@ -128,15 +122,19 @@ class _Demo:
                 connections=_CONNECTIONS,
                 hold_at=self._total * 3 // 4,
             )
-            started = time.monotonic()
+            self._began = time.monotonic()
             try:
                 with poster:
                     self._watch(poster)
             except (NotTaken, Stalled) as error:
+                trouble = str(error)
                 self._progress.say(f"{error}\n{self._platform.logs(lines=20)}")
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - self._began
             self._progress.close()
-            return self._check(seconds)
+            self._progress.say(
+                "checking the books against the rows, and the bookings against the file"
+            )
+            return Demonstration(self._check(seconds), self._moments, self._kills, trouble)
         finally:
             self._progress.close()
             self._engine.dispose()
@@ -158,11 +156,8 @@ class _Demo:
         """Until every event is posted and every run has its outcome. Raises Stalled."""
         moved, settled_before = time.monotonic(), -1
         while True:
-            asked = time.monotonic()
-            books = balance(self._engine)
-            runs = books.runs
-            settled = runs.succeeded + runs.failed + runs.cancelled
-            self._progress.show(books.events.accepted, settled, runs.open)
+            runs = self._look().runs
+            settled = _settled(runs)
             if poster.is_done and runs.open == 0 and runs.started >= self._total:
                 return
             now = time.monotonic()
@@ -172,50 +167,91 @@ class _Demo:
                 raise Stalled(f"{runs.open:,} runs are open and none settled for {_STALL_S:.0f} s")
             if not poster.is_released and settled >= self._total // 3:
                 self._kill_worker(poster)
-            # Looking costs the database something: never more than a tenth of the time.
-            self._pause.wait(max(_LOOK_S, 10 * (now - asked)))
+            self._pause.wait(max(0.0, self._look_at - time.monotonic()))
+
+    def _look(self) -> Balance:
+        """The books, for the display and the picture too; as they were if that was just now.
+
+        Looking costs the database something: never more than a tenth of the time.
+        """
+        asked = time.monotonic()
+        if self._books is not None and asked < self._look_at:
+            return self._books
+        self._books = balance(self._engine)
+        now = time.monotonic()
+        accepted, runs = self._books.events.accepted, self._books.runs
+        self._moments.append(Moment(now - self._began, accepted, _settled(runs), runs.open))
+        self._progress.show(accepted, _settled(runs), runs.open)
+        if self._recovering is not None:
+            self._recovering()
+        self._look_at = now + max(_LOOK_S, 10 * (now - asked))
+        return self._books
 
     def _kill_worker(self, poster: Poster) -> None:
         """SIGKILL a worker while runs are in its hands, count them, start it again."""
-        name = f"worker-{self._kills % _WORKERS + 1}"
-        self._kills += 1
+        name = f"worker-{len(self._kills) % _WORKERS + 1}"
         member = self._platform.processes[name]
+        wait_for(lambda: self._looking(member.is_ready), deadline_s=_READY_WAIT_S)
         family = member.child.family()
-        is_caught = self._wait_in_hand(name, poster)
+        is_caught = self._catch(name, family, poster)
+        killed_at, at_s = self._rows(_NOW)[0], time.monotonic() - self._began
         self._platform.kill(name)
         kill_all(family)
         # Whatever its sessions had under way is committed or not before the runs are counted.
-        pids = "|".join(str(one.pid) for one in family)
-        wait_for(
-            lambda: self._ask(_SESSIONS, pattern=f"^veltrix worker ({pids})") == 0, deadline_s=10
-        )
-        in_hand = self._in_hand(name)
+        wait_for(lambda: self._looking(self._ask(_SESSIONS, **_of(family)) == 0), deadline_s=10)
+        in_hand = self._rows(_IN_HAND, prefix=f"{name}@")
         self._platform.start(name, "worker")
-        self._killed += in_hand > 0
-        caught = f"{in_hand:,} runs in its hands" if in_hand else "nothing in its hands"
-        self._progress.say(f"killed {name} (pid {member.pid}) with {caught}; started it again")
-        if in_hand or not is_caught or self._kills >= _KILLS_MAX:
+        kill = Kill(name, member.pid, at_s, len(in_hand))
+        self._kills.append(kill)
+        self._progress.note(
+            "killed", f"{name} (pid {member.pid}) with {kill.caught}; started it again"
+        )
+        if in_hand:
+            self._progress.note("recovery", f"waiting for the outcome of {kill.runs}")
+            self._recovering = lambda: self._note_recovery(kill, in_hand, killed_at)
+        if in_hand or not is_caught or len(self._kills) >= _KILLS_MAX:
             poster.release()
 
-    def _wait_in_hand(self, name: str, poster: Poster) -> bool:
-        """The worker is at work; False if it had nothing to do for all the time we waited."""
+    def _catch(self, name: str, family: Sequence[psutil.Process], poster: Poster) -> bool:
+        """The worker stands still with runs in its hands; False if it had none all the time.
+
+        A list may be done between a look and a kill: so it is stopped before the look that counts.
+        """
         end_at = time.monotonic() + _KILL_WAIT_S
         permit_at = 0.0
-        while self._in_hand(name) == 0:
-            now = time.monotonic()
-            if now >= end_at:
-                return False
-            if now >= permit_at:
+        while (now := time.monotonic()) < end_at:
+            if self._rows(_IN_HAND, prefix=f"{name}@"):
+                _signal(family, signal.SIGSTOP)
+                wait_for(lambda: self._ask(_AT_WORK, **_of(family)) == 0, deadline_s=5)
+                if self._rows(_IN_HAND, prefix=f"{name}@"):
+                    return True
+                _signal(family, signal.SIGCONT)
+            elif now >= permit_at:
                 poster.permit()
                 permit_at = now + 0.05
-        return True
+            self._look()
+        return False
 
-    def _in_hand(self, name: str) -> int:
-        return self._ask(_IN_HAND, prefix=f"{name}@")
+    def _looking(self, is_so: bool) -> bool:
+        """What was asked, beside a look: the picture has no hole where it matters."""
+        self._look()
+        return is_so
 
-    def _ask(self, question: object, **values: str) -> int:
+    def _note_recovery(self, kill: Kill, in_hand: Sequence[Any], killed_at: Any) -> None:
+        found = self._rows(_RECOVERED, ids=[str(one) for one in in_hand], killed_at=killed_at)
+        if found:
+            kill.recovery_s, self._recovering = found[0], None
+            self._progress.note(
+                "recovery", f"its {kill.runs} settled {found[0]:.1f} s after the kill"
+            )
+
+    def _ask(self, question: object, **values: object) -> int:
+        return int(self._rows(question, **values)[0])
+
+    def _rows(self, question: Any, **values: object) -> list[Any]:
+        """The first column of the answer."""
         with open_autocommit(self._engine) as tx:
-            return int(tx.execute(question, values).scalar_one())  # type: ignore[call-overload]
+            return list(tx.execute(question, values).scalars())
 
     def _check(self, seconds: float) -> DemoResult:
         books = self._recounted()
@@ -236,7 +272,7 @@ class _Demo:
             open=books.runs.open,
             unaccounted=books.unaccounted,
             duplicate_effects=len(booked) - len(flights) + len(missing) + len(unasked) + refused,
-            workers_killed=self._killed,
+            workers_killed=sum(kill.in_hand > 0 for kill in self._kills),
             seconds=round(seconds, 2),
             events_per_s=round(self._total / seconds, 1),
             matches_dataset=is_match and books.events.accepted == self._total,
@@ -258,6 +294,34 @@ class _Demo:
 
         wait_for(is_done, deadline_s=60)
         return balance(self._engine)
+
+
+def _of(family: Sequence[psutil.Process]) -> dict[str, str]:
+    """What names the database's sessions of these processes of a worker."""
+    return {"pattern": f"^veltrix worker ({'|'.join(str(one.pid) for one in family)}) "}
+
+
+def _signal(family: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
+def _settled(runs: RunCounts) -> int:
+    return runs.succeeded + runs.failed + runs.cancelled
+
+
+def _check_workflows() -> None:
+    """Before servers are started for nothing."""
+    try:
+        is_there = importlib.util.find_spec("workflows.flights") is not None
+    except ModuleNotFoundError:
+        is_there = False
+    if not is_there:
+        raise CannotStart(
+            "the demo runs the sample workflow workflows/flights.py, which is not here: start it in"
+            " the folder of a source checkout"
+        )
 
 
 def _make_table(engine: Engine) -> None:
