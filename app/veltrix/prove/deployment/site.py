@@ -38,7 +38,7 @@ WORKFLOWS = (
     "veltrix.prove.load.authors_values",
     "veltrix.prove.load.authors_harm",
 )
-RELEASE = "veltrix.prove.release_"
+RELEASE = "veltrix.prove.load.release_"
 KINDS: tuple[Kind, ...] = ("api", "relay", "worker")
 _SUBSCRIBED = "select count(*) from subscriptions where workflow like 'prove%'"
 _SWITCH_S = 0.0005
