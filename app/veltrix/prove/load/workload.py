@@ -129,7 +129,7 @@ class Workload(Background):
         self._doubles = list(doubles)
         self._chance = Random(f"{seed}/requests")
         self._requests = 0
-        self.sent = self.accepted = self.duplicates = self.refused = self.unanswered = 0
+        self.sent = self.accepted = self.duplicates = self.refused = 0
         self.acknowledged: list[Acknowledged] = []
         self.error: BaseException | None = None
 
@@ -233,7 +233,6 @@ class Workload(Background):
         except httpx.HTTPError as error:
             why = f"{type(error).__name__}: {error}"[:200]
             await _written(self._record.write(Unanswered(request, time.time(), why)))
-            self.unanswered += len(part)
             return part
         await _written(self._record.write(told))
         return self._count(part, told, due)
@@ -246,7 +245,6 @@ class Workload(Background):
                 self.duplicates += is_duplicate
                 accepted += not is_duplicate
             elif status >= 500 or status == 429:
-                self.unanswered += 1
                 again.append(item)
             else:
                 self.refused += 1
