@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from veltrix.dev.children import CannotStart, Child, tail, wait_for
+from veltrix.dev.opened import Opened
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.servers.cluster import Cluster
 from veltrix.dev.servers.ports import LOOPBACK, free_port, is_free
@@ -68,7 +68,7 @@ class Member:
         return self.is_running and is_ready(self.kind, self.port)
 
 
-class Platform:
+class Platform(Opened):
     """PostgreSQL, RabbitMQ, apis, relays and workers on free loopback ports, in one folder.
 
     `with Platform(folder, workers=2) as p:` is ready inside the block; nothing runs after it.
@@ -113,22 +113,12 @@ class Platform:
         # Not the caller's folder, whose `.env` is not for these; its modules are found (see `env`).
         self._supervisor = Supervisor(self.folder, cwd=self.folder)
 
-    def __enter__(self) -> Self:
-        try:
-            self.open()
-            self.wait_ready()
-        except BaseException:
-            self.close(grace_s=0)
-            raise
-        return self
+    def _make_ready(self) -> None:
+        self.open()
+        self.wait_ready()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _give_up(self) -> None:
+        self.close(grace_s=0)
 
     @property
     def api_url(self) -> str:

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
 from veltrix.dev.children import kill_all, wait_for
+from veltrix.dev.opened import Opened
 from veltrix.dev.platform import Kind, Member, Platform
 from veltrix.dev.servers.cluster import Cluster
 from veltrix.dev.servers.haproxy import HAProxy, before_apis
@@ -54,7 +54,7 @@ def _is_at_work(one: psutil.Process) -> bool:
         return False
 
 
-class Site(ProvedDatabase):
+class Site(Opened, ProvedDatabase):
     """A running deployment. `with Site(folder) as site:` is ready inside the block."""
 
     def __init__(
@@ -99,23 +99,7 @@ class Site(ProvedDatabase):
             **platform,
         )
 
-    def __enter__(self) -> Self:
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open(self) -> None:
+    def _make_ready(self) -> None:
         if self._has_small_disk:
             self._mount()
         if self.cluster is not None:
