@@ -17,10 +17,14 @@ SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 # A test run starts hundreds of Pythons, and each would translate the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# A warning is an error, and a link that leads nowhere is a warning; only changed pages are read anew.
+SITE := build/site
+SITE_OPTIONS := -q -W --keep-going -n -d build/site-read
+
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum | cut -d' ' -f1)
 
-.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check bench setup-peers bench-peers wheel lock lock-peers clean
+.PHONY: setup rabbitmq chromium pgbouncer demo dev prove test test-platforms test-others test-slow console-pictures check docs bench setup-peers bench-peers wheel lock lock-peers clean
 
 setup: $(STAMP) rabbitmq
 
@@ -135,12 +139,17 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m veltrix.docs.settings_page --check
+	$(BIN)/python -m sphinx $(SITE_OPTIONS) docs $(SITE)
+
+# build/site/index.html: what docs/ is as a site, with search. `make check` builds it, too.
+docs: setup
+	$(BIN)/python -m sphinx $(SITE_OPTIONS) docs $(SITE)
 
 bench: setup
 	$(BIN)/python -m bench throughput --seconds $(SECONDS)
 	$(BIN)/python -m bench latency --rate 333 --seconds $(SECONDS)
 
-# What Veltrix is measured against, in an environment of its own: docs/peers.md.
+# What Veltrix is measured against, in an environment of its own: docs/reference/peers.md.
 setup-peers: setup $(PEERS_STAMP)
 
 bench-peers: setup-peers

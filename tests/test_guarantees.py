@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("guarantees.md", "security.md")
+PAGES = ("reference/guarantees.md", "reference/security.md")
 
 
 def named() -> list[tuple[str, str, bool]]:

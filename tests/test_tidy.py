@@ -143,7 +143,7 @@ def test_names_say_something() -> None:
 
     assert not broken(python_files("app", "workflows", "tests", "bench"), rule), (
         "`utils` is where code goes that nobody finds again, and a Manager manages whatever is"
-        " added next. Take the word from the glossary (docs/architecture.md) or add one there."
+        " added next. Take the word from the glossary (docs/reference/glossary.md) or add one."
     )
 
 

@@ -109,7 +109,7 @@ def say_powers(settings: Settings, engine: Engine) -> None:
     with suppress(SQLAlchemyError, psycopg.Error), open_autocommit(engine) as tx:
         if (found := powers(tx)) is not None:
             log = logger("database")
-            cure = "let it log in as a role of its own: `veltrix db grants`, docs/operating.md"
+            cure = "give it a role of its own (`veltrix db grants`): docs/how-to/operating.md"
             log.warning("role.powerful", role=found.role, why=found.said, cure=cure)
 
 

@@ -34,8 +34,8 @@ from veltrix.commands.mistakes import sentences_of
 
 HELP = """Events in, workflows out, every event accounted for.
 
-`veltrix dev` runs everything here; docs/operating.md has the rest. Exit code 0: fine, 1: a finding
-or an imbalance, 2: wrong use or settings."""
+`veltrix dev` runs everything here; docs/how-to/operating.md has the rest. Exit code 0: fine, 1: a
+finding or an imbalance, 2: wrong use or settings."""
 
 cli = typer.Typer(
     name="veltrix",

@@ -1,4 +1,4 @@
-"""What there is, how each is started, and the settings that it was best with (docs/peers.md)."""
+"""What there is, how each is started, and its best settings (docs/reference/peers.md)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

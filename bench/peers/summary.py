@@ -61,7 +61,7 @@ def latencies(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def latency_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The latencies as Markdown, as they stand in docs/peers.md."""
+    """The latencies as Markdown, as they stand in docs/reference/peers.md."""
     lines = ["| program | runs | p50, ms | p99, ms |", "|---|---|---|---|"]
     lines += [
         f"| {row['program']} | {row['runs']} | {row['p50']:,.1f} | {row['p99']:,.1f} |"
@@ -94,7 +94,7 @@ def summarise(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The summary as Markdown, as it stands in docs/peers.md."""
+    """The summary as Markdown, as it stands in docs/reference/peers.md."""
     lines = [
         "| program | runs | events/s, median | least to greatest | Veltrix is |",
         "|---|---|---|---|---|",

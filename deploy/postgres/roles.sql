@@ -1,4 +1,4 @@
--- The roles of the database (docs/operating.md): veltrix_owner migrates, veltrix_app is the platform,
+-- The roles of the database (docs/how-to/operating.md): veltrix_owner migrates, veltrix_app is the platform,
 -- veltrix_read only reads. Run by a new server at its first start, and by hand where one is older:
 --   docker compose exec postgres psql -U veltrix -f /docker-entrypoint-initdb.d/10-roles.sql
 -- Running it again sets the passwords anew. `veltrix db grants` then says who may do what.

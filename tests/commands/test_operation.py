@@ -268,7 +268,7 @@ def test_definitions_need_neither_database_nor_broker(unset_veltrix: Veltrix) ->
 
 
 def test_the_operating_page_says_what_to_do_for_every_metric() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "operating.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "operating.md").read_text()
     metrics = {
         next(iter(collector.describe())).name
         for collector in vars(telemetry).values()

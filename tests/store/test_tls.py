@@ -1,4 +1,4 @@
-"""PostgreSQL's protocol over TLS: what docs/operating.md says of `sslmode=verify-full`.
+"""PostgreSQL's protocol over TLS: what docs/how-to/operating.md says of `sslmode=verify-full`.
 
 The PostgreSQL of the tests is built without TLS; a PgBouncer before it speaks it.
 """

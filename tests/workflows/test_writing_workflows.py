@@ -1,4 +1,4 @@
-"""Every Python block of docs/writing-workflows.md runs, in the engine too, and says the truth."""
+"""Every Python block of docs/how-to/writing-workflows.md runs in the engine, and says the truth."""
 
 import importlib.util
 import inspect
@@ -19,7 +19,7 @@ from veltrix.authoring.registry import load_workflows
 from veltrix.authoring.workflows import Workflow
 from veltrix.store.transactions import transaction
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "writing-workflows.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "writing-workflows.md"
 NAME = "writing_workflows_page"
 
 

@@ -51,13 +51,13 @@ _ANSWERS = {
 }
 # What is not OUR_FAULT alone, but the cure for which is known.
 _CURES = {
-    "42P05": "a pooler in transaction mode is between; pool by session (docs/operating.md)",
-    "26000": "a pooler in transaction mode is between; pool by session (docs/operating.md)",
-    "42501": "run `veltrix db grants` for the role of VELTRIX_DATABASE_URL (docs/operating.md)",
+    "42P05": "a pooler in transaction mode is between; pool by session (docs/how-to/operating.md)",
+    "26000": "a pooler in transaction mode is between; pool by session (docs/how-to/operating.md)",
+    "42501": "run `veltrix db grants` for our role (docs/how-to/operating.md)",
     "42P01": "run `veltrix db upgrade`, and see that search_path leads to its tables",
     "42703": "run `veltrix db upgrade`: this code is newer than the schema",
     "25006": "the server is a stand-by or read-only; the name must lead to the primary",
-    "53300": "raise max_connections, or run fewer children (docs/operating.md has the sum)",
+    "53300": "raise max_connections, or run fewer children (docs/how-to/operating.md has the sum)",
 }
 _LOCKED = "55P03"
 _RACES = ("40", "55")
