@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 project = "Veltrix"
-author = "The authors of Veltrix"
+author = "the authors of Veltrix"
+copyright = author  # noqa: A001 - Sphinx asks for it by this name
 release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 language = "en"
 
