@@ -119,7 +119,7 @@ def test_a_dockerfile_has_no_findings(tmp_path: Path) -> None:
     file = tmp_path / "Dockerfile"
     hadolint = Path(sys.executable).parent / "hadolint"
     for where, block in each("dockerfile"):
-        file.write_text(block.text.replace("veltrix:latest", "veltrix:0.1.0"))
+        file.write_text(block.text)
 
         linted = subprocess.run([hadolint, file], capture_output=True, text=True, check=False)
 
