@@ -12,9 +12,12 @@ TUTORIAL = DOCS / "tutorial" / "index.md"
 USER_PAGES = sorted(
     [
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        DOCS / "changelog.md",
         DOCS / "index.md",
         *(DOCS / "tutorial").glob("*.md"),
         *(DOCS / "how-to").glob("*.md"),
+        *(page for page in (DOCS / "reference").glob("*.md") if page.name != "security.md"),
     ]
 )
 # `curl` fails where a server answers with an error, and ends its line.
