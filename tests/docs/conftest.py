@@ -43,10 +43,14 @@ class Shop:
         finally:
             engine.dispose()
 
-    def wait_settled(self) -> None:
-        """No run is open."""
-        open_runs = "select id from runs where state in ('queued', 'running', 'waiting')"
-        until(lambda: not self.ask(open_runs), 20, "all runs to be settled")
+    def wait_settled(self, workflow: str) -> None:
+        """None of its runs is open."""
+        sql = f"select state from runs where workflow = '{workflow}'"
+
+        def settled() -> bool:
+            return not {state for (state,) in self.ask(sql)} & {"queued", "running", "waiting"}
+
+        until(settled, 30, f"all runs of {workflow} to be settled")
 
     def wait_registered(self) -> None:
         """The worker's workflows have subscriptions, and the api routes by them."""

@@ -17,7 +17,7 @@ def test_the_tutorial_is_what_happens(shop: Shop) -> None:
                 if saved == 2:
                     start_again(shop)
             elif block.language == "sh" and not block.text.startswith(DONE):
-                shop.wait_settled()
+                shop.wait_settled("sell")
                 printed = terminal.run(block.text.replace("http://127.0.0.1:8080", shop.api_url))
             elif block.language == "text":
                 check_printed(block.text, printed)
