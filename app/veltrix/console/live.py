@@ -11,48 +11,20 @@ import msgspec
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
+from veltrix.console.alarms import alarms
+from veltrix.console.figures import MINUTES, Figures
 from veltrix.console.rendering import fragment
 from veltrix.operations.books import overview
 from veltrix.operations.books.books import Balance, balance
-from veltrix.operations.books.overview import Latency, Minute, QueueRuns, WorkerChild
+from veltrix.operations.failures.read_urgent import urgent
+from veltrix.operations.runs.read_pace import paces
 from veltrix.store.transactions import transaction
 
 PAUSE_S = 1.0
 SHARE_MAX = 1 / 20  # of the time may be spent on reading: a million open runs take a while to count
-MINUTES = 60
 WATCHERS_MAX = 100
 _RATE_S = 15.0  # rates are of about so long
 _ACCOUNTS = 8
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """What the first page shows, as of nearly one moment; rates are None until two are read."""
-
-    books: Balance
-    accepted_per_s: float | None
-    settled_per_s: float | None
-    latency: Latency
-    queues: list[QueueRuns]
-    workers: list[WorkerChild]
-    minutes: list[Minute]
-    unseen_letters: int
-    has_broker: bool
-
-    @property
-    def oldest_started_at(self) -> datetime | None:
-        """Since when the oldest open run is open."""
-        return min((queue.oldest_started_at for queue in self.queues), default=None)
-
-    @property
-    def chart(self) -> str:
-        """The minutes as columns of numbers, in JSON: seconds since 1970, accepted, settled."""
-        last = int(self.books.as_of.timestamp()) // 60
-        by_minute = {m.minute: m for m in self.minutes}
-        wanted = range(last - MINUTES + 1, last + 1)
-        there = [by_minute.get(minute, Minute(minute, 0, 0, 0)) for minute in wanted]
-        columns = [[m.minute * 60 for m in there]]
-        columns += [[m.accepted for m in there], [m.settled for m in there]]
-        return msgspec.json.encode(columns).decode()
 
 
 class _Sample(msgspec.Struct, frozen=True):
@@ -61,13 +33,39 @@ class _Sample(msgspec.Struct, frozen=True):
     settled: int
 
 
+class Rates:
+    """Per second, of the last 15 s; of as long as figures take to be read where that is longer."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque(maxlen=32)
+
+    def with_these(self, books: Balance) -> tuple[float | None, float | None]:
+        """Accepted events and settled runs; None for the first books there are."""
+        runs = books.runs
+        settled = runs.succeeded + runs.failed + runs.cancelled
+        now = _Sample(books.as_of, books.events.accepted, settled)
+        self._samples.append(now)
+        # The one before is kept, however old: with figures that take long there is no other.
+        while len(self._samples) > 2 and _seconds(self._samples[1], now) > _RATE_S:
+            self._samples.popleft()
+        first = self._samples[0]
+        passed_s = _seconds(first, now)
+        if passed_s <= 0:
+            return None, None
+        # A replay takes its run back out of the settled ones.
+        return (
+            max(0, now.accepted - first.accepted) / passed_s,
+            max(0, now.settled - first.settled) / passed_s,
+        )
+
+
 class Live:
     """Reads the figures when somebody looks, and not more often than is good. Thread-safe."""
 
     def __init__(self, engine: Engine, is_broker_up: Callable[[], bool]) -> None:
         self._engine, self._is_broker_up = engine, is_broker_up
         self._lock = Lock()
-        self._samples: deque[_Sample] = deque(maxlen=32)
+        self._rates = Rates()
         self._figures: Figures | None = None
         self._fragment: tuple[Figures, str] | None = None
         self._read_at, self._cost_s = 0.0, 0.0
@@ -126,42 +124,28 @@ class Live:
 
     def _as_html(self, figures: Figures) -> str:
         if self._fragment is None or self._fragment[0] is not figures:
-            self._fragment = figures, fragment("figures.html", figures=figures)
+            self._fragment = (
+                figures,
+                fragment("figures.html", figures=figures, alarms=alarms(figures)),
+            )
         return self._fragment[1]
 
     def _read(self) -> Figures:
         books = balance(self._engine, by=_ACCOUNTS)
-        accepted_per_s, settled_per_s = self._rates(books)
+        accepted_per_s, settled_per_s = self._rates.with_these(books)
         with transaction(self._engine, snapshot=True) as tx:
             return Figures(
                 books=books,
                 accepted_per_s=accepted_per_s,
                 settled_per_s=settled_per_s,
-                latency=overview.latency(tx),
+                paces=paces(tx),
+                urgent=urgent(tx),
                 queues=overview.queues(tx),
                 workers=overview.workers(tx),
                 minutes=overview.minutes(tx, MINUTES),
                 unseen_letters=overview.unseen_letters(tx),
                 has_broker=self._is_broker_up(),
             )
-
-    def _rates(self, books: Balance) -> tuple[float | None, float | None]:
-        """Per second, since the oldest sample that is not older than `_RATE_S` or so."""
-        runs = books.runs
-        settled = runs.succeeded + runs.failed + runs.cancelled
-        now = _Sample(books.as_of, books.events.accepted, settled)
-        while self._samples and _seconds(self._samples[0], now) > max(_RATE_S, 3 * PAUSE_S):
-            self._samples.popleft()
-        self._samples.append(now)
-        first = self._samples[0]
-        passed_s = _seconds(first, now)
-        if passed_s <= 0:
-            return None, None
-        # A replay takes its run back out of the settled ones.
-        return (
-            max(0, now.accepted - first.accepted) / passed_s,
-            max(0, now.settled - first.settled) / passed_s,
-        )
 
 
 def _seconds(since: _Sample, until: _Sample) -> float:

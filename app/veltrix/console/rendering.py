@@ -35,6 +35,13 @@ _TURNING = {
 }
 _SAID = {"done", "moved", "requested"}  # of an action, once: no filter, no part of a link
 _THEMES = {"light", "dark"}
+# The largest unit of which there is one, and below which it is said in it.
+_UNITS = (
+    ("s", 1, 60),
+    ("min", 60, 3_600),
+    ("h", 3_600, 2 * 86_400),
+    ("d", 86_400, float("inf")),
+)
 # (address, name, key after `g`)
 PLACES = (
     ("/", "Overview", "o"),
@@ -110,6 +117,7 @@ def environment() -> Environment:
         "at": at,
         "hour": hour,
         "age": age,
+        "ago": ago,
         "count": count,
         "took": took,
         "pretty": pretty,
@@ -164,6 +172,30 @@ def hour(time: datetime, earlier_s: int = 0) -> Markup:
 def age(time: datetime | None, now: datetime) -> str:
     """How long ago, as people say it."""
     return "\N{EN DASH}" if time is None else took(max(0.0, (now - time).total_seconds()))
+
+
+def ago(time: datetime | None, now: datetime) -> Markup | str:
+    """How long ago or ahead, roughly; exactly on hover. The page keeps it current in a browser."""
+    if time is None:
+        return "\N{EN DASH}"
+    utc = time.astimezone(UTC)
+    exact = f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d} UTC"
+    said = _roughly((now - time).total_seconds())
+    return Markup('<time class="ago" datetime="{}" title="{}">{}</time>').format(
+        utc.isoformat(), exact, said
+    )
+
+
+def _roughly(seconds: float) -> str:
+    """As the browser's script says it too (`console.js`)."""
+    size = abs(seconds)
+    if size < 1:
+        return "now"
+    for unit, of_s, below_s in _UNITS:
+        if size < below_s:
+            said = f"{int(size // of_s)} {unit}"
+            return f"{said} ago" if seconds > 0 else f"in {said}"
+    raise AssertionError(seconds)
 
 
 def took(seconds: float | None) -> str:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from veltrix.access.scopes import Scope
+from veltrix.console.alarms import alarms
 from veltrix.console.edit_diff import edit_of
 from veltrix.console.live import Live
 from veltrix.console.rendering import form_key, rendered
@@ -38,7 +39,15 @@ DONE = {
 def overview(request: Request, visitor: Visitor) -> Response:
     """The books, and what moves."""
     live: Live = request.app.state.live
-    return rendered(request, visitor, "overview.html", place="Overview", figures=live.figures())
+    figures = live.figures()
+    return rendered(
+        request,
+        visitor,
+        "overview.html",
+        place="Overview",
+        figures=figures,
+        alarms=alarms(figures),
+    )
 
 
 async def live_figures(request: Request) -> Response:

@@ -106,6 +106,33 @@
   });
   document.addEventListener("htmx:sendError", () => { told.textContent = "The console cannot be reached now."; });
 
+  // Times as people say them, kept current; on hover exactly, in the zone of whoever looks.
+  const units = [["s", 1, 60], ["min", 60, 3600], ["h", 3600, 172800], ["d", 86400, Infinity]];
+  const roughly = (seconds) => {
+    const size = Math.abs(seconds);
+    if (size < 1) return "now";
+    const [unit, of] = units.find(([, , below]) => size < below);
+    const said = `${Math.floor(size / of)} ${unit}`;
+    return seconds > 0 ? `${said} ago` : `in ${said}`;
+  };
+  const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+  // The server's clock made the page: a browser's that is wrong moves no time.
+  const ahead = Date.now() - Date.parse(root.dataset.now);
+  const tellTimes = () => {
+    for (const time of document.querySelectorAll("time.ago")) {
+      const at = Date.parse(time.dateTime);
+      const said = roughly((Date.now() - ahead - at) / 1000);
+      if (time.textContent !== said) time.textContent = said;
+      if (time.dataset.told !== time.dateTime) {
+        time.dataset.told = time.dateTime;
+        time.title = clock.format(at);
+      }
+    }
+  };
+  tellTimes();
+  setInterval(tellTimes, 1000);
+  for (const name of ["htmx:afterSettle", "htmx:sseMessage"]) document.addEventListener(name, tellTimes);
+
   // The chart of the first page.
   const place = byId("chart");
   let chart = null;
@@ -118,6 +145,7 @@
     probe.remove();
     return value;
   };
+  const said = (_u, number) => (number === null ? "" : number.toLocaleString("en"));
   function drawChart() {
     if (!place) return;
     if (chart) chart.destroy();
@@ -129,9 +157,9 @@
       scales: { y: { range: (_u, _min, max) => [0, Math.max(1, max * 1.1)] } },
       axes: [{ ...axis, values: "{HH}:{mm}" }, { ...axis, size: 64 }],
       series: [
-        { label: "minute (UTC)", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
-        { label: "accepted", stroke: colour("--busy"), width: 2, points: { show: false } },
-        { label: "settled", stroke: colour("--good"), width: 2, dash: [6, 3], points: { show: false } },
+        { label: "minute (UTC)", value: (_u, ts) => (ts === null ? "" : new Date(ts * 1000).toISOString().slice(0, 16).replace("T", " ")) },
+        { label: "accepted", value: said, stroke: colour("--busy"), width: 2, points: { show: false } },
+        { label: "settled", value: said, stroke: colour("--good"), width: 2, dash: [6, 3], points: { show: false } },
       ],
     }, minutes, place);
   }

@@ -1,6 +1,6 @@
-"""What operators see first, besides the books: queues, workers, latency, and the last minutes.
+"""What operators see first, besides the books: queues, workers, and the last minutes.
 
-Each read is bounded: by the number of open runs, of worker children, or of the newest runs.
+Each read is bounded: by the number of open runs, of worker children, or of minutes.
 """
 
 from datetime import datetime
@@ -10,13 +10,16 @@ from sqlalchemy import Connection
 
 from veltrix.store.loads import PRESENT_S
 
-NEWEST_RUNS = 1_000
 LETTERS_MAX = 1_000
 _WORKERS_MAX = 500
 
 
 class QueueRuns(msgspec.Struct, frozen=True):
-    """The open runs of a queue, counted from rows. `is_served`: by a worker that is present."""
+    """The open runs of a queue, counted from rows. `is_served`: by a worker that is present.
+
+    `overdue_at`: when the run that is due for longest became due, and nobody has moved it since;
+    None: none is due.
+    """
 
     queue: str
     queued: int
@@ -24,6 +27,7 @@ class QueueRuns(msgspec.Struct, frozen=True):
     waiting: int
     oldest_started_at: datetime
     is_served: bool = True
+    overdue_at: datetime | None = None
 
 
 class WorkerChild(msgspec.Struct, frozen=True):
@@ -36,18 +40,6 @@ class WorkerChild(msgspec.Struct, frozen=True):
     is_present: bool
     queues: tuple[str, ...]
     claimed_2s: int
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """From acceptance to outcome, of those of the newest runs that are settled and not replayed.
-
-    None where there are none.
-    """
-
-    settled: int
-    p50_s: float | None
-    p99_s: float | None
-    since: datetime | None
 
 
 class Minute(msgspec.Struct, frozen=True):
@@ -66,7 +58,8 @@ with served as (
 )
 select queue, count(*) filter (where state = 'queued'), count(*) filter (where state = 'running'),
     count(*) filter (where state = 'waiting'), min(started_at),
-    exists (select from served where served.queue = runs.queue)
+    exists (select from served where served.queue = runs.queue),
+    min(due_at) filter (where due_at < now())
 from runs where due_at is not null group by queue order by queue
 """
 
@@ -74,18 +67,6 @@ _WORKERS = """
 select id, node, started_at, seen_at, seen_at > now() - %(present_s)s * interval '1 second',
     load::text
 from workers where load ->> 'left' is null order by node, id limit %(max)s
-"""
-
-_LATENCY = """
-with newest as materialized (
-    select started_at, settled_at from runs where generation = 0 order by id desc limit %(max)s
-), settled as (
-    select started_at, extract(epoch from settled_at - started_at)::float8 as took_s
-    from newest where settled_at is not null
-)
-select count(*), percentile_disc(0.5) within group (order by took_s),
-    percentile_disc(0.99) within group (order by took_s), min(started_at)
-from settled
 """
 
 _MINUTES = """
@@ -115,11 +96,6 @@ def workers(tx: Connection) -> list[WorkerChild]:
     """Worker children heard of in the last minutes, by node; 500 at most."""
     rows = tx.exec_driver_sql(_WORKERS, {"present_s": PRESENT_S, "max": _WORKERS_MAX})
     return [_child(*row) for row in rows]
-
-
-def latency(tx: Connection, newest: int = NEWEST_RUNS) -> Latency:
-    """Of the newest runs, by one stretch of the primary key."""
-    return Latency(*tx.exec_driver_sql(_LATENCY, {"max": newest}).one())
 
 
 def minutes(tx: Connection, count: int) -> list[Minute]:
