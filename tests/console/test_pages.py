@@ -1,5 +1,6 @@
 """Every page, as people see it: accessible, quiet, and with hostile text shown as text."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,3 +258,33 @@ def test_who_signed_in_stands_in_the_audit(tab: Tab) -> None:
     tab.go("/audit?action=session.begin")
 
     expect(tab.page.locator("#list tbody tr").first).to_contain_text("anna")
+
+
+def test_a_list_reads_itself_again_when_something_moved(tab: Tab, shown: Shown) -> None:
+    tab.go("/runs?workflow=fulfil")
+    rows = tab.page.locator("#list tbody tr")
+    expect(rows.first).to_be_visible()
+    count = rows.count()
+    rows.nth(1).locator("a").focus()
+    kept = rows.nth(1).locator("a").get_attribute("href")
+
+    shown.accept(f"moved-{count}", {"order": 11})
+
+    expect(rows).to_have_count(count + 1, timeout=20_000)
+    assert tab.page.evaluate("document.activeElement.getAttribute('href')") == kept
+
+
+def test_times_are_relative_and_exact_on_hover_in_the_zone_of_the_browser(
+    browser: Browser, shown: Shown
+) -> None:
+    context = browser.new_context(timezone_id="Asia/Tokyo", locale="en-GB")
+    page = context.new_page()
+    tab = Tab(page, shown.url)
+    tab.sign_in()
+    tab.go("/runs")
+    accepted = page.locator("#list time.ago").last
+
+    expect(accepted).to_have_text(re.compile(r"^\d+ (s|min|h) ago$"))
+    expect(accepted).to_have_attribute("title", re.compile(r"GMT\+9|JST"))
+    tab.close()
+    context.close()

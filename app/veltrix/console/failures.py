@@ -21,6 +21,7 @@ from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.problems import Problem
 
+from veltrix.releases import subscription_rows
 if TYPE_CHECKING:
     from veltrix.web.services import Services
 
@@ -37,6 +38,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
         request,
         visitor,
         "failures.html",
+        workflows = [row.workflow for row in subscription_rows.current(tx)]
         place="Failures",
         found=_shown(found, visitor),
         kinds=list(GroupKind),
@@ -45,6 +47,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
         is_filtered=wanted != GroupFilter(),
     )
 
+        workflows=workflows,
 
 def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""

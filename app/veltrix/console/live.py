@@ -22,6 +22,7 @@ from veltrix.store.transactions import transaction
 
 PAUSE_S = 1.0
 SHARE_MAX = 1 / 20  # of the time may be spent on reading: a million open runs take a while to count
+MOVES_PAUSE_S = 2.0  # a list is read again at most so often
 WATCHERS_MAX = 100
 _RATE_S = 15.0  # rates are of about so long
 _ACCOUNTS = 8
@@ -119,6 +120,26 @@ class Live:
                 figures = await run_in_threadpool(self.figures)
                 yield _event("figures", self._as_html(figures)) + _event("minutes", figures.chart)
                 await asyncio.sleep(PAUSE_S)
+        finally:
+            self._watchers -= 1
+
+    async def moves(self, may_go_on: Callable[[], bool]) -> AsyncIterator[str]:
+        """An event whenever something moved in the books, for lists to be read again; as `watch`.
+
+        Each move is told twice: failure groups are counted a moment after their failures.
+        """
+        self._watchers += 1
+        known, is_told = None, True
+        yield ": lists that move\n\n"
+        try:
+            while await run_in_threadpool(may_go_on):
+                books = (await run_in_threadpool(self.figures)).books
+                now = (books.events, books.runs, books.beside)
+                has_moved = known is not None and now != known
+                if has_moved or not is_told:
+                    yield _event("moved", "yes")
+                known, is_told = now, not has_moved
+                await asyncio.sleep(MOVES_PAUSE_S)
         finally:
             self._watchers -= 1
 

@@ -1,6 +1,6 @@
 """A run with its whole story, and the first page with its live figures: read only."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -53,8 +53,20 @@ def overview(request: Request, visitor: Visitor) -> Response:
 async def live_figures(request: Request) -> Response:
     """The figures as server-sent events, until the session is over or the api ends."""
     state = request.app.state
-    live: Live = state.live
     visitor = await run_in_threadpool(visitor_of, request)
+    live: Live = request.app.state.live
+    return await _streamed(request, live, live.watch)
+
+
+async def live_moves(request: Request) -> Response:
+    """That something moved, as server-sent events, for as long as the figures would be."""
+    live: Live = request.app.state.live
+    return await _streamed(request, live, live.moves)
+
+
+async def _streamed(
+    request: Request, live: Live, stream: Callable[[Callable[[], bool]], AsyncIterator[str]]
+) -> Response:
     if visitor is None or not visitor.may(Scope.RUNS_READ):
         raise Problem(401, "unauthorized", "sign in to the console first")
     if not live.has_room:
@@ -64,7 +76,7 @@ async def live_figures(request: Request) -> Response:
         return not state.is_leaving and visitor_of(request) is not None
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(live.watch(may_go_on), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(stream(may_go_on), media_type="text/event-stream", headers=headers)
 
 
 def run(request: Request, visitor: Visitor) -> Response:

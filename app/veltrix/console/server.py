@@ -97,6 +97,7 @@ def make_console(state: State) -> ASGIApp:
     routes += [_act(path, call) for path, call in _ACTS.items()]
     routes += [
         Route("/live", told(run_view.live_figures)),
+        Route("/live/moves", told(run_view.live_moves)),
         Route("/sign-in", told(_in_thread(actions.sign_in_page)), methods=["GET"]),
         Route("/sign-in", told(actions.begin_session), methods=["POST"]),
         Route("/sign-out", told(actions.end_session), methods=["POST"]),

@@ -29,6 +29,7 @@ from veltrix.operations.runs import bulk, read, read_events, search
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read import RunFilter, RunPage
 from veltrix.operations.runs.read_events import EventFilter, EventPage
+from veltrix.operations.runs.read_waits import waits
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.releases import subscription_rows
 from veltrix.releases.read import standing
@@ -59,7 +60,8 @@ def runs(request: Request, visitor: Visitor) -> Response:
     asked = runs_asked(request.query_params)
     with _connection(request) as tx:
         found = _runs(tx, asked, asked.cursor, ROWS)
-        workflows = [row.workflow for row in subscription_rows.current(tx)]
+        known = subscription_rows.current(tx)
+        waiting = waits(tx, found.items)
     return rendered(
         request,
         visitor,
@@ -67,7 +69,9 @@ def runs(request: Request, visitor: Visitor) -> Response:
         place="Runs",
         found=found,
         states=list(RunState),
-        workflows=workflows,
+        waits=waiting,
+        workflows=[row.workflow for row in known],
+        queues=sorted({row.queue for row in known}),
         is_filtered=asked.by_event is not None or asked.runs != RunFilter(),
         cancellable=_cancellable(request, visitor, asked, found),
     )
@@ -111,8 +115,11 @@ def event(request: Request, visitor: Visitor) -> Response:
         found = read_events.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
             raise Problem(404, "not-found", f"there is no event {request.path_params['event_id']}")
-        started = read.page(tx, RunFilter(event=id_), limit=200)
-    return rendered(request, visitor, "event.html", place="Events", event=found, runs=started.items)
+        started = read.page(tx, RunFilter(event=id_), limit=200).items
+        waiting = waits(tx, started)
+    return rendered(
+        request, visitor, "event.html", place="Events", event=found, runs=started, waits=waiting
+    )
 
 
 def workflows(request: Request, visitor: Visitor) -> Response:

@@ -141,6 +141,39 @@
     const probe = document.createElement("span");
     probe.style.color = `var(${name})`;
     document.body.append(probe);
+  // Lists that are read again when something has moved, while somebody looks at them.
+  const isLive = () => byId("list") && byId("list").dataset.live === "yes";
+  let isStale = false;
+  const readAgain = async () => {
+    isStale = true;
+    if (!isLive() || document.hidden || document.querySelector("dialog[open]") || getSelection().type === "Range") return;
+    isStale = false;
+    const before = document.activeElement;
+    const left = [...document.querySelectorAll("#list .scroll")].map((one) => one.scrollLeft);
+    await htmx.ajax("GET", location.href, { target: "#list", select: "#list", swap: "outerHTML" });
+    const regions = [...document.querySelectorAll("#list .scroll")];
+    regions.forEach((one, at) => { one.scrollLeft = left[at] || 0; });
+    if (before.isConnected || document.activeElement !== document.body) return;
+    const same = before.href ? document.querySelector(`#list a[href="${CSS.escape(before.getAttribute("href"))}"]`) : regions[0];
+    if (same) same.focus({ preventScroll: true });
+  };
+  if (byId("list") && byId("list").dataset.live) {
+    let moves = null;
+    const follow = () => {
+      if (document.hidden) {
+        if (moves) moves.close();
+        moves = null;
+        isStale = true;
+      } else if (!moves) {
+        moves = new EventSource(`${BASE}/live/moves`);
+        moves.addEventListener("moved", readAgain);
+      }
+    };
+    follow();
+    document.addEventListener("visibilitychange", follow);
+    setInterval(() => { if (isStale) readAgain(); }, 2000);
+  }
+
     const value = getComputedStyle(probe).color;
     probe.remove();
     return value;
