@@ -1,5 +1,6 @@
 """Failure groups and replays: read only."""
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
 from starlette.requests import Request
@@ -11,21 +12,24 @@ from veltrix.console.patching import of_replay
 from veltrix.console.query import flag, id_of, text, time_of
 from veltrix.console.rendering import rendered
 from veltrix.console.sessions import Visitor
+from veltrix.console.tracebacks import trace_of
 from veltrix.domain.failure_groups import MOVES, RUN_KINDS, GroupKind, GroupState
 from veltrix.operations.failures import read
-from veltrix.operations.failures.read import GroupFilter, GroupPage, Order
+from veltrix.operations.failures.read import GroupFilter, GroupPage, GroupStory, Order
+from veltrix.operations.failures.read_sample import sample
 from veltrix.operations.replays import read as replay_reads
 from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, ReplayStory
 from veltrix.operations.replays.rules import ALLOWED, ENDED, ReplayState
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.releases import subscription_rows
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.problems import Problem
 
-from veltrix.releases import subscription_rows
 if TYPE_CHECKING:
     from veltrix.web.services import Services
 
 ROWS = 50
+BUCKETS_MIN = 48
 
 
 def groups(request: Request, visitor: Visitor) -> Response:
@@ -34,20 +38,20 @@ def groups(request: Request, visitor: Visitor) -> Response:
     services: Services = request.app.state.services
     with transaction(services.engine, snapshot=True) as tx:
         found = read.page(tx, wanted, order, cursor=cursor, limit=ROWS)
+        workflows = [row.workflow for row in subscription_rows.current(tx)]
     return rendered(
         request,
         visitor,
         "failures.html",
-        workflows = [row.workflow for row in subscription_rows.current(tx)]
         place="Failures",
         found=_shown(found, visitor),
         kinds=list(GroupKind),
         states=list(GroupState),
+        workflows=workflows,
         orders=list(get_args(Order)),
         is_filtered=wanted != GroupFilter(),
     )
 
-        workflows=workflows,
 
 def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
@@ -68,6 +72,7 @@ def group(request: Request, visitor: Visitor) -> Response:
     group_id = text(request.path_params, "group_id", 100)
     with transaction(services.engine, snapshot=True) as tx:
         found = read.story(tx, group_id) if group_id is not None else None
+        seen = None if found is None else sample(tx, found.id, [run.id for run in found.runs])
     if found is None:
         raise Problem(404, "not-found", f"there is no failure group {group_id}")
     if not visitor.sees_payloads:
@@ -78,6 +83,10 @@ def group(request: Request, visitor: Visitor) -> Response:
         "failure.html",
         place="Failures",
         group=found,
+        sample=seen if visitor.sees_payloads else None,
+        trace=trace_of(seen.traceback) if seen is not None and visitor.sees_payloads else None,
+        first=min(found.versions, key=lambda one: one.first_seen_at, default=None),
+        ticks=_ticks(found),
         may_act=visitor.may(Scope.RUNS_REPLAY),
         may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
         has_runs=found.kind in RUN_KINDS,
@@ -85,6 +94,15 @@ def group(request: Request, visitor: Visitor) -> Response:
         rate=services.settings.replay_rate,
         stop_share=services.settings.replay_stop_share,
     )
+
+
+def _ticks(found: GroupStory) -> list[datetime]:
+    """Five times along the chart of a group, which is never narrower than `BUCKETS_MIN`."""
+    if not found.sparkline:
+        return []
+    last, count = found.sparkline[-1].since, max(BUCKETS_MIN, len(found.sparkline))
+    span = timedelta(seconds=found.bucket_s) * (count - 1)
+    return [last - span + span * fourth / 4 for fourth in range(5)]
 
 
 def replays(request: Request, visitor: Visitor) -> Response:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 
 from veltrix.console.query import cookie_of
 from veltrix.console.sessions import Visitor
+from veltrix.console.tracebacks import trace_of
 from veltrix.domain.json_scan import depth_of
 from veltrix.domain.local_names import is_loopback
 from veltrix.operations.runs.read_story import Attempt, Entry, call_text
@@ -122,6 +123,7 @@ def environment() -> Environment:
         "took": took,
         "pretty": pretty,
         "arguments": arguments,
+        "trace": trace_of,
         "shown": shown,
         "rate": rate,
         "plain": plain,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -15,13 +16,15 @@ from veltrix.console.live import Live
 from veltrix.console.rendering import form_key, rendered
 from veltrix.console.run_timeline import PLACES, courses_of
 from veltrix.console.sessions import Visitor, visitor_of
+from veltrix.console.tracebacks import Trace, trace_of
 from veltrix.domain.ids import event_id_of
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.runs import read_events
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read_events import EventStory
 from veltrix.operations.runs.read_story import RunStory, story
-from veltrix.store.transactions import transaction
+from veltrix.operations.runs.read_waits import waits
+from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.problems import Problem, unavailable
 
 if TYPE_CHECKING:
@@ -52,8 +55,6 @@ def overview(request: Request, visitor: Visitor) -> Response:
 
 async def live_figures(request: Request) -> Response:
     """The figures as server-sent events, until the session is over or the api ends."""
-    state = request.app.state
-    visitor = await run_in_threadpool(visitor_of, request)
     live: Live = request.app.state.live
     return await _streamed(request, live, live.watch)
 
@@ -67,6 +68,8 @@ async def live_moves(request: Request) -> Response:
 async def _streamed(
     request: Request, live: Live, stream: Callable[[Callable[[], bool]], AsyncIterator[str]]
 ) -> Response:
+    state = request.app.state
+    visitor = await run_in_threadpool(visitor_of, request)
     if visitor is None or not visitor.may(Scope.RUNS_READ):
         raise Problem(401, "unauthorized", "sign in to the console first")
     if not live.has_room:
@@ -82,11 +85,13 @@ async def _streamed(
 def run(request: Request, visitor: Visitor) -> Response:
     """A run from its event to its outcome."""
     found, sent = find_run(request)
+    services: Services = request.app.state.services
     edit = None
     if found.origin_run_id is not None:
-        services: Services = request.app.state.services
         with transaction(services.engine, snapshot=True) as tx:
             edit = edit_of(tx, found.id, sent)
+    with open_autocommit(services.engine) as tx:
+        wait = waits(tx, [found]).get(found.id)
     now = datetime.now(UTC)
     return rendered(
         request,
@@ -96,6 +101,8 @@ def run(request: Request, visitor: Visitor) -> Response:
         run=found,
         event=sent,
         edit=edit,
+        fault=fault_of(found),
+        wait=wait,
         courses=courses_of(found, now),
         positions=PLACES,
         is_open=found.state in OPEN,
@@ -103,6 +110,49 @@ def run(request: Request, visitor: Visitor) -> Response:
         may_edit=visitor.may(Scope.RUNS_EDIT) and visitor.sees_payloads,
         done=DONE.get(request.query_params.get("done", "")),
     )
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What a run failed with, or what it tries again after. `step` None: no step was at it."""
+
+    type: str
+    step: str | None
+    message: str | None
+    trace: Trace | None
+
+
+def fault_of(found: RunStory) -> Fault | None:
+    """The error that the run ended with; of an open run the last one; None: there is none."""
+    if found.state not in {RunState.FAILED, *OPEN}:
+        return None
+    tried = [one for one in found.failed_attempts if one.generation == found.generation]
+    if found.state == RunState.FAILED:
+        tried = [one for one in tried if one.fingerprint == found.fingerprint] or tried
+    last = max(tried, key=lambda one: (one.failed_at, one.attempt), default=None)
+    if found.state != RunState.FAILED:
+        if last is None:
+            return None
+        return Fault(last.type, last.step or None, last.message, trace_of(last.traceback))
+    said = _said(found)
+    trace = None if last is None else trace_of(last.traceback)
+    if last is not None:
+        said = said or (last.type, last.message)
+    type_, message = said or (found.reason or "failed", None)
+    return Fault(type_, found.failed_step, message, trace)
+
+
+def _said(found: RunStory) -> tuple[str, str | None] | None:
+    """Type and message of the outcome, if it is an error."""
+    try:
+        said = msgspec.json.decode(found.outcome or b"null", type=_Said | None)
+    except msgspec.ValidationError:
+        return None
+    return None if said is None or said.type is None else (said.type, said.message)
+
+
+class _Said(msgspec.Struct):
+    type: str | None = None
+    message: str | None = None
 
 
 def replay_asked(request: Request, visitor: Visitor) -> Response:

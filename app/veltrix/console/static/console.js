@@ -79,6 +79,14 @@
       ask.close();
     }
   });
+  // What somebody opened or closed stays so while its page is read again.
+  let opened = new Map();
+  document.addEventListener("htmx:beforeSwap", () => {
+    opened = new Map([...document.querySelectorAll("main details[id]")].map((one) => [one.id, one.open]));
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const [id, isOpen] of opened) if (byId(id)) byId(id).open = isOpen;
+  });
   // A form is sent once.
   document.addEventListener("submit", (event) => {
     if (event.target.method !== "post") return;
@@ -133,14 +141,6 @@
   setInterval(tellTimes, 1000);
   for (const name of ["htmx:afterSettle", "htmx:sseMessage"]) document.addEventListener(name, tellTimes);
 
-  // The chart of the first page.
-  const place = byId("chart");
-  let chart = null;
-  let minutes = place ? JSON.parse(place.dataset.minutes) : null;
-  const colour = (name) => {
-    const probe = document.createElement("span");
-    probe.style.color = `var(${name})`;
-    document.body.append(probe);
   // Lists that are read again when something has moved, while somebody looks at them.
   const isLive = () => byId("list") && byId("list").dataset.live === "yes";
   let isStale = false;
@@ -174,6 +174,14 @@
     setInterval(() => { if (isStale) readAgain(); }, 2000);
   }
 
+  // The chart of the first page.
+  const place = byId("chart");
+  let chart = null;
+  let minutes = place ? JSON.parse(place.dataset.minutes) : null;
+  const colour = (name) => {
+    const probe = document.createElement("span");
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
     const value = getComputedStyle(probe).color;
     probe.remove();
     return value;
