@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from veltrix.access.scopes import Scope as KeyScope
 from veltrix.access.scopes import allows
 from veltrix.api.parsing import parse_batch_beside, read_beside
-from veltrix.api.receipts import Unanswered, batch_answer, event_location, problem_of_event
+from veltrix.api.receipts import batch_answer, event_location
 from veltrix.domain.events import NewEvent
 from veltrix.pipeline.accept.cloudevents import (
     BadBatch,
@@ -30,6 +30,7 @@ from veltrix.telemetry import events_refused
 from veltrix.web.auth import Author, author_at, check_asked
 from veltrix.web.bodies import BodyReader, Disconnected, too_large
 from veltrix.web.bounds import events_within
+from veltrix.web.event_problems import Unanswered, problem_of_event
 from veltrix.web.problems import MEDIA_TYPE, Problem, problem_of
 from veltrix.web.queries import check_no_query
 from veltrix.web.services import Services

@@ -8,18 +8,8 @@ import msgspec
 from veltrix.api.documented import Either
 from veltrix.domain.ids import Id
 from veltrix.pipeline.accept.event_checks import BadEvent
-from veltrix.pipeline.accept.receipts import (
-    AcceptUnavailable,
-    EventConflict,
-    EventForbidden,
-    EventRefused,
-    EventUnrouted,
-    Receipt,
-    StartedRun,
-)
-from veltrix.web.problems import Problem, unavailable
-
-Unanswered = BadEvent | EventRefused | AcceptUnavailable | Problem
+from veltrix.pipeline.accept.receipts import EventRefused, Receipt, StartedRun
+from veltrix.web.event_problems import Unanswered, problem_of_event
 
 
 class ReceiptItem(msgspec.Struct, kw_only=True):
@@ -81,27 +71,6 @@ def batch_answer(answers: list[Receipt | Unanswered]) -> BatchAnswer:
             batch.items.append(document | {"index": index, "id": id_, "source": source})
             batch.refused += 1
     return batch
-
-
-def problem_of_event(error: Unanswered) -> Problem:
-    """Why this event was not taken."""
-    match error:
-        case Problem():
-            return error
-        case BadEvent():
-            members: dict[str, Any] = {}
-            if error.attribute is not None:
-                members["attribute"] = error.attribute
-            return Problem(400, "bad-event", error.detail, **members)
-        case EventConflict():
-            return Problem(409, "event-conflict", str(error), event=error.event)
-        case EventForbidden():
-            return Problem(403, "event-forbidden", str(error))
-        case EventUnrouted():
-            return Problem(422, "event-unrouted", str(error))
-        case AcceptUnavailable():
-            return unavailable(str(error), error.retry_after_s)
-    return Problem(400, "event-unstorable", str(error))
 
 
 def event_location(receipt: Receipt) -> str:

@@ -6,7 +6,7 @@ A start is an event as well (source `/veltrix/starts/<workflow>`), accepted on t
 import re
 from collections.abc import Awaitable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
@@ -18,23 +18,24 @@ from starlette.responses import Response
 from veltrix.access.scopes import Scope
 from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
 from veltrix.api.parsing import read_beside
-from veltrix.api.receipts import Unanswered, batch_answer, problem_of_event
+from veltrix.api.receipts import batch_answer
 from veltrix.api.run_answers import answer_of, read_story
 from veltrix.domain.attribute_values import is_time
-from veltrix.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE, NewEvent, content_digest
-from veltrix.domain.json_text import bad_json, has_more_elements, json_problem
+from veltrix.domain.json_text import bad_json, has_more_elements
 from veltrix.domain.states import OPEN
 from veltrix.pipeline.accept.event_list import DirectStart, Submission
-from veltrix.pipeline.accept.receipts import EventConflict, Receipt
+from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import logger
 from veltrix.web.auth import Author, check_asked, require
 from veltrix.web.bodies import BodyReader, Disconnected, too_large
 from veltrix.web.bounds import check_bounds
 from veltrix.web.catalog import StartableWorkflow
+from veltrix.web.event_problems import Unanswered
 from veltrix.web.idempotency import REPLAYED, answer_once, item_id, key_of, own_key, single_id
 from veltrix.web.problems import Problem
 from veltrix.web.services import Services
+from veltrix.web.starting import problem_of_start, submission_of
 from veltrix.web.suggestions import misfit
 from veltrix.web.throttle import Throttle
 
@@ -156,13 +157,13 @@ async def _start_one(
     start: DirectStart,
 ) -> Response:
     made = await run_in_threadpool(
-        _submission, services, author, workflow, input_, single_id(key), start
+        submission_of, services, author.name, workflow, input_, single_id(key), start
     )
     if isinstance(made, Problem):
         raise made
     answer = (await services.acceptor.submit([made]))[0]
     if not isinstance(answer, Receipt):
-        raise _problem_of(answer)
+        raise problem_of_start(answer)
     return Response(
         msgspec.json.encode(answer),
         status_code=202,
@@ -185,7 +186,7 @@ async def _start_many(
 
     def make() -> list[Submission | Problem]:
         return [
-            _submission(services, author, workflow, input_, item_id(key, index), start)
+            submission_of(services, author.name, workflow, input_, item_id(key, index), start)
             for index, input_ in enumerate(inputs)
         ]
 
@@ -195,51 +196,13 @@ async def _start_many(
     answers: list[Receipt | Unanswered] = []
     for one in made:
         answer = one if isinstance(one, Problem) else next(accepted)
-        answers.append(answer if isinstance(answer, Receipt) else _problem_of(answer))
+        answers.append(answer if isinstance(answer, Receipt) else problem_of_start(answer))
     batch = batch_answer(answers)
     return Response(
         msgspec.json.encode(batch),
         status_code=batch.status,
         headers={"Retry-After": "1"} if batch.may_retry else {},
         media_type=_JSON,
-    )
-
-
-def _submission(
-    services: Services,
-    author: Author,
-    workflow: StartableWorkflow,
-    input_: msgspec.Raw,
-    id_: str,
-    start: DirectStart,
-) -> Submission | Problem:
-    """The event that starts the workflow, or what is wrong with the input."""
-    raw = bytes(input_)
-    if len(raw) > services.settings.event_bytes_max:
-        raise too_large(f"an input has more than {services.settings.event_bytes_max:,} bytes")
-    if raw and (problem := json_problem(raw)):
-        return Problem(400, "bad-input", f"input is {problem}", attribute="input")
-    value: Any = msgspec.json.decode(raw) if raw else None
-    if violations := workflow.violations(value):
-        first = f"{violations[0].at or '/'}: {violations[0].message}"
-        return Problem(
-            400,
-            "invalid-input",
-            f"the input does not fit the workflow {start.workflow!r}: {first}",
-            attribute="input",
-            errors=[{"at": v.at, "message": v.message} for v in violations],
-        )
-    return Submission(
-        NewEvent(
-            source=STARTS_SOURCE_PREFIX + start.workflow,
-            id=id_,
-            type=STARTS_TYPE,
-            digest=content_digest(STARTS_TYPE, None, _JSON, None, raw),
-            datacontenttype=_JSON if raw else None,
-            data_json=raw.decode() if raw else None,
-        ),
-        author.name,
-        start,
     )
 
 
@@ -283,17 +246,6 @@ def _delay_s(services: Services, body: StartBody) -> float:
     if not 0 <= delay_s <= DELAY_S_MAX:
         raise Problem(400, "invalid-request", f"a start waits 0 to {DELAY_S_MAX:,} seconds")
     return delay_s
-
-
-def _problem_of(error: Unanswered) -> Problem:
-    if isinstance(error, EventConflict):
-        return Problem(
-            422,
-            "idempotency-key-reused",
-            f"the key {error.event_id!r} was used for another start of this workflow",
-            event=error.event,
-        )
-    return problem_of_event(error)
 
 
 async def _read(request: Request, services: Services) -> bytes:
