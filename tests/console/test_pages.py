@@ -32,6 +32,7 @@ PAGES: dict[str, Callable[[Shown], str]] = {
     "events": lambda _: "/events",
     "event": lambda s: f"/events/{s.events['bad']}",
     "workflows": lambda _: "/workflows",
+    "workflow": lambda _: "/workflows/fulfil",
     "audit": lambda _: "/audit",
     "audit-row": lambda _: "/audit/1",
     "search": lambda _: "/search?q=order-1",

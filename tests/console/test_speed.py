@@ -29,6 +29,7 @@ PATHS = (
     "/events?unrouted=yes",
     "/events?subject=nobody",
     "/workflows",
+    "/workflows/fulfil",
     "/audit",
     "/search?q=nobody",
     "/search?q=bench-7",

@@ -4,6 +4,7 @@ An action is a form that is sent once: it carries the token of its session and a
 the same form sent again gets the first answer.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -152,6 +153,7 @@ async def _acted(
     body, form = await form_of(request, bytes_max)
     await _noting(request, visitor, partial(check_csrf, visitor, form.get("csrf", "")))
     await run_in_threadpool(check_scope, request, visitor, scope)
+    request.state.loop = asyncio.get_running_loop()  # for what the thread cannot do itself
     do: Callable[[], Awaitable[Response]] = partial(run_in_threadpool, call, request, visitor, form)
     if not is_kept:
         return await do()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from urllib.parse import quote
 
 import msgspec
 
@@ -115,5 +116,5 @@ def _slower(pace: Pace) -> Alarm:
         f"95 in 100 of its newest runs took up to {took(pace.lately_p95_s)} without sleeps, and up"
         f" to {took(pace.before_p95_s)} just before.",
         is_bad=False,
-        href=address("/runs", workflow=pace.workflow),
+        href=address(f"/workflows/{quote(pace.workflow or '')}"),
     )

@@ -127,6 +127,7 @@ def environment() -> Environment:
         "shown": shown,
         "rate": rate,
         "plain": plain,
+        "bare": bare,
     }
     made.globals |= {"base": BASE, "asset": asset, "address": address, "once": form_key}
     return made
@@ -230,6 +231,12 @@ def rate(per_s: float | None) -> str:
 def plain(number: float) -> str:
     """A number as a field of a form takes it: no more digits than it has."""
     return f"{number:.6g}" if abs(number) < 1_000_000 else f"{number:.0f}"
+
+
+def bare(text: str) -> str:
+    """A JSON text as a choice is named: a string without its quotes."""
+    value = msgspec.json.decode(text)
+    return value if isinstance(value, str) else text
 
 
 def pretty(raw: msgspec.Raw | str | None, chars_max: int = SHOWN_CHARS_MAX) -> str:

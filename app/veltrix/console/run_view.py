@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # What an action says when it is done, by the word in the address that it leads to.
 DONE = {
     "edited": "The edited payload runs as this new run. The run it was made from stays failed.",
+    "started": "The start is accepted: this is its run.",
     "replayed": "The run is queued again, in its next generation.",
     "cancelled": "The run is cancelled.",
     "cancel-requested": "A worker holds the run; it ends before its next step.",

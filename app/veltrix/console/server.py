@@ -14,7 +14,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veltrix.access.scopes import Scope as KeyScope
-from veltrix.console import actions, bulk, editing, failures, patching, replays, run_view, views
+from veltrix.console import (
+    actions,
+    bulk,
+    editing,
+    failures,
+    patching,
+    replays,
+    run_view,
+    views,
+    workflow_view,
+)
 from veltrix.console.live import Live
 from veltrix.console.rendering import BASE, STATIC, address, rendered
 from veltrix.console.sessions import Visitor, check_scope, visitor_of
@@ -51,6 +61,7 @@ _VIEWS: dict[str, Page] = {
     "/events": views.events,
     "/events/{event_id}": views.event,
     "/workflows": views.workflows,
+    "/workflows/{name:path}": workflow_view.workflow,
     "/audit": views.audit_rows,
     "/audit/{row_id}": views.audit_row,
     "/failures": failures.groups,
@@ -95,6 +106,8 @@ def make_console(state: State) -> ASGIApp:
     look = actions.looking(KeyScope.RUNS_EDIT, patching.preview_patch, editing.PAYLOAD_TIMES)
     routes.append(Route("/failures/{group_id}/edit/preview", told(look), methods=["POST"]))
     routes += [_act(path, call) for path, call in _ACTS.items()]
+    start = actions.action(KeyScope.EVENTS_WRITE, workflow_view.start, editing.PAYLOAD_TIMES)
+    routes.append(Route("/workflows/{name:path}", told(start), methods=["POST"]))
     routes += [
         Route("/live", told(run_view.live_figures)),
         Route("/live/moves", told(run_view.live_moves)),

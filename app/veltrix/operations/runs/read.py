@@ -184,9 +184,9 @@ def _bounds(wanted: RunFilter, cursor: str | None) -> list[ColumnElement[bool]]:
     if cursor is not None:
         bounds.append(runs.c.id < cursor)
     if wanted.since is not None:
-        bounds.append(runs.c.id >= _first_id_at(wanted.since))
+        bounds.append(runs.c.id >= first_id_at(wanted.since))
     if wanted.until is not None:
-        bounds.append(runs.c.id < _first_id_at(wanted.until))
+        bounds.append(runs.c.id < first_id_at(wanted.until))
     if wanted.event is not None:
         first, last = runs_range(wanted.event)
         bounds.append(and_(runs.c.id > first, runs.c.id <= last))
@@ -215,7 +215,8 @@ def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElemen
     return conditions
 
 
-def _first_id_at(time: datetime) -> str:
+def first_id_at(time: datetime) -> str:
+    """Below every id of what is accepted from then on."""
     ms = f"{max(0, round(time.timestamp() * 1000)):012x}"
     return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
 

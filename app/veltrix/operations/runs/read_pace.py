@@ -8,6 +8,8 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
+from veltrix.operations.runs.read import first_id_at
+
 NEWEST_RUNS = 1_000
 _SLEEP_S_MAX = 1_000_000_000.0  # what a time can be moved by
 
@@ -32,8 +34,7 @@ class Pace(msgspec.Struct, frozen=True):
 # taken off is the time in which at least one was on.
 _PACES = """
 with newest as materialized (
-    select id, workflow, started_at, settled_at from runs
-    where generation = 0 order by id desc limit %(newest)s
+    {newest}
 ), slept as (
     select n.id, sum(extract(epoch from upper(pause) - lower(pause)))::float8 as slept_s
     from newest n
@@ -59,9 +60,35 @@ select workflow, count(*), percentile_disc(0.5) within group (order by took_s),
 from settled group by grouping sets ((), (workflow))
 order by grouping(workflow) desc, 4 desc, workflow
 """
+_OF_ALL = _PACES.format(
+    newest="""select id, workflow, started_at, settled_at from runs
+    where generation = 0 order by id desc limit %(newest)s"""
+)
+_OF_ONE = _PACES.format(
+    newest="""select id, workflow, started_at, settled_at from (
+        select * from runs where id >= %(first)s::uuid order by id desc limit %(looked_at)s
+    ) as looked_at
+    where generation = 0 and workflow = %(workflow)s order by id desc limit %(newest)s"""
+)
 
 
 def paces(tx: Connection, newest: int = NEWEST_RUNS) -> list[Pace]:
     """All workflows together (`workflow` None), then each of them, the slowest first."""
     asked = {"newest": newest, "sleep_s_max": _SLEEP_S_MAX}
-    return [Pace(*row) for row in tx.exec_driver_sql(_PACES, asked)]
+    return [Pace(*row) for row in tx.exec_driver_sql(_OF_ALL, asked)]
+
+
+def pace_of(tx: Connection, workflow: str, *, since: datetime, looked_at: int) -> Pace | None:
+    """Of the newest 1,000 runs of this workflow that are among the newest `looked_at` of all.
+
+    None: none of those accepted since then is settled.
+    """
+    asked = {
+        "workflow": workflow,
+        "first": first_id_at(since),
+        "looked_at": looked_at,
+        "newest": NEWEST_RUNS,
+        "sleep_s_max": _SLEEP_S_MAX,
+    }
+    found = [Pace(*row) for row in tx.exec_driver_sql(_OF_ONE, asked)]
+    return next((pace for pace in found if pace.workflow == workflow), None)
