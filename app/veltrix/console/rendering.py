@@ -67,6 +67,7 @@ def rendered(
 ) -> HTMLResponse:
     """A page. `place` is the entry of the navigation that it belongs to."""
     theme = cookie_of(request, THEME_COOKIE)
+    settings: Settings = request.app.state.services.settings
     page = environment().get_template(template)
     body = page.render(
         visitor=visitor,
@@ -76,7 +77,8 @@ def rendered(
         query={k: v for k, v in request.query_params.items() if k not in _SAID},
         told=told_of(request.query_params),
         now=datetime.now(UTC),
-        flower_url=flower_url(request.app.state.services.settings),
+        flower_url=flower_url(settings),
+        environment=settings.environment.strip(),
         **context,
     )
     return HTMLResponse(body, status_code=status)

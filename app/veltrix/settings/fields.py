@@ -161,6 +161,13 @@ class Settings(BaseModel):
         "Where browsers reach the console, as https://host/console: for Flower's links, and with"
         " https its cookies are sent by https only; on loopback the api's own address",
     )
+    environment: str = _setting(
+        "",
+        "What this deployment is called, as staging: on every page of the console, and in its"
+        " title; 24 characters at most. Red where it begins with prod",
+        max_length=24,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
+    )
     console_session_s: float = _setting(
         43_200.0,
         "How long a sign-in to the console lasts",
