@@ -92,7 +92,7 @@ def _absent(figures: Figures) -> Iterator[Alarm]:
         more = f", and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else ""
         yield Alarm(
             f"{count(len(gone))} worker child{'' if len(gone) == 1 else 'ren'} gone without a word",
-            f"{', '.join(gone[:NAMED_MAX])}{more}: killed, or cut off. Others take its runs.",
+            f"{', '.join(gone[:NAMED_MAX])}{more}: killed, or cut off. Others take their runs.",
             is_bad=False,
         )
     if not figures.has_broker:
