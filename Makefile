@@ -129,9 +129,9 @@ test-others:
 test-slow: setup chromium pgbouncer
 	$(BIN)/pytest -q -m slow
 
-# docs/console/: every page, light and dark, on a wide screen and a phone's.
+# docs/console/: the pages of a shop. build/console/: every page with hostile texts, to be looked at.
 console-pictures: setup chromium
-	$(BIN)/pytest -q tests/console/test_pages.py -k barrier --pictures
+	$(BIN)/pytest -q tests/console/test_pages.py tests/console/test_shop.py -k barrier --pictures
 
 check: setup
 	$(BIN)/ruff check

@@ -1,7 +1,4 @@
-"""A shop as its operators know it, by SQL: the orders of a day, and what came of them.
-
-The same each time but for the clock; the pictures of the docs are made of it.
-"""
+"""A shop by SQL: the orders of a day, and what came of them. The same each time but the clock."""
 
 import json
 from collections import Counter
@@ -20,6 +17,7 @@ from tests.support.workers import report
 from veltrix.domain.ids import workflow_suffix
 from veltrix.operations.failures.triage import check_groups, fold_groups_once
 from veltrix.pipeline.accept import ledger_rows
+from veltrix.releases.subscription_rows import release_of
 from veltrix.store.tables import counter_deltas, events, failed_attempts, journal, runs
 from veltrix.store.transactions import transaction
 
@@ -41,6 +39,11 @@ ORDER_SCHEMA: dict[str, Any] = {
         "items": {"type": "array", "items": {"type": "object"}},
     },
 }
+RELEASE = (
+    subscription("place_order", "shop.order.placed", code_version=NEW, input_schema=ORDER_SCHEMA),
+    subscription("ship_order", "shop.order.paid", queue="shipping", code_version=NEW),
+    subscription("remind_cart", "shop.cart.left", queue="mail", code_version=NEW),
+)
 LIBRARY = """\
   File "/opt/venv/lib/python3.13/site-packages/veltrix/pipeline/execute/coroutines/execution.py", \
 line 214, in call
@@ -87,10 +90,9 @@ class _Books:
     """Rows to be, table by table."""
 
     def __init__(self, now: datetime) -> None:
-        self.now = now
+        self.now, self.count = now, 0
         self.rows: dict[Table, list[dict[str, Any]]] = {}
         self.moved: Counter[tuple[int, int, str]] = Counter()
-        self.count = 0
 
     def put(self, table: Table, **values: Any) -> None:
         self.rows.setdefault(table, []).append(values)
@@ -98,21 +100,11 @@ class _Books:
 
 def open_shop(engine: Engine) -> Shop:
     """Everything there is: subscriptions, workers, settled, failed, sleeping and queued runs."""
-    subscribe(
-        engine,
-        subscription("place_order", "shop.order.placed", code_version=OLD),
-        subscription("ship_order", "shop.order.paid", queue="shipping", code_version=NEW),
-        subscription("remind_cart", "shop.cart.left", queue="mail", code_version=NEW),
-        subscription("weekly_report", queue="reports", code_version=OLD),
-    )
-    subscribe(
-        engine,
-        subscription(
-            "place_order", "shop.order.placed", code_version=NEW, input_schema=ORDER_SCHEMA
-        ),
-    )
-    for child in range(1, 4):
-        report(engine, f"worker-1@shop-a/{child}", None, ["orders", "shipping", "mail"])
+    order = ("place_order", "shop.order.placed")
+    subscribe(engine, subscription(*order, code_version=OLD))
+    subscribe(engine, subscription("weekly_report", queue="reports", code_version=OLD))
+    subscribe(engine, *RELEASE)
+    hear_of_workers(engine)
     with transaction(engine) as tx:
         now = tx.execute(text("select now()")).scalar_one()
         books = _Books(now)
@@ -131,6 +123,13 @@ def open_shop(engine: Engine) -> Shop:
     return shop
 
 
+def hear_of_workers(engine: Engine) -> None:
+    """Its workers are there; for a quarter of a minute."""
+    queues = ["orders", "shipping", "mail"]
+    for child in range(1, 4):
+        report(engine, f"worker-1@shop-a/{child}", release_of(RELEASE), queues)
+
+
 def _fill(tx: Connection, books: _Books) -> Shop:
     chance = Random(7)
     told: dict[str, str] = {}
@@ -145,9 +144,9 @@ def _fill(tx: Connection, books: _Books) -> Shop:
 
 def _rows(chance: Random) -> Sequence[_Row]:
     found = [_order(n, chance, ago_s=86_000 - n * 89.1) for n in range(960)]
-    found += [_order(n, chance, ago_s=400 - (n - 960) * 9.0) for n in range(960, 1_000)]
+    found += [_order(n, chance, ago_s=400 - (n - 960) * 10.0) for n in range(960, 1_000)]
     found += [_shipped(n, chance, ago_s=80_000 - n * 260.0) for n in range(300)]
-    found += [_cart(n, chance, ago_s=9_000 - n * 700.0) for n in range(5_510, 5_522)]
+    found += [_cart(n, chance, ago_s=7_800 - n * 700.0) for n in range(5_510, 5_522)]
     found += [
         _Row(
             workflow="weekly_report",
@@ -322,8 +321,7 @@ def _steps(books: _Books, row: _Row, run_id: str, began: datetime) -> None:
         "ship_order": ("quote", "book_parcel"),
         "remind_cart": ("note_cart",),
     }[row.workflow]
-    at = began + timedelta(milliseconds=50)
-    failed_step = row.failure[1] if row.failure else None
+    at, failed_step = began + timedelta(milliseconds=50), row.failure and row.failure[1]
     took_s = (row.took_s or 0.4) / (len(names) + 0.5)
     for number, name in enumerate(names, 1):
         arguments = json.dumps([[row.subject], {}])

@@ -75,7 +75,7 @@ SCREENS = [("light", WIDE), ("dark", PHONE)]
 def test_no_page_has_a_barrier_and_none_is_wider_than_its_screen(
     browser: Browser, shown: Shown, scheme: str, size: tuple[int, int], pytestconfig: pytest.Config
 ) -> None:
-    folder = ROOT / "docs" / "console" if pytestconfig.getoption("--pictures") else None
+    folder = ROOT / "build" / "console" if pytestconfig.getoption("--pictures") else None
     found: dict[str, list[str]] = {}
 
     with tab_of(browser, shown, size=size, scheme=scheme) as tab:
