@@ -1,17 +1,23 @@
 """`GET /v1/dead-letters`: messages that reached nobody's code."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
-from veltrix.api.documented import answers
+from veltrix.api.documented import answers, content
+from veltrix.pipeline.relay.dead_letters import see
 from veltrix.pipeline.relay.read_dead_letters import LetterPage, LetterStory, find, page, redact
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import Author, may_see_payloads, require
+from veltrix.web.bounds import check_bounds
+from veltrix.web.idempotency import answer_once
 from veltrix.web.problems import Problem
+from veltrix.web.requests import body_of, decoded
 
 if TYPE_CHECKING:
     from veltrix.web.services import Services
@@ -20,6 +26,9 @@ router = APIRouter(tags=["dead letters"])
 
 _ID_MAX = 2**63 - 1
 _JSON = "application/json"
+_IDS_MAX = 1_000
+_BODY_BYTES_MAX = 64 * 1024
+_Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _ROW: dict[str, Any] = {
     "id": 42,
@@ -34,6 +43,23 @@ _ROW: dict[str, Any] = {
     "seen_by": None,
     "redacted": False,
 }
+
+
+class SeenAsked(msgspec.Struct, forbid_unknown_fields=True):
+    """Letters that somebody has looked at; the reason is kept in the audit."""
+
+    ids: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0, le=_ID_MAX)]],
+        msgspec.Meta(min_length=1, max_length=_IDS_MAX),
+    ]
+    reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+
+
+class SeenAnswer(msgspec.Struct):
+    """So many of them nobody had marked before; who they are marked by."""
+
+    marked: int
+    by: str
 
 
 @router.get(
@@ -51,7 +77,7 @@ def list_dead_letters(
     """`next` is the `cursor` of the following page; null when there is none.
 
     Those that name runs made them due again; the others are for people to judge, and to mark with
-    `veltrix events seen`. Without the scope `payloads:read` the detail is null.
+    `POST /v1/dead-letters/seen`. Without the scope `payloads:read` the detail is null.
     """
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
@@ -84,3 +110,33 @@ def read_dead_letter(
     if not may_see_payloads(author):
         redact(found)
     return Response(msgspec.json.encode(found), media_type=_JSON)
+
+
+@router.post(
+    "/v1/dead-letters/seen",
+    summary="Mark dead letters as seen",
+    responses=answers(
+        "They are marked", SeenAnswer, {"marked": 1, "by": "ann"}, *(400, 413, 422, 503)
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(SeenAsked, {"ids": [42], "reason": "sent by a test"}),
+        }
+    },
+)
+async def see_dead_letters(request: Request, author: _Operator) -> Response:
+    """They stay and can be read; their groups count them no longer. Takes an `Idempotency-Key`.
+
+    Not for a key that is bound to workflows: a dead letter is of none.
+    """
+    await check_bounds(request, author)
+    body = await body_of(request, _BODY_BYTES_MAX)
+    asked = decoded(body, SeenAsked)
+    engine = request.app.state.services.engine
+
+    def call() -> Response:
+        marked = see(engine, asked.ids, author.name, asked.reason)
+        return Response(msgspec.json.encode(SeenAnswer(marked, author.name)), media_type=_JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))

@@ -1,31 +1,36 @@
-"""`/v1/runs/cancel`, `/archive` and `/restore`: done to a list or a filter of runs, or to none."""
+"""`/v1/runs/cancel`, `/archive`, `/restore`, and `/replay` of a list; how many a filter is of."""
 
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers, content
+from veltrix.api.run_answers import RUN_ID
 from veltrix.domain.ids import Id
 from veltrix.domain.states import RunState
-from veltrix.operations.runs.bulk import IDS_MAX, Action, Asked, NotDone, act
+from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
+from veltrix.operations.replays.rules import Mode
+from veltrix.operations.runs.bulk import IDS_MAX, Action, Asked, NotDone, act, count
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
-from veltrix.web.requests import body_of, decoded, id_of, storable, utc
+from veltrix.web.requests import IdText, body_of, decoded, id_of, storable, utc
 
 router = APIRouter(tags=["runs"])
 
 _BODY_BYTES_MAX = 256 * 1024
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+_JSON = "application/json"
+_Text = Annotated[str | None, Query(max_length=1_000)]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
@@ -43,12 +48,16 @@ class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`ids`, a `filter`, or `all`; and why: the reason is kept with each run."""
+    """`ids`, a `filter`, or `all`; and why: the reason is kept with each run.
+
+    `expected`: so many runs the filter was of when somebody looked; nothing is done to other ones.
+    """
 
     reason: _Word
     ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
     filter: RunsFilter | None = None
     all: bool = False
+    expected: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class ManyAnswer(msgspec.Struct):
@@ -56,6 +65,28 @@ class ManyAnswer(msgspec.Struct):
 
     runs: int
     requested: int
+
+
+class CountAnswer(msgspec.Struct):
+    """To so many runs it could be done now."""
+
+    runs: int
+
+
+class ReplayListAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
+    """These runs, from where to run them again, and why: the reason is kept with each."""
+
+    ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=IDS_MAX)]
+    mode: Mode
+    reason: _Word
+
+
+class ReplayListAnswer(msgspec.Struct):
+    """What became of each run, by id, and the replay that they are; null: none was replayed."""
+
+    replay: Id | None
+    replayed: list[Replayed]
+    not_replayed: list[NotReplayed]
 
 
 def _documented(example: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +140,83 @@ async def restore_runs(request: Request, author: _Operator) -> Response:
     return await _answer(request, author, Action.RESTORE)
 
 
+@router.get(
+    "/v1/runs/count",
+    summary="To how many runs something can be done",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
+    responses=answers("So many, now", CountAnswer, {"runs": 1204}, 400, 413, 503),
+)
+def count_runs(
+    request: Request,
+    action: Action,
+    state: RunState | None = None,
+    workflow: _Text = None,
+    queue: _Text = None,
+    key: _Text = None,
+    event: IdText | None = None,
+    fingerprint: _Text = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Response:
+    """What a cancel, archive or restore with this filter would take; 413 beyond 100,000.
+
+    Sent with it as `expected`, nothing is done when other runs are like that by then.
+    """
+    fits = RunsFilter(state, workflow, queue, key, event, fingerprint, since, until)
+    found = count(request.app.state.services.engine, action, _filter_of(fits))
+    if isinstance(found, NotDone) and found.slug != "empty-set":
+        raise problem_of_bulk(found)
+    told = CountAnswer(0 if isinstance(found, NotDone) else found)
+    return Response(msgspec.json.encode(told), media_type=_JSON)
+
+
+@router.post(
+    "/v1/runs/replay",
+    summary="Run these failed runs again",
+    responses=answers(
+        "What became of each of them",
+        ReplayListAnswer,
+        {
+            "replay": "019a0f2e-7c4b-7a10-9d3e-5b0c3c000001",
+            "replayed": [{"run_id": RUN_ID, "generation": 1, "steps_kept": 2}],
+            "not_replayed": [],
+        },
+        *(400, 413, 422, 503),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": content(
+                ReplayListAsked,
+                {"ids": [RUN_ID], "from": "failed_step", "reason": "payments are back"},
+            ),
+        }
+    },
+)
+async def replay_runs(request: Request, author: _Operator) -> Response:
+    """Those that are failed run again; of the others it is told why not.
+
+    Many runs, with care: POST /v1/replays. Takes an `Idempotency-Key`.
+    """
+    body = await body_of(request, _BODY_BYTES_MAX)
+    asked = decoded(body, ReplayListAsked)
+    for id_ in asked.ids:
+        storable("ids", id_)
+    await check_bounds(request, author, run_ids=asked.ids)
+    engine = request.app.state.services.engine
+
+    def call() -> Response:
+        now = replay_now(engine, asked.ids, asked.mode, asked.reason, author.name)
+        told = ReplayListAnswer(
+            now.replay_id,
+            [one for one in now.answers if isinstance(one, Replayed)],
+            [one for one in now.answers if isinstance(one, NotReplayed)],
+        )
+        return Response(msgspec.json.encode(told), media_type=_JSON)
+
+    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+
+
 async def _answer(request: Request, author: Author, action: Action) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
@@ -130,6 +238,7 @@ def _asked(body: ManyAsked, action: Action, author: Author) -> Asked:
         ids=body.ids,
         wanted=None if body.filter is None else _filter_of(body.filter),
         is_all=body.all,
+        expected=body.expected,
         reason=body.reason,
         author=author.name,
     )
@@ -155,4 +264,4 @@ def _act(request: Request, asked: Asked) -> Response:
     if isinstance(answer, NotDone):
         raise problem_of_bulk(answer)
     told = ManyAnswer(answer.runs, answer.requested)
-    return Response(msgspec.json.encode(told), media_type="application/json")
+    return Response(msgspec.json.encode(told), media_type=_JSON)

@@ -1,7 +1,7 @@
 """`GET /v1/workflows`: what can be started."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
@@ -9,7 +9,9 @@ from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
-from veltrix.web.auth import Author, require
+from veltrix.releases.read import standing
+from veltrix.store.transactions import open_autocommit
+from veltrix.web.auth import require
 
 if TYPE_CHECKING:
     from veltrix.web.services import Services
@@ -21,7 +23,9 @@ class WorkflowRow(msgspec.Struct):
     """A workflow as its current code declares it.
 
     `types` are the event types that start it, `shop.*` for all below; since when. `options` are its
-    limits and retries; `input_schema` is a JSON Schema, null: any input.
+    limits and retries; `input_schema` is a JSON Schema, null: any input. This code routes the
+    events since `routed_at`, before it `replaced` did; `is_back`: that was later code. `children`:
+    so many worker children have it.
     """
 
     name: str
@@ -31,6 +35,10 @@ class WorkflowRow(msgspec.Struct):
     since: datetime | None
     options: dict[str, Any]
     input_schema: dict[str, Any] | None
+    routed_at: datetime | None
+    replaced: str | None
+    is_back: bool
+    children: int
 
 
 class WorkflowList(msgspec.Struct):
@@ -49,6 +57,10 @@ _EXAMPLE: dict[str, Any] = {
             "since": "2026-01-31T11:00:00Z",
             "options": {},
             "input_schema": None,
+            "routed_at": "2026-01-31T11:00:00Z",
+            "replaced": None,
+            "is_back": False,
+            "children": 4,
         }
     ]
 }
@@ -57,24 +69,28 @@ _EXAMPLE: dict[str, Any] = {
 @router.get(
     "/v1/workflows",
     summary="List the workflows",
+    dependencies=[Depends(require(Scope.RUNS_READ))],
     responses=answers("All of them", WorkflowList, _EXAMPLE, 400, 503),
 )
-async def list_workflows(
-    request: Request, _author: Annotated[Author, Depends(require(Scope.RUNS_READ))]
-) -> Response:
+def list_workflows(request: Request) -> Response:
     """Every workflow that can be started, the event types that start it, and its input schema."""
     services: Services = request.app.state.services
-    known = await services.catalog.workflows()
+    with open_autocommit(services.engine) as tx:
+        found = standing(tx)
     rows = [
         WorkflowRow(
-            row.workflow,
-            row.types,
-            row.queue,
-            row.code_version,
-            row.since,
-            row.options,
-            row.input_schema,
+            name=row.workflow,
+            types=row.types,
+            queue=row.queue,
+            code_version=row.code_version,
+            since=row.since,
+            options=row.options,
+            input_schema=row.input_schema,
+            routed_at=row.routed_at,
+            replaced=row.replaced,
+            is_back=row.is_back,
+            children=row.children,
         )
-        for row in (known[name].subscription for name in sorted(known))
+        for row in found
     ]
     return Response(msgspec.json.encode(WorkflowList(rows)), media_type="application/json")

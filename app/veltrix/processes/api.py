@@ -34,6 +34,7 @@ from veltrix.api import (
     failures,
     health,
     many,
+    queues,
     replays,
     runs,
     starts,
@@ -96,7 +97,7 @@ _ADMIN_KEY = Audited(
 
 PARTS = (
     *(event_reads, workflows, starts, many, runs, edits, failures, replays),
-    *(dead_letters, workers, audit, balance, health),
+    *(dead_letters, workers, queues, audit, balance, health),
 )
 
 _log = logger("api")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from veltrix.operations.failures.triage import NotMoved, NoVersion
 from veltrix.operations.replays.rules import ReplayRefused
 from veltrix.operations.runs.bulk import NotDone
@@ -59,7 +61,7 @@ def problem_of_replay(refusal: ReplayRefused) -> Problem:
 
 def problem_of_bulk(answer: NotDone) -> Problem:
     """The Problem that says why nothing was done, and names runs that are the reason."""
-    members: dict[str, Any] = {"runs": [{"id": run.id, "state": run.state} for run in answer.runs]}
+    members: dict[str, Any] = {"runs": [msgspec.to_builtins(run) for run in answer.runs]}
     return Problem(_OF_BULK.get(answer.slug, 409), answer.slug, answer.detail, **members)
 
 
@@ -73,7 +75,9 @@ def problem_of_group(answer: NotMoved) -> Problem:
     if answer.state is None:
         return no_such_group(answer.id)
     if isinstance(answer, NoVersion):
-        return Problem(422, "no-version", str(answer), kind=answer.kind)
+        return Problem(
+            422, "no-version", str(answer), kind=answer.kind, state=answer.state, by=answer.by
+        )
     by = f" by {answer.by}" if answer.by else ""
     detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
     return Problem(409, "wrong-state", detail, state=answer.state, by=answer.by)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from veltrix.access import audit
 from veltrix.access.audit import Audited
+from veltrix.domain.ids import Id
 from veltrix.domain.states import Reason
 from veltrix.operations.replays import plan_rows
 from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Mode
@@ -32,7 +33,7 @@ log = logger("replay")
 class Replayed(msgspec.Struct, frozen=True):
     """The run is queued again, as this generation, with `steps_kept` entries of its journal."""
 
-    run_id: str
+    run_id: Id
     generation: int
     steps_kept: int
 

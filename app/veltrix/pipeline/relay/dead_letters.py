@@ -1,9 +1,12 @@
 """Dead letters become rows; the runs they name come due: they did not fail, their message did."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Engine
 
+from veltrix.access.audit import Audited, append
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.pipeline.relay.dead_letter_rows import insert
+from veltrix.pipeline.relay.dead_letter_rows import insert, mark_seen
 from veltrix.pipeline.relay.due_rows import make_runs_due
 from veltrix.store.transactions import is_bad_value, retry_transient, transaction
 from veltrix.telemetry import dead_letters as counted
@@ -35,6 +38,28 @@ def bury(engine: Engine, letters: list[DeadLetter]) -> int:
             "message.buried", queue=letter.queue, reason=letter.reason, runs=len(letter.run_ids)
         )
     return new
+
+
+def see(engine: Engine, ids: Sequence[int], author: str, reason: str) -> int:
+    """Somebody looked at these letters; how many nobody had looked at before. It is audited."""
+
+    def _see() -> int:
+        with transaction(engine) as tx:
+            marked = mark_seen(tx, ids, author)
+            row = Audited(
+                author=author,
+                action="dead_letter.see",
+                reason=reason,
+                target="dead_letter",
+                target_id=str(ids[0]) if len(ids) == 1 else None,
+                request={"ids": list(ids)},
+                result={"marked": marked},
+                is_refused=not marked,
+            )
+            append(tx, [row])
+            return marked
+
+    return retry_transient(_see)
 
 
 def _bury(engine: Engine, letters: list[DeadLetter]) -> int:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from veltrix.domain.ids import Id
-from veltrix.pipeline.relay.dead_letter_rows import read
+from veltrix.pipeline.relay.dead_letter_rows import StoredLetter, read
 
 
 class LetterRow(msgspec.Struct, kw_only=True):
@@ -67,10 +67,17 @@ def page(tx: Connection, *, after: int, limit: int, unseen_only: bool) -> Letter
 
 def find(tx: Connection, letter_id: int) -> LetterStory | None:
     """The letter of this id, or None if there is none."""
-    letters = read(tx, after=letter_id - 1, limit=1)
-    if not letters or letters[0].id != letter_id:
-        return None
-    values: dict[str, Any] = msgspec.structs.asdict(letters[0])
+    letters = stories(tx, after=letter_id - 1, limit=1, unseen_only=False)
+    return letters[0] if letters and letters[0].id == letter_id else None
+
+
+def stories(tx: Connection, *, after: int, limit: int, unseen_only: bool) -> list[LetterStory]:
+    """The first `limit` letters with an id above `after`, each with its headers and body."""
+    return [_story(one) for one in read(tx, after=after, limit=limit, unseen_only=unseen_only)]
+
+
+def _story(letter: StoredLetter) -> LetterStory:
+    values: dict[str, Any] = msgspec.structs.asdict(letter)
     raw: bytes = values.pop("body")
     values |= {"body_bytes": len(raw), "headers": msgspec.Raw(values["headers"].encode())}
     try:
