@@ -60,6 +60,6 @@ def test_what_will_never_be_taken_ends_the_posting_with_the_answer(
     with (
         served(engine, database_url) as api,
         Poster(api.url, events, batch_events=10, connections=1) as poster,
-        pytest.raises(NotTaken, match=r"207: \{.*source is missing"),
+        pytest.raises(NotTaken, match=r"400: .*source is missing"),
     ):
         until(lambda: poster.is_done, what="the posting to end")

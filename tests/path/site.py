@@ -15,8 +15,8 @@ import pytest
 
 from tests.support.wait import until
 from veltrix.dev.platform import Member, Platform
+from veltrix.domain.events import BATCH_TYPE
 from veltrix.operations.books.books import balance
-from veltrix.pipeline.accept.cloudevents import BATCH_TYPE
 from veltrix.store.transactions import make_engine, transaction
 
 Item = dict[str, Any]

@@ -12,8 +12,8 @@ from veltrix.api.documented import components, content, problem_answer, ref, wit
 from veltrix.api.receipts import BatchAnswer, ReceiptItem, ReceiptOrBatch
 from veltrix.api.run_answers import STORY
 from veltrix.api.starts import DELAY_S_MAX
+from veltrix.domain.events import BATCH_TYPE, STRUCTURED_TYPE
 from veltrix.operations.runs.read_story import RunStory
-from veltrix.pipeline.accept.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
 from veltrix.web.problems import MEDIA_TYPE
 
 VERSION = "1"

@@ -12,6 +12,10 @@ def sentences_of(error: BaseException) -> list[str] | None:
     """A sentence with its cure for each mistake; None for an error that nobody expected."""
     if isinstance(error, CommandRefused):
         return [str(error)]
+    from veltrix.client.errors import ApiError
+
+    if isinstance(error, ApiError):
+        return [str(error)]
     from veltrix.settings.load import SettingsError
 
     if isinstance(error, SettingsError):

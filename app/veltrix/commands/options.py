@@ -41,12 +41,14 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Accepted before, written like --since.")]
 After = Annotated[str | None, typer.Option(help="Go on from where an earlier page ended.")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(envvar="VELTRIX_API_KEY", help="API key; better in the environment."),
-]
+OVER_HTTP = "Over HTTP"
 ApiKeyFile = Annotated[
-    Path | None, typer.Option(envvar="VELTRIX_API_KEY_FILE", help="File with the API key.")
+    Path | None,
+    typer.Option(
+        envvar="VELTRIX_API_KEY_FILE",
+        help="File with the API key; or VELTRIX_API_KEY has it.",
+        rich_help_panel=OVER_HTTP,
+    ),
 ]
 CaFile = Annotated[
     Path | None,
@@ -54,6 +56,7 @@ CaFile = Annotated[
         envvar="VELTRIX_API_CA_FILE",
         help="PEM file with the CAs that the api's certificate is checked by.  [default: the"
         " system's]",
+        rich_help_panel=OVER_HTTP,
     ),
 ]
 
@@ -91,12 +94,18 @@ def _moment(text: str, now: Callable[[], datetime], option: str, sign: int, word
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def key_of(key: str | None, file: Path | None) -> str | None:
-    """The API key that was given, or is in that file, or None. Raises CommandRefused."""
+def key_of(file: Path | None) -> str | None:
+    """The API key in that file, or in VELTRIX_API_KEY, or None. Raises CommandRefused.
+
+    Never on the command line: others see it there, and shells remember it.
+    """
+    from veltrix.settings.command_line import api_key
+
+    key = api_key()
     if key and file:
         raise CommandRefused("give the key or a file with it, not both")
     if file is None:
-        return key or None
+        return key
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:

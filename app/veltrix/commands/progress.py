@@ -1,10 +1,10 @@
 """How far long work is, on standard error: a bar in a terminal, a line now and then elsewhere."""
 
 import sys
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from veltrix.bootstrap import real_sources
 from veltrix.commands.terminal import print_error
 
 _LINE_S = 2.0
@@ -15,8 +15,7 @@ class Progress:
 
     def __init__(self, verb: str, total: int | None) -> None:
         self._verb, self._total, self._bar, self._task = verb, total, None, None
-        self._monotonic = real_sources().monotonic
-        self._began = self._line_at = self._monotonic()
+        self._began = self._line_at = monotonic()
 
     def __enter__(self) -> Self:
         if sys.stdout.isatty() and sys.stderr.isatty():
@@ -44,7 +43,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=done if share is None else share, done=done)
             return
-        now = self._monotonic()
+        now = monotonic()
         if now >= self._line_at + _LINE_S:
             self._line_at = now
             rate = done / (now - self._began)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.commands.options import ApiKey, ApiKeyFile, AsJson, Yes, key_of, spoken_to
+from veltrix.commands.options import ApiKeyFile, AsJson, Yes, key_of, spoken_to
 
 if TYPE_CHECKING:
     from veltrix.prove.report.report import Proof
@@ -78,7 +78,6 @@ def prove(
     fault: _Faults = None,
     target: _Target = None,
     workflow: _Workflows = None,
-    key: ApiKey = None,
     key_file: ApiKeyFile = None,
     folder: _Folder = None,
     page: _Page = Path("veltrix-prove.html"),
@@ -102,7 +101,7 @@ def prove(
     if target is None:
         proof = _embedded(plan, folder, page)
     else:
-        proof = _on_target(plan, spoken_to(target), key_of(key, key_file), workflow, folder, page)
+        proof = _on_target(plan, spoken_to(target), key_of(key_file), workflow, folder, page)
     if as_json:
         typer.echo(proof.line())
     if not proof.is_held:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.commands.options import ApiKey, ApiKeyFile, AsJson, CaFile, key_of, spoken_to
+from veltrix.commands.options import OVER_HTTP, ApiKeyFile, AsJson, CaFile, key_of, spoken_to
 
 if TYPE_CHECKING:
+    from veltrix.client.transport import Again
     from veltrix.commands.progress import Progress
     from veltrix.commands.sending import Refusal, Sender
 
@@ -21,26 +23,33 @@ REFUSALS_MAX = 10_000
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
+_File = Annotated[
+    str, typer.Argument(help="NDJSON: a CloudEvent a line; - is standard input.", show_default=False)
+]
+_Url = Annotated[
+    str | None,
+    typer.Option(
+        envvar=["VELTRIX_URL", "VELTRIX_API_URL"],
+        help="The api; without it the settings' own.",
+        rich_help_panel=OVER_HTTP,
+    ),
+]
+_Batch = Annotated[int, typer.Option(help="Most events in one request.", min=1, max=10_000)]
+_GiveUp = Annotated[
+    float | None,
+    typer.Option(help="End when the api was away so long, in seconds.  [default: never]", min=0),
+]
+
+
 def send(
-    file: Annotated[str, typer.Argument(help="NDJSON: a CloudEvent a line; - is standard input.")],
-    url: Annotated[
-        str | None,
-        typer.Option(envvar="VELTRIX_API_URL", help="The api; without it the settings' own."),
-    ] = None,
-    key: ApiKey = None,
+    file: _File,
+    batch: _Batch = 500,
+    from_line: Annotated[int, typer.Option(help="Begin at this line.", min=1)] = 1,
+    give_up_s: _GiveUp = None,
+    as_json: AsJson = False,
+    url: _Url = None,
     key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
-    batch: Annotated[
-        int, typer.Option(help="Most events in one request.", min=1, max=10_000)
-    ] = 500,
-    from_line: Annotated[int, typer.Option(help="Begin at this line.", min=1)] = 1,
-    give_up_s: Annotated[
-        float | None,
-        typer.Option(
-            help="End when the api was away so long, in seconds.  [default: never]", min=0
-        ),
-    ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Post a file of CloudEvents.
 
@@ -51,17 +60,19 @@ def send(
 
     Example: veltrix send events.ndjson --url http://127.0.0.1:8080
     """
-    from veltrix.bootstrap import real_sources
+    from veltrix.client.errors import ApiError
+    from veltrix.client.events import EventPoster
+    from veltrix.client.transport import Transport
     from veltrix.commands.progress import Progress
-    from veltrix.commands.sending import Api, Sender, read_batches
+    from veltrix.commands.sending import Sender, read_batches
 
-    api = Api(spoken_to(url or _url()), key_of(key, key_file), ca_file)
+    address, key = spoken_to(url or _url()), key_of(key_file)
     refusals: list[Refusal] = []
     with _opened(file) as (fd, size), Progress("sent", size) as progress, _interruptible():
         report = _Report(progress, refusals, give_up_s)
-        sender = Sender(api, report.refuse, report.wait)
+        api = Transport(address, key, ca_file=ca_file, attempts_max=None, wait=report.wait)
+        sender = Sender(EventPoster(api, report.wait), report.refuse)
         sender.sent.next_line = from_line
-        monotonic = real_sources().monotonic
         began = monotonic()
         try:
             for lines in read_batches(fd, from_line, batch):
@@ -71,7 +82,7 @@ def send(
         except KeyboardInterrupt:
             _show_place(progress, sender, file)
             raise typer.Exit(_INTERRUPTED) from None
-        except CommandRefused:
+        except (CommandRefused, ApiError):
             _show_place(progress, sender, file)
             raise
         finally:
@@ -98,14 +109,14 @@ class _Report:
             self._refusals.append(refusal)
         self._progress.say(shown(refusal))
 
-    def wait(self, pause_s: float, why: str) -> None:
-        if why != self._said:
-            self._progress.say(f"waiting: {why}")
-            self._said = why
+    def wait(self, again: "Again") -> None:
+        if again.why != self._said:
+            self._progress.say(f"waiting: {again.why}")
+            self._said = again.why
         if self._give_up_s is not None and self._away_s >= self._give_up_s:
-            raise CommandRefused(f"gave up after {self._away_s:.0f} s: {why}")
-        self._pause.wait(pause_s)
-        self._away_s += pause_s
+            raise CommandRefused(f"gave up after {self._away_s:.0f} s: {again.why}")
+        self._pause.wait(again.pause_s)
+        self._away_s += again.pause_s
 
     def reset(self) -> None:
         """The api answers again."""

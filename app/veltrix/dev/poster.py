@@ -1,36 +1,24 @@
 """Posting many events over HTTP: batches on a few keep-alive connections, each sent until taken."""
 
-import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from itertools import islice
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
-import msgspec
+from veltrix.client.errors import ApiError
+from veltrix.client.events import EventPoster
+from veltrix.client.transport import Again, Transport
 
-from veltrix.pipeline.accept.cloudevents import BATCH_TYPE
-
-_TIMEOUT_S = 60.0
-_AGAIN_S = 0.25
+_AGAIN_S_MAX = 0.25
 
 
 class NotTaken(Exception):
     """The api refuses events, and would again; the message is its answer."""
 
 
-class _Answer(msgspec.Struct):
-    items: list[msgspec.Raw]
-
-
-class _Item(msgspec.Struct):
-    status: int
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_item = msgspec.json.Decoder(_Item).decode
+class _Stopped(Exception):
+    """Nobody wants the rest to be posted."""
 
 
 class Poster:
@@ -49,7 +37,7 @@ class Poster:
         connections: int,
         hold_at: int | None = None,
     ) -> None:
-        self._address = urlsplit(url).netloc
+        self._url = url
         self._events, self._batch_events, self._hold_at = events, batch_events, hold_at
         self._reading, self._counting = threading.Lock(), threading.Lock()
         self._stop, self._released = threading.Event(), threading.Event()
@@ -111,16 +99,23 @@ class Poster:
 
     def _run(self) -> None:
         try:
-            with closing(
-                http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
-            ) as connection:
+            with Transport(
+                self._url, attempts_max=None, wait=self._wait, backoff_s_max=_AGAIN_S_MAX
+            ) as transport:
+                poster = EventPoster(transport, self._wait)
                 while (batch := self._next()) and not self._stop.is_set():
-                    self._post(connection, b"[" + b",".join(batch) + b"]")
+                    _post(poster, batch)
                     with self._counting:
                         self._taken += len(batch)
+        except _Stopped:
+            pass
         except BaseException as error:  # noqa: BLE001 - raised again where the posting is watched
             self._error = error
             self._stop.set()
+
+    def _wait(self, again: Again) -> None:
+        if self._stop.wait(again.pause_s):
+            raise _Stopped
 
     def _next(self) -> list[bytes]:
         with self._reading:
@@ -130,25 +125,12 @@ class Poster:
             self._read += len(batch)
             return batch
 
-    def _post(self, connection: http.client.HTTPConnection, body: bytes) -> None:
-        while not self._stop.is_set():
-            try:
-                connection.request("POST", "/v1/events", body, {"Content-Type": BATCH_TYPE})
-                response = connection.getresponse()
-                text = response.read()
-            except (OSError, http.client.HTTPException):
-                connection.close()
-            else:
-                if response.status == 202:
-                    return
-                if refusal := _refusal(response.status, text):
-                    raise NotTaken(f"{response.status}: {refusal[:2_000].decode(errors='replace')}")
-            self._stop.wait(_AGAIN_S)
 
-
-def _refusal(status: int, text: bytes) -> bytes | None:
-    """The answer that another try would get again; None: the api, or an item, only has to wait."""
-    if status != 207:
-        return None if status in {429, 503} else text
-    items = _decode_answer(text).items
-    return next((bytes(i) for i in items if _decode_item(i).status not in {202, 503}), None)
+def _post(poster: EventPoster, batch: list[bytes]) -> None:
+    """Raises NotTaken for the first event that the api refuses."""
+    try:
+        for _, item in poster.post(batch):
+            if item.status != 202:
+                raise NotTaken(f"{item.status}: {item.detail}")
+    except ApiError as error:
+        raise NotTaken(str(error)) from None

@@ -28,7 +28,7 @@ Every setting is a variable of the environment, read once at start and never cha
 - A secret can stand in a file: set `{PREFIX}X_FILE` to its path instead of `{PREFIX}X`. This holds for
   {{secrets}}.
 - A variable that begins with `{PREFIX}` and is not listed here is an error, with a suggestion.
-  ({{others}}, of `veltrix send` and `veltrix prove`, are the exceptions.)
+  ({{others}}, of commands that call an api, are the exceptions.)
 - A process with wrong settings refuses to start, with one sentence for each mistake and its cure.
 - `veltrix config` prints the effective values with their origin; passwords are masked.
 

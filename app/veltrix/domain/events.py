@@ -11,6 +11,10 @@ import msgspec
 
 T = TypeVar("T")
 
+# How events are sent: one as a JSON object, or a list of such.
+STRUCTURED_TYPE = "application/cloudevents+json"
+BATCH_TYPE = "application/cloudevents-batch+json"
+
 STARTS_SOURCE_PREFIX = "/veltrix/starts/"
 STARTS_TYPE = "veltrix.start"
 EDITS_SOURCE_PREFIX = "/veltrix/edits/"

@@ -21,9 +21,10 @@ from veltrix.settings.rules import cross_check, mistake_of
 SECRETS = frozenset(
     {"database_url", "database_owner_url", "broker_url", "management_url", "flower_basic_auth"}
 )
-# Ours, and not settings of a process: `veltrix send` and `veltrix prove` are told them.
+# Ours, and not settings of a process: commands that call an api are told them.
 NOT_SETTINGS = frozenset(
-    f"{PREFIX}{name}" for name in ("API_URL", "API_KEY", "API_KEY_FILE", "API_CA_FILE")
+    f"{PREFIX}{name}"
+    for name in ("URL", "API_URL", "API_KEY", "API_KEY_FILE", "API_CA_FILE", "DEBUG")
 )
 ENV_FILE = Path(".env")
 # Where a running `veltrix dev` is: for commands in the same folder that are not told otherwise.

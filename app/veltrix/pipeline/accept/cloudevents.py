@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from veltrix.domain.attribute_values import content_of, is_json, media_type
-from veltrix.domain.events import NewEvent, content_digest
+from veltrix.domain.events import BATCH_TYPE, STRUCTURED_TYPE, NewEvent, content_digest
 from veltrix.domain.give_way import give_way
 from veltrix.domain.json_text import (
     BOM,
@@ -39,9 +39,6 @@ from veltrix.pipeline.accept.event_checks import (
     check_extension,
     check_media_type,
 )
-
-STRUCTURED_TYPE = "application/cloudevents+json"
-BATCH_TYPE = "application/cloudevents-batch+json"
 
 _JSON_DEFAULT = "application/json"
 _WRONG_TYPE_AT = re.compile(r"at `\$\.([a-z0-9_]+)").search

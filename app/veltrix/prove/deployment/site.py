@@ -22,7 +22,7 @@ from veltrix.dev.servers.cluster import Cluster
 from veltrix.dev.servers.haproxy import HAProxy, before_apis
 from veltrix.dev.servers.postgres import Postgres
 from veltrix.dev.servers.rabbitmq import RabbitMQ
-from veltrix.pipeline.accept.cloudevents import STRUCTURED_TYPE
+from veltrix.domain.events import STRUCTURED_TYPE
 from veltrix.prove.deployment import witness
 from veltrix.prove.deployment.calls import get, manage, metric, post
 from veltrix.prove.deployment.database import ProvedDatabase, Unreachable

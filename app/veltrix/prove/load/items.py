@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from veltrix.pipeline.accept.cloudevents import BATCH_TYPE, STRUCTURED_TYPE
+from veltrix.domain.events import BATCH_TYPE, STRUCTURED_TYPE
 from veltrix.prove.load.workflows import PREFIX
 
 JSON = "application/json"

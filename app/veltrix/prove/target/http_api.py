@@ -7,12 +7,12 @@ import httpx
 import msgspec
 
 from veltrix.dev.children import CannotStart
-from veltrix.pipeline.accept.cloudevents import BATCH_TYPE
+from veltrix.domain.events import BATCH_TYPE
 
 ACCOUNTS_MAX = 1_000  # as many as GET /v1/balance lists
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _CURES = {
-    401: "give a key that it knows with --key, VELTRIX_API_KEY or VELTRIX_API_KEY_FILE",
+    401: "give a key that it knows with --key-file, VELTRIX_API_KEY or VELTRIX_API_KEY_FILE",
     403: "the key needs the scopes events:write and runs:read",
 }
 
