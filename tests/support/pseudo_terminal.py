@@ -24,6 +24,11 @@ class OnTerminal:
     def shown(self) -> str:
         return _STEERING.sub("", self._shown.decode(errors="replace"))
 
+    @property
+    def raw(self) -> bytes:
+        """As it came, with the colours."""
+        return bytes(self._shown)
+
     def type(self, text: str) -> None:
         """What a person types."""
         os.write(self._master, text.encode())

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.many import act_on
 from veltrix.commands.options import AsJson, Author, Reason, Yes
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from veltrix.commands.backend.port import Backend
     from veltrix.operations.replays.rules import ReplayRefused
 
 LIST_RUNS_MAX = 1_000
@@ -30,6 +30,7 @@ replay = typer.Typer(no_args_is_help=True, help="Run failed work again.")
 
 
 @replay.command("run")
+@over_http
 def replay_run(
     reason: Reason,
     run_ids: RunIds = None,
@@ -49,20 +50,19 @@ def replay_run(
 
     Example: veltrix replay run --failed-of fulfil_order --reason "payment is back"
     """
-    from veltrix.commands.terminal import author_of, connected, ids_of
-    from veltrix.operations.replays.move import Replayed, replay
+    from veltrix.commands.terminal import ids_of
 
     if bool(run_ids) == bool(failed_of):
         raise typer.BadParameter("name runs, or --failed-of a workflow", param_hint="RUN_IDS")
-    with connected() as (_, engine):
-        ids = ids_of(run_ids or []) if failed_of is None else _failed_of(engine, failed_of)
+    with reached(author) as backend:
+        ids = ids_of(run_ids or []) if failed_of is None else _failed_of(backend, failed_of)
         if failed_of is not None and not _is_wanted(f"Replay {len(ids):,} failed runs", ids, yes):
             raise typer.Exit(1)
-        by = author_of(author)
-        answers = _in_lists(ids, lambda some: replay(engine, some, begin.value, reason, by))
-        _print(answers, as_json, replayed=Replayed)
+        answers = _in_lists(ids, lambda some: backend.replay_runs(some, begin.value, reason))
+        _print(answers, as_json, replayed="Replayed")
 
 
+@over_http
 def cancel(
     reason: Reason,
     run_ids: RunIds = None,
@@ -82,8 +82,7 @@ def cancel(
 
     Example: veltrix cancel 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "order withdrawn"
     """
-    from veltrix.commands.terminal import author_of, connected, ids_of
-    from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
+    from veltrix.commands.terminal import ids_of
 
     named = {"workflow": workflow, "queue": queue, "key": key}
     if not run_ids or everything or any(named.values()):
@@ -96,10 +95,10 @@ def cancel(
             as_json=as_json,
         )
         return
-    ids, by = ids_of(run_ids), author_of(author)
-    with connected() as (_, engine):
-        answers = _in_lists(ids, lambda some: cancel(engine, some, reason, by))
-        _print(answers, as_json, cancelled=Cancelled, requested=CancelRequested)
+    ids = ids_of(run_ids)
+    with reached(author) as backend:
+        answers = _in_lists(ids, lambda some: backend.cancel_runs(some, reason))
+        _print(answers, as_json, cancelled="Cancelled", requested="CancelRequested")
 
 
 def refused_is_1(call: Any, as_json: bool) -> Any:
@@ -128,20 +127,18 @@ def tell(refusal: "ReplayRefused") -> None:
             print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
 
 
-def _failed_of(engine: "Engine", workflow: str) -> list[str]:
+def _failed_of(backend: "Backend", workflow: str) -> list[str]:
     """All failed runs of the workflow now, oldest first: what fails later is not among them."""
     from veltrix.domain.states import RunState
-    from veltrix.operations.runs.read import RunFilter, page
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.operations.runs.read import RunFilter
 
     wanted, cursor, ids = RunFilter(state=RunState.FAILED, workflow=workflow), None, []
-    with open_autocommit(engine) as tx:
-        while True:
-            found = page(tx, wanted, cursor=cursor, limit=LIST_RUNS_MAX)
-            ids += [run.id for run in found.items]
-            cursor = found.next
-            if cursor is None:
-                return ids[::-1]
+    while True:
+        found = backend.runs(wanted, cursor, LIST_RUNS_MAX)
+        ids += [run.id for run in found.items]
+        cursor = found.next
+        if cursor is None:
+            return ids[::-1]
 
 
 def _is_wanted(question: str, ids: Sequence[str], yes: bool) -> bool:
@@ -153,14 +150,17 @@ def _in_lists(ids: Sequence[str], act: Callable[[Sequence[str]], Sequence[Any]])
         yield from act(ids[first : first + LIST_RUNS_MAX])
 
 
-def _print(answers: Iterator[Any], as_json: bool, **groups: type) -> None:
-    """Each answer as it comes, or all of them by group; exit code 1 when some are in none."""
+def _print(answers: Iterator[Any], as_json: bool, **groups: str) -> None:
+    """Each answer as it comes, or all of them by group: of the class of that name.
+
+    Exit code 1 when some are in none.
+    """
     from veltrix.commands.terminal import print_json
 
     found: dict[str, list[Any]] = {name: [] for name in groups}
     left: list[Any] = []
     for answer in answers:
-        name = next((name for name, kind in groups.items() if isinstance(answer, kind)), None)
+        name = next((name for name, kind in groups.items() if type(answer).__name__ == kind), None)
         (left if name is None else found[name]).append(answer)
         if not as_json:
             typer.echo(_line(answer))

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from veltrix.commands.backend.reach import over_http, reached
+from veltrix.commands.grouped_help import GroupedGroup
 from veltrix.commands.options import AsJson, Limit, time_of
 
 if TYPE_CHECKING:
-    from veltrix.access.audit import AuditFilter, AuditRow
+    from veltrix.access.audit import AuditPage, AuditRow
 
 FOLLOW_S = 0.5
 ID_MAX = 2**63 - 1
@@ -16,7 +17,7 @@ _Since = Annotated[str | None, typer.Option(help="At or after: RFC 3339, or ago:
 OVERLAP = 1_000  # so many ids behind the newest entry one may still be committed
 
 
-class _Audit(TyperGroup):
+class _Audit(GroupedGroup):
     """What names no command of its own is an option or the id of `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -29,6 +30,7 @@ group = typer.Typer(cls=_Audit, help="Who did or asked what, why; and whether th
 
 
 @group.command("list")
+@over_http
 def entries(
     entry_id: Annotated[
         int | None, typer.Argument(metavar="ID", help="One entry, whole.", min=1, max=ID_MAX)
@@ -57,33 +59,30 @@ def entries(
 
     Example: veltrix audit list --refused --since 1d
     """
-    from veltrix.access.audit import AuditFilter
-    from veltrix.commands.terminal import now
-
     if entry_id is not None:
         _show(entry_id, as_json)
         return
     if is_followed:
         _follow(as_json)
         return
-    wanted = AuditFilter(
-        author=by,
-        action=action,
-        target=target,
-        is_refused=refused,
-        since=time_of(since, now),
-        until=time_of(until, now, "--until"),
-    )
-    _list(wanted, after, limit, as_json)
+    from veltrix.access.audit import AuditFilter
+
+    with reached() as backend:
+        wanted = AuditFilter(
+            author=by,
+            action=action,
+            target=target,
+            is_refused=refused,
+            since=time_of(since, backend.now),
+            until=time_of(until, backend.now, "--until"),
+        )
+        found = backend.audit(wanted, after, limit)
+    _list(found, as_json)
 
 
-def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -> None:
-    from veltrix.access.audit import page
-    from veltrix.commands.terminal import connected, print_error, print_json, print_table
-    from veltrix.store.transactions import open_autocommit
+def _list(found: "AuditPage", as_json: bool) -> None:
+    from veltrix.commands.terminal import print_error, print_json, print_table
 
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = page(tx, wanted, cursor=after, limit=limit)
     if as_json:
         print_json(found)
         return
@@ -100,20 +99,15 @@ def _list(wanted: "AuditFilter", after: int | None, limit: int, as_json: bool) -
 
 def _follow(as_json: bool) -> None:
     """Until Ctrl-C."""
-    from veltrix.access.audit import AuditRow, later, newest_ids
     from veltrix.commands.ctrl_c import CtrlC
-    from veltrix.commands.terminal import connected
-    from veltrix.store.transactions import open_autocommit
 
-    with connected() as (_, engine), CtrlC() as ctrl_c:
-        with open_autocommit(engine) as tx:
-            known, found = set(newest_ids(tx, OVERLAP)), list[AuditRow]()
+    with reached() as backend, CtrlC() as ctrl_c:
+        known, found = set(backend.newest_entries(OVERLAP)), list[Any]()
         while ctrl_c.pause(FOLLOW_S if not found else 0.0):
             # A row that was committed late has a smaller id than some that are known.
             behind = max(known, default=0) - OVERLAP
             known = {row_id for row_id in known if row_id > behind}
-            with open_autocommit(engine) as tx:
-                found = later(tx, behind, known)
+            found = backend.later_entries(behind, sorted(known))
             for row in found:
                 _print(row, as_json)
             known |= {row.id for row in found}
@@ -132,12 +126,10 @@ def _print(row: "AuditRow", as_json: bool) -> None:
 
 
 def _show(entry_id: int, as_json: bool) -> None:
-    from veltrix.access.audit import entry
-    from veltrix.commands.terminal import connected, print_error, print_json, shown
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import print_error, print_json, shown
 
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = entry(tx, entry_id)
+    with reached() as backend:
+        found = backend.audit_entry(entry_id)
     if found is None:
         print_error(f"veltrix: there is no entry {entry_id} in the audit")
         raise typer.Exit(1)

@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import AsJson
 
 if TYPE_CHECKING:
     from veltrix.operations.books.books import Balance
 
 
+@over_http
 def balance(
     by: Annotated[
         int, typer.Option(help="Most sources and types to list, worst first.", min=0, max=1_000)
@@ -24,15 +26,10 @@ def balance(
 
     Example: veltrix balance --json
     """
-    from veltrix.commands.terminal import connected, print_json, print_unserved
-    from veltrix.operations.books.books import balance
-    from veltrix.pipeline.relay.queue_rows import unserved
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import print_json, print_unserved
 
-    with connected() as (_, engine):
-        books = balance(engine, by, skip)
-        with open_autocommit(engine) as tx:
-            bare = unserved(tx)
+    with reached() as backend:
+        books, bare = backend.balance(by, skip), backend.unserved()
     if as_json:
         print_json(books)
     else:

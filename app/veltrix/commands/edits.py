@@ -12,13 +12,12 @@ import click
 import typer
 
 from veltrix.commands.acting import refused_is_1, tell
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.mistakes import CommandRefused
 from veltrix.commands.options import AsJson, Author, Reason
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from veltrix.operations.replays.patch import Origin
+    from veltrix.commands.backend.port import Backend, Editable
     from veltrix.operations.replays.plan import EditedNow
 
 _RunId = Annotated[str, typer.Argument(help="The failed run.", show_default=False)]
@@ -30,6 +29,7 @@ _Payload = Annotated[
 ]
 
 
+@over_http
 def edit(
     run_id: _RunId,
     reason: Reason,
@@ -45,29 +45,23 @@ def edit(
 
     Example: veltrix replay edit 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --reason "cents were text"
     """
-    from veltrix.bootstrap import event_ids, real_sources
-    from veltrix.commands.terminal import author_of, connected, ids_of, print_json
-    from veltrix.operations.replays.edit import EditOf
-    from veltrix.operations.replays.patch import replacing
-    from veltrix.operations.replays.plan import EditedNow, edit_now
+    from veltrix.commands.terminal import ids_of, print_json
 
     if payload is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise typer.BadParameter(
             "an editor needs a terminal; give a file with the payload, or - for standard input",
             param_hint="--payload",
         )
-    id_, by = ids_of([run_id])[0], author_of(author)
-    with connected() as (settings, engine):
+    id_ = ids_of([run_id])[0]
+    with reached(author) as backend:
         # Before the payload is read, which may take a person an hour.
-        origin, tag = _as_it_is(engine, id_)
-        limits = (settings.event_bytes_max, event_ids(real_sources()), settings.accounts_max)
-        of = EditOf("", by, reason, *limits)
+        run = _as_it_is(backend, id_, with_payload=payload is None)
 
-        def send(text: str) -> EditedNow:
-            return edit_now(engine, id_, replacing(text), tag, of)
+        def send(text: str) -> "EditedNow":
+            return backend.edit(id_, text, run.tag, reason)
 
         if payload is None:
-            made = refused_is_1(lambda: _by_hand(origin, id_, send), as_json)
+            made = refused_is_1(lambda: _by_hand(run, id_, send), as_json)
         else:
             made = refused_is_1(partial(send, _text_in(payload)), as_json)
     if as_json:
@@ -76,20 +70,15 @@ def edit(
         typer.echo(f"{made.id}  {made.state}, edited from {made.origin}")
 
 
-def _as_it_is(engine: "Engine", run_id: str) -> "tuple[Origin | None, str]":
-    """The run with its payload (None: it is not failed), and what tells whether it changes."""
+def _as_it_is(backend: "Backend", run_id: str, *, with_payload: bool) -> "Editable":
+    """The run, and what tells whether it changes. Exit code 1 if there is none."""
     from veltrix.commands.terminal import print_error
-    from veltrix.operations.replays import edit_rows
-    from veltrix.operations.replays.plan import tag_text
-    from veltrix.store.transactions import transaction
 
-    with transaction(engine, snapshot=True) as tx:
-        tag = edit_rows.tag_of(tx, run_id)
-        found = [] if tag is None else edit_rows.origins(tx, [(run_id, tag[0])])
-    if tag is None:
+    found = backend.editable(run_id, with_payload=with_payload)
+    if found is None:
         print_error(f"veltrix: there is no run {run_id}")
         raise typer.Exit(1)
-    return (found[0] if found else None), tag_text(tag)
+    return found
 
 
 def _text_in(payload: Path) -> str:
@@ -103,9 +92,7 @@ def _text_in(payload: Path) -> str:
     return _checked(text, f"the payload {name}")
 
 
-def _by_hand(
-    origin: "Origin | None", run_id: str, send: "Callable[[str], EditedNow]"
-) -> "EditedNow":
+def _by_hand(run: "Editable", run_id: str, send: "Callable[[str], EditedNow]") -> "EditedNow":
     """Send what the editor left. What does not fit can be mended, and is never lost.
 
     Raises ReplayRefused for what no other text mends: somebody else acted on the run.
@@ -114,11 +101,11 @@ def _by_hand(
     from veltrix.operations.replays.patch import exact
     from veltrix.operations.replays.rules import ReplayRefused
 
-    if origin is None or origin.is_binary:
-        why = "it is not failed" if origin is None else "its payload is not JSON"
+    if not run.is_failed or run.is_binary:
+        why = "its payload is not JSON" if run.is_failed else "it is not failed"
         print_error(f"veltrix: the run cannot be edited: {why}")
         raise typer.Exit(1)
-    before = origin.data or "null"
+    before = run.data or "null"
     text = _pretty(before)
     while True:
         text = _left_by_editor(text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import After, AsJson, Author, Limit, Since, Until, Why, Yes, time_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ STRETCH_EVENTS_MAX = 1_000
 
 
 @group.command("list")
+@over_http
 def list_(
     source: Annotated[str | None, typer.Option(help="Only from this source.")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
@@ -36,27 +38,19 @@ def list_(
 
     Example: veltrix events list --unrouted --type shop.order.placed
     """
-    from veltrix.commands.terminal import (
-        connected,
-        ids_of,
-        now,
-        print_error,
-        print_json,
-        print_table,
-    )
-    from veltrix.operations.runs.read_events import EventFilter, page
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import ids_of, print_error, print_json, print_table
+    from veltrix.operations.runs.read_events import EventFilter
 
-    wanted = EventFilter(
-        source=source,
-        type=type_,
-        unrouted=unrouted,
-        since=time_of(since, now),
-        until=time_of(until, now, "--until"),
-    )
     cursor = ids_of([after])[0] if after else None
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = page(tx, wanted, cursor=cursor, limit=limit)
+    with reached() as backend:
+        wanted = EventFilter(
+            source=source,
+            type=type_,
+            unrouted=unrouted,
+            since=time_of(since, backend.now),
+            until=time_of(until, backend.now, "--until"),
+        )
+        found = backend.events(wanted, cursor, limit)
     if as_json:
         print_json(found)
         return
@@ -69,6 +63,7 @@ def list_(
 
 
 @group.command()
+@over_http
 def show(
     event: Annotated[str, typer.Argument(help="Our id of it; or its own id, with --source.")],
     source: Annotated[str | None, typer.Option(help="The source it came from.")] = None,
@@ -80,20 +75,11 @@ def show(
 
     Example: veltrix events show order-4711 --source /shop
     """
-    from veltrix.commands.terminal import connected, ids_of, print_error, print_json
-    from veltrix.operations.runs import read_events
-    from veltrix.pipeline.accept import ledger_rows
-    from veltrix.store.transactions import transaction
+    from veltrix.commands.terminal import ids_of, print_error, print_json
 
-    found = None
-    with connected() as (_, engine), transaction(engine, snapshot=True) as tx:
-        if source is None:
-            id_: str | None = ids_of([event])[0]
-        else:
-            known = ledger_rows.known(tx, [(source, event)]).get((source, event))
-            id_ = known.event_id if known else None
-        if id_ is not None:
-            found = read_events.find(tx, id_)
+    id_ = ids_of([event])[0] if source is None else event
+    with reached() as backend:
+        found = backend.event(id_, source)
     if found is None:
         print_error(f"veltrix: there is no event {event!r}")
         raise typer.Exit(1)
@@ -130,12 +116,13 @@ def start(
 
     Example: veltrix events start --type shop.order.placed --workflow score --since 7d --rate 500
     """
-    from veltrix.commands.terminal import author_of, connected, now, print_error, print_json
+    from veltrix.commands.backend.database_reads import DatabaseReads
+    from veltrix.commands.terminal import author_of, connected, print_error, print_json
     from veltrix.pipeline.accept.sweep import start_events
 
-    begin = time_of(since, now)
-    assert begin is not None
     with connected() as (_, engine):
+        begin = time_of(since, DatabaseReads(engine).now)
+        assert begin is not None
         count = _count(engine, type_, workflow, begin)
         question = f"Start {workflow} for {count:,} events of type {type_} since {begin}?"
         if count and not yes and not typer.confirm(question, err=True):

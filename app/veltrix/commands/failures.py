@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.many import act_on
 from veltrix.commands.options import After, AsJson, Author, Limit, Reason, Yes, time_of
 from veltrix.domain.failure_groups import GroupKind, GroupState
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from veltrix.commands.backend.port import Backend
     from veltrix.operations.failures.read import GroupRow, GroupStory
 
 group = typer.Typer(no_args_is_help=True, help="Failure groups: list, show, resolve, ignore.")
@@ -27,6 +27,7 @@ _Group = Annotated[str | None, typer.Option("--group", help="All of this group."
 
 
 @group.command("list")
+@over_http
 def list_(
     kind: Annotated[GroupKind | None, typer.Option(help="Only of this kind.")] = None,
     state: Annotated[
@@ -48,21 +49,20 @@ def list_(
 
     Example: veltrix failures list --state open --state regressed --order count
     """
-    from veltrix.commands.terminal import connected, now, print_error, print_json, print_table
-    from veltrix.operations.failures.read import GroupFilter, page
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import print_error, print_json, print_table
+    from veltrix.operations.failures.read import GroupFilter
 
     if order not in {"last_seen", "first_seen", "count"}:
         raise typer.BadParameter("write last_seen, first_seen or count", param_hint="--order")
-    wanted = GroupFilter(
-        kind=kind,
-        states=tuple(state or ()),
-        workflow=workflow,
-        since=time_of(since, now),
-        is_empty=empty,
-    )
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = page(tx, wanted, order, cursor=after, limit=limit)  # type: ignore[arg-type]
+    with reached() as backend:
+        wanted = GroupFilter(
+            kind=kind,
+            states=tuple(state or ()),
+            workflow=workflow,
+            since=time_of(since, backend.now),
+            is_empty=empty,
+        )
+        found = backend.groups(wanted, order, after, limit)  # type: ignore[arg-type]
     if as_json:
         print_json(found)
         return
@@ -87,6 +87,7 @@ def list_(
 
 
 @group.command()
+@over_http
 def show(group_id: GroupId, as_json: AsJson = False) -> None:
     """Show a failure group: its counts, versions, samples and notes.
 
@@ -94,12 +95,10 @@ def show(group_id: GroupId, as_json: AsJson = False) -> None:
 
     Example: veltrix failures show 5f1c0a9e5f1c0a9e
     """
-    from veltrix.commands.terminal import connected, print_error, print_json
-    from veltrix.operations.failures.read import story
-    from veltrix.store.transactions import transaction
+    from veltrix.commands.terminal import print_error, print_json
 
-    with connected() as (_, engine), transaction(engine, snapshot=True) as tx:
-        found = story(tx, group_id)
+    with reached() as backend:
+        found = backend.group(group_id)
     if found is None:
         print_error(f"veltrix: there is no failure group {group_id}")
         raise typer.Exit(1)
@@ -110,6 +109,7 @@ def show(group_id: GroupId, as_json: AsJson = False) -> None:
 
 
 @group.command()
+@over_http
 def resolve(
     group_id: GroupId,
     reason: Reason,
@@ -125,12 +125,11 @@ def resolve(
 
     Example: veltrix failures resolve 5f1c0a9e5f1c0a9e --version 3f2a9c --reason "bank is back"
     """
-    from veltrix.operations.failures.triage import resolve
-
-    _decide(lambda engine, by: resolve(engine, group_id, version, reason, by), author, as_json)
+    _decide(lambda to: to.decide("resolve", group_id, reason, version), author, as_json)
 
 
 @group.command()
+@over_http
 def ignore(
     group_id: GroupId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
@@ -138,12 +137,11 @@ def ignore(
 
     Example: veltrix failures ignore 5f1c0a9e5f1c0a9e --reason "a test tenant"
     """
-    from veltrix.operations.failures.triage import ignore
-
-    _decide(lambda engine, by: ignore(engine, group_id, reason, by), author, as_json)
+    _decide(lambda to: to.decide("ignore", group_id, reason), author, as_json)
 
 
 @group.command()
+@over_http
 def reopen(
     group_id: GroupId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
@@ -151,12 +149,11 @@ def reopen(
 
     Example: veltrix failures reopen 5f1c0a9e5f1c0a9e --reason "it was not that"
     """
-    from veltrix.operations.failures.triage import reopen
-
-    _decide(lambda engine, by: reopen(engine, group_id, reason, by), author, as_json)
+    _decide(lambda to: to.decide("reopen", group_id, reason), author, as_json)
 
 
 @group.command()
+@over_http
 def note(
     group_id: GroupId,
     text: Annotated[str, typer.Argument(help="What to keep.", show_default=False)],
@@ -167,12 +164,11 @@ def note(
 
     Example: veltrix failures note 5f1c0a9e5f1c0a9e "the bank says 14:00"
     """
-    from veltrix.operations.failures.triage import note
-
-    _decide(lambda engine, by: note(engine, group_id, text, by), author, as_json)
+    _decide(lambda to: to.note(group_id, text), author, as_json)
 
 
 @group.command()
+@over_http
 def archive(
     reason: Reason,
     run_ids: _RunIds = None,
@@ -203,6 +199,7 @@ def archive(
 
 
 @group.command()
+@over_http
 def restore(
     reason: Reason,
     run_ids: _RunIds = None,
@@ -258,12 +255,12 @@ def check(
         raise typer.Exit(1)
 
 
-def _decide(decide: "Callable[[Engine, str], Any]", author: str | None, as_json: bool) -> None:
-    from veltrix.commands.terminal import author_of, connected, print_error, print_json
+def _decide(decide: "Callable[[Backend], Any]", author: str | None, as_json: bool) -> None:
+    from veltrix.commands.terminal import print_error, print_json
     from veltrix.operations.failures.triage import NotMoved, NoVersion
 
-    with connected() as (_, engine):
-        answer = decide(engine, author_of(author))
+    with reached(author) as backend:
+        answer = decide(backend)
     if as_json:
         print_json(answer)
     elif not isinstance(answer, NotMoved):

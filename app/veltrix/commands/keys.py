@@ -75,8 +75,9 @@ def create(
     from veltrix.access.audit import append
     from veltrix.access.key_limits import KeyLimits
     from veltrix.access.keys import create
+    from veltrix.commands.backend.database_reads import DatabaseReads
     from veltrix.commands.options import end_of
-    from veltrix.commands.terminal import author_of, connected, now, print_error, print_json
+    from veltrix.commands.terminal import author_of, connected, print_error, print_json
     from veltrix.store.transactions import transaction
 
     by = author_of(author)
@@ -89,15 +90,16 @@ def create(
         burst=burst,
         body_bytes_max=body_bytes_max,
     )
-    expires_at = end_of(expires, now, "--expires")
     made: dict[str, Any] = {"scopes": sorted({one.value for one in scope})}
     if limits != KeyLimits():
         made["limits"] = msgspec.to_builtins(limits)
-    if expires_at is not None:
-        made["expires_at"] = expires_at.isoformat()
-    with connected() as (_, engine), transaction(engine) as tx:
-        create(tx, name, made["scopes"], by, token, limits, expires_at)
-        append(tx, [_audited("key.create", name, by, reason, made)])
+    with connected() as (_, engine):
+        expires_at = end_of(expires, DatabaseReads(engine).now, "--expires")
+        if expires_at is not None:
+            made["expires_at"] = expires_at.isoformat()
+        with transaction(engine) as tx:
+            create(tx, name, made["scopes"], by, token, limits, expires_at)
+            append(tx, [_audited("key.create", name, by, reason, made)])
     if as_json:
         print_json({"name": name, **made, "key": token})
     else:

@@ -6,8 +6,7 @@ import msgspec
 import typer
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from veltrix.commands.backend.port import Backend
     from veltrix.operations.runs.bulk import Asked
 
 
@@ -26,8 +25,9 @@ def act_on(
 
     Exit code 1 when nothing was done, with the sentence that says why.
     """
+    from veltrix.commands.backend.reach import reached
     from veltrix.commands.mistakes import CommandRefused
-    from veltrix.commands.terminal import author_of, connected, ids_of
+    from veltrix.commands.terminal import ids_of
     from veltrix.operations.runs.action_rows import LIST_RUNS_MAX as IDS_MAX
     from veltrix.operations.runs.bulk import Action, Asked
     from veltrix.operations.runs.read import RunFilter
@@ -43,32 +43,31 @@ def act_on(
         wanted=RunFilter(**given) if given else None,
         is_all=is_all,
         reason=reason,
-        author=author_of(author),
+        author="",
     )
-    with connected() as (_, engine):
+    with reached(author) as backend:
         if not run_ids and not yes:
-            asked = msgspec.structs.replace(asked, expected=_confirmed(engine, asked))
-        _do(engine, asked, as_json)
+            asked = msgspec.structs.replace(asked, expected=_confirmed(backend, asked))
+        _do(backend, asked, as_json)
 
 
-def _confirmed(engine: "Engine", asked: "Asked") -> int:
+def _confirmed(backend: "Backend", asked: "Asked") -> int:
     """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
-    from veltrix.operations.runs.bulk import NotDone, count
     from veltrix.operations.runs.read import RunFilter
 
-    found = count(engine, asked.action, asked.wanted or RunFilter())
-    if isinstance(found, NotDone):
+    found = backend.count(asked.action, asked.wanted or RunFilter())
+    if not found:
         return 0  # what comes meanwhile is not done either, and the refusal is in the audit
     runs = "1 run" if found == 1 else f"{found:,} runs"
     typer.confirm(f"{asked.action.capitalize()} {runs}?", abort=True, err=True)
     return found
 
 
-def _do(engine: "Engine", asked: "Asked", as_json: bool) -> None:
+def _do(backend: "Backend", asked: "Asked", as_json: bool) -> None:
     from veltrix.commands.terminal import print_error, print_json, shown
-    from veltrix.operations.runs.bulk import NotDone, act
+    from veltrix.operations.runs.bulk import NotDone
 
-    answer = act(engine, asked)
+    answer = backend.act(asked)
     if as_json:
         print_json(answer)
     elif isinstance(answer, NotDone):

@@ -8,8 +8,7 @@ import typer
 from veltrix.operations.replays.rules import ReplayState
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from veltrix.commands.backend.port import Backend
     from veltrix.operations.replays.read import ReplayStory
 
 _LOOK_S = 0.3
@@ -26,17 +25,17 @@ def show_plan(story: "ReplayStory", as_json: bool) -> None:
         typer.echo(line)
 
 
-def watched_to_its_end(engine: "Engine", replay_id: str) -> "ReplayStory":
+def watched_to_its_end(backend: "Backend", replay_id: str) -> "ReplayStory":
     """The replay when nothing more happens by itself; a bar, or a line now and then, meanwhile."""
     from veltrix.commands.ctrl_c import CtrlC
     from veltrix.commands.progress import Progress
     from veltrix.commands.terminal import print_error
 
-    story = story_of(engine, replay_id)
+    story = story_of(backend, replay_id)
     with CtrlC() as ctrl_c, Progress("have an outcome", story.planned) as progress:
         progress.show(_settled(story), _settled(story) + story.skipped)
         while _is_going_on(story) and ctrl_c.pause(_LOOK_S):
-            story = story_of(engine, replay_id)
+            story = story_of(backend, replay_id)
             progress.show(_settled(story), _settled(story) + story.skipped)
     if ctrl_c.is_pressed and _is_going_on(story):
         print_error(f"the replay goes on: veltrix replay watch {replay_id}")
@@ -44,14 +43,11 @@ def watched_to_its_end(engine: "Engine", replay_id: str) -> "ReplayStory":
     return story
 
 
-def story_of(engine: "Engine", replay_id: str) -> "ReplayStory":
+def story_of(backend: "Backend", replay_id: str) -> "ReplayStory":
     """The replay as it is now. Exit code 1 if there is none."""
     from veltrix.commands.terminal import print_error
-    from veltrix.operations.replays.read import find
-    from veltrix.store.transactions import open_autocommit
 
-    with open_autocommit(engine) as tx:
-        found = find(tx, replay_id)
+    found = backend.replay(replay_id)
     if found is None:
         print_error(f"veltrix: there is no replay {replay_id}")
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ import typer
 from msgspec import UNSET, UnsetType
 
 from veltrix.commands.acting import From, refused_is_1, replay
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import (
     After,
     AsJson,
@@ -22,8 +23,7 @@ from veltrix.commands.replay_lines import end, show_plan, story_of, watched_to_i
 from veltrix.operations.replays.rules import ReplayState, Verb
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from veltrix.commands.backend.port import Backend
     from veltrix.operations.replays.patch import Patch
     from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayStory
@@ -42,6 +42,7 @@ _PatchFile = Annotated[
 
 
 @replay.command("plan")
+@over_http
 def plan_replay(
     reason: Reason,
     run_ids: _RunIds = None,
@@ -68,43 +69,37 @@ def plan_replay(
 
     Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
     """
-    from veltrix.commands.terminal import author_of, connected, now
-    from veltrix.operations.replays.plan import Asked, plan
-    from veltrix.operations.replays.rules import Options
+    from veltrix.commands.backend.port import Planned
 
     edit = None if patch is None else _patch_in(patch)
-    wanted = _selected(
-        run_ids,
-        everything,
-        fingerprint=group,
-        workflow=workflow,
-        queue=queue,
-        key=key,
-        since=time_of(since, now),
-        until=time_of(until, now, "--until"),
-    )
     stops = _stops(stop_share, never_stop)
-    with connected() as (settings, engine):
-        options = Options(
-            mode=begin.value if begin else "failed_step" if edit is None else "beginning",
-            rate=settings.replay_rate if rate is None else rate,
+    with reached(author) as backend:
+        wanted = _selected(
+            run_ids,
+            everything,
+            fingerprint=group,
+            workflow=workflow,
+            queue=queue,
+            key=key,
+            since=time_of(since, backend.now),
+            until=time_of(until, backend.now, "--until"),
+        )
+        planned = Planned(
+            wanted=wanted,
+            reason=reason,
+            is_all=everything,
+            mode=begin.value if begin else None,
+            rate=rate,
             canary=canary,
-            stop_share=settings.replay_stop_share if stops is UNSET else stops,
+            stop_share=stops,
             patch=edit,
         )
-        asked = Asked(
-            wanted=wanted,
-            is_all=everything,
-            options=options,
-            author=author_of(author),
-            reason=reason,
-            request={"command": "veltrix replay plan", "selected": _told(wanted)},
-        )
-        story = refused_is_1(lambda: plan(engine, asked, settings.event_bytes_max), as_json)
+        story = refused_is_1(lambda: backend.plan(planned), as_json)
     show_plan(story, as_json)
 
 
 @replay.command("start")
+@over_http
 def start(
     replay_id: ReplayId,
     reason: Reason,
@@ -117,20 +112,21 @@ def start(
 
     Example: veltrix replay start 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b --reason "plan is right"
     """
-    from veltrix.commands.terminal import connected, ids_of
+    from veltrix.commands.terminal import ids_of
 
     id_ = ids_of([replay_id])[0]
-    with connected() as (_, engine):
-        story = story_of(engine, id_)
+    with reached(author) as backend:
+        story = story_of(backend, id_)
         if not yes and not typer.confirm(f"Replay {story.planned:,} failed runs?", err=True):
             raise typer.Exit(1)
-        story = _turned(engine, id_, Verb.START, reason, author, as_json)
+        story = _turned(backend, id_, Verb.START, reason, as_json)
         if watched:
-            story = watched_to_its_end(engine, id_)
+            story = watched_to_its_end(backend, id_)
     end(story, as_json, is_watched=watched)
 
 
 @replay.command("watch")
+@over_http
 def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
     """Show how far a replay is, until it ends, stops or is paused.
 
@@ -139,15 +135,16 @@ def watch(replay_id: ReplayId, as_json: AsJson = False) -> None:
 
     Example: veltrix replay watch 019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b
     """
-    from veltrix.commands.terminal import connected, ids_of
+    from veltrix.commands.terminal import ids_of
 
     id_ = ids_of([replay_id])[0]
-    with connected() as (_, engine):
-        story = watched_to_its_end(engine, id_)
+    with reached() as backend:
+        story = watched_to_its_end(backend, id_)
     end(story, as_json, is_watched=True)
 
 
 @replay.command("pause")
+@over_http
 def pause(
     replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
@@ -159,6 +156,7 @@ def pause(
 
 
 @replay.command("resume")
+@over_http
 def resume(
     replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
@@ -170,6 +168,7 @@ def resume(
 
 
 @replay.command("abort")
+@over_http
 def abort(
     replay_id: ReplayId, reason: Reason, author: Author = None, as_json: AsJson = False
 ) -> None:
@@ -181,6 +180,7 @@ def abort(
 
 
 @replay.command("list")
+@over_http
 def list_(
     state: Annotated[ReplayState | None, typer.Option(help="Only in this state.")] = None,
     limit: Limit = 50,
@@ -191,13 +191,11 @@ def list_(
 
     Example: veltrix replay list --state running
     """
-    from veltrix.commands.terminal import connected, ids_of, print_error, print_json, print_table
-    from veltrix.operations.replays.read import page
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import ids_of, print_error, print_json, print_table
 
     cursor = ids_of([after])[0] if after else None
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = page(tx, state=state, cursor=cursor, limit=limit)
+    with reached() as backend:
+        found = backend.replays(state, cursor, limit)
     if as_json:
         print_json(found)
         return
@@ -247,31 +245,19 @@ def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> 
 
 
 def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:
-    from veltrix.commands.terminal import connected, ids_of
+    from veltrix.commands.terminal import ids_of
 
-    with connected() as (_, engine):
-        story = _turned(engine, ids_of([replay_id])[0], verb, reason, author, as_json)
+    id_ = ids_of([replay_id])[0]
+    with reached(author) as backend:
+        story = _turned(backend, id_, verb, reason, as_json)
     end(story, as_json, is_watched=False)
 
 
 def _turned(
-    engine: "Engine", replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool
+    backend: "Backend", replay_id: str, verb: Verb, reason: str, as_json: bool
 ) -> "ReplayStory":
-    from veltrix.commands.terminal import author_of
-    from veltrix.operations.replays.plan import act
-
-    by = author_of(author)
-    story: ReplayStory = refused_is_1(
-        lambda: act(engine, replay_id, verb, reason=reason, author=by), as_json
-    )
+    story: ReplayStory = refused_is_1(lambda: backend.turn(replay_id, verb, reason), as_json)
     return story
-
-
-def _told(wanted: Any) -> dict[str, Any]:
-    import msgspec
-
-    values: dict[str, Any] = msgspec.to_builtins(wanted)
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _patch_in(file: Path) -> "Patch":

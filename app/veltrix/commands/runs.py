@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import After, AsJson, Limit, Since, Until, time_of
 from veltrix.domain.states import RunState
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from veltrix.operations.runs.read_story import RunStory
+    from veltrix.commands.backend.port import Backend
+    from veltrix.operations.runs.read_story import Entry, RunStory
 
 _LOOK_S = 0.5
+_NULL = b"null"
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
 
 
@@ -24,6 +25,7 @@ _ROW = attrgetter(
 )
 
 
+@over_http
 def runs(
     state: State = None,
     workflow: Annotated[str | None, typer.Option(help="Only of this workflow.")] = None,
@@ -42,31 +44,23 @@ def runs(
 
     Example: veltrix runs --state failed --workflow fulfil_order --since 2h
     """
-    from veltrix.commands.terminal import (
-        connected,
-        ids_of,
-        now,
-        print_error,
-        print_json,
-        print_table,
-    )
-    from veltrix.operations.runs.read import RunFilter, page
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import ids_of, print_error, print_json, print_table
+    from veltrix.operations.runs.read import RunFilter
 
-    wanted = RunFilter(
-        state=state,
-        workflow=workflow,
-        queue=queue,
-        key=key,
-        event=ids_of([event])[0] if event else None,
-        fingerprint=fingerprint,
-        since=time_of(since, now),
-        until=time_of(until, now, "--until"),
-        archived=archived,
-    )
     cursor = ids_of([after])[0] if after else None
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found = page(tx, wanted, cursor=cursor, limit=limit)
+    with reached() as backend:
+        wanted = RunFilter(
+            state=state,
+            workflow=workflow,
+            queue=queue,
+            key=key,
+            event=ids_of([event])[0] if event else None,
+            fingerprint=fingerprint,
+            since=time_of(since, backend.now),
+            until=time_of(until, backend.now, "--until"),
+            archived=archived,
+        )
+        found = backend.runs(wanted, cursor, limit)
     if as_json:
         print_json(found)
         return
@@ -78,6 +72,7 @@ def runs(
         print_error(f"more: --after {found.next}")
 
 
+@over_http
 def run(
     run_id: Annotated[str, typer.Argument(help="The run.")],
     watch: Annotated[bool, typer.Option("--watch", help="Until it has an outcome.")] = False,
@@ -89,11 +84,11 @@ def run(
 
     Example: veltrix run 0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3 --watch
     """
-    from veltrix.commands.terminal import connected, ids_of, print_json
+    from veltrix.commands.terminal import ids_of, print_json
 
     id_ = ids_of([run_id])[0]
-    with connected() as (_, engine):
-        story = _watch(engine, id_, is_quiet=as_json) if watch else _story(engine, id_)
+    with reached() as backend:
+        story = _watch(backend, id_, is_quiet=as_json) if watch else _story(backend, id_)
     if as_json:
         print_json(story)
     else:
@@ -101,26 +96,23 @@ def run(
             typer.echo(line)
 
 
-def _story(engine: "Engine", run_id: str) -> "RunStory":
+def _story(backend: "Backend", run_id: str) -> "RunStory":
     from veltrix.commands.terminal import print_error
-    from veltrix.operations.runs.read_story import story
-    from veltrix.store.transactions import transaction
 
-    with transaction(engine, snapshot=True) as tx:
-        found = story(tx, run_id)
+    found = backend.run(run_id)
     if found is None:
         print_error(f"veltrix: there is no run {run_id}")
         raise typer.Exit(1)
     return found
 
 
-def _watch(engine: "Engine", run_id: str, *, is_quiet: bool) -> "RunStory":
+def _watch(backend: "Backend", run_id: str, *, is_quiet: bool) -> "RunStory":
     """The run when it has its outcome; meanwhile a line for each change."""
     from threading import Event
 
     pause, shown = Event(), ""
     while True:
-        story = _story(engine, run_id)
+        story = _story(backend, run_id)
         line = f"{story.state}  generation {story.generation}  attempt {story.attempt}"
         line += f"  {len(story.steps)} recorded  {len(story.failed_attempts)} failed attempts"
         if line != shown and not is_quiet:
@@ -168,8 +160,24 @@ def _lines(story: "RunStory") -> Iterator[str]:
             ["what", "gen", "by", "when", "reason"],
             [(a.action, a.generation, a.author, a.acted_at, a.reason) for a in story.actions],
         )
-    if story.outcome is not None:
-        yield f"\noutcome\n{shown(bytes(story.outcome).decode())}"
+    yield from _last_error(story)
+    if story.outcome is not None or (story.state == RunState.SUCCEEDED and not story.redacted):
+        yield f"\noutcome\n{shown(bytes(story.outcome or _NULL).decode())}"
+
+
+def _last_error(story: "RunStory") -> Iterator[str]:
+    """What the last attempt of this generation raised, and from where; with its own lines."""
+    from veltrix.commands.terminal import told
+
+    failed = [one for one in story.failed_attempts if one.generation == story.generation]
+    if not failed or story.state == RunState.SUCCEEDED:
+        return
+    last = max(failed, key=lambda one: one.failed_at)
+    yield f"\nlast error, in {told(last.step) or 'the workflow'}"
+    if last.traceback:
+        yield told(last.traceback.rstrip(), "  ")
+    else:
+        yield told(f"{last.type}: {last.message or ''}".rstrip(), "  ")
 
 
 def _steps(story: "RunStory") -> Iterable[str]:
@@ -218,10 +226,12 @@ def _attempts(story: "RunStory") -> Iterable[str]:
     )
 
 
-def _output(entry: object) -> str:
-    """The first characters of what the step returned or raised."""
-    raw = getattr(entry, "error", None) or getattr(entry, "output", None)
-    return _short(bytes(raw).decode() if raw is not None else "")
+def _output(entry: "Entry") -> str:
+    """The first characters of what the step returned or raised. Null is told by its bytes."""
+    raw = entry.error or entry.output
+    if raw is None:
+        return _NULL.decode() if entry.output_bytes == len(_NULL) else ""
+    return _short(bytes(raw).decode())
 
 
 def _short(text: str, chars_max: int = 100) -> str:

@@ -4,46 +4,52 @@ import getpass
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
-from sqlalchemy import Engine
 
-from veltrix.bootstrap import engine_for
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.operations.runs.action_rows import canonical
-from veltrix.pipeline.accept.ledger_rows import unix_s
-from veltrix.pipeline.relay.queue_rows import Unserved
-from veltrix.settings import load
-from veltrix.settings.fields import Settings
-from veltrix.settings.load import DEV_FILE, load_settings
-from veltrix.store.transactions import open_autocommit
-from veltrix.telemetry import configure_logs
+from veltrix.settings.command_line import is_plain
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from veltrix.pipeline.relay.queue_rows import Unserved
+    from veltrix.settings.fields import Settings
+
+_CELL_CHARS_MIN = 12  # of a column that is cut
+_NEWLINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"  # of a text that has to stay on one line
 _OTHERS = re.compile(r"[^\n -~]")
 
 
-def operator_settings() -> Settings:
+def operator_settings() -> "Settings":
     """The settings of a command in a terminal: those of a `veltrix dev` in this folder count too.
 
     Logs are for processes: here only errors are shown.
     """
+    from veltrix.settings.load import DEV_FILE, load_settings
+    from veltrix.telemetry import configure_logs
+
     settings = load_settings(dev_file=DEV_FILE)
     configure_logs("console", "error")
     return settings
 
 
 @contextmanager
-def connected(*, as_owner: bool = False) -> Iterator[tuple[Settings, Engine]]:
+def connected(*, as_owner: bool = False) -> "Iterator[tuple[Settings, Engine]]":
     """Settings and an engine on the configured database, closed at the end of the block.
 
     `as_owner`: as the role that owns its tables, if one is named.
     """
+    from veltrix.bootstrap import engine_for
+    from veltrix.settings import load
+
     settings = operator_settings()
     if as_owner:
         settings = load.as_owner(settings)
@@ -64,14 +70,10 @@ def author_of(given: str | None) -> str:
         return f"uid {os.getuid()}"
 
 
-def now() -> datetime:
-    """The database's time, for what people write as so long ago: this machine's may be wrong."""
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        return datetime.fromtimestamp(unix_s(tx), UTC)
-
-
 def ids_of(texts: Iterable[str]) -> list[str]:
     """These ids as the tables write them. Raises CommandRefused naming what is none."""
+    from veltrix.operations.runs.action_rows import canonical
+
     ids = {text: canonical(text) for text in texts}
     if wrong := [text for text, id_ in ids.items() if id_ is None]:
         raise CommandRefused(
@@ -106,24 +108,50 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows under headings on standard output."""
-    for number, line in enumerate(columns(headings, rows)):
-        typer.echo(typer.style(line, bold=True) if number == 0 else line)
+    """Rows under headings on standard output; on a terminal as wide as that, else whole."""
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else None
+    for number, line in enumerate(columns(headings, rows, width)):
+        typer.echo(typer.style(line, bold=True) if number == 0 and not is_plain() else line)
 
 
-def columns(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Lines with aligned columns, as wide as the text is: nothing is cut, also not in a pipe."""
+def columns(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None
+) -> list[str]:
+    """Lines with aligned columns, as wide as the text is; or as `width`, where texts can be cut.
+
+    The first column is never cut: it is what the next command is told.
+    """
     cells = [list(headings), *([shown(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    if width is not None:
+        _narrow(widths, width - 2 * (len(widths) - 1))
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            _cut(cell, most).ljust(most) for cell, most in zip(row, widths, strict=True)
+        ).rstrip()
         for row in cells
     ]
 
 
+def _narrow(widths: list[int], width: int) -> None:
+    """Make the widest columns but the first narrower until all fit, if they can."""
+    while (over := sum(widths) - width) > 0:
+        widest = max(range(1, len(widths)), key=widths.__getitem__, default=0)
+        if widest == 0 or widths[widest] <= _CELL_CHARS_MIN:
+            return
+        others = [w for i, w in enumerate(widths) if i not in {0, widest}]
+        least = max(_CELL_CHARS_MIN, min(widths[widest] - 1, max(others, default=0)))
+        widths[widest] = max(least, widths[widest] - over)
+
+
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def print_error(line: str) -> None:
     """A line on standard error, in which nothing steers a terminal either."""
-    typer.echo("\n".join(map(_still, line.split("\n"))), err=True)
+    typer.echo(told(line), err=True)
 
 
 def shown(value: Any) -> str:
@@ -137,14 +165,20 @@ def shown(value: Any) -> str:
             return value.strftime("%Y-%m-%d %H:%M:%S")
         case int():
             return f"{value:,}"
-    return _still(str(value))
+    return _still(str(value).replace("\r\n", "\n").replace("\n", _NEWLINE))
+
+
+def told(text: str, indent: str = "") -> str:
+    """A text with its own lines, each after the indent; nothing else in it steers a terminal."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(f"{indent}{_still(line.expandtabs())}".rstrip() for line in lines)
 
 
 def _still(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def print_unserved(found: Sequence[Unserved]) -> None:
+def print_unserved(found: "Sequence[Unserved]") -> None:
     """Name the queues with open runs that no worker serves; nothing if there are none."""
     for one in found:
         print_error(f"veltrix: queue {one.queue!r} has {one.told}")

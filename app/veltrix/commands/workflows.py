@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
+from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import AsJson, Author, Why, Yes
 
 group = typer.Typer(no_args_is_help=True, help="Workflows: which there are, register, retire.")
 
 
 @group.command("list")
+@over_http
 def list_(as_json: AsJson = False) -> None:
     """List the workflows that can be started, with the event types that start them.
 
@@ -18,13 +20,10 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: veltrix workflows list
     """
-    from veltrix.commands.terminal import connected, print_json, print_table, print_unserved
-    from veltrix.pipeline.relay.queue_rows import unserved
-    from veltrix.releases.read import standing
-    from veltrix.store.transactions import open_autocommit
+    from veltrix.commands.terminal import print_json, print_table, print_unserved
 
-    with connected() as (_, engine), open_autocommit(engine) as tx:
-        found, bare = standing(tx), unserved(tx)
+    with reached() as backend:
+        found, bare = backend.workflows(), backend.unserved()
     if as_json:
         print_json(found)
         return
