@@ -1,9 +1,11 @@
 """The `veltrix` command: assembles what `commands/` has and turns errors into exit codes.
 
-Exit codes: 0 fine, 1 a finding or imbalance, 2 wrong use, wrong settings or something not there.
+Exit codes: 0 fine, 1 a finding or imbalance, 2 wrong use, wrong settings or something not there,
+3 an error that nobody expected.
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -30,12 +32,15 @@ from veltrix.commands import (
     topology,
     workflows,
 )
+from veltrix.commands.grouped_help import in_groups
 from veltrix.commands.mistakes import sentences_of
+from veltrix.settings.command_line import is_debugging
 
 HELP = """Events in, workflows out, every event accounted for.
 
-`veltrix dev` runs everything here; docs/how-to/operating.md has the rest. Exit code 0: fine, 1: a
-finding or an imbalance, 2: wrong use or settings."""
+`veltrix dev` runs everything here; docs/how-to/operating.md has the rest. Commands that look and
+act ask the database, or with --url (VELTRIX_URL) an api. Exit code 0: fine, 1: a finding or an
+imbalance, 2: wrong use or settings, 3: an error that nobody expected."""
 
 cli = typer.Typer(
     name="veltrix",
@@ -46,40 +51,51 @@ cli = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 100},
 )
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    init.init,
-    processes.dev,
-    config.demo,
-    processes.api,
-    processes.relay,
-    processes.worker,
-    processes.flower,
-    send.send,
-    runs.runs,
-    runs.run,
-    acting.cancel,
-    balance.balance,
-    prove.prove,
-    config.config,
+_BEGIN, _LOOK, _ACT, _RUN, _SET_UP = (
+    "Begin, send and try",
+    "Look",
+    "Act on runs and failures",
+    "Processes",
+    "Set up and keep",
 )
-for command in _COMMANDS:
-    cli.command()(command)
+_COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    (_BEGIN, init.init),
+    (_BEGIN, processes.dev),
+    (_BEGIN, send.send),
+    (_BEGIN, config.demo),
+    (_BEGIN, prove.prove),
+    (_LOOK, balance.balance),
+    (_LOOK, runs.runs),
+    (_LOOK, runs.run),
+    (_ACT, acting.cancel),
+    (_RUN, processes.api),
+    (_RUN, processes.relay),
+    (_RUN, processes.worker),
+    (_RUN, processes.flower),
+    (_SET_UP, config.config),
+)
+for panel, command in _COMMANDS:
+    cli.command(rich_help_panel=panel)(command)
 audit.group.command()(audit_verify.verify)
 events.group.command("dead-letters")(dead_letters.dead_letters)
 events.group.command("dead-letter")(dead_letters.dead_letter)
 events.group.command("seen")(dead_letters.seen)
 replays.group.command("edit")(edits.edit)
-for group, name in (
-    (audit.group, "audit"),
-    (failures.group, "failures"),
-    (replays.group, "replay"),
-    (workflows.group, "workflows"),
-    (events.group, "events"),
-    (topology.group, "topology"),
-    (keys.group, "keys"),
-    (schema.group, "db"),
+for panel, group, name in (
+    (_LOOK, events.group, "events"),
+    (_LOOK, workflows.group, "workflows"),
+    (_LOOK, audit.group, "audit"),
+    (_ACT, failures.group, "failures"),
+    (_ACT, replays.group, "replay"),
+    (_SET_UP, topology.group, "topology"),
+    (_SET_UP, keys.group, "keys"),
+    (_SET_UP, schema.group, "db"),
 ):
-    cli.add_typer(group, name=name)
+    cli.add_typer(group, name=name, rich_help_panel=panel)
+in_groups(cli)
+# What they say beside their lines of log is a traceback: they run where nobody reads a sentence.
+_PROCESSES = frozenset({"api", "relay", "worker", "flower", "dev", "demo", "prove"})
+_UNEXPECTED = 3
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -100,20 +116,33 @@ def _options(
             "--version", callback=_tell_version, is_eager=True, help="Say which release this is."
         ),
     ] = False,
+    _debug: Annotated[
+        bool,
+        typer.Option("--debug", help="With errors, where they come from; as VELTRIX_DEBUG=1."),
+    ] = False,
 ) -> None:
     """What stands before a command."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; its exit code. Expected errors are sentences on standard error."""
+    """Run a command line; its exit code. Errors are sentences on standard error."""
     try:
         cli(args=list(arguments), prog_name="veltrix")
     except SystemExit as end:
         return int(end.code or 0)
     except Exception as error:
         sentences = sentences_of(error)
-        if sentences is None:
+        if sentences is None and arguments[0] in _PROCESSES:
             raise
+        if "--debug" in arguments[:1] or is_debugging():
+            traceback.print_exception(error)
+        if sentences is None:
+            typer.echo(
+                f"veltrix: an error that nobody expected: {type(error).__name__}: {error}; please"
+                " tell us, with what `veltrix --debug` and the same command show",
+                err=True,
+            )
+            return _UNEXPECTED
         for sentence in sentences:
             typer.echo(f"veltrix: {sentence}", err=True)
         return 2
