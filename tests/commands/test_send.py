@@ -249,3 +249,15 @@ def test_lines_keep_their_numbers_however_a_file_is_read(tmp_path: Path) -> None
     assert [line.number for line in lines] == [1, 3, 4, 5]
     assert [line.text for line in lines] == [b"{}", b"{ }", texts[3], texts[4]]
     assert lines[-2].end == sum(map(len, texts[:4])) + 4
+
+
+def test_a_sample_comes_with_veltrix_and_is_taken(
+    sending: Callable[..., Any], engine: Engine
+) -> None:
+    sent = sending("--sample", "--json")
+    again = sending("--sample", "--json")
+    neither, both = sending(), sending("--sample", "events")
+
+    assert (sent.code, sent.json["accepted"], again.json["duplicates"]) == (0, 10, 10)
+    assert accepted(engine)[0] == "order-4711-placed"
+    assert (neither.code, both.code) == (2, 2)

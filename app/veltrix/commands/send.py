@@ -24,7 +24,8 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 _File = Annotated[
-    str, typer.Argument(help="NDJSON: a CloudEvent a line; - is standard input.", show_default=False)
+    str | None,
+    typer.Argument(help="NDJSON: a CloudEvent a line; - is standard input.", show_default=False),
 ]
 _Url = Annotated[
     str | None,
@@ -39,10 +40,14 @@ _GiveUp = Annotated[
     float | None,
     typer.Option(help="End when the api was away so long, in seconds.  [default: never]", min=0),
 ]
+_Sample = Annotated[
+    bool, typer.Option("--sample", help="Send ten orders of a shop that come with Veltrix.")
+]
 
 
 def send(
-    file: _File,
+    file: _File = None,
+    sample: _Sample = False,
     batch: _Batch = 500,
     from_line: Annotated[int, typer.Option(help="Begin at this line.", min=1)] = 1,
     give_up_s: _GiveUp = None,
@@ -66,6 +71,9 @@ def send(
     from veltrix.commands.progress import Progress
     from veltrix.commands.sending import Sender, read_batches
 
+    if (file is None) != sample:
+        raise typer.BadParameter("name a file, or send --sample", param_hint="FILE")
+    file = file or str(Path(__file__).with_name("samples") / "orders.ndjson")
     address, key = spoken_to(url or _url()), key_of(key_file)
     refusals: list[Refusal] = []
     with _opened(file) as (fd, size), Progress("sent", size) as progress, _interruptible():
