@@ -1,4 +1,7 @@
-"""Settings to objects: the only composition root, and the only real clock, chance and ids."""
+"""Settings to objects: the only composition root, and the only real clock, chance and ids.
+
+What only some of its callers need is imported where it is made: commands start quickly.
+"""
 
 import gc
 import random
@@ -7,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
 from pydantic import SecretStr
@@ -14,15 +18,15 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from veltrix.authoring.registry import load_workflows
 from veltrix.authoring.workflows import Workflow
 from veltrix.domain.ids import EventIds
-from veltrix.pipeline.execute.coroutines.execution import ExecutionLimits
 from veltrix.settings.fields import Settings
 from veltrix.settings.load import require
-from veltrix.store.grants import powers
 from veltrix.store.transactions import make_engine, open_autocommit
 from veltrix.telemetry import logger
+
+if TYPE_CHECKING:
+    from veltrix.pipeline.execute.coroutines.execution import ExecutionLimits
 
 PROVE_WORKFLOWS = "veltrix.prove.load.workflows"  # by name: what imports this module is above it
 
@@ -101,6 +105,8 @@ def say_powers(settings: Settings, engine: Engine) -> None:
 
     Not where the owner's URL names the same role, as `veltrix dev` does: then it is meant.
     """
+    from veltrix.store.grants import powers
+
     require(settings, "database_url")
     assert settings.database_url is not None
     owner = settings.database_owner_url
@@ -119,6 +125,8 @@ def _user_of(url: SecretStr) -> str | None:
 
 def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
     """The configured workflows by name, each with its code version."""
+    from veltrix.authoring.registry import load_workflows
+
     modules = f"{settings.workflows},{PROVE_WORKFLOWS}" if settings.prove else settings.workflows
     found = load_workflows(modules)
     return {name: (w, w.code_version(settings.release)) for name, w in sorted(found.items())}
@@ -126,8 +134,10 @@ def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
 
 def limits_for(
     settings: Settings, sources: Sources, *, has_own_limits: bool = True
-) -> ExecutionLimits:
+) -> "ExecutionLimits":
     """What the executions of a worker child must respect."""
+    from veltrix.pipeline.execute.coroutines.execution import ExecutionLimits
+
     return ExecutionLimits(
         output_bytes_max=settings.output_bytes_max,
         error_chars_max=settings.error_chars_max,

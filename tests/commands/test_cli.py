@@ -116,19 +116,71 @@ def test_a_database_that_is_away_is_a_sentence_without_its_password(
     assert "Traceback" not in ran.err
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, veltrix.cli\n"
-        "heavy = {'sqlalchemy', 'celery', 'fastapi', 'pydantic', 'rich', 'kombu', 'flower',"
-        " 'prometheus_client'} & set(sys.modules)\n"
-        "sys.exit(f'veltrix --help loads {heavy}' if heavy else 0)"
-    )
+PLATFORM = {
+    *("sqlalchemy", "psycopg", "alembic", "celery", "kombu", "fastapi", "starlette", "pydantic"),
+    *("httpx", "structlog", "prometheus_client", "rich", "flower", "jsonschema"),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import veltrix", PLATFORM | {"asyncio", "ssl", "subprocess", "typer"}),
+        ("import veltrix.cli; veltrix.cli.run(['--help'])", PLATFORM | {"asyncio", "ssl"}),
+        ("import veltrix.client.events", PLATFORM - {"httpx"}),
+        (
+            "import veltrix.cli; veltrix.cli.run(['balance', '--url', 'http://127.0.0.1:1/'])",
+            {"psycopg", "alembic", "celery", "kombu", "fastapi", "starlette", "flower"},
+        ),
+        (
+            "import veltrix.cli; veltrix.cli.run(['balance'])",
+            {"alembic", "celery", "kombu", "fastapi", "starlette", "flower", "httpx"},
+        ),
+    ],
+    ids=["front door", "help", "client", "over http", "database"],
+)
+def test_what_nobody_asked_for_is_not_loaded(code: str, absent: set[str], tmp_path: Path) -> None:
+    """Each takes a part of a second that somebody waits for at a prompt, or in every test."""
+    told = f"{code}\nimport sys; print('loaded', *sorted({absent!r} & set(sys.modules)))"
 
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", told], cwd=tmp_path, capture_output=True, text=True, check=False
     )
 
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "loaded"
+
+
+def test_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    groups = capsys.readouterr().out
+    assert run(["runs", "--help"]) == 0
+    options = capsys.readouterr().out
+
+    headings = [line for line in groups.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == [
+        *("Options:", "Begin, send and try:", "Look:", "Act on runs and failures:"),
+        *("Processes:", "Set up and keep:"),
+    ]
+    assert options.index("Options:") < options.index("--json") < options.index("Over HTTP:")
+    assert options.index("Over HTTP:") < options.index("--url")
+
+
+def test_an_error_that_nobody_expected_is_a_sentence_and_its_traceback_when_asked(
+    unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_name: str) -> str:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("importlib.metadata.version", broken)
+
+    told, traced = unset_veltrix("--version"), unset_veltrix("--debug", "--version")
+
+    assert told.code == traced.code == 3
+    assert "ZeroDivisionError: by zero" in told.err
+    assert "Traceback" not in told.err
+    assert "Traceback" in traced.err
+    assert "in broken" in traced.err
 
 
 def test_the_version_is_that_of_the_project(unset_veltrix: Veltrix) -> None:

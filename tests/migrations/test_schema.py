@@ -17,7 +17,7 @@ import veltrix.store.failure_tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.wait import until
 from veltrix.store import schema
-from veltrix.store.tables import metadata
+from veltrix.store.tables import ADVISORY_LOCK, metadata
 
 # Everything the catalog knows of our tables that can differ.
 CATALOG = {
@@ -110,7 +110,7 @@ def test_alembic_finds_nothing_to_generate(empty_url: str) -> None:
 def test_two_migrators_at_once_both_succeed_one_after_the_other(empty_url: str) -> None:
     code = "import sys; from veltrix.store import schema; schema.upgrade(sys.argv[1])"
     with connected(empty_url) as turn:
-        turn.execute(text("select pg_advisory_lock(:key)"), {"key": schema.ADVISORY_LOCK})
+        turn.execute(text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
         migrators = [
             subprocess.Popen([sys.executable, "-c", code, empty_url], stderr=subprocess.PIPE)
             for _ in range(2)
@@ -128,7 +128,7 @@ def test_two_migrators_at_once_both_succeed_one_after_the_other(empty_url: str) 
 
 def test_a_migrator_whose_turn_never_comes_says_so(empty_url: str) -> None:
     with connected(empty_url) as turn:
-        turn.execute(text("select pg_advisory_lock(:key)"), {"key": schema.ADVISORY_LOCK})
+        turn.execute(text("select pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
 
         with pytest.raises(schema.SchemaBusy, match="another migrator"):
             schema.upgrade(empty_url, turn_timeout_s=0.2)

@@ -6,7 +6,6 @@ unit-tested as plain code. Positions are paths: "3" is the third request of the 
 the first request of the first branch of a `gather` at "3".
 """
 
-import asyncio
 import random as _random
 import threading
 import uuid as _uuid
@@ -148,6 +147,8 @@ class Sleep:
         elif is_engine_here() and not is_part_of_step():
             raise OutsideRun("sleep()")
         else:
+            import asyncio  # takes as long as the rest of the front door, and no run needs it
+
             yield from asyncio.sleep(self.seconds).__await__()
 
 
@@ -208,6 +209,8 @@ async def _await(branch: Awaitable[Any]) -> Any:
 
 
 async def _gather_plain(branches: list[Coroutine[Any, Any, Any]], is_returned: bool) -> list[Any]:
+    import asyncio  # as above
+
     ended = await asyncio.gather(*map(_end_of, branches))
     for _, error in ended:
         if error is not None and not is_returned:
@@ -217,6 +220,8 @@ async def _gather_plain(branches: list[Coroutine[Any, Any, Any]], is_returned: b
 
 async def _end_of(branch: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
     """What it returned, which may be an exception too, or what it raised."""
+    import asyncio  # as above
+
     try:
         return await branch, None
     except asyncio.CancelledError:

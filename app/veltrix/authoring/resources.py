@@ -4,17 +4,19 @@ A worker's child is a process with one main thread, in which plain steps run one
 and one event loop, on which all its `async def` steps run. So a client of each kind is enough.
 """
 
-import asyncio
 import inspect
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import Context
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from veltrix.authoring.code import name_of
 from veltrix.authoring.definitions import DefinitionError
 from veltrix.authoring.flow import here
+
+if TYPE_CHECKING:
+    import asyncio  # the front door loads none: who has a loop has it loaded
 
 T = TypeVar("T")
 StartHook = Callable[[], Any]
@@ -123,6 +125,8 @@ class _AsyncResource(_Resource[T]):
 
     async def __call__(self) -> T:
         self._check_here()
+        import asyncio
+
         loop = asyncio.get_running_loop()
         for closed in [one for one in self._made if one.is_closed()]:
             del self._made[closed]
@@ -138,6 +142,8 @@ class _AsyncResource(_Resource[T]):
             raise
 
     async def _make(self) -> T:
+        import asyncio
+
         generator = self._function()
         value: T = await anext(generator, _NOTHING)
         if value is _NOTHING:
@@ -146,7 +152,7 @@ class _AsyncResource(_Resource[T]):
         _opened.append((os.getpid(), loop, lambda: self._close(loop, generator)))
         return value
 
-    async def _close(self, loop: asyncio.AbstractEventLoop, generator: AsyncIterator[T]) -> None:
+    async def _close(self, loop: "asyncio.AbstractEventLoop", generator: AsyncIterator[T]) -> None:
         self._made.pop(loop, None)
         if await anext(generator, _NOTHING) is not _NOTHING:
             raise RuntimeError(f"resource {self.name!r} yields more than once")
@@ -154,7 +160,7 @@ class _AsyncResource(_Resource[T]):
 
 _NOTHING: Any = object()
 # What is to be closed, in the order in which it was made: of which process, on which loop.
-_opened: list[tuple[int, asyncio.AbstractEventLoop | None, Closer]] = []
+_opened: "list[tuple[int, asyncio.AbstractEventLoop | None, Closer]]" = []
 
 
 def close_resources(timeout_s: float, tell: Callable[[BaseException], object]) -> None:
@@ -162,6 +168,8 @@ def close_resources(timeout_s: float, tell: Callable[[BaseException], object]) -
 
     Asynchronous ones are closed on their own loop, each within `timeout_s`. Raises nothing.
     """
+    import asyncio
+
     while _opened:
         pid, loop, close = _opened.pop()
         if pid != os.getpid():

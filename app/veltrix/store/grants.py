@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from veltrix.store.access_tables import api_keys
 from veltrix.store.arrays import TextArray
 from veltrix.store.connections import execute_plain
-from veltrix.store.schema import ADVISORY_LOCK
+from veltrix.store.tables import ADVISORY_LOCK
 
 _READ, _ADD, _CHANGE, _REMOVE = "select", "insert", "update", "delete"
 # What is said of a row; its id, time and hash are the trigger's.

@@ -5,7 +5,7 @@ Its index is not unique on purpose: the table must be able to hold what must nev
 
 from sqlalchemy import Engine, text
 
-from veltrix.store.schema import ADVISORY_LOCK
+from veltrix.store.tables import ADVISORY_LOCK
 from veltrix.store.transactions import transaction
 
 TABLE = """

@@ -15,8 +15,6 @@ from sqlalchemy.exc import DBAPIError
 
 from veltrix.store.transactions import sqlstate_of
 
-ADVISORY_LOCK = 0x7665_6C74_7269_78  # "veltrix": who migrates holds it
-
 _HERE = Path(__file__).resolve()
 _INSTALLED, _CHECKOUT = _HERE.parents[1] / "migrations", _HERE.parents[3] / "alembic"
 _LOCK_TIMEOUT = "55P03"

@@ -27,6 +27,7 @@ from sqlalchemy import (
     text,
 )
 
+ADVISORY_LOCK = 0x7665_6C74_7269_78  # "veltrix": who changes the schema or its rights holds it
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
