@@ -76,7 +76,9 @@ def _without_ids(ran: Ran, own: Sequence[str]) -> tuple[object, ...]:
 def ways(
     veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, engine: Engine, database_url: str
 ) -> Iterator[Ways]:
-    """One platform, with a key named `ann` that may do everything."""
+    """One platform, with a key named `ann` that may do everything; the file `key` may only read."""
+    reader = veltrix("keys", "create", "reader", "--scope", "runs:read", "--json").json["key"]
+    Path("key").write_text(reader + "\n")
     key = veltrix("keys", "create", "ann", "--scope", "admin", "--json").json["key"]
 
     def over_http(*arguments: str) -> Ran:
@@ -151,7 +153,8 @@ def test_what_is_read_is_the_same_both_ways(ways: Ways, engine: Engine, tmp_path
     for line in [*READS, *more]:
         said = ways.same(*line.split())
         assert said.out or said.err, line
-        ways.same(*line.split(), "--json")
+        if said.code == 0:
+            ways.same(*line.split(), "--json")
     page = ways.same("runs", "--limit", "205", "--json").json
     assert len(page["items"]) == 205, "more than the api gives at once"
     assert len(ways.same("runs", "--after", page["next"], "--json").json["items"]) == 25
@@ -258,8 +261,6 @@ def test_over_http_the_key_says_who_acts(ways: Ways, engine: Engine) -> None:
 def test_who_may_not_call_is_told_so_in_a_sentence_with_its_cure(
     ways: Ways, veltrix: Veltrix, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = veltrix("keys", "create", "reader", "--scope", "runs:read", "--json").json["key"]
-    Path("key").write_text(reader + "\n")
     (run_id,) = fail(engine, 1)
     monkeypatch.delenv("VELTRIX_DATABASE_URL")
     there = ("--url", ways.api.url)

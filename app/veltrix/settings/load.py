@@ -212,8 +212,14 @@ def _unknown(given: Mapping[str, tuple[str, str]]) -> list[str]:
     known |= {f"{_variable(name)}_FILE" for name in SECRETS} | NOT_SETTINGS
     mistakes = []
     for name in sorted(given.keys() - known):
-        close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
-        cure = f"did you mean {close[0]}?" if close else "remove it; docs/settings.md has them all."
+        # Without the prefix, which makes short names alike.
+        bare = {one.removeprefix(PREFIX): one for one in sorted(known)}
+        close = difflib.get_close_matches(name.removeprefix(PREFIX), list(bare), n=1, cutoff=0.7)
+        cure = (
+            f"did you mean {bare[close[0]]}?"
+            if close
+            else "remove it; docs/settings.md has them all."
+        )
         mistakes.append(f"{name} ({_where(given[name][1])}) is not a setting; {cure}")
     return mistakes
 
