@@ -28,6 +28,7 @@ KEEPS_RUNNING = {"api", "relay", "worker", "flower", "dev"}
 # They print a document of their own kind, or nothing.
 NOTHING_TO_PARSE = {
     ("topology", "definitions"),
+    ("init",),
     *(("db", name) for name in ("upgrade", "downgrade", "grants")),
 }
 
