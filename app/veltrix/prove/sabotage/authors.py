@@ -70,7 +70,7 @@ def limit_forgotten_in_sleep() -> None:
 def one_context_for_all() -> None:
     """All runs of a child share one context."""
     shared = copy_context()
-    replace("veltrix.pipeline.execute.coroutines.execution", "fresh", lambda _: lambda: shared)
+    replace("veltrix.pipeline.execute.coroutines.moves", "fresh", lambda _: lambda: shared)
 
 
 def attempts_forgotten() -> None:

@@ -224,7 +224,7 @@ def journal_after_next_step() -> None:
 
         return landed
 
-    replace("veltrix.pipeline.execute.engine", "Engine._land", eager)
+    replace("veltrix.pipeline.execute.engine", "BatchExecutor._land", eager)
 
 
 def journal_forgotten() -> None:
@@ -301,7 +301,7 @@ def shutdown_cancels() -> None:
 
         return left
 
-    replace("veltrix.pipeline.execute.engine", "Engine._leave", cancelling)
+    replace("veltrix.pipeline.execute.engine", "BatchExecutor._leave", cancelling)
 
 
 # What nobody may lose sight of
@@ -314,7 +314,7 @@ def dead_letters_dropped() -> None:
         return lambda self, message, _reason, _detail: self.acknowledge(message)
 
     replace("veltrix.worker.parent.consumer", "ListConsumer._refuse", silent)
-    replace("veltrix.worker.child.child", "Child._write_unknown", nothing())
+    replace("veltrix.worker.child.child", "WorkerChild._write_unknown", nothing())
 
 
 def failures_not_counted() -> None:

@@ -53,8 +53,10 @@ def errors_are_deaths() -> None:
         errors._ANSWERS[state] = errors.Answer.OUR_FAULT  # noqa: SLF001
     replace("veltrix.store.transactions", "Link.call", raising)
     child: Any = importlib.import_module("veltrix.worker.child.child")
-    replace("veltrix.worker.child.child", "Child._one_by_one", nothing_of_it)
-    replace("veltrix.worker.child.child", "Child.run_patiently", lambda _: child.Child.run)
+    replace("veltrix.worker.child.child", "WorkerChild._one_by_one", nothing_of_it)
+    replace(
+        "veltrix.worker.child.child", "WorkerChild.run_patiently", lambda _: child.WorkerChild.run
+    )
     replace("veltrix.worker.parent.deaths", "_DEATHS", lambda _: (BaseException,))
 
 
