@@ -68,3 +68,12 @@ def test_each_page_and_module_that_is_named_is_there(folder: str) -> None:
 
     assert len(named) > 5
     assert not {one for one in named if not (ROOT / one[1]).is_file()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_each_link_and_picture_of_a_page_outside_of_the_site_is_there(page: str) -> None:
+    """The site's own links are checked when it is built."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
