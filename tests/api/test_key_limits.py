@@ -240,7 +240,7 @@ def soon(engine: Engine, left_s: float) -> datetime:
 def test_a_key_ends_to_the_moment_and_so_do_its_sessions(
     engine: Engine, api_of: ApiOf, database_url: str
 ) -> None:
-    made(engine, None, expires_at=soon(engine, 1.5))
+    made(engine, None, expires_at=soon(engine, 4.0))
     made(engine, None, FREE, expires_at=soon(engine, 3600))
     with transaction(engine) as tx:
         opened = sessions.make(tx, BOUND, "cookie", "csrf", 3600)

@@ -16,7 +16,7 @@ from veltrix.domain.ids import Id
 from veltrix.domain.states import RunState
 from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
 from veltrix.operations.replays.rules import Mode
-from veltrix.operations.runs.bulk import IDS_MAX, Action, Asked, NotDone, act, count
+from veltrix.operations.runs.bulk import IDS_MAX, Asked, BulkAction, NotDone, act, count
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
@@ -114,7 +114,7 @@ async def cancel_runs(request: Request, author: _Operator) -> Response:
     404 and 409 name the runs of `ids` that are unknown or settled. A filter takes open runs only.
     One that says no more than a state needs `all: true`. Takes an `Idempotency-Key`.
     """
-    return await _answer(request, author, Action.CANCEL)
+    return await _answer(request, author, BulkAction.CANCEL)
 
 
 @router.post(
@@ -127,7 +127,7 @@ async def archive_runs(request: Request, author: _Operator) -> Response:
 
     All of them or none, as for a cancel. A replay of an archived run restores it.
     """
-    return await _answer(request, author, Action.ARCHIVE)
+    return await _answer(request, author, BulkAction.ARCHIVE)
 
 
 @router.post(
@@ -137,7 +137,7 @@ async def archive_runs(request: Request, author: _Operator) -> Response:
 )
 async def restore_runs(request: Request, author: _Operator) -> Response:
     """They are in the lists again, failed as they were. All of them or none, as for a cancel."""
-    return await _answer(request, author, Action.RESTORE)
+    return await _answer(request, author, BulkAction.RESTORE)
 
 
 @router.get(
@@ -148,7 +148,7 @@ async def restore_runs(request: Request, author: _Operator) -> Response:
 )
 def count_runs(
     request: Request,
-    action: Action,
+    action: BulkAction,
     state: RunState | None = None,
     workflow: _Text = None,
     queue: _Text = None,
@@ -217,7 +217,7 @@ async def replay_runs(request: Request, author: _Operator) -> Response:
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
 
-async def _answer(request: Request, author: Author, action: Action) -> Response:
+async def _answer(request: Request, author: Author, action: BulkAction) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
     wanted = asked.wanted or RunFilter()
@@ -228,7 +228,7 @@ async def _answer(request: Request, author: Author, action: Action) -> Response:
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
 
-def _asked(body: ManyAsked, action: Action, author: Author) -> Asked:
+def _asked(body: ManyAsked, action: BulkAction, author: Author) -> Asked:
     if body.ids is not None and (body.filter is not None or body.all):
         raise Problem(400, "invalid-request", "send ids or a filter, not both")
     for id_ in body.ids or ():

@@ -29,7 +29,7 @@ def act_on(
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.commands.terminal import ids_of
     from veltrix.operations.runs.action_rows import LIST_RUNS_MAX as IDS_MAX
-    from veltrix.operations.runs.bulk import Action, Asked
+    from veltrix.operations.runs.bulk import Asked, BulkAction
     from veltrix.operations.runs.read import RunFilter
 
     given = {name: value for name, value in named.items() if value is not None}
@@ -38,7 +38,7 @@ def act_on(
     if run_ids and len(run_ids) > IDS_MAX:
         raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
     asked = Asked(
-        action=Action(action),
+        action=BulkAction(action),
         ids=ids_of(run_ids) if run_ids else None,
         wanted=RunFilter(**given) if given else None,
         is_all=is_all,

@@ -14,7 +14,7 @@ from veltrix.console.actions import Form, reason_of
 from veltrix.console.query import number, runs_asked
 from veltrix.console.rendering import address, form_key, rendered
 from veltrix.console.sessions import Visitor, check_bounds
-from veltrix.operations.runs.bulk import Action, Asked, NotDone, act, count, is_everything
+from veltrix.operations.runs.bulk import Asked, BulkAction, NotDone, act, count, is_everything
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from veltrix.web.services import Services
 
 # What is said when it is done, where it leads to.
-_DONE = {Action.CANCEL: "cancelled", Action.ARCHIVE: "archived", Action.RESTORE: "restored"}
+_DONE = {
+    BulkAction.CANCEL: "cancelled",
+    BulkAction.ARCHIVE: "archived",
+    BulkAction.RESTORE: "restored",
+}
 
 
 def bulk_asked(request: Request, visitor: Visitor) -> Response:
@@ -76,9 +80,9 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     )
 
 
-def _asked(request: Request) -> tuple[Action, RunFilter]:
+def _asked(request: Request) -> tuple[BulkAction, RunFilter]:
     verb = request.path_params["verb"]
-    if verb not in set(Action):
+    if verb not in set(BulkAction):
         raise Problem(404, "not-found", f"nothing is called {verb!r} here")
     asked = runs_asked(request.query_params)
     if asked.by_event is not None:
@@ -87,7 +91,7 @@ def _asked(request: Request) -> tuple[Action, RunFilter]:
             "invalid-request",
             "source, subject and type do not choose runs here: clear them, or name the event",
         )
-    return Action(verb), asked.runs
+    return BulkAction(verb), asked.runs
 
 
 def _back(request: Request, wanted: RunFilter, **said: Any) -> str:

@@ -231,7 +231,7 @@ def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: Run
     if asked.cursor is None and seen.next is None:
         return len(seen.items) or None
     services: Services = request.app.state.services
-    found = bulk.count(services.engine, bulk.Action.CANCEL, asked.runs)
+    found = bulk.count(services.engine, bulk.BulkAction.CANCEL, asked.runs)
     return None if isinstance(found, bulk.NotDone) else found
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Mode, Verb
-    from veltrix.operations.runs.bulk import Action, Asked, Done, NotDone
+    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
     from veltrix.settings.fields import Settings
@@ -45,7 +45,7 @@ class DatabaseBackend(DatabaseReads):
 
         return cancel(self._engine, ids, reason, self._author)
 
-    def count(self, action: "Action", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
         """As of now."""
         from veltrix.operations.runs.bulk import NotDone, count
 

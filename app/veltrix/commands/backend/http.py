@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Mode, Verb
-    from veltrix.operations.runs.bulk import Action, Asked, Done, NotDone
+    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
 
@@ -64,7 +64,7 @@ class HttpBackend(HttpReads):
         is_over = found["state"] == "cancelled"
         return Cancelled(run_id) if is_over else CancelRequested(run_id)
 
-    def count(self, action: "Action", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
         """As of now."""
         asked = asked_of(wanted) | {"action": action.value}
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import Mode, ReplayState, Verb
-    from veltrix.operations.runs.bulk import Action, Asked, Done, NotDone
+    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter, RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
@@ -148,7 +148,7 @@ class Acts(Protocol):
     ) -> "Sequence[Cancelled | CancelRequested | NotCancelled]":
         """Each of up to 1,000 runs that is open is cancelled; each run's answer, by id."""
 
-    def count(self, action: "Action", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
         """To how many runs it can be done now; 0: to none, or to more than at once."""
 
     def act(self, asked: "Asked") -> "Done | NotDone":

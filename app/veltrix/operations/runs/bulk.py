@@ -21,7 +21,7 @@ RUNS_MAX = 100_000
 _SHOWN_MAX = 100
 
 
-class Action(StrEnum):
+class BulkAction(StrEnum):
     """What is done to many runs."""
 
     CANCEL = "cancel"  # open runs: at once, or before their next step where a worker holds them
@@ -35,7 +35,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     `expected`: so many runs `wanted` described when somebody looked; other ones are not meant.
     """
 
-    action: Action
+    action: BulkAction
     ids: Sequence[str] | None = None
     wanted: RunFilter | None = None
     is_all: bool = False
@@ -47,7 +47,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Done(msgspec.Struct, frozen=True):
     """It is done to so many runs; of a cancel, `requested` more end before their next step."""
 
-    action: Action
+    action: BulkAction
     runs: int
     requested: int = 0
 
@@ -75,7 +75,7 @@ def act(engine: Engine, asked: Asked) -> Done | NotDone:
     return retry_transient(_once)
 
 
-def count(engine: Engine, action: Action, wanted: RunFilter) -> int | NotDone:
+def count(engine: Engine, action: BulkAction, wanted: RunFilter) -> int | NotDone:
     """To how many runs that `wanted` describes it can be done now; why to none, if it cannot."""
     with open_autocommit(engine) as tx:
         found = archive_rows.count_matching(tx, wanted, _STATES[action], RUNS_MAX + 1)
@@ -84,7 +84,7 @@ def count(engine: Engine, action: Action, wanted: RunFilter) -> int | NotDone:
     return found or _EMPTY
 
 
-def is_everything(engine: Engine, action: Action, wanted: RunFilter) -> bool:
+def is_everything(engine: Engine, action: BulkAction, wanted: RunFilter) -> bool:
     """Whether it leaves out none of the runs that it can be done to now: `is_all` must be said."""
     with open_autocommit(engine) as tx:
         return archive_rows.is_everything(tx, wanted, _STATES[action])
@@ -120,11 +120,11 @@ def _hold_ids(tx: Connection, ids: Sequence[str]) -> tuple[list[Held], list[str]
     return held, sorted({*known, *strange} - {run.id for run in held})
 
 
-def _is_fit(action: Action, run: Held) -> bool:
+def _is_fit(action: BulkAction, run: Held) -> bool:
     match action:
-        case Action.CANCEL:
+        case BulkAction.CANCEL:
             return run.state in OPEN
-        case Action.ARCHIVE:
+        case BulkAction.ARCHIVE:
             return run.state == RunState.FAILED and not run.is_archived
     return run.is_archived
 
@@ -148,20 +148,20 @@ def _restore(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
     return Done(asked.action, moved)
 
 
-_ACTS: dict[Action, Callable[[Connection, Sequence[str], Asked], Done]] = {
-    Action.CANCEL: _cancel,
-    Action.ARCHIVE: _archive,
-    Action.RESTORE: _restore,
+_ACTS: dict[BulkAction, Callable[[Connection, Sequence[str], Asked], Done]] = {
+    BulkAction.CANCEL: _cancel,
+    BulkAction.ARCHIVE: _archive,
+    BulkAction.RESTORE: _restore,
 }
 _STATES = {
-    Action.CANCEL: archive_rows.Eligible.OPEN,
-    Action.ARCHIVE: archive_rows.Eligible.FAILED,
-    Action.RESTORE: archive_rows.Eligible.ARCHIVED,
+    BulkAction.CANCEL: archive_rows.Eligible.OPEN,
+    BulkAction.ARCHIVE: archive_rows.Eligible.FAILED,
+    BulkAction.RESTORE: archive_rows.Eligible.ARCHIVED,
 }
 _RULES = {
-    Action.CANCEL: "only an open run can be cancelled",
-    Action.ARCHIVE: "only a failed run that is not archived can be archived",
-    Action.RESTORE: "only an archived run can be restored",
+    BulkAction.CANCEL: "only an open run can be cancelled",
+    BulkAction.ARCHIVE: "only a failed run that is not archived can be archived",
+    BulkAction.RESTORE: "only an archived run can be restored",
 }
 _EMPTY = NotDone("empty-set", "there is no such run that it could be done to; nothing was done")
 _EVERYTHING = NotDone(
@@ -187,7 +187,7 @@ def _unknown(ids: Sequence[str]) -> NotDone:
     return NotDone("unknown-runs", f"there is no run {named}; nothing was done", runs)
 
 
-def _unfit(action: Action, wrong: Sequence[Held]) -> NotDone:
+def _unfit(action: BulkAction, wrong: Sequence[Held]) -> NotDone:
     first = wrong[0]
     state = f"{first.state}{' and archived' if first.is_archived else ''}"
     others = f", and {len(wrong) - 1:,} more are not fit" if len(wrong) > 1 else ""
