@@ -273,8 +273,6 @@ def test_who_does_not_read_and_goes_on_asking_is_closed_over_tls_too(api: TlsApi
             until(is_gone, 15, "its end")
 
 
-# Fails on a fast machine since 2026-11-30: the end of the last answer is cut. To be mended first.
-@pytest.mark.slow
 def test_who_reads_slowly_and_steadily_has_all_of_it_over_tls(api: TlsApi) -> None:
     """It takes longer than anybody may go without reading; TLS always has the same bytes ready."""
     pause = Event()

@@ -7,8 +7,11 @@ around a value is no part of it, and a body that was not read ends the connectio
 
 import asyncio
 import re
+import sys
 import urllib.parse
 from collections import deque
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, cast
 
 import httptools
@@ -60,6 +63,7 @@ class ApiConnection(HttpToolsProtocol):
         self._bodied = 0  # bytes of body in what is being parsed
         self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
         self._is_ending = False
+        self._queued = 0  # bytes that the kernel had for the client then, at the last look
         self.given = 0  # bytes of answers that were made ready to be sent
         self._sent = 0  # of these, at the last look
         self._unread_s = gate.limits.write_s
@@ -303,22 +307,35 @@ class ApiConnection(HttpToolsProtocol):
 
     def is_over(self, now: float) -> bool:
         """Its time is over, and it is not we who keep it waiting."""
-        if self.transport.is_closing() and not self._is_ending:
-            self._is_ending = True  # over TLS nobody sees what it has not read
+        if self.transport.is_closing():
+            self._look_at_end(now)
+        is_ours = self.flow.read_paused and not (self._is_lingering or self.transport.is_closing())
+        return self._is_unread(now) or (now >= self.deadline and not is_ours)
+
+    def _look_at_end(self, now: float) -> None:
+        """All is said: whoever goes on reading what the kernel has for him has time for it.
+
+        Over TLS a loop only waits for the client's goodbye, which comes after the last byte.
+        """
+        queued = _queued(self.transport)
+        if not self._is_ending:
+            self._is_ending = True
             self.deadline = min(self.deadline, now + self._unread_s)
             if not self.transport.get_write_buffer_size():
                 self.gate.lingers(self)
-        is_ours = self.flow.read_paused and not (self._is_lingering or self.transport.is_closing())
-        return self._is_unread(now) or (now >= self.deadline and not is_ours)
+        elif queued < self._queued:
+            self.deadline = now + self._unread_s
+        self._queued = queued
 
     def _is_unread(self, now: float) -> bool:
         """It has had its time to read some of what waits for it.
 
         Looked at, not told: a loop says only that all of it has been read, and over TLS not even
-        how much there is, only that a part of the answer waits behind the one before.
+        how much there is, only that a part of the answer waits behind the one before. The kernel
+        takes nothing more until a third of its megabytes is read, which is progress all the same.
         """
         unread = self.transport.get_write_buffer_size()
-        sent = self.given - unread
+        sent = self.given - unread - (_queued(self.transport) if unread else 0)
         if not unread:
             self._unread_until = _NEVER
         elif sent > self._sent or self._unread_until == _NEVER:
@@ -344,10 +361,22 @@ class ApiConnection(HttpToolsProtocol):
         else:
             super().shutdown()
         self._unread_s = self.gate.limits.linger_s
-        self._unread_until = min(self._unread_until, self.loop.time() + self._unread_s)
+        soon = self.loop.time() + self._unread_s
+        self._unread_until = min(self._unread_until, soon)
+        if self._is_ending:
+            self.deadline = min(self.deadline, soon)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cast(Cycle, cycle)
         if cycle.more_body:  # it may have waited for the one before
             self.deadline = max(self.deadline, self.loop.time() + self.gate.limits.body_s)
         super()._start_asgi_task(cycle, app)
+
+
+def _queued(transport: asyncio.Transport) -> int:
+    """Bytes in the kernel that the client's has not taken; 0 where that cannot be asked."""
+    try:
+        answer = ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):  # closed meanwhile
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

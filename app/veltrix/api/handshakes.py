@@ -19,6 +19,8 @@ ACCEPT_PAUSE_S = 0.5  # after a connection that could not be taken: no file may 
 _FAILURES = (OSError, asyncio.CancelledError)
 
 _log = logger("api")
+# For the goodbye of a client: as long as it reads what was said before, which the gate looks at.
+_SHUTDOWN_S = 24 * 3_600.0
 
 
 class TlsServer(uvicorn.Server):
@@ -83,7 +85,7 @@ class TlsServer(uvicorn.Server):
                 taken,
                 ssl=certificate.context,
                 ssl_handshake_timeout=limits.head_s,
-                ssl_shutdown_timeout=limits.write_s,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
             )
         except _FAILURES:
             if not greeting.is_given_up:
