@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from veltrix.api.openapi import document_of
 from veltrix.docs.openapi import document
 
 METHODS = {"get", "put", "post", "delete", "patch"}
@@ -145,3 +148,20 @@ def test_parameters_are_told_by_form(told: dict[str, Any]) -> None:
                 assert "uuid" in str(parameter["schema"]), (path, parameter)
             if parameter.get("name") in {"since", "until"}:
                 assert "date-time" in str(parameter["schema"]), (path, parameter)
+
+
+def test_two_classes_of_one_name_are_in_no_document() -> None:
+    class RunStory(Enum):  # as the answer for a run is called
+        SHORT = "short"
+
+    app = FastAPI()
+
+    def stories(kind: RunStory) -> None:
+        del kind
+
+    app.add_api_route("/v1/stories", stories, methods=["GET"])
+    for path in ("/v1/events", "/v1/workflows/{name}/runs"):
+        app.add_api_route(path, lambda: None, methods=["POST"])
+
+    with pytest.raises(TypeError, match="two classes are called RunStory"):
+        document_of(app)

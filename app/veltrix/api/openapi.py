@@ -180,7 +180,15 @@ def _schemas(document: dict[str, Any]) -> dict[str, Any]:
     ours["BatchAnswer"]["properties"]["items"] = {"type": "array", "items": ref("BatchItem")}
     # FastAPI's own errors are nowhere answered: ours are problems.
     told = {n: s for n, s in found.items() if not n.endswith("ValidationError")}
+    for name in told.keys() & ours.keys():
+        if _shape(told[name]) != _shape(ours[name]):
+            raise TypeError(f"two classes are called {name}: no client could tell them apart")
     return dict(sorted((told | ours).items()))
+
+
+def _shape(schema: dict[str, Any]) -> tuple[Any, ...]:
+    """What two descriptions of one class have in common, whoever made them."""
+    return sorted(schema.get("enum", ())), sorted(schema.get("properties", ()))
 
 
 def _post_events() -> dict[str, Any]:
