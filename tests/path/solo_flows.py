@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from threading import Event as Event_
 from typing import Any
 
 from veltrix import Event, on_worker_start, resource, step, workflow
@@ -52,6 +53,25 @@ async def async_client() -> AsyncIterator[dict[str, int]]:
     yield {"calls": 0}
     await asyncio.sleep(0)
     _note("closed_on_loop")
+
+
+@resource
+def stuck() -> Iterator[int]:
+    """It cannot be closed."""
+    yield 1
+    Event_().wait()
+
+
+@step
+def ask_stuck() -> int:
+    """It can be used."""
+    return stuck()
+
+
+@workflow(queue="path")
+async def sticking(_event: Event[Any]) -> int:
+    """One step."""
+    return await ask_stuck()
 
 
 @step(backoff_s=0.01)

@@ -34,3 +34,13 @@ def test_steps_share_what_is_made_once_and_closed_at_the_end(scene: Start, tmp_p
     assert len({pid for _, pid in noted}) == 1, "all in the one child"
     loops = {word.rpartition("_")[2] for word, _ in noted if "_on_loop_" in word}
     assert len(loops) == 1, "one loop for hooks, resources and steps"
+
+
+def test_what_cannot_be_closed_keeps_no_child(scene: Start) -> None:
+    env = {"VELTRIX_CHILD_RUNS_MAX": "1", "VELTRIX_LIST_RUNS_MAX": "1"}
+    seen = scene(workers=1, children=1, workflows="tests.path.solo_flows", env=env)
+    run_ids = seen.add([], 2, workflow="sticking")
+
+    assert seen.wait_settled(run_ids, 40.0) == Counter(succeeded=2)
+    assert set(seen.rows(run_ids, "crashes, attempt")) == {(0, 1)}
+    assert seen.log_lines("process.ended"), "where it hung is said"

@@ -236,7 +236,8 @@ class AsyncSteps:
         async def await_it() -> None:
             await asyncio.wait_for(function(), timeout_s)
 
-        asyncio.run_coroutine_threadsafe(await_it(), loop).result()
+        # Longer: what blocks the loop is not heard by its time-out.
+        asyncio.run_coroutine_threadsafe(await_it(), loop).result(timeout_s + _LATE_S)
 
     def _ensure_open(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

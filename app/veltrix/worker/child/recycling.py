@@ -10,11 +10,13 @@ from pathlib import Path
 import billiard.pool
 
 from veltrix import telemetry
+from veltrix.leaving import end_within
 from veltrix.settings.fields import Settings
 from veltrix.worker.child.begin_end import close_all
 from veltrix.worker.troubles import Troubles
 
 _STATM = Path("/proc/self/statm")
+_CLOSE_S = 5.0  # for the resources of a child that is replaced; the parent takes it for free
 
 
 def memory_bytes() -> int:
@@ -62,6 +64,9 @@ class Recycling:
             telemetry.logger("worker").info(
                 "child.recycled", reason=why, runs=self.runs, memory_bytes=self._memory()
             )
+            end_within(
+                _CLOSE_S, code=billiard.pool.EX_RECYCLE
+            )  # whatever hangs in what authors wrote
             close_all()
             end_processes()
             # Billiard would wait for a second first, while the parent takes the child for free.
