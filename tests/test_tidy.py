@@ -344,3 +344,17 @@ def test_locked_requirements_name_hashes_and_no_place(file: str) -> None:
     assert pins
     for pin in pins:
         assert f"{pin}\n    --hash=sha256:" in text, f"{pin} has no hash"
+
+
+def test_each_public_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for path in python_files("app"):
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(path))
+
+    assert len(places) > 300
+    assert not {name: files for name, files in places.items() if len(files) > 1}, (
+        "A reader looks up the wrong one, and the API's document described a parameter by it. Say"
+        " of what it is."
+    )

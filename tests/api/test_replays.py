@@ -14,7 +14,7 @@ from tests.support.served import Answer, Client, served
 from tests.support.settled import settle
 from veltrix.access import keys
 from veltrix.domain.ids import EventIds
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
@@ -38,7 +38,7 @@ def failed(engine: Engine, count: int, data: str = '{"cents": "100"}') -> list[s
 
 
 def work(engine: Engine) -> None:
-    executor = Replaying(engine, Settings(), EventIds(Random(1).getrandbits))
+    executor = Mover(engine, Settings(), EventIds(Random(1).getrandbits))
     for _ in range(3):
         executor.once()
 

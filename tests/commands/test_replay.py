@@ -15,7 +15,7 @@ from tests.commands.conftest import Veltrix
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import settle
 from veltrix.domain.ids import EventIds
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.settings.fields import Settings
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -30,7 +30,7 @@ def failed(engine: Engine, count: int, data: str = "{}") -> list[str]:
 @contextmanager
 def working(engine: Engine, outcome: str) -> Iterator[None]:
     """A relay's duty, and workers that settle every replayed run like this."""
-    executor = Replaying(engine, Settings(), EventIds(Random(1).getrandbits))
+    executor = Mover(engine, Settings(), EventIds(Random(1).getrandbits))
     stop = threading.Event()
 
     def work() -> None:

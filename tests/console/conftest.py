@@ -18,7 +18,7 @@ from tests.support.settled import fold_all, hold, settle
 from veltrix.access import keys
 from veltrix.domain.ids import run_id, workflow_suffix
 from veltrix.operations.failures.triage import fold_groups_once
-from veltrix.operations.replays.plan import Asked, plan
+from veltrix.operations.replays.plan import PlanRequest, plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
 from veltrix.pipeline.execute import journal_rows
@@ -127,9 +127,9 @@ def showing(services: Services, **changes: Any) -> Iterator[Shown]:
     services.drop_database(name)
 
 
-def of_group(fingerprint: str) -> Asked:
+def of_group(fingerprint: str) -> PlanRequest:
     """A plan of a group's failed runs, as it would be asked for."""
-    return Asked(
+    return PlanRequest(
         wanted=Selection(fingerprint=fingerprint),
         options=Options(rate=50.0, stop_share=0.1, canary=1),
         author="anna",

@@ -13,7 +13,7 @@ from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.domain.ids import EventIds
 from veltrix.operations.failures.triage import fold_groups_once
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
@@ -43,7 +43,7 @@ def press(tab: Tab, button: str, why: str) -> None:
 def test_a_group_is_replayed_by_canary_stops_by_itself_and_goes_on(
     browser: Browser, own: Shown
 ) -> None:
-    executor = Replaying(own.engine, Settings(), EventIds(Random(1).getrandbits))
+    executor = Mover(own.engine, Settings(), EventIds(Random(1).getrandbits))
 
     def replayed() -> list[str]:
         executor.once()

@@ -16,7 +16,7 @@ from veltrix.console.alarms import alarms
 from veltrix.console.figures import Figures
 from veltrix.console.live import Live, Rates
 from veltrix.operations.failures.read_urgent import urgent
-from veltrix.operations.runs.read_pace import Pace, paces
+from veltrix.operations.runs.read_pace import WorkflowPace, paces
 from veltrix.pipeline.execute.journal_rows import JournalEntry
 from veltrix.store.transactions import transaction
 
@@ -125,7 +125,7 @@ def test_alarms_name_the_queue_the_delay_and_the_cure(own: Shown) -> None:
 def test_a_workflow_that_became_slower_is_named(own: Shown) -> None:
     quiet = figures_of(own.engine)
     everything, slower, same, few = (
-        Pace(workflow, settled, 0.2, 3.0, before, lately, None)
+        WorkflowPace(workflow, settled, 0.2, 3.0, before, lately, None)
         for workflow, settled, before, lately in (
             (None, 500, 1.0, 9.0),
             ("pay", 200, 1.0, 3.0),

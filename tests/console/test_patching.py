@@ -16,7 +16,7 @@ from tests.support.wait import until
 from veltrix.access import keys
 from veltrix.domain.ids import EventIds
 from veltrix.operations.failures.triage import fold_groups_once
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
@@ -57,7 +57,7 @@ def planned(shown: Shown) -> int:
 def test_a_group_is_patched_in_a_browser_from_its_page_to_the_new_runs(
     browser: Browser, own: Shown
 ) -> None:
-    executor = Replaying(own.engine, Settings(), EventIds(Random(1).getrandbits))
+    executor = Mover(own.engine, Settings(), EventIds(Random(1).getrandbits))
 
     def has_run() -> bool:
         executor.once()

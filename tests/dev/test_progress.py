@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from veltrix.dev import progress
-from veltrix.dev.progress import Progress
+from veltrix.dev.progress import DemoProgress
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -23,7 +23,7 @@ def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 def shown(out: io.StringIO, *, is_terminal: bool = True) -> str:
     """What a whole run writes."""
-    shows = Progress(1_000, Console(file=out, force_terminal=is_terminal, width=100))
+    shows = DemoProgress(1_000, Console(file=out, force_terminal=is_terminal, width=100))
     shows.show(500, 100, 400)
     shows.note("killed", "worker-1 [of 2]")
     shows.show(1_000, 250, 750)
@@ -77,6 +77,6 @@ def test_a_rate_is_told_however_rarely_somebody_looks(
 
 
 def test_closed_before_it_was_drawn_it_writes_nothing(out: io.StringIO) -> None:
-    Progress(10, Console(file=out, force_terminal=True)).close()
+    DemoProgress(10, Console(file=out, force_terminal=True)).close()
 
     assert out.getvalue() == ""

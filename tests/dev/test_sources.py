@@ -4,7 +4,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from veltrix.dev.sources import Sources
+from veltrix.dev.sources import SourceFiles
 
 LATER_NS = count(1_000_000, 1_000_000)
 
@@ -20,7 +20,7 @@ def write(path: Path, text: str = "x = 1\n") -> Path:
 
 def test_files_that_are_written_made_or_removed_are_told_once(tmp_path: Path) -> None:
     one, other = write(tmp_path / "shop" / "orders.py"), write(tmp_path / "pay.py")
-    sources = Sources(tmp_path, 0.0)
+    sources = SourceFiles(tmp_path, 0.0)
     assert sources.changed() == []
 
     write(one, "x = 2\n")
@@ -36,7 +36,7 @@ def test_files_that_are_written_made_or_removed_are_told_once(tmp_path: Path) ->
 def test_what_was_installed_or_is_hidden_or_no_python_is_not_looked_at(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     write(venv / "pyvenv.cfg")
-    sources = Sources(tmp_path, 0.0)
+    sources = SourceFiles(tmp_path, 0.0)
     write(venv / "lib" / "a.py")
     write(tmp_path / ".veltrix" / "b.py")
     write(tmp_path / "node_modules" / "c.py")
@@ -48,7 +48,7 @@ def test_what_was_installed_or_is_hidden_or_no_python_is_not_looked_at(tmp_path:
 def test_what_python_cannot_read_is_named_until_it_can(tmp_path: Path) -> None:
     """Also when another file changes meanwhile: the worker would start and die of the first."""
     bad, good = write(tmp_path / "bad.py"), write(tmp_path / "good.py")
-    sources = Sources(tmp_path, 0.0)
+    sources = SourceFiles(tmp_path, 0.0)
     write(bad, "x = 1\ndef f(:\n")
     sources.changed()
     assert str(sources.mistake()).startswith(f"{bad}:2: ")

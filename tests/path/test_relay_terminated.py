@@ -12,14 +12,14 @@ from tests.path.seen import Scene, Start
 from tests.support.wait import until
 from veltrix.processes import api as server
 from veltrix.processes import relay
-from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.prove.deployment.tcp_proxy import TcpProxy
 
 
 def test_a_relay_leaves_in_time_though_nobody_answers_it(scene: Start) -> None:
     seen = scene(workers=0, relays=0)
     lines = {
-        "BROKER_URL": Line(seen.platform.broker_url),
-        "DATABASE_URL": Line(seen.platform.database_url),
+        "BROKER_URL": TcpProxy(seen.platform.broker_url),
+        "DATABASE_URL": TcpProxy(seen.platform.database_url),
     }
     try:
         for name, line in lines.items():
@@ -49,7 +49,7 @@ def handed_over(seen: Scene) -> list[Any]:
 @pytest.mark.slow
 def test_an_api_leaves_in_time_though_a_request_never_ends(scene: Start) -> None:
     seen = scene(workers=0, relays=0)
-    line = Line(seen.platform.database_url)
+    line = TcpProxy(seen.platform.database_url)
     try:
         api = seen.platform.start("api-1", "api", {"VELTRIX_DATABASE_URL": line.url})
         until(lambda: api.is_ready, 20, "the api")

@@ -10,7 +10,7 @@ from tests.support.seeded import seed_failed
 from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.operations.replays import read
-from veltrix.operations.replays.plan import Asked, act, plan
+from veltrix.operations.replays.plan import PlanRequest, act, plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.operations.replays.rules import Options, Verb
@@ -21,7 +21,7 @@ FEW = 600  # at 150/s: each relay moves the runs of a second at its first look, 
 
 
 def started(seen: Scene, wanted: Selection, rate: float) -> str:
-    asked = Asked(
+    asked = PlanRequest(
         wanted=wanted,
         options=Options(rate=rate, stop_share=0.5),
         author="ann",

@@ -6,7 +6,7 @@ had been overloaded for a moment stayed at a tenth of its speed.
 """
 
 from tests.path.site import Open, site
-from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.prove.deployment.tcp_proxy import TcpProxy
 
 __all__ = ["site"]
 
@@ -16,7 +16,7 @@ _FEW, _MANY = 20, 2_000
 
 def test_lists_of_a_far_database_are_as_long_as_those_of_a_near_one(site: Open) -> None:
     seen = site(workers=0, children=2)
-    line = Line(seen.platform.database_url)
+    line = TcpProxy(seen.platform.database_url)
     try:
         seen.start_ready("worker-1", DATABASE_URL=line.url)
         seen.wait_registered()

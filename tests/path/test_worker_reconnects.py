@@ -10,7 +10,7 @@ from tests.path.site import Open, Producers, Site, site
 from tests.support.cut import line_to
 from tests.support.wait import until
 from veltrix.dev.children import wait_for
-from veltrix.prove.deployment.tcp_proxy import Line as SilentLine
+from veltrix.prove.deployment.tcp_proxy import TcpProxy as SilentLine
 
 __all__ = ["site"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.path.seen import Start
 from tests.support.wait import until
-from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.prove.deployment.tcp_proxy import TcpProxy
 
 
 def test_a_terminated_worker_hands_back_between_two_steps(scene: Start) -> None:
@@ -80,7 +80,7 @@ def test_a_child_in_c_code_that_keeps_the_interpreter_is_ended_with_its_worker(
 @pytest.mark.slow
 def test_a_worker_that_never_reached_rabbitmq_leaves_at_the_first_signal(scene: Start) -> None:
     seen = scene(workers=0, relays=0)
-    line = Line(seen.platform.broker_url)
+    line = TcpProxy(seen.platform.broker_url)
     line.fall_silent()
     try:
         urls = {"VELTRIX_BROKER_URL": line.url, "VELTRIX_GRACE_S": "6"}

@@ -10,7 +10,7 @@ from tests.support.due_runs import add_runs
 from tests.support.due_runs import subscribe as subscribe_as_old_code
 from tests.support.settled import settle
 from tests.support.workers import forget_workers, report
-from veltrix.operations.replays.plan import Asked, plan
+from veltrix.operations.replays.plan import PlanRequest, plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
 from veltrix.releases import subscription_rows
@@ -298,7 +298,7 @@ def test_a_replay_warns_of_other_code_by_what_is_deployed_now(
     engine: Engine, watching: Watching
 ) -> None:
     def warned() -> list[str]:
-        about = Asked(
+        about = PlanRequest(
             wanted=Selection(workflow="w"),
             options=Options(rate=1.0, stop_share=None),
             author="ann",

@@ -21,7 +21,7 @@ from veltrix.operations.failures.triage import check_groups
 from veltrix.operations.replays import edit_rows, read
 from veltrix.operations.replays.edit import EditOf
 from veltrix.operations.replays.move import replay_now
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.patch import (
     Patch,
     PatchInvalid,
@@ -30,7 +30,7 @@ from veltrix.operations.replays.patch import (
     replacing,
     text_of,
 )
-from veltrix.operations.replays.plan import Asked, EditedNow, act, edit_now, plan, tag_text
+from veltrix.operations.replays.plan import EditedNow, PlanRequest, act, edit_now, plan, tag_text
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import preview
 from veltrix.operations.replays.rules import Options, ReplayRefused, Verb
@@ -61,7 +61,7 @@ def edit(engine: Engine, run_id: str, patch: Patch, tag: str | None = None) -> E
 
 
 def plan_edit(engine: Engine, patch: Patch, **wanted: Any) -> str:
-    asked = Asked(
+    asked = PlanRequest(
         wanted=Selection(**({"fingerprint": "f"} | wanted)),
         options=Options(mode="beginning", rate=100_000.0, stop_share=None, patch=patch),
         author="ann",
@@ -198,9 +198,7 @@ def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engi
     ids = failed(engine, 250)
     id_ = plan_edit(engine, TO_NUMBER)
     act(engine, id_, Verb.START, reason="go", author="ann")
-    workers = [
-        Replaying(engine, Settings(), EventIds(Random(seed).getrandbits)) for seed in range(2)
-    ]
+    workers = [Mover(engine, Settings(), EventIds(Random(seed).getrandbits)) for seed in range(2)]
     threads = [Thread(target=lambda one=one: [one.once() for _ in range(10)]) for one in workers]
     for thread in threads:
         thread.start()
@@ -227,7 +225,7 @@ def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engi
 def test_a_run_that_was_edited_or_archived_since_the_plan_is_skipped(engine: Engine) -> None:
     ids = failed(engine, 3)
     plans = [plan_edit(engine, TO_NUMBER)]
-    asked = Asked(
+    asked = PlanRequest(
         wanted=Selection(fingerprint="f"),
         options=Options(rate=100_000.0, stop_share=None),
         author="ann",
@@ -241,7 +239,7 @@ def test_a_run_that_was_edited_or_archived_since_the_plan_is_skipped(engine: Eng
 
     for id_ in plans[::-1]:
         act(engine, id_, Verb.START, reason="go", author="ann")
-        Replaying(engine, Settings(), _IDS).once()
+        Mover(engine, Settings(), _IDS).once()
         with transaction(engine) as tx:
             told = read.runs(tx, id_).items
         reasons = [run.skip_reason or "" for run in told]
@@ -354,7 +352,7 @@ def test_the_values_of_a_patch_are_each_runs_own(engine: Engine) -> None:
 
     replay_id = plan_edit(engine, tagged)
     act(engine, replay_id, Verb.START, reason="go", author="ann")
-    executor = Replaying(engine, Settings(), _IDS)
+    executor = Mover(engine, Settings(), _IDS)
     until(lambda: executor.once() == 0 and len(made_of(engine, origins)) == 3, what="three edits")
 
     made = made_of(engine, origins)

@@ -24,7 +24,7 @@ from veltrix.operations.failures.triage import (
     resolve,
 )
 from veltrix.operations.replays.move import replay
-from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone, act
+from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone, act
 from veltrix.pipeline.relay import due_rows
 from veltrix.pipeline.relay.dead_letter_rows import mark_seen
 from veltrix.pipeline.relay.dead_letters import bury
@@ -110,10 +110,12 @@ def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (3, 5)
     fail_again(engine, ids[:1])
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (4, 6)
-    archived = act(engine, Asked(action=BulkAction.ARCHIVE, ids=ids[2:4], reason="r", author="ann"))
+    archived = act(
+        engine, BulkRequest(action=BulkAction.ARCHIVE, ids=ids[2:4], reason="r", author="ann")
+    )
     assert archived == Done(BulkAction.ARCHIVE, 2)
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].archived) == (2, 2)
-    act(engine, Asked(action=BulkAction.RESTORE, ids=ids[2:3], reason="r", author="ann"))
+    act(engine, BulkRequest(action=BulkAction.RESTORE, ids=ids[2:3], reason="r", author="ann"))
     replay(engine, ids[3:4], "beginning", "again", "ann")
     row = groups(engine)[GROUP]
     assert (row.count, row.archived, row.total) == (3, 0, 6)
@@ -122,7 +124,9 @@ def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
 def test_what_nobody_agreed_to_is_not_done(engine: Engine) -> None:
     fail(engine, 2)
 
-    asked = Asked(action=BulkAction.ARCHIVE, is_all=True, expected=0, reason="r", author="ann")
+    asked = BulkRequest(
+        action=BulkAction.ARCHIVE, is_all=True, expected=0, reason="r", author="ann"
+    )
     answer = act(engine, asked)
 
     assert isinstance(answer, NotDone)
@@ -236,7 +240,7 @@ def test_counts_are_those_of_the_rows_in_every_snapshot_while_runs_move(engine: 
     for _ in range(5):
         ids = fail(engine, 20)
         replay(engine, ids[:10], "failed_step", "again", "ann")
-        act(engine, Asked(action=BulkAction.ARCHIVE, ids=ids[10:], reason="r", author="ann"))
+        act(engine, BulkRequest(action=BulkAction.ARCHIVE, ids=ids[10:], reason="r", author="ann"))
     is_over.set()
     looking.join()
 

@@ -20,7 +20,7 @@ from veltrix.broker.management import Management
 from veltrix.pipeline.relay.budget import Budget
 from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.pipeline.relay.relay import make_relay
-from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.prove.deployment.tcp_proxy import TcpProxy
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import make_engine
 
@@ -32,7 +32,7 @@ AWAY_S = 0.02  # one way
 @contextmanager
 def line_of(url: str, delay_s: float) -> Iterator[str]:
     """The URL of the same RabbitMQ, so far away."""
-    line = Line(url)
+    line = TcpProxy(url)
     line.slow_down(delay_s)
     try:
         yield line.url
@@ -79,7 +79,7 @@ def test_after_a_reconnect_all_queues_are_looked_at_in_a_few_round_trips(
         declarer = Declarer(near, name="tests", heartbeat_s=30)
         declarer.ensure(QUEUES)
         declarer.close()
-    line = Line(broker.url)
+    line = TcpProxy(broker.url)
     line.slow_down(0.05)
     with relaying(settings_of(broker_url=line.url), engine) as relay:
         took_s = 0.0

@@ -19,8 +19,8 @@ from veltrix.domain.ids import EventIds
 from veltrix.operations.books.books import balance
 from veltrix.operations.replays import read, replay_rows
 from veltrix.operations.replays.move import replay_now
-from veltrix.operations.replays.mover import Replaying
-from veltrix.operations.replays.plan import Asked, act, plan
+from veltrix.operations.replays.mover import Mover
+from veltrix.operations.replays.plan import PlanRequest, act, plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
@@ -35,8 +35,8 @@ FAST = 100_000.0
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 
 
-def executor(engine: Engine, seed: int = 1) -> Replaying:
-    return Replaying(engine, Settings(), EventIds(Random(seed).getrandbits))
+def executor(engine: Engine, seed: int = 1) -> Mover:
+    return Mover(engine, Settings(), EventIds(Random(seed).getrandbits))
 
 
 def failed(engine: Engine, count: int, **given: Any) -> list[str]:
@@ -45,10 +45,10 @@ def failed(engine: Engine, count: int, **given: Any) -> list[str]:
     return ids
 
 
-def asked(wanted: Selection, **options: Any) -> Asked:
+def asked(wanted: Selection, **options: Any) -> PlanRequest:
     is_all = options.pop("is_all", False)
     given = {"rate": FAST, "stop_share": None} | options
-    return Asked(
+    return PlanRequest(
         wanted=wanted,
         is_all=is_all,
         options=Options(**given),
@@ -79,7 +79,7 @@ def states(engine: Engine, ids: Sequence[str]) -> Counter[str]:
     return Counter(row.state for row in read_runs(engine, ids, "state"))
 
 
-def work(one: Replaying, until_state: str, engine: Engine, replay_id: str) -> ReplayStory:
+def work(one: Mover, until_state: str, engine: Engine, replay_id: str) -> ReplayStory:
     """Let the executor do its duty until the replay is in this state."""
 
     def reached() -> bool:

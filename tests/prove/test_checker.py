@@ -13,9 +13,9 @@ from veltrix.prove.check.checker import PROPERTIES, check
 from veltrix.prove.check.evidence import (
     Begin,
     Books,
-    Entry,
     Evidence,
     Failed,
+    JournalRow,
     StoredEvent,
     StoredRun,
 )
@@ -26,12 +26,12 @@ from veltrix.prove.load.notes import NOWHERE, Seen
 from veltrix.prove.load.record import (
     Archived,
     Asked,
-    Cancelled,
     Edited,
     Line,
-    Planned,
-    Replayed,
-    Replaying,
+    NotedCancel,
+    NotedPlan,
+    NotedReplay,
+    NotedReplaying,
     Told,
     Unanswered,
 )
@@ -62,8 +62,8 @@ def good() -> tuple[list[Line], Evidence, list[Blow]]:
             StoredRun(RUN, "e1", "prove_booking", "succeeded", 0, "", False, 2.0),
             StoredRun(OTHER, "e2", "prove_fast", "succeeded", 0, "", False, 2.0),
         ],
-        entries=[Entry(RUN, 0, p, "step", "touch", True) for p in "12345"]
-        + [Entry(OTHER, 0, "1", "step", "touch", True)],
+        entries=[JournalRow(RUN, 0, p, "step", "touch", True) for p in "12345"]
+        + [JournalRow(OTHER, 0, "1", "step", "touch", True)],
         begins=[
             Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.1),
             Begin(RUN, "4", f"{RUN}:4", 1, 7, 1.5),
@@ -139,7 +139,7 @@ def test_what_was_not_answered_may_be_there_or_not_but_not_with_another_content(
         _move(11, "run-3", "running", "succeeded", 1.2, worker="w@h/7"),
     ]
     evidence.moves.append(_entry(12, "run-3", "1", 1.2, xid="11"))
-    evidence.entries.append(Entry("run-3", 0, "1", "step", "touch", True))
+    evidence.entries.append(JournalRow("run-3", 0, "1", "step", "touch", True))
     evidence.begins.append(Begin("run-3", "1", "run-3:1", 1, 7, 1.1))
 
     evidence.events.append(StoredEvent("e3", "3", "veltrix.prove.fast", "d3", False, 1.0))
@@ -178,7 +178,7 @@ def _past_its_limit(evidence: Evidence) -> None:
 
 def _cancelled(record: list[Line], evidence: Evidence) -> None:
     _renamed(evidence, "long")
-    record.append(Cancelled(OTHER, 20.0, "running"))
+    record.append(NotedCancel(OTHER, 20.0, "running"))
     _replaced(evidence.runs, 1, state="cancelled", settled_at=30.0)
     _replaced(evidence.moves, 8, new_state="cancelled", at=30.0)
     _replaced(evidence.moves, 9, at=30.0)
@@ -288,11 +288,13 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     ),
     "a replay came to nothing": (
         {"replays_have_their_outcome"},
-        lambda r, _e, _b: r.extend([Replaying(RUN, 6.0, "beginning"), Replayed(RUN, 7.0, 1)]),
+        lambda r, _e, _b: r.extend(
+            [NotedReplaying(RUN, 6.0, "beginning"), NotedReplay(RUN, 7.0, 1)]
+        ),
     ),
     "no replay was answered": (
         {"replays_have_their_outcome"},
-        lambda r, _e, _b: r.append(Replaying(RUN, 6.0, "beginning")),
+        lambda r, _e, _b: r.append(NotedReplaying(RUN, 6.0, "beginning")),
     ),
     "a run replayed itself": (
         {"replays_have_their_outcome", "settled_once", "journal_is_whole"},
@@ -340,7 +342,7 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     ),
     "an attempt was kept that never began": (
         {"attempts_are_counted"},
-        lambda _r, e, _b: e.failed.append(Failed(OTHER, 0, "1", 2, "Planned")),
+        lambda _r, e, _b: e.failed.append(Failed(OTHER, 0, "1", 2, "NotedPlan")),
     ),
     "two attempts ended with one child and neither began": (
         {"attempts_are_counted"},
@@ -362,7 +364,7 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     ),
     "a planned replay came to nothing": (
         {"replays_have_their_outcome"},
-        lambda r, _e, _b: r.append(Planned({RUN: 0}, 9.0)),
+        lambda r, _e, _b: r.append(NotedPlan({RUN: 0}, 9.0)),
     ),
     "a healthy run is called poison": (
         {"healthy_runs_are_not_blamed", "outcomes_as_expected", "books_balance"},

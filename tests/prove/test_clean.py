@@ -18,8 +18,8 @@ from veltrix.operations.failures.triage import check_groups
 from veltrix.operations.replays import edit_rows, read
 from veltrix.operations.replays.edit import EditOf
 from veltrix.operations.replays.move import replay
-from veltrix.operations.replays.mover import Replaying
-from veltrix.operations.replays.plan import Asked, act, edit_now, plan
+from veltrix.operations.replays.mover import Mover
+from veltrix.operations.replays.plan import PlanRequest, act, edit_now, plan
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options, Verb
 from veltrix.pipeline.accept.receipts import Receipt
@@ -294,7 +294,7 @@ def test_replays_keep_the_runs_of_others_and_go_when_they_have_none(
     ours, others = fill(engine, settings, OURS)[6:], fill(engine, settings, OTHERS)[6:]
     mixed = started_replay(engine, *ours, *others)
     proof_only, other_only = started_replay(engine, ours[0]), started_replay(engine, others[0])
-    replaying = Replaying(engine, settings, EventIds(Random(3).getrandbits))
+    replaying = Mover(engine, settings, EventIds(Random(3).getrandbits))
     until(lambda: not open_of(engine, mixed, replaying), what="every run to be moved")
     settle(engine, [ours[0], others[0]], "succeeded")
     settle(engine, [ours[1], others[1]], "failed")
@@ -319,7 +319,7 @@ def test_a_replay_that_was_planned_goes_on_with_the_runs_that_are_left(
     id_ = started_replay(engine, *ours, *others)
 
     assert clean(engine).replay_runs == len(ours)
-    replaying = Replaying(engine, settings, EventIds(Random(3).getrandbits))
+    replaying = Mover(engine, settings, EventIds(Random(3).getrandbits))
     until(lambda: not open_of(engine, id_, replaying), what="every run to be moved")
     settle(engine, others, "succeeded")
     replaying.once()
@@ -337,7 +337,7 @@ def fill_failed(engine: Engine, settings: Settings, source: str) -> list[str]:
 
 def started_replay(engine: Engine, *run_ids: str) -> str:
     """A replay of these failed runs, which relays may move now."""
-    asked = Asked(
+    asked = PlanRequest(
         wanted=Selection(ids=run_ids),
         options=Options(rate=100_000.0, stop_share=None),
         author="ann",
@@ -349,7 +349,7 @@ def started_replay(engine: Engine, *run_ids: str) -> str:
     return id_
 
 
-def open_of(engine: Engine, replay_id: str, replaying: Replaying) -> int:
+def open_of(engine: Engine, replay_id: str, replaying: Mover) -> int:
     """How many runs of the replay wait for their turn after one look of a relay."""
     replaying.once()
     with transaction(engine) as tx:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from veltrix.prove.target.http_api import ACCOUNTS_MAX, Balance
+from veltrix.prove.target.http_api import ACCOUNTS_MAX, TargetBalance
 
 ACCOUNT = {"source": "/a", "type": "t", "events": {}, "runs": {}, "unaccounted": 0}
 
@@ -21,4 +21,4 @@ def test_books_that_may_hold_ours_elsewhere_are_not_whole(
 ) -> None:
     told = msgspec.json.encode({"by": accounts, "unaccounted": 0, "accounts": 1})
 
-    assert msgspec.json.decode(told, type=Balance).is_whole is is_whole
+    assert msgspec.json.decode(told, type=TargetBalance).is_whole is is_whole

@@ -16,7 +16,7 @@ from veltrix.domain.ids import Id
 from veltrix.domain.states import RunState
 from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
 from veltrix.operations.replays.rules import Mode
-from veltrix.operations.runs.bulk import IDS_MAX, Asked, BulkAction, NotDone, act, count
+from veltrix.operations.runs.bulk import IDS_MAX, BulkAction, BulkRequest, NotDone, act, count
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
@@ -228,12 +228,12 @@ async def _answer(request: Request, author: Author, action: BulkAction) -> Respo
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
 
-def _asked(body: ManyAsked, action: BulkAction, author: Author) -> Asked:
+def _asked(body: ManyAsked, action: BulkAction, author: Author) -> BulkRequest:
     if body.ids is not None and (body.filter is not None or body.all):
         raise Problem(400, "invalid-request", "send ids or a filter, not both")
     for id_ in body.ids or ():
         storable("ids", id_)
-    return Asked(
+    return BulkRequest(
         action=action,
         ids=body.ids,
         wanted=None if body.filter is None else _filter_of(body.filter),
@@ -259,7 +259,7 @@ def _filter_of(fits: RunsFilter) -> RunFilter:
     )
 
 
-def _act(request: Request, asked: Asked) -> Response:
+def _act(request: Request, asked: BulkRequest) -> Response:
     answer = act(request.app.state.services.engine, asked)
     if isinstance(answer, NotDone):
         raise problem_of_bulk(answer)

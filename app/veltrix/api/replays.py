@@ -24,7 +24,7 @@ from veltrix.api.replay_bodies import (
     selection_of,
 )
 from veltrix.operations.replays import read as replay_reads
-from veltrix.operations.replays.plan import Asked, act, no_such_replay, plan
+from veltrix.operations.replays.plan import PlanRequest, act, no_such_replay, plan
 from veltrix.operations.replays.preview import Previews, preview
 from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, ReplayStory
 from veltrix.operations.replays.rules import (
@@ -103,7 +103,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
         stop_share=settings.replay_stop_share if is_unset else asked.stop_share,
         patch=patch,
     )
-    told = Asked(
+    told = PlanRequest(
         wanted=wanted,
         is_all=asked.all,
         options=options,

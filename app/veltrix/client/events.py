@@ -15,7 +15,7 @@ from veltrix.client.transport import (
     BACKOFF_S,
     BACKOFF_S_MAX,
     Again,
-    Answer,
+    ApiAnswer,
     Transport,
     retry_after_s,
 )
@@ -26,7 +26,7 @@ _OF_EVENTS = frozenset({202, 207, 400, 409, 413, 422})  # any other answer is ab
 _CHARS = 200
 
 
-class Item(msgspec.Struct):
+class EventAnswer(msgspec.Struct):
     """What the api answers for one event: 202, or why it is refused, for good."""
 
     status: int
@@ -38,11 +38,11 @@ class Item(msgspec.Struct):
 
 
 class _Batch(msgspec.Struct):
-    items: list[Item]
+    items: list[EventAnswer]
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
-_decode_item = msgspec.json.Decoder(Item).decode
+_decode_item = msgspec.json.Decoder(EventAnswer).decode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -55,7 +55,7 @@ class EventPoster:
     def __init__(self, transport: Transport, wait: Callable[[Again], None]) -> None:
         self._transport, self._wait = transport, wait
 
-    def post(self, events: Sequence[bytes]) -> Iterator[tuple[int, Item]]:
+    def post(self, events: Sequence[bytes]) -> Iterator[tuple[int, EventAnswer]]:
         """The place of each event in the list, and the last answer for it, as they come.
 
         Raises ApiError when the api takes none from this caller, and what `wait` raises.
@@ -66,7 +66,9 @@ class EventPoster:
         for place in sorted(alone):
             yield place, self._post_alone(events[place])
 
-    def _post(self, events: Sequence[bytes], places: list[int]) -> Iterator[tuple[int, Item]]:
+    def _post(
+        self, events: Sequence[bytes], places: list[int]
+    ) -> Iterator[tuple[int, EventAnswer]]:
         backoff_s, attempt = BACKOFF_S, 1
         while places:
             body = b"[" + b",".join(events[place] for place in places) + b"]"
@@ -93,13 +95,13 @@ class EventPoster:
                 self._wait(Again(attempt, None, pause_s, "the api cannot reach its database"))
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
-    def _post_alone(self, event: bytes) -> Item:
+    def _post_alone(self, event: bytes) -> EventAnswer:
         answer = self._send(STRUCTURED_TYPE, event)
         item = _item_of(answer)
         item.status = answer.status
         return item
 
-    def _send(self, content_type: str, body: bytes) -> Answer:
+    def _send(self, content_type: str, body: bytes) -> ApiAnswer:
         # Receipts are short: to pack them would cost more than it saves.
         headers = {"content-type": content_type, "accept-encoding": "identity"}
         answer = self._transport.send("POST", PATH, body=body, headers=headers)
@@ -116,7 +118,7 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def _items_of(answer: Answer) -> list[Item] | None:
+def _items_of(answer: ApiAnswer) -> list[EventAnswer] | None:
     """The items of a list's answer; None: the list as a whole was not taken."""
     if answer.status not in {202, 207, 400}:
         return None
@@ -126,16 +128,16 @@ def _items_of(answer: Answer) -> list[Item] | None:
         return None
 
 
-def _item_of(answer: Answer) -> Item:
+def _item_of(answer: ApiAnswer) -> EventAnswer:
     """A receipt or problem that stands alone; of another server's page the first characters."""
     try:
         return _decode_item(answer.body)
     except msgspec.ValidationError:
         try:
             told = msgspec.json.decode(answer.body)
-            return msgspec.convert({**told, "status": answer.status}, Item)
+            return msgspec.convert({**told, "status": answer.status}, EventAnswer)
         except (msgspec.MsgspecError, TypeError):
             pass
     except msgspec.DecodeError:
         pass
-    return Item(answer.status, detail=answer.body[:_CHARS].decode(errors="replace"))
+    return EventAnswer(answer.status, detail=answer.body[:_CHARS].decode(errors="replace"))

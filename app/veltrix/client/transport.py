@@ -27,7 +27,7 @@ RETRY_AFTER_S_MAX = 60.0
 _LATER = frozenset({429, 502, 503, 504})
 
 
-class Answer(NamedTuple):
+class ApiAnswer(NamedTuple):
     """What the api said to one request. The names of `headers` are in lower case."""
 
     status: int
@@ -109,7 +109,7 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> ApiAnswer:
         """As `send`. Raises ApiRefused, with the problem, for what the api does not do."""
         answer = self.send(method, path, params=params, body=body, headers=headers)
         if answer.status >= 400:
@@ -124,7 +124,7 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> ApiAnswer:
         """The first answer that is not "later", whatever it is.
 
         Raises ApiAway after the last attempt, ApiMistake for a certificate that is not believed.
@@ -211,5 +211,5 @@ def _why(response: "httpx.Response") -> str:
     return f"{response.status_code} {detail}"
 
 
-def _answer_of(response: "httpx.Response") -> Answer:
-    return Answer(response.status_code, response.headers, response.content)
+def _answer_of(response: "httpx.Response") -> ApiAnswer:
+    return ApiAnswer(response.status_code, response.headers, response.content)

@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from veltrix.commands.backend.port import Backend
-    from veltrix.operations.runs.bulk import Asked
+    from veltrix.operations.runs.bulk import BulkRequest
 
 
 def act_on(
@@ -29,7 +29,7 @@ def act_on(
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.commands.terminal import ids_of
     from veltrix.operations.runs.action_rows import LIST_RUNS_MAX as IDS_MAX
-    from veltrix.operations.runs.bulk import Asked, BulkAction
+    from veltrix.operations.runs.bulk import BulkAction, BulkRequest
     from veltrix.operations.runs.read import RunFilter
 
     given = {name: value for name, value in named.items() if value is not None}
@@ -37,7 +37,7 @@ def act_on(
         raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
     if run_ids and len(run_ids) > IDS_MAX:
         raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
-    asked = Asked(
+    asked = BulkRequest(
         action=BulkAction(action),
         ids=ids_of(run_ids) if run_ids else None,
         wanted=RunFilter(**given) if given else None,
@@ -51,7 +51,7 @@ def act_on(
         _do(backend, asked, as_json)
 
 
-def _confirmed(backend: "Backend", asked: "Asked") -> int:
+def _confirmed(backend: "Backend", asked: "BulkRequest") -> int:
     """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
     from veltrix.operations.runs.read import RunFilter
 
@@ -63,7 +63,7 @@ def _confirmed(backend: "Backend", asked: "Asked") -> int:
     return found
 
 
-def _do(backend: "Backend", asked: "Asked", as_json: bool) -> None:
+def _do(backend: "Backend", asked: "BulkRequest", as_json: bool) -> None:
     from veltrix.commands.terminal import print_error, print_json, shown
     from veltrix.operations.runs.bulk import NotDone
 

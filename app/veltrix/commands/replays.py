@@ -69,7 +69,7 @@ def plan_replay(
 
     Example: veltrix replay plan --workflow fulfil_order --since 2h --canary 10 --reason "fixed"
     """
-    from veltrix.commands.backend.port import Planned
+    from veltrix.commands.backend.port import PlanWanted
 
     edit = None if patch is None else _patch_in(patch)
     stops = _stops(stop_share, never_stop)
@@ -84,7 +84,7 @@ def plan_replay(
             since=time_of(since, backend.now),
             until=time_of(until, backend.now, "--until"),
         )
-        planned = Planned(
+        planned = PlanWanted(
             wanted=wanted,
             reason=reason,
             is_all=everything,

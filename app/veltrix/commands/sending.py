@@ -18,7 +18,7 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 LINE_BYTES_MAX = 64 * 1024 * 1024
 
 
-class Line(NamedTuple):
+class FileLine(NamedTuple):
     """An event as it stands in the file; `end` is the offset behind it."""
 
     number: int
@@ -68,7 +68,7 @@ _NO_LINES = {
 )
 
 
-def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line]]:
+def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[FileLine]]:
     """The file's lines that are not empty, from `from_line` on, in lists of all that is there.
 
     A pipe's lines are passed on as they come: nothing waits for a list to fill. Raises
@@ -84,7 +84,7 @@ def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line
             raise CommandRefused(
                 f"line {number + len(texts) + 1:,} is longer than any event may be"
             )
-        batch: list[Line] = []
+        batch: list[FileLine] = []
         batch_bytes = 0
         for text in texts:
             number += 1
@@ -98,7 +98,7 @@ def read_batches(fd: int, from_line: int, events_max: int) -> Iterator[list[Line
             if batch and (len(batch) >= events_max or batch_bytes + len(event) > BATCH_BYTES_MAX):
                 yield batch
                 batch, batch_bytes = [], 0
-            batch.append(Line(number, event, offset))
+            batch.append(FileLine(number, event, offset))
             batch_bytes += len(event)
         if batch:
             yield batch
@@ -133,7 +133,7 @@ class Sender:
         self._poster, self._refuse = poster, refuse
         self.sent = Sent()
 
-    def send(self, batch: list[Line]) -> None:
+    def send(self, batch: list[FileLine]) -> None:
         """The api has answered for every line of the list.
 
         Raises ApiError when it takes none from this caller.

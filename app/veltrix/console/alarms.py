@@ -10,7 +10,7 @@ from veltrix.console.figures import Figures
 from veltrix.console.rendering import address, age, count, took
 from veltrix.domain.states import RunState
 from veltrix.operations.books.overview import QueueRuns
-from veltrix.operations.runs.read_pace import Pace
+from veltrix.operations.runs.read_pace import WorkflowPace
 
 OVERDUE_S = 15.0  # a relay looks twice a second, and makes up for an absence in some
 SLOWER_TIMES = 2.0
@@ -19,7 +19,7 @@ SLOWER_RUNS_MIN = 40  # twenty in each half
 NAMED_MAX = 5
 
 
-class Alarm(msgspec.Struct, frozen=True):
+class UrgentNotice(msgspec.Struct, frozen=True):
     """One sentence of what is wrong, one of what that means or what to do, and where to look.
 
     Not `is_bad`: it may be meant, or ends by itself.
@@ -31,7 +31,7 @@ class Alarm(msgspec.Struct, frozen=True):
     href: str | None = None
 
 
-def alarms(figures: Figures) -> list[Alarm]:
+def alarms(figures: Figures) -> list[UrgentNotice]:
     """Everything but failure groups, which are a list of their own."""
     now = figures.books.as_of
     found = [
@@ -44,16 +44,16 @@ def alarms(figures: Figures) -> list[Alarm]:
     return sorted(found, key=lambda alarm: not alarm.is_bad)
 
 
-def _books(figures: Figures) -> Iterator[Alarm]:
+def _books(figures: Figures) -> Iterator[UrgentNotice]:
     if unaccounted := figures.books.unaccounted:
-        yield Alarm(
+        yield UrgentNotice(
             f"{count(unaccounted)} unaccounted",
             "The books do not balance: veltrix balance says in which minute and account.",
             is_bad=True,
         )
     if letters := figures.unseen_letters:
         more = " or more" if figures.is_more_letters else ""
-        yield Alarm(
+        yield UrgentNotice(
             f"{count(letters)}{more} dead letter{'' if letters == 1 else 's'} not looked at",
             "Messages that reached nobody's code: veltrix events dead-letters shows them.",
             is_bad=False,
@@ -61,10 +61,10 @@ def _books(figures: Figures) -> Iterator[Alarm]:
         )
 
 
-def _bare(queue: QueueRuns, now: datetime) -> Alarm:
+def _bare(queue: QueueRuns, now: datetime) -> UrgentNotice:
     open_ = queue.queued + queue.running + queue.waiting
     runs = "1 run is" if open_ == 1 else f"{count(open_)} runs are"
-    return Alarm(
+    return UrgentNotice(
         f"No worker serves {queue.queue}",
         f"{runs} open there, the oldest for {age(queue.oldest_started_at, now)}; nobody will do the"
         " open runs there. Start a worker with their workflows, or cancel them.",
@@ -73,12 +73,12 @@ def _bare(queue: QueueRuns, now: datetime) -> Alarm:
     )
 
 
-def _overdue(queues: list[QueueRuns], now: datetime) -> Iterator[Alarm]:
+def _overdue(queues: list[QueueRuns], now: datetime) -> Iterator[UrgentNotice]:
     """Queues that have a worker; of the others that is said already."""
     late = [(q.overdue_at, q) for q in queues if q.is_served and q.overdue_at is not None]
     for due_at, queue in sorted(late, key=lambda one: (one[0], one[1].queue)):
         if (now - due_at).total_seconds() >= OVERDUE_S:
-            yield Alarm(
+            yield UrgentNotice(
                 f"{queue.queue}: the oldest due run is {age(due_at, now)} late",
                 "Its workers take no more now, or no relay hands it over: see their /readyz.",
                 is_bad=False,
@@ -86,32 +86,32 @@ def _overdue(queues: list[QueueRuns], now: datetime) -> Iterator[Alarm]:
             )
 
 
-def _absent(figures: Figures) -> Iterator[Alarm]:
+def _absent(figures: Figures) -> Iterator[UrgentNotice]:
     gone = [worker.id for worker in figures.workers if not worker.is_present]
     if gone:
         more = f", and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else ""
-        yield Alarm(
+        yield UrgentNotice(
             f"{count(len(gone))} worker child{'' if len(gone) == 1 else 'ren'} gone without a word",
             f"{', '.join(gone[:NAMED_MAX])}{more}: killed, or cut off. Others take their runs.",
             is_bad=False,
         )
     if not figures.has_broker:
-        yield Alarm(
+        yield UrgentNotice(
             "This api has no connection to RabbitMQ",
             "Events are accepted, and runs go out when relays reach it.",
             is_bad=False,
         )
 
 
-def _is_slower(pace: Pace) -> bool:
+def _is_slower(pace: WorkflowPace) -> bool:
     before, lately = pace.before_p95_s, pace.lately_p95_s
     if before is None or lately is None or pace.settled < SLOWER_RUNS_MIN:
         return False
     return lately >= SLOWER_S_MIN and lately >= SLOWER_TIMES * before
 
 
-def _slower(pace: Pace) -> Alarm:
-    return Alarm(
+def _slower(pace: WorkflowPace) -> UrgentNotice:
+    return UrgentNotice(
         f"{pace.workflow} became slower",
         f"95 in 100 of its newest runs took up to {took(pace.lately_p95_s)} without sleeps, and up"
         f" to {took(pace.before_p95_s)} just before.",

@@ -14,7 +14,7 @@ from veltrix.console.actions import Form, reason_of
 from veltrix.console.query import number, runs_asked
 from veltrix.console.rendering import address, form_key, rendered
 from veltrix.console.sessions import Visitor, check_bounds
-from veltrix.operations.runs.bulk import Asked, BulkAction, NotDone, act, count, is_everything
+from veltrix.operations.runs.bulk import BulkAction, BulkRequest, NotDone, act, count, is_everything
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
@@ -61,7 +61,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     expected = number(form, "expected")
     if expected is None:
         raise Problem(400, "invalid-request", "expected must say how many runs were confirmed")
-    asked = Asked(
+    asked = BulkRequest(
         action=action,
         wanted=wanted,
         is_all=form.get("all") == "yes",

@@ -6,9 +6,9 @@ import msgspec
 
 from veltrix.operations.books import overview
 from veltrix.operations.books.books import Balance
-from veltrix.operations.books.overview import Minute, QueueRuns, WorkerChild
+from veltrix.operations.books.overview import ChildRow, Minute, QueueRuns
 from veltrix.operations.failures.read_urgent import UrgentGroup
-from veltrix.operations.runs.read_pace import Pace
+from veltrix.operations.runs.read_pace import WorkflowPace
 
 MINUTES = 60
 
@@ -22,10 +22,10 @@ class Figures(msgspec.Struct, frozen=True):
     books: Balance
     accepted_per_s: float | None
     settled_per_s: float | None
-    paces: list[Pace]
+    paces: list[WorkflowPace]
     urgent: list[UrgentGroup]
     queues: list[QueueRuns]
-    workers: list[WorkerChild]
+    workers: list[ChildRow]
     minutes: list[Minute]
     unseen_letters: int
     has_broker: bool

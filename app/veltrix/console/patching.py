@@ -96,7 +96,7 @@ def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
     options = msgspec.structs.replace(options, mode="beginning", patch=patch)
     group_id = group_id_of(request)
     told = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
-    asked = plan.Asked(
+    asked = plan.PlanRequest(
         wanted=Selection(fingerprint=group_id),
         options=options,
         author=visitor.author.name,

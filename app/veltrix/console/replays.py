@@ -54,7 +54,7 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
     group_id = group_id_of(request)
     check_bounds(request, visitor, group=group_id)
-    asked = plan.Asked(
+    asked = plan.PlanRequest(
         wanted=Selection(fingerprint=group_id),
         options=options,
         author=visitor.author.name,

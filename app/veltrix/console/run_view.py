@@ -113,7 +113,7 @@ def run(request: Request, visitor: Visitor) -> Response:
     )
 
 
-class Fault(msgspec.Struct, frozen=True):
+class RunError(msgspec.Struct, frozen=True):
     """What a run failed with, or what it tries again after. `step` None: no step was at it."""
 
     type: str
@@ -122,7 +122,7 @@ class Fault(msgspec.Struct, frozen=True):
     trace: Trace | None
 
 
-def fault_of(found: RunStory) -> Fault | None:
+def fault_of(found: RunStory) -> RunError | None:
     """The error that the run ended with; of an open run the last one; None: there is none."""
     if found.state not in {RunState.FAILED, *OPEN}:
         return None
@@ -133,13 +133,13 @@ def fault_of(found: RunStory) -> Fault | None:
     if found.state != RunState.FAILED:
         if last is None:
             return None
-        return Fault(last.type, last.step or None, last.message, trace_of(last.traceback))
+        return RunError(last.type, last.step or None, last.message, trace_of(last.traceback))
     said = _said(found)
     trace = None if last is None else trace_of(last.traceback)
     if last is not None:
         said = said or (last.type, last.message)
     type_, message = said or (found.reason or "failed", None)
-    return Fault(type_, found.failed_step, message, trace)
+    return RunError(type_, found.failed_step, message, trace)
 
 
 def _said(found: RunStory) -> tuple[str, str | None] | None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROWS = 50
 
 
-class WorkflowRow(msgspec.Struct, frozen=True):
+class WorkflowLine(msgspec.Struct, frozen=True):
     """A workflow that can be started, as its newest code declares it."""
 
     workflow: str
@@ -134,7 +134,7 @@ def workflows_file(request: Request, _visitor: Visitor, suffix: str) -> Response
     with _connection(request) as tx:
         found = standing(tx)
     rows = [
-        WorkflowRow(
+        WorkflowLine(
             row.workflow,
             row.code_version,
             row.queue,

@@ -23,7 +23,7 @@ from veltrix.dev.demo_result import Demonstration, DemoResult, Kill, Moment
 from veltrix.dev.flights import FLIGHTS, TYPE, event_of, flights_file, owed_cents, read_flights
 from veltrix.dev.platform import Platform
 from veltrix.dev.poster import NotTaken, Poster
-from veltrix.dev.progress import Progress
+from veltrix.dev.progress import DemoProgress
 from veltrix.dev.session import ended_by_signals, own_folder, undisturbed
 from veltrix.operations.books.books import Balance, RunCounts, balance, fold_once, recount_once
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
@@ -78,7 +78,7 @@ def run_demo(
     _check_workflows()
     children = children or max(1, (os.cpu_count() or 1) // _WORKERS)
     with own_folder(folder, "veltrix-demo-") as own, ended_by_signals():
-        progress = Progress(total, Console(stderr=True))
+        progress = DemoProgress(total, Console(stderr=True))
         progress.say(f"starting PostgreSQL, RabbitMQ, api, relay and {_WORKERS} workers in {own}")
         with make_platform(own, workers=_WORKERS, children=children) as platform:
             progress.say(f"sending {total:,} flights; to watch: {platform.api_url}/console")
@@ -96,7 +96,7 @@ class Stalled(Exception):
 
 
 class _Demo:
-    def __init__(self, platform: Platform, path: Path, total: int, progress: Progress) -> None:
+    def __init__(self, platform: Platform, path: Path, total: int, progress: DemoProgress) -> None:
         self._platform, self._path, self._total, self._progress = platform, path, total, progress
         self._engine = make_engine(
             platform.database_url, application="veltrix demo", connections_max=2

@@ -15,7 +15,7 @@ _BAR_CHARS_MAX = 40
 _NOT_SET = {"", "0", "false"}
 
 
-class Progress:
+class DemoProgress:
     """Shows accepted, settled and open, at which rates, and what else happened.
 
     In a terminal as a table that is drawn again in place; where nobody watches (no terminal, CI) or

@@ -20,7 +20,7 @@ from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.servers.ports import Claims
 from veltrix.dev.servers.postgres import Postgres
 from veltrix.dev.servers.rabbitmq import RabbitMQ
-from veltrix.dev.sources import Sources
+from veltrix.dev.sources import SourceFiles
 from veltrix.settings.fields import PREFIX, Settings
 from veltrix.settings.load import variables_of_authors
 from veltrix.store.prove_effects import make_table
@@ -92,7 +92,7 @@ def run_dev(
         code = 0
         try:
             leash.open()
-            sources = Sources(Path.cwd()) if is_reloading else None
+            sources = SourceFiles(Path.cwd()) if is_reloading else None
             _run(folder, supervisor, claims, postgres, rabbitmq, settings, environ, sources, out)
         except KeyboardInterrupt:
             out("stopping; Ctrl-C again does not wait for work in hand")
@@ -118,7 +118,7 @@ def _run(
     rabbitmq: RabbitMQ | None,
     settings: Settings,
     environ: Mapping[str, str],
-    sources: Sources | None,
+    sources: SourceFiles | None,
     out: Callable[[str], None],
 ) -> NoReturn:
     """Everything started and kept running; ends by an exception only."""
@@ -147,7 +147,7 @@ def _run(
             look_at = time.monotonic() + _LOOK_S
 
 
-def _reload(sources: Sources, supervisor: Supervisor, say: Callable[[str, str], None]) -> None:
+def _reload(sources: SourceFiles, supervisor: Supervisor, say: Callable[[str, str], None]) -> None:
     """Start the worker again where its code changed; a syntax error keeps the code before."""
     changed = sources.changed()
     if not changed:

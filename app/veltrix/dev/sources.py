@@ -11,7 +11,7 @@ _LIST_SHARE = 20
 _NOT_THEIRS = {"node_modules", "site-packages", "__pycache__", "build", "dist"}
 
 
-class Sources:
+class SourceFiles:
     """The files below a folder, but for hidden folders and what was installed."""
 
     def __init__(self, folder: Path, list_s: float = LIST_S) -> None:

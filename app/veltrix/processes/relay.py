@@ -25,7 +25,7 @@ from veltrix.domain.backoff import Backoff
 from veltrix.health import HealthServer
 from veltrix.operations.books.books import Measuring, fold_once, recount_once
 from veltrix.operations.failures.triage import check_groups, fold_groups_once
-from veltrix.operations.replays.mover import Replaying
+from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.replay_rows import forget_unstarted
 from veltrix.pipeline.accept.sweep import Sweep
 from veltrix.pipeline.relay.connections import make_declarer
@@ -178,7 +178,7 @@ def _duties(
     yield Duty("fold", lambda: _fold(engine, settings), settings.fold_s)
     measuring = Measuring(engine)
     yield Duty("recount", lambda: _recount(engine, measuring), settings.recount_s)
-    replaying = Replaying(engine, settings, event_ids(real_sources()))
+    replaying = Mover(engine, settings, event_ids(real_sources()))
     yield Duty("replays", replaying.once, lambda: replaying.pause_s)
     yield Duty("groups", lambda: fold_groups_once(engine), settings.fold_s)
     yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)

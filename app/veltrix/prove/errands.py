@@ -12,13 +12,13 @@ from veltrix.prove.load.items import Item
 from veltrix.prove.load.record import (
     Archived,
     Asked,
-    Cancelled,
     Cancelling,
     Edited,
-    Planned,
+    NotedCancel,
+    NotedPlan,
+    NotedReplay,
+    NotedReplaying,
     Record,
-    Replayed,
-    Replaying,
     Told,
 )
 from veltrix.prove.load.workflows import PREFIX
@@ -66,9 +66,9 @@ class Errands:
         if not generations:
             return
         for run_id in generations:
-            self._record.write(Replaying(run_id, time.time(), "plan")).result()
+            self._record.write(NotedReplaying(run_id, time.time(), "plan")).result()
         if self._site.replay_planned(list(generations)):
-            self._record.write(Planned(generations, time.time())).result()
+            self._record.write(NotedPlan(generations, time.time())).result()
 
     def _edit_one(self) -> None:
         keys = {"source": self._source, "generation": 2, "count": 2}
@@ -88,9 +88,9 @@ class Errands:
         keys = {"source": self._source, "count": REPLAYS}
         for number, (run_id,) in enumerate(self._site.rows(_FAILED, keys)):
             mode = ("beginning", "failed_step")[number % 2]
-            self._record.write(Replaying(run_id, time.time(), mode)).result()
+            self._record.write(NotedReplaying(run_id, time.time(), mode)).result()
             generation, why = self._site.replay(run_id, mode)
-            self._record.write(Replayed(run_id, time.time(), generation, why)).result()
+            self._record.write(NotedReplay(run_id, time.time(), generation, why)).result()
 
     def send(self, kind: str, count: int, seconds: float = 0.0, times: int = 0) -> list[str]:
         """Events of a kind, one request each; the sender's ids of those that were taken."""
@@ -117,7 +117,7 @@ class Errands:
         """Ask that it ends."""
         self._record.write(Cancelling(run_id, time.time())).result()
         state, why = self._site.cancel(run_id)
-        self._record.write(Cancelled(run_id, time.time(), state, why)).result()
+        self._record.write(NotedCancel(run_id, time.time(), state, why)).result()
 
     def long_runs(self) -> Sequence[str]:
         """Runs that may be cancelled, and are at work."""

@@ -23,11 +23,11 @@ from veltrix.prove.faults import catalog
 from veltrix.prove.faults.catalog import Fault, schedule
 from veltrix.prove.faults.injections import Blow
 from veltrix.prove.faults.striking import catch_rest
-from veltrix.prove.load.pace import Pace
+from veltrix.prove.load.pace import SendPace
 from veltrix.prove.load.record import Record, read_record
 from veltrix.prove.load.workload import Events, Workload
 from veltrix.prove.report.report import Proof
-from veltrix.prove.report.samples import Look, Sample, Watch
+from veltrix.prove.report.samples import Look, ProofSample, Watch
 from veltrix.prove.report.summary import summarise
 
 RECORD_FILE = "record.jsonl"
@@ -66,7 +66,7 @@ class Driver:
         self,
         plan: Plan,
         site: Site,
-        show: Callable[[Sample], None],
+        show: Callable[[ProofSample], None],
         say: Callable[[str], None],
     ) -> None:
         self._plan, self._site, self._show, self._say = plan, site, show, say
@@ -81,7 +81,7 @@ class Driver:
         """From the first event to the verdict."""
         plan, site = self._plan, self._site
         path = site.folder / RECORD_FILE
-        pace = Pace(plan.events, plan.rate)
+        pace = SendPace(plan.events, plan.rate)
         started_at = time.time()
         with ExitStack() as stack:
             record = stack.enter_context(Record(path))
@@ -121,11 +121,11 @@ class Driver:
             rounds = max(1, round(self._plan.seconds / takes_s))
         return schedule(self._plan.faults, self._plan.seed, rounds)
 
-    def _expect(self, pace: Pace, left: Sequence[Fault]) -> None:
+    def _expect(self, pace: SendPace, left: Sequence[Fault]) -> None:
         """The load lasts as long as the faults that are left, with some of it to spare."""
         pace.must_last(2.0 + _SPARE * sum(fault.takes_s for fault in left))
 
-    def _strike_all(self, pace: Pace, workload: Workload, errands: Errands) -> None:
+    def _strike_all(self, pace: SendPace, workload: Workload, errands: Errands) -> None:
         planned = self._faults()
         began = time.monotonic()
         wait_for(lambda: self._site.open_count() > 0, deadline_s=20)
@@ -245,7 +245,7 @@ class Driver:
     def _conclude(
         self,
         workload: Workload,
-        samples: list[Sample],
+        samples: list[ProofSample],
         path: Path,
         started_at: float,
         seconds: float,
@@ -299,7 +299,7 @@ def prove(
     plan: Plan,
     folder: Path,
     *,
-    show: Callable[[Sample], None] = lambda _sample: None,
+    show: Callable[[ProofSample], None] = lambda _sample: None,
     say: Callable[[str], None] = lambda _line: None,
     **site: Any,
 ) -> Proof:

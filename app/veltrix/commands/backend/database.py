@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from veltrix.commands.backend.database_reads import DatabaseReads
-from veltrix.commands.backend.port import Decision, Editable, Planned, Seen
+from veltrix.commands.backend.port import Decision, Editable, PlanWanted, SeenLetters
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Mode, Verb
-    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
+    from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
     from veltrix.settings.fields import Settings
@@ -52,15 +52,15 @@ class DatabaseBackend(DatabaseReads):
         found = count(self._engine, action, wanted)
         return 0 if isinstance(found, NotDone) else found
 
-    def act(self, asked: "Asked") -> "Done | NotDone":
+    def act(self, asked: "BulkRequest") -> "Done | NotDone":
         """In one transaction."""
         from veltrix.operations.runs.bulk import act
 
         return act(self._engine, msgspec.structs.replace(asked, author=self._author))
 
-    def plan(self, planned: Planned) -> "ReplayStory":
+    def plan(self, planned: PlanWanted) -> "ReplayStory":
         """In one transaction."""
-        from veltrix.operations.replays.plan import Asked, plan
+        from veltrix.operations.replays.plan import PlanRequest, plan
         from veltrix.operations.replays.rules import Options
 
         settings, stop_share = self._settings, planned.stop_share
@@ -71,7 +71,7 @@ class DatabaseBackend(DatabaseReads):
             stop_share=(settings.replay_stop_share if stop_share is msgspec.UNSET else stop_share),
             patch=planned.patch,
         )
-        asked = Asked(
+        asked = PlanRequest(
             wanted=planned.wanted,
             is_all=planned.is_all,
             options=options,
@@ -132,11 +132,11 @@ class DatabaseBackend(DatabaseReads):
 
         return note(self._engine, group_id, text, self._author)
 
-    def see(self, ids: Sequence[int], reason: str) -> Seen:
+    def see(self, ids: Sequence[int], reason: str) -> SeenLetters:
         """In one transaction."""
         from veltrix.pipeline.relay.dead_letters import see
 
-        return Seen(see(self._engine, ids, self._author, reason), self._author)
+        return SeenLetters(see(self._engine, ids, self._author, reason), self._author)
 
 
 def _given(wanted: msgspec.Struct) -> dict[str, Any]:

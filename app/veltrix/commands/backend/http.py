@@ -11,7 +11,7 @@ import msgspec
 
 from veltrix.client.errors import ApiRefused, ApiStrange
 from veltrix.commands.backend.http_reads import HttpReads, asked_of, told, word
-from veltrix.commands.backend.port import Decision, Editable, Planned, Seen
+from veltrix.commands.backend.port import Decision, Editable, PlanWanted, SeenLetters
 from veltrix.commands.mistakes import CommandRefused
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Mode, Verb
-    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
+    from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
 
@@ -74,9 +74,9 @@ class HttpBackend(HttpReads):
                 return 0
             raise
 
-    def act(self, asked: "Asked") -> "Done | NotDone":
+    def act(self, asked: "BulkRequest") -> "Done | NotDone":
         """In one request."""
-        from veltrix.operations.runs.archive_rows import Held
+        from veltrix.operations.runs.archive_rows import HeldRuns
         from veltrix.operations.runs.bulk import Done, NotDone
 
         body: dict[str, Any] = {"reason": asked.reason, "all": asked.is_all}
@@ -91,11 +91,11 @@ class HttpBackend(HttpReads):
         except ApiRefused as refused:
             if refused.status not in _REFUSALS:
                 raise
-            runs = [msgspec.convert(one, Held) for one in refused.members.get("runs", ())]
+            runs = [msgspec.convert(one, HeldRuns) for one in refused.members.get("runs", ())]
             return NotDone(refused.slug, refused.detail, runs)
         return Done(asked.action, found["runs"], found["requested"])
 
-    def plan(self, planned: Planned) -> "ReplayStory":
+    def plan(self, planned: PlanWanted) -> "ReplayStory":
         """In one request."""
         from veltrix.operations.replays.read import ReplayStory
 
@@ -169,9 +169,9 @@ class HttpBackend(HttpReads):
 
         return self._on_group(Noted, group_id, "notes", {"text": text})
 
-    def see(self, ids: Sequence[int], reason: str) -> Seen:
+    def see(self, ids: Sequence[int], reason: str) -> SeenLetters:
         """In one request."""
-        return self._do(Seen, "/v1/dead-letters/seen", {"ids": list(ids), "reason": reason})
+        return self._do(SeenLetters, "/v1/dead-letters/seen", {"ids": list(ids), "reason": reason})
 
     def _on_group(
         self, type_: type[T], group_id: str, verb: str, asked: dict[str, Any]

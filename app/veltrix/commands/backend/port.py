@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import Mode, ReplayState, Verb
-    from veltrix.operations.runs.bulk import Asked, BulkAction, Done, NotDone
+    from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter, RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Decision = Literal["resolve", "ignore", "reopen"]
 
 
-class Planned(NamedTuple):
+class PlanWanted(NamedTuple):
     """A replay as it is planned. `rate` None, `stop_share` UNSET: as is usual there.
 
     `mode` None: from the beginning where there is a patch, else from the failed step.
@@ -62,7 +62,7 @@ class Editable(NamedTuple):
     data: str | None = None
 
 
-class Seen(msgspec.Struct, frozen=True):
+class SeenLetters(msgspec.Struct, frozen=True):
     """So many letters nobody had marked before; by whom they are now."""
 
     marked: int
@@ -151,10 +151,10 @@ class Acts(Protocol):
     def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
         """To how many runs it can be done now; 0: to none, or to more than at once."""
 
-    def act(self, asked: "Asked") -> "Done | NotDone":
+    def act(self, asked: "BulkRequest") -> "Done | NotDone":
         """Done to all of these runs, or to none. Their author is not looked at."""
 
-    def plan(self, planned: Planned) -> "ReplayStory":
+    def plan(self, planned: PlanWanted) -> "ReplayStory":
         """A new replay, not started. Raises ReplayRefused."""
 
     def turn(self, replay_id: str, verb: "Verb", reason: str) -> "ReplayStory":
@@ -174,7 +174,7 @@ class Acts(Protocol):
     def note(self, group_id: str, text: str) -> "Noted | NotMoved":
         """A note beside a failure group."""
 
-    def see(self, ids: Sequence[int], reason: str) -> Seen:
+    def see(self, ids: Sequence[int], reason: str) -> SeenLetters:
         """Up to 1,000 dead letters are marked as seen."""
 
 

@@ -35,7 +35,7 @@ _OPTIONS = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Link(NamedTuple):
+class BackendLink(NamedTuple):
     """Where an api is, and what proves who calls it."""
 
     url: str
@@ -43,7 +43,7 @@ class Link(NamedTuple):
     ca_file: Path | None
 
 
-_link: ContextVar[Link | None] = ContextVar("link", default=None)  # of the command that runs
+_link: ContextVar[BackendLink | None] = ContextVar("link", default=None)  # of the command that runs
 
 
 def over_http(command: F) -> F:
@@ -58,7 +58,7 @@ def over_http(command: F) -> F:
         ca_file: Path | None = None,
         **kwargs: Any,
     ) -> Any:
-        before = _link.set(Link(url, key_file, ca_file) if url else None)
+        before = _link.set(BackendLink(url, key_file, ca_file) if url else None)
         try:
             return command(*args, **kwargs)
         finally:

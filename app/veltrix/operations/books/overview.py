@@ -30,7 +30,7 @@ class QueueRuns(msgspec.Struct, frozen=True):
     overdue_at: datetime | None = None
 
 
-class WorkerChild(msgspec.Struct, frozen=True):
+class ChildRow(msgspec.Struct, frozen=True):
     """What a worker child last said of itself. Not `is_present`: not heard of for 15 s."""
 
     id: str
@@ -92,7 +92,7 @@ def queues(tx: Connection) -> list[QueueRuns]:
     return [QueueRuns(*row) for row in tx.exec_driver_sql(_QUEUES, {"present_s": PRESENT_S})]
 
 
-def workers(tx: Connection) -> list[WorkerChild]:
+def workers(tx: Connection) -> list[ChildRow]:
     """Worker children heard of in the last minutes, by node; 500 at most."""
     rows = tx.exec_driver_sql(_WORKERS, {"present_s": PRESENT_S, "max": _WORKERS_MAX})
     return [_child(*row) for row in rows]
@@ -110,7 +110,7 @@ def unseen_letters(tx: Connection, at_most: int = LETTERS_MAX) -> int:
 
 def _child(
     id_: str, node: str, started_at: datetime, seen_at: datetime, is_present: bool, load: str
-) -> WorkerChild:
+) -> ChildRow:
     served: dict[str, dict[str, int]] = msgspec.json.decode(load).get("queues", {})
     claimed = sum(queue.get("claimed_2s", 0) for queue in served.values())
-    return WorkerChild(id_, node, started_at, seen_at, is_present, tuple(sorted(served)), claimed)
+    return ChildRow(id_, node, started_at, seen_at, is_present, tuple(sorted(served)), claimed)

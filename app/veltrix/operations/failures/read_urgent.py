@@ -15,7 +15,7 @@ GROUPS_MAX = 200
 GROWING_MIN = 3  # in two hours: one or two are no trend
 
 
-class Why(StrEnum):
+class UrgentWhy(StrEnum):
     """Why a group is urgent, the most urgent first."""
 
     REGRESSED = "regressed"
@@ -33,7 +33,7 @@ class UrgentGroup(msgspec.Struct, frozen=True):
 
     id: str
     kind: GroupKind
-    why: Why
+    why: UrgentWhy
     workflow: str | None
     step: str | None
     type: str | None

@@ -23,7 +23,7 @@ from veltrix.operations.replays.patch import (
     edited_event,
     text_of,
 )
-from veltrix.operations.replays.replay_rows import Moved, Skipped
+from veltrix.operations.replays.replay_rows import MovedByReplay, Skipped
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.accept.ledger_rows import EventInsert, RunStart
 from veltrix.releases.subscription_rows import current
@@ -90,7 +90,7 @@ def payloads(
 
 def make(
     tx: Connection, runs: Sequence[tuple[str, int]], patch: Patch, of: EditOf
-) -> tuple[list[Moved], list[Skipped]]:
+) -> tuple[list[MovedByReplay], list[Skipped]]:
     """New runs, due now, of those of these (run, generation) that are failed; and who has none.
 
     A run that is in neither list is not failed in this generation any more.
@@ -104,7 +104,7 @@ def make(
 
 def _insert(
     tx: Connection, made: Sequence[Payload], of: EditOf, skipped: list[Skipped]
-) -> list[Moved]:
+) -> list[MovedByReplay]:
     """Insert all that can be stored; in halves where a value cannot be."""
     for draws in range(ledger_rows.DRAWS_MAX, -1, -1):
         try:
@@ -123,7 +123,7 @@ def _insert(
     return _insert(tx, made[:middle], of, skipped) + _insert(tx, made[middle:], of, skipped)
 
 
-def _insert_all(tx: Connection, made: Sequence[Payload], of: EditOf) -> list[Moved]:
+def _insert_all(tx: Connection, made: Sequence[Payload], of: EditOf) -> list[MovedByReplay]:
     items = _items(tx, made, of)
     ledger_rows.insert(tx, [item for item, _ in items], unix_ms_of(items[0][0].event_id), hold_s=0)
     rows = [
@@ -136,7 +136,7 @@ def _insert_all(tx: Connection, made: Sequence[Payload], of: EditOf) -> list[Mov
         for item, one in items
     ]
     edit_rows.keep(tx, rows, of.replay_id, author=of.author, reason=of.reason)
-    return [Moved(row.origin_run_id, 0, row.run_id) for row in rows]
+    return [MovedByReplay(row.origin_run_id, 0, row.run_id) for row in rows]
 
 
 def _items(

@@ -18,7 +18,7 @@ from veltrix.operations.replays import edit, replay_rows
 from veltrix.operations.replays.edit import EditOf
 from veltrix.operations.replays.move import move
 from veltrix.operations.replays.patch import exact
-from veltrix.operations.replays.replay_rows import Held, Moved, Now, Planned, Skipped
+from veltrix.operations.replays.replay_rows import HeldReplay, MovedByReplay, Now, Planned, Skipped
 from veltrix.operations.replays.rules import (
     GENERATION_MAX,
     MOVING,
@@ -49,7 +49,7 @@ _FIRST = "00000000-0000-0000-0000-000000000000"
 log = logger("replay")
 
 
-class Replaying:
+class Mover:
     """The duty of one relay. For one thread."""
 
     def __init__(self, engine: Engine, settings: Settings, new_ids: EventIds) -> None:
@@ -101,7 +101,7 @@ class Replaying:
         is_list_full = moved >= self._list_runs(held) or skipped > 0
         return moved + skipped + settled if is_list_full or (settled and has_more) else 0
 
-    def _follow(self, tx: Connection, held: Held) -> tuple[int, bool]:
+    def _follow(self, tx: Connection, held: HeldReplay) -> tuple[int, bool]:
         """Count the outcomes of some replayed runs; how many, and whether there are more to ask."""
         if not held.open:
             return 0, False
@@ -122,7 +122,7 @@ class Replaying:
                     held.cancelled += 1
         return len(settled), has_more
 
-    def _judge(self, tx: Connection, held: Held) -> None:
+    def _judge(self, tx: Connection, held: HeldReplay) -> None:
         is_waiting = held.state == ReplayState.CANARY and held.open and held.left
         if is_waiting and is_moved(held.state, held, held.canary_to):
             passed = replay_rows.passed(tx, held, FOLLOWED_MAX)
@@ -138,7 +138,7 @@ class Replaying:
         )
         held.why = why or held.why
 
-    def _move(self, tx: Connection, held: Held) -> tuple[int, int]:
+    def _move(self, tx: Connection, held: HeldReplay) -> tuple[int, int]:
         """Move the next list of the replay; how many runs were moved, and how many skipped."""
         most = min(held.allowed, self._list_runs(held))
         if held.state == ReplayState.CANARY:
@@ -162,8 +162,8 @@ class Replaying:
         return len(moved), len(skipped)
 
     def _edit(
-        self, tx: Connection, held: Held, ready: list[tuple[str, int]]
-    ) -> tuple[list[Moved], list[Skipped]]:
+        self, tx: Connection, held: HeldReplay, ready: list[tuple[str, int]]
+    ) -> tuple[list[MovedByReplay], list[Skipped]]:
         assert held.patch is not None
         of = EditOf(
             held.id,
@@ -175,10 +175,10 @@ class Replaying:
         )
         return edit.make(tx, ready, exact(held.patch), of)
 
-    def _list_runs(self, held: Held) -> int:
+    def _list_runs(self, held: HeldReplay) -> int:
         return edit.LIST_RUNS_MAX if held.patch else LIST_RUNS_MAX
 
-    def _note(self, tx: Connection, held: Held, before: ReplayState) -> None:
+    def _note(self, tx: Connection, held: HeldReplay, before: ReplayState) -> None:
         """What the replay did by itself: an audit row for its end or stop, a log line for both."""
         if held.state == before:
             return
@@ -203,7 +203,7 @@ def _end_of(turn: list[str]) -> str:
     return turn[-1] if len(turn) == REPLAYS_MAX else _FIRST
 
 
-def _again(tx: Connection, held: Held, ready: list[tuple[str, int]]) -> list[Moved]:
+def _again(tx: Connection, held: HeldReplay, ready: list[tuple[str, int]]) -> list[MovedByReplay]:
     """Replay these, which are failed and locked."""
     failed = failed_runs(tx, [run_id for run_id, _ in ready])
     moved = move(
@@ -213,7 +213,7 @@ def _again(tx: Connection, held: Held, ready: list[tuple[str, int]]) -> list[Mov
         reason=held.start_reason or held.reason,
         author=held.started_by or held.author,
     )
-    return [Moved(run.run_id, run.generation) for run in moved]
+    return [MovedByReplay(run.run_id, run.generation) for run in moved]
 
 
 def _why_not(planned: Planned, now: Now | None, *, is_edit: bool) -> str | None:

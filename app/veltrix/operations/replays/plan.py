@@ -19,7 +19,7 @@ from veltrix.operations.replays.forecast import summary_of
 from veltrix.operations.replays.patch import Patch, text_of
 from veltrix.operations.replays.plan_rows import RUNS_MAX, Selection
 from veltrix.operations.replays.read import ReplayStory
-from veltrix.operations.replays.replay_rows import Held
+from veltrix.operations.replays.replay_rows import HeldReplay
 from veltrix.operations.replays.rules import (
     ALLOWED,
     Options,
@@ -43,7 +43,7 @@ log = logger("replay")
 T = TypeVar("T")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A plan as it is asked for: which runs, how, by whom and why; `request` as it was sent."""
 
     wanted: Selection
@@ -63,7 +63,7 @@ class EditedNow(msgspec.Struct):
     state: str = "queued"
 
 
-def plan(engine: Engine, asked: Asked, bytes_max: int) -> ReplayStory:
+def plan(engine: Engine, asked: PlanRequest, bytes_max: int) -> ReplayStory:
     """A new replay of exactly the runs that are selected now; nothing moves until it is started.
 
     Raises ReplayRefused when a named run is not failed, the set is empty or everything without
@@ -198,7 +198,7 @@ def edit_refused(refused: Sequence[Refused], others: int = 0) -> ReplayRefused:
 
 
 def _begin_and_note(
-    tx: Connection, replay_id: str, moved: Sequence[replay_rows.Moved], of: EditOf
+    tx: Connection, replay_id: str, moved: Sequence[replay_rows.MovedByReplay], of: EditOf
 ) -> None:
     """The replay has begun, and these are its runs."""
     replay_rows.mark_moved(tx, replay_id, moved)
@@ -209,7 +209,7 @@ def _begin_and_note(
     replay_rows.save(tx, held, is_begun=True, changed_by=of.author)
 
 
-def freeze(tx: Connection, asked: Asked) -> tuple[Options, str, int]:
+def freeze(tx: Connection, asked: PlanRequest) -> tuple[Options, str, int]:
     """A planned replay with its set; how many runs. Raises ReplayRefused."""
     wanted = asked.wanted
     if (
@@ -263,7 +263,7 @@ def _check_payloads(tx: Connection, replay_id: str, patch: Patch, bytes_max: int
         raise edit_refused(refused)
 
 
-def _turn(tx: Connection, held: Held, verb: Verb, *, reason: str, author: str) -> None:
+def _turn(tx: Connection, held: HeldReplay, verb: Verb, *, reason: str, author: str) -> None:
     """Give the replay its next state."""
     begins_as = ReplayState.CANARY if held.canary else ReplayState.RUNNING
     is_begun = verb in {Verb.START, Verb.RESUME}

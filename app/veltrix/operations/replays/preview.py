@@ -11,7 +11,7 @@ from veltrix.domain.ids import Id
 from veltrix.operations.replays import edit, edit_rows, replay_rows
 from veltrix.operations.replays.edit import Refused
 from veltrix.operations.replays.patch import Origin, Patch, text_of
-from veltrix.operations.replays.plan import PAYLOADS_MAX, Asked, freeze
+from veltrix.operations.replays.plan import PAYLOADS_MAX, PlanRequest, freeze
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
 
@@ -47,7 +47,7 @@ def preview(
 
     An empty patch shows the payloads as they are. Raises ReplayRefused as `plan` does.
     """
-    asked = Asked(
+    asked = PlanRequest(
         wanted=wanted,
         is_all=is_all,
         options=Options(mode="beginning", rate=1.0, stop_share=None, patch=patch),

@@ -16,7 +16,7 @@ from veltrix.store.arrays import IntArray, TextArray
 BURST_S = 1.0  # of the rate: what was missed while nobody looked is not made up for
 
 
-class Held(Counts, kw_only=True):
+class HeldReplay(Counts, kw_only=True):
     """A replay whose row this transaction has locked. `allowed`: runs its rate lets move now."""
 
     id: str
@@ -53,7 +53,7 @@ class Planned(msgspec.Struct, gc=False):
     is_archived: bool
 
 
-class Moved(msgspec.Struct, gc=False):
+class MovedByReplay(msgspec.Struct, gc=False):
     """A run that was replayed: as which generation, or as which new run."""
 
     run_id: str
@@ -212,7 +212,7 @@ with old as materialized (
 select count(*) from gone
 """
 
-_FIELDS = [name for name in Held.__struct_fields__ if name not in {"patch", "allowed"}]
+_FIELDS = [name for name in HeldReplay.__struct_fields__ if name not in {"patch", "allowed"}]
 _COLUMNS = ", ".join("id::text" if name == "id" else name for name in _FIELDS)
 
 
@@ -223,7 +223,7 @@ def at_work(tx: Connection, moving: str, open_: str, limit: int) -> tuple[list[s
     return [id_ for id_, moves in rows if moves], [id_ for id_, moves in rows if not moves]
 
 
-def hold(tx: Connection, replay_id: str, *, waits: bool) -> Held | None:
+def hold(tx: Connection, replay_id: str, *, waits: bool) -> HeldReplay | None:
     """Lock the replay until the transaction ends. None: there is none, or another has it locked.
 
     `waits`: wait for that other instead, as an operator does.
@@ -234,7 +234,7 @@ def hold(tx: Connection, replay_id: str, *, waits: bool) -> Held | None:
         return None
     *values, patch, allowed = row
     fields = dict(zip(_FIELDS, values, strict=True))
-    return msgspec.convert(fields | {"patch": patch, "allowed": allowed}, Held)
+    return msgspec.convert(fields | {"patch": patch, "allowed": allowed}, HeldReplay)
 
 
 def next_runs(tx: Connection, replay_id: str, limit: int) -> list[Planned]:
@@ -249,7 +249,7 @@ def follow(tx: Connection, replay_id: str, after: str, limit: int) -> list[Follo
     return [Followed(*row) for row in tx.exec_driver_sql(_OPEN, keys)]
 
 
-def passed(tx: Connection, held: Held, limit: int) -> int:
+def passed(tx: Connection, held: HeldReplay, limit: int) -> int:
     """How many of its open runs (the first `limit`) are beyond the step that they had failed in.
 
     A run that failed in no step has to have an outcome instead.
@@ -266,7 +266,7 @@ def as_they_are(tx: Connection, run_ids: Sequence[str]) -> dict[str, Now]:
     return {row[0]: Now(*row) for row in found}
 
 
-def mark_moved(tx: Connection, replay_id: str, moved: Sequence[Moved]) -> None:
+def mark_moved(tx: Connection, replay_id: str, moved: Sequence[MovedByReplay]) -> None:
     """These were replayed."""
     if moved:
         values = {
@@ -302,7 +302,7 @@ def mark_settled(tx: Connection, replay_id: str, settled: Sequence[Followed]) ->
 
 def save(
     tx: Connection,
-    held: Held,
+    held: HeldReplay,
     *,
     moved: int = 0,
     is_begun: bool = False,

@@ -24,7 +24,7 @@ class Eligible(StrEnum):
     ARCHIVED = "archived"
 
 
-class Held(msgspec.Struct, frozen=True):
+class HeldRuns(msgspec.Struct, frozen=True):
     """A run whose row is locked; `state` None: there is no such run."""
 
     id: str
@@ -58,9 +58,9 @@ _ARCHIVE = _PUT.format(time="now()", is_listed="true", sign="-", **_NAMED)
 _RESTORE = _PUT.format(time="null", is_listed="false", sign="+", **_NAMED)
 
 
-def hold(tx: Connection, run_ids: Sequence[str]) -> list[Held]:
+def hold(tx: Connection, run_ids: Sequence[str]) -> list[HeldRuns]:
     """Those of these runs that there are, locked in the order of their ids."""
-    return [Held(*row) for row in tx.exec_driver_sql(_HOLD, {"id": TextArray(run_ids)})]
+    return [HeldRuns(*row) for row in tx.exec_driver_sql(_HOLD, {"id": TextArray(run_ids)})]
 
 
 def hold_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: int) -> list[str]:

@@ -11,7 +11,7 @@ from veltrix.access.audit import Audited, append
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.runs import action_rows, archive_rows
 from veltrix.operations.runs.action_rows import MovedRun
-from veltrix.operations.runs.archive_rows import Held
+from veltrix.operations.runs.archive_rows import HeldRuns
 from veltrix.operations.runs.cancel import tell
 from veltrix.operations.runs.read import RunFilter
 from veltrix.store.transactions import after_commit, open_autocommit, retry_transient, transaction
@@ -29,7 +29,7 @@ class BulkAction(StrEnum):
     RESTORE = "restore"  # archived runs: in the lists again
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class BulkRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs: `ids`, or all that `wanted` describes. `is_all`: every run there is may be.
 
     `expected`: so many runs `wanted` described when somebody looked; other ones are not meant.
@@ -57,10 +57,10 @@ class NotDone(msgspec.Struct, frozen=True):
 
     slug: str
     detail: str
-    runs: list[Held] = []
+    runs: list[HeldRuns] = []
 
 
-def act(engine: Engine, asked: Asked) -> Done | NotDone:
+def act(engine: Engine, asked: BulkRequest) -> Done | NotDone:
     """Do it to every run that was asked for, in one transaction; or to none, and say why.
 
     Of a filter only runs are taken that it can be done to, up to 100,000; of ids all, up to 1,000.
@@ -90,7 +90,7 @@ def is_everything(engine: Engine, action: BulkAction, wanted: RunFilter) -> bool
         return archive_rows.is_everything(tx, wanted, _STATES[action])
 
 
-def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
+def _act(tx: Connection, asked: BulkRequest) -> tuple[Done | NotDone, Sequence[str]]:
     if asked.ids is not None:
         held, missing = _hold_ids(tx, asked.ids)
         wrong = [run for run in held if not _is_fit(asked.action, run)]
@@ -113,14 +113,14 @@ def _act(tx: Connection, asked: Asked) -> tuple[Done | NotDone, Sequence[str]]:
     return _ACTS[asked.action](tx, run_ids, asked), run_ids
 
 
-def _hold_ids(tx: Connection, ids: Sequence[str]) -> tuple[list[Held], list[str]]:
+def _hold_ids(tx: Connection, ids: Sequence[str]) -> tuple[list[HeldRuns], list[str]]:
     """These runs, locked; and the ids of which there is none."""
     known, strange = action_rows.sorted_ids(ids)
     held = archive_rows.hold(tx, known)
     return held, sorted({*known, *strange} - {run.id for run in held})
 
 
-def _is_fit(action: BulkAction, run: Held) -> bool:
+def _is_fit(action: BulkAction, run: HeldRuns) -> bool:
     match action:
         case BulkAction.CANCEL:
             return run.state in OPEN
@@ -129,7 +129,7 @@ def _is_fit(action: BulkAction, run: Held) -> bool:
     return run.is_archived
 
 
-def _cancel(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+def _cancel(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
     moved: list[MovedRun] = action_rows.cancel(
         tx, run_ids, reason=asked.reason, author=asked.author
     )
@@ -138,17 +138,17 @@ def _cancel(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
     return Done(asked.action, len(moved) - requested, requested)
 
 
-def _archive(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+def _archive(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
     moved = archive_rows.archive(tx, run_ids, reason=asked.reason, author=asked.author)
     return Done(asked.action, moved)
 
 
-def _restore(tx: Connection, run_ids: Sequence[str], asked: Asked) -> Done:
+def _restore(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
     moved = archive_rows.restore(tx, run_ids, reason=asked.reason, author=asked.author)
     return Done(asked.action, moved)
 
 
-_ACTS: dict[BulkAction, Callable[[Connection, Sequence[str], Asked], Done]] = {
+_ACTS: dict[BulkAction, Callable[[Connection, Sequence[str], BulkRequest], Done]] = {
     BulkAction.CANCEL: _cancel,
     BulkAction.ARCHIVE: _archive,
     BulkAction.RESTORE: _restore,
@@ -183,11 +183,11 @@ def _changed(expected: int, found: int) -> NotDone:
 
 def _unknown(ids: Sequence[str]) -> NotDone:
     named = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
-    runs = [Held(id_, None, is_archived=False) for id_ in ids[:_SHOWN_MAX]]
+    runs = [HeldRuns(id_, None, is_archived=False) for id_ in ids[:_SHOWN_MAX]]
     return NotDone("unknown-runs", f"there is no run {named}; nothing was done", runs)
 
 
-def _unfit(action: BulkAction, wrong: Sequence[Held]) -> NotDone:
+def _unfit(action: BulkAction, wrong: Sequence[HeldRuns]) -> NotDone:
     first = wrong[0]
     state = f"{first.state}{' and archived' if first.is_archived else ''}"
     others = f", and {len(wrong) - 1:,} more are not fit" if len(wrong) > 1 else ""
@@ -195,7 +195,7 @@ def _unfit(action: BulkAction, wrong: Sequence[Held]) -> NotDone:
     return NotDone("wrong-state", detail, list(wrong[:_SHOWN_MAX]))
 
 
-def _audited(asked: Asked, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
+def _audited(asked: BulkRequest, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
     request: dict[str, Any] = {"all": asked.is_all}
     if asked.expected is not None:
         request["expected"] = asked.expected

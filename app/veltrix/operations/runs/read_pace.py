@@ -14,7 +14,7 @@ NEWEST_RUNS = 1_000
 _SLEEP_S_MAX = 1_000_000_000.0  # what a time can be moved by
 
 
-class Pace(msgspec.Struct, frozen=True):
+class WorkflowPace(msgspec.Struct, frozen=True):
     """Times from acceptance to outcome of a workflow's settled runs among the newest.
 
     None: there are none. Replayed runs are left out: a person was between their two times.
@@ -72,13 +72,15 @@ _OF_ONE = _PACES.format(
 )
 
 
-def paces(tx: Connection, newest: int = NEWEST_RUNS) -> list[Pace]:
+def paces(tx: Connection, newest: int = NEWEST_RUNS) -> list[WorkflowPace]:
     """All workflows together (`workflow` None), then each of them, the slowest first."""
     asked = {"newest": newest, "sleep_s_max": _SLEEP_S_MAX}
-    return [Pace(*row) for row in tx.exec_driver_sql(_OF_ALL, asked)]
+    return [WorkflowPace(*row) for row in tx.exec_driver_sql(_OF_ALL, asked)]
 
 
-def pace_of(tx: Connection, workflow: str, *, since: datetime, looked_at: int) -> Pace | None:
+def pace_of(
+    tx: Connection, workflow: str, *, since: datetime, looked_at: int
+) -> WorkflowPace | None:
     """Of the newest 1,000 runs of this workflow that are among the newest `looked_at` of all.
 
     None: none of those accepted since then is settled.
@@ -90,5 +92,5 @@ def pace_of(tx: Connection, workflow: str, *, since: datetime, looked_at: int) -
         "newest": NEWEST_RUNS,
         "sleep_s_max": _SLEEP_S_MAX,
     }
-    found = [Pace(*row) for row in tx.exec_driver_sql(_OF_ONE, asked)]
+    found = [WorkflowPace(*row) for row in tx.exec_driver_sql(_OF_ONE, asked)]
     return next((pace for pace in found if pace.workflow == workflow), None)

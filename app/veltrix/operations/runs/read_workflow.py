@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from veltrix.operations.runs.read import first_id_at
-from veltrix.operations.runs.read_pace import Pace, pace_of
+from veltrix.operations.runs.read_pace import WorkflowPace, pace_of
 
 LOOKED_AT_MAX = 20_000
 WINDOW = timedelta(days=1)
@@ -18,7 +18,7 @@ BUCKETS = 24
 _MOMENT = timedelta(milliseconds=1)
 
 
-class Bucket(msgspec.Struct, frozen=True):
+class RunBucket(msgspec.Struct, frozen=True):
     """Runs accepted from `since` on, for a twenty-fourth of the time looked at."""
 
     since: datetime
@@ -43,9 +43,9 @@ class WorkflowRuns(msgspec.Struct, frozen=True):
     succeeded: int
     failed: int
     cancelled: int
-    buckets: list[Bucket]
+    buckets: list[RunBucket]
     versions: list[VersionRuns]
-    pace: Pace | None
+    pace: WorkflowPace | None
 
     @property
     def failed_share(self) -> float | None:
@@ -113,7 +113,7 @@ def workflow_runs(tx: Connection, workflow: str) -> WorkflowRuns:
         succeeded=states.get("succeeded", 0),
         failed=states.get("failed", 0),
         cancelled=states.get("cancelled", 0),
-        buckets=[Bucket(since + width * n, accepted[n], failed[n]) for n in range(BUCKETS)],
+        buckets=[RunBucket(since + width * n, accepted[n], failed[n]) for n in range(BUCKETS)],
         versions=[VersionRuns(name, *counts) for name, counts in versions.items()],
         pace=pace_of(tx, workflow, since=since, looked_at=LOOKED_AT_MAX),
     )

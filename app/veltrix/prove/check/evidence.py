@@ -124,7 +124,7 @@ class StoredRun(NamedTuple):
     is_archived: bool = False
 
 
-class Entry(NamedTuple):
+class JournalRow(NamedTuple):
     """A line of the journal."""
 
     run_id: str
@@ -174,7 +174,7 @@ class Evidence(msgspec.Struct):
 
     events: list[StoredEvent]
     runs: list[StoredRun]
-    entries: list[Entry]
+    entries: list[JournalRow]
     begins: list[Begin]
     moves: list[Move]
     booked: Counter[str]
@@ -275,12 +275,12 @@ def _runs(connection: psycopg.Connection, source: str) -> Iterator[StoredRun]:
             yield StoredRun(*row)
 
 
-def _entries(connection: psycopg.Connection, source: str) -> Iterator[Entry]:
+def _entries(connection: psycopg.Connection, source: str) -> Iterator[JournalRow]:
     types = ["text", "int4", "text", "text", "text", "bool"]
     with connection.cursor() as cursor, cursor.copy(_ENTRIES, {"source": source}) as copy:
         copy.set_types(types)
         for row in copy.rows():
-            yield Entry(*row)
+            yield JournalRow(*row)
 
 
 def _failed(connection: psycopg.Connection, source: str) -> Iterator[Failed]:

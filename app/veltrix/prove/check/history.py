@@ -7,19 +7,19 @@ the event was taken: the ledger may have it, and then it has to be right.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
-from veltrix.prove.check.evidence import Begin, Entry, Evidence, StoredEvent, StoredRun
+from veltrix.prove.check.evidence import Begin, Evidence, JournalRow, StoredEvent, StoredRun
 from veltrix.prove.deployment.witness import Move
 from veltrix.prove.faults.injections import Blow
 from veltrix.prove.load.record import (
     Archived,
     Asked,
-    Cancelled,
     Cancelling,
     Edited,
     Line,
-    Planned,
-    Replayed,
-    Replaying,
+    NotedCancel,
+    NotedPlan,
+    NotedReplay,
+    NotedReplaying,
     Told,
 )
 
@@ -83,7 +83,7 @@ class Case:
             self.run[run.run_id] = run
             if run.event_id in accepted_at:
                 self.accepted_at[run.run_id] = accepted_at[run.event_id]
-        self.entries_of: dict[str, list[Entry]] = defaultdict(list)
+        self.entries_of: dict[str, list[JournalRow]] = defaultdict(list)
         for entry in evidence.entries:
             self.entries_of[entry.run_id].append(entry)
         self.begins_of: dict[str, list[Begin]] = defaultdict(list)
@@ -109,11 +109,11 @@ class Case:
                         self._ask(id_, digest, line.at, line.at + _UNANSWERED_S)
             elif isinstance(line, Told):
                 self._answer(waiting.pop(line.request), line)
-            elif isinstance(line, Replaying):
+            elif isinstance(line, NotedReplaying):
                 self.replaying.add(line.run_id)
-            elif isinstance(line, Replayed) and line.generation is not None:
+            elif isinstance(line, NotedReplay) and line.generation is not None:
                 self.replayed[line.run_id] = line.generation
-            elif isinstance(line, Planned):
+            elif isinstance(line, NotedPlan):
                 self.planned.update(line.generations)
             elif isinstance(line, Edited):
                 self.edited[line.new_run_id] = line.run_id
@@ -121,7 +121,7 @@ class Case:
                 self.archived.update(line.run_ids)
             elif isinstance(line, Cancelling):
                 self.cancelling.add(line.run_id)
-            elif isinstance(line, Cancelled) and line.state:
+            elif isinstance(line, NotedCancel) and line.state:
                 self.cancelled[line.run_id] = line.at
         for asked in waiting.values():
             self.doubts += len(asked.ids)

@@ -27,7 +27,7 @@ from veltrix.prove.deployment import witness
 from veltrix.prove.deployment.calls import get, manage, metric, post
 from veltrix.prove.deployment.database import ProvedDatabase, Unreachable
 from veltrix.prove.deployment.front import Front
-from veltrix.prove.deployment.tcp_proxy import Line
+from veltrix.prove.deployment.tcp_proxy import TcpProxy
 from veltrix.prove.load.notes import EFFECTS_FILE
 from veltrix.settings.fields import PREFIX, Settings
 
@@ -83,7 +83,7 @@ class Site(Opened, ProvedDatabase):
         self.cluster = Cluster(self.folder / "cluster") if is_cluster else None
         if self.cluster is not None:
             platform["rabbitmq"] = self.cluster
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, TcpProxy] = {}
         self.send_events: Callable[[str, int], Sequence[str]] = lambda _kind, _count: ()
         self.misdeeds: list[str] = []  # of processes that were told to end, or whose parent died
         self._env: dict[str, dict[str, str]] = {}
@@ -121,7 +121,7 @@ class Site(Opened, ProvedDatabase):
             # They share this process with the workload; a piece shall not wait 5 ms for its turn.
             sys.setswitchinterval(_SWITCH_S)
             urls = {"database": database_url, "broker": self.platform.broker_url}
-            self.lines = {name: Line(url) for name, url in urls.items()}
+            self.lines = {name: TcpProxy(url) for name, url in urls.items()}
             through = {f"{PREFIX}{name.upper()}_URL": line.url for name, line in self.lines.items()}
             self._env |= {f"{kind}-2": dict(through) for kind in KINDS}
         for kind in KINDS:

@@ -20,7 +20,7 @@ _PROTOCOL_3 = (196_608).to_bytes(4, "big")
 _START_UP_MIN = 9
 
 
-class Line:
+class TcpProxy:
     """`url` leads to the same place as the one given, through a thread of this process."""
 
     def __init__(self, url: str) -> None:

@@ -21,7 +21,7 @@ from veltrix.prove.load.workflows import (
     QUEUE,
     SLOW_QUEUE,
     Order,
-    Planned,
+    PlannedWork,
     block,
     fall,
     linger,
@@ -248,7 +248,7 @@ async def long_wide(_event: Event[Order]) -> int:
 def fail_for_long() -> None:
     """Fails, and waits for a minute."""
     note()
-    raise Planned("it shall fail, and wait")
+    raise PlannedWork("it shall fail, and wait")
 
 
 @workflow(

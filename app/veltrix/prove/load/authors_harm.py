@@ -25,7 +25,7 @@ from veltrix.prove.load.workflows import (
     QUEUE,
     SLOW_QUEUE,
     Order,
-    Planned,
+    PlannedWork,
     block,
     effects,
     touch,
@@ -49,7 +49,7 @@ def charge(times: int) -> str:
             key = ""
     context = note(key)
     if context.attempt <= times:
-        raise Planned("the answer was lost")
+        raise PlannedWork("the answer was lost")
     return context.idempotency_key
 
 
@@ -62,7 +62,7 @@ async def charge_async(times: int) -> str:
         key = ""
     context = note(key)
     if context.attempt <= times:
-        raise Planned("the answer was lost")
+        raise PlannedWork("the answer was lost")
     return context.idempotency_key
 
 
@@ -138,7 +138,7 @@ class _Odd(BaseException):
 
 
 def _looped() -> Exception:
-    one, other = Planned("one"), Planned("other")
+    one, other = PlannedWork("one"), PlannedWork("other")
     one.__cause__, other.__cause__ = other, one
     return one
 

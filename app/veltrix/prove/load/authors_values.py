@@ -31,7 +31,7 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
-class Line(msgspec.Struct):
+class OrderLine(msgspec.Struct):
     """A msgspec struct."""
 
     sku: str
@@ -39,11 +39,11 @@ class Line(msgspec.Struct):
 
 
 @dataclass
-class Parcel:
+class OrderParcel:
     """A dataclass."""
 
     weight: float
-    lines: list[Line]
+    lines: list[OrderLine]
 
 
 class Address(pydantic.BaseModel):
@@ -86,7 +86,7 @@ def _given(value: Any, promised: Any) -> Step[[], Any]:
     return step(name="give")(give)
 
 
-_lines = [Line("lamp", 3), Line("chair", 4.5)]
+_lines = [OrderLine("lamp", 3), OrderLine("chair", 4.5)]
 _STEPS: dict[str, Callable[[], Any]] = {
     "an int as float": _given(100, float),
     "an int as float or none": _given(100, float | None),
@@ -112,11 +112,11 @@ _STEPS: dict[str, Callable[[], Any]] = {
     "bytes": _given(b"\x00\xff", bytes),
     "a map": _given({"b": 1, "a": 2}, dict[str, float]),
     "a map by number": _given({1: "one"}, dict[int, str]),
-    "a struct": _given(_lines[0], Line),
-    "a list of structs": _given(_lines, list[Line]),
-    "maps as structs": _given([{"sku": "lamp", "price": 3}], list[Line]),
-    "a dataclass": _given(Parcel(2, _lines), Parcel),
-    "a list of dataclasses": _given([Parcel(2, _lines)], list[Parcel]),
+    "a struct": _given(_lines[0], OrderLine),
+    "a list of structs": _given(_lines, list[OrderLine]),
+    "maps as structs": _given([{"sku": "lamp", "price": 3}], list[OrderLine]),
+    "a dataclass": _given(OrderParcel(2, _lines), OrderParcel),
+    "a list of dataclasses": _given([OrderParcel(2, _lines)], list[OrderParcel]),
     "a pydantic model": _given(Address(street="High", since=date(2026, 1, 1)), Address),
     "a list of pydantic models": _given(
         [Address(street="High", since=date(2026, 1, 1), parts=[1])], list[Address]

@@ -16,7 +16,7 @@ _RATE_MIN = 20.0
 _RATE_MAX_AMONG_FAULTS = 150.0
 
 
-class Pace:
+class SendPace:
     """Asked by the workload before each request, told by the scenario how long it has to last."""
 
     def __init__(self, events: int, rate: float | None) -> None:

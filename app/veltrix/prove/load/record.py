@@ -48,7 +48,7 @@ class Unanswered(msgspec.Struct, tag="unanswered", frozen=True):
     why: str
 
 
-class Replaying(msgspec.Struct, tag="replaying", frozen=True):
+class NotedReplaying(msgspec.Struct, tag="replaying", frozen=True):
     """A failed run is about to be replayed."""
 
     run_id: str
@@ -56,7 +56,7 @@ class Replaying(msgspec.Struct, tag="replaying", frozen=True):
     mode: str
 
 
-class Replayed(msgspec.Struct, tag="replayed", frozen=True):
+class NotedReplay(msgspec.Struct, tag="replayed", frozen=True):
     """The generation that the answer named; None: there was no such answer, and why."""
 
     run_id: str
@@ -72,7 +72,7 @@ class Cancelling(msgspec.Struct, tag="cancelling", frozen=True):
     at: float
 
 
-class Cancelled(msgspec.Struct, tag="cancelled", frozen=True):
+class NotedCancel(msgspec.Struct, tag="cancelled", frozen=True):
     """The state that the answer named; "": there was no such answer, and why."""
 
     run_id: str
@@ -81,7 +81,7 @@ class Cancelled(msgspec.Struct, tag="cancelled", frozen=True):
     why: str = ""
 
 
-class Planned(msgspec.Struct, tag="planned", frozen=True):
+class NotedPlan(msgspec.Struct, tag="planned", frozen=True):
     """A planned replay of these runs, each in its generation, was started, says the answer."""
 
     generations: dict[str, int]
@@ -103,7 +103,7 @@ class Edited(msgspec.Struct, tag="edited", frozen=True):
     at: float
 
 
-Operated = Replaying | Replayed | Cancelling | Cancelled | Planned | Archived | Edited
+Operated = NotedReplaying | NotedReplay | Cancelling | NotedCancel | NotedPlan | Archived | Edited
 Line = Asked | Told | Unanswered | Operated
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode

@@ -42,7 +42,7 @@ class Order(msgspec.Struct):
     times: int = 0
 
 
-class Planned(Exception):
+class PlannedWork(Exception):
     """A step was told to fail."""
 
 
@@ -73,7 +73,7 @@ def stumble(times: int) -> str:
     """Fails so many times, then succeeds."""
     context = note()
     if context.attempt <= times:
-        raise Planned(f"attempt {context.attempt} of {times} that shall fail")
+        raise PlannedWork(f"attempt {context.attempt} of {times} that shall fail")
     return context.idempotency_key
 
 
@@ -81,7 +81,7 @@ def stumble(times: int) -> str:
 def fall() -> None:
     """Fails whenever it is tried."""
     note()
-    raise Planned("it shall fail")
+    raise PlannedWork("it shall fail")
 
 
 @step
@@ -108,7 +108,7 @@ def book(session: Session, times: int) -> str:
     session.execute(effects.insert(), {"key": context.idempotency_key})
     if context.attempt <= times:
         session.flush()
-        raise Planned(f"attempt {context.attempt} of {times} that shall be rolled back")
+        raise PlannedWork(f"attempt {context.attempt} of {times} that shall be rolled back")
     return context.idempotency_key
 
 

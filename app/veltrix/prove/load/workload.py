@@ -19,7 +19,7 @@ import uvloop
 from veltrix.prove.load import items
 from veltrix.prove.load.background import Background
 from veltrix.prove.load.items import Item, make_item
-from veltrix.prove.load.pace import Pace
+from veltrix.prove.load.pace import SendPace
 from veltrix.prove.load.record import Asked, Record, Told, Unanswered
 
 IN_FLIGHT_MAX = 400  # an api that falls silent must not keep events from the other one
@@ -50,7 +50,7 @@ _decode_item = msgspec.json.Decoder(_ReceiptItem).decode
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
-class Parcel(NamedTuple):
+class SentParcel(NamedTuple):
     """A request: how its items travel in it, where it goes, and what it carries."""
 
     mode: str
@@ -67,7 +67,7 @@ class Traffic(Protocol):
     def make(self, number: int, *, is_other: bool = False) -> Item:
         """The item with this number, or another content under its identity."""
 
-    def parcel(self, part: Sequence[Item], request: int) -> Parcel:
+    def parcel(self, part: Sequence[Item], request: int) -> SentParcel:
         """The request, the `request`th of all, that carries these items."""
 
 
@@ -83,14 +83,14 @@ class Events:
         """See `items.make_item`."""
         return make_item(self._seed, number, is_other=is_other, families=self._families)
 
-    def parcel(self, part: Sequence[Item], request: int) -> Parcel:
+    def parcel(self, part: Sequence[Item], request: int) -> SentParcel:
         """Several in a batch, one in binary or structured mode."""
         if len(part) > 1:
-            return Parcel("batch", _PATH, items.BATCH, items.batch(part, self._source))
+            return SentParcel("batch", _PATH, items.BATCH, items.batch(part, self._source))
         if request % 3 == 0:
-            return Parcel("binary", _PATH, *items.binary(part[0], self._source))
+            return SentParcel("binary", _PATH, *items.binary(part[0], self._source))
         body = items.structured(part[0], self._source)
-        return Parcel("structured", _PATH, items.STRUCTURED, body)
+        return SentParcel("structured", _PATH, items.STRUCTURED, body)
 
 
 class Acknowledged(NamedTuple):
@@ -116,7 +116,7 @@ class Workload(Background):
         seed: int,
         source: str,
         events: int,
-        pace: Pace,
+        pace: SendPace,
         doubles: Sequence[str] = (),
         headers: dict[str, str] | None = None,
         traffic: Traffic | None = None,

@@ -6,8 +6,8 @@ from typing import Self
 
 from rich.console import Console
 
-from veltrix.dev.progress import Progress
-from veltrix.prove.report.samples import Sample
+from veltrix.dev.progress import DemoProgress
+from veltrix.prove.report.samples import ProofSample
 
 
 class Display:
@@ -16,7 +16,7 @@ class Display:
     def __init__(self, events: int) -> None:
         self._lock = Lock()
         self._is_open = True
-        self._progress = Progress(events, Console(stderr=True))
+        self._progress = DemoProgress(events, Console(stderr=True))
         self._settled = self._open = 0
 
     def __enter__(self) -> Self:
@@ -30,7 +30,7 @@ class Display:
     ) -> None:
         self.close()
 
-    def show(self, sample: Sample) -> None:
+    def show(self, sample: ProofSample) -> None:
         """Where things are; while the database is away, where they were."""
         self._settled = self._settled if sample.settled is None else sample.settled
         self._open = self._open if sample.open is None else sample.open

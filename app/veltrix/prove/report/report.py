@@ -10,7 +10,7 @@ from rich.table import Table
 
 from veltrix.prove.check.checker import Property
 from veltrix.prove.faults.injections import Blow
-from veltrix.prove.report.samples import Sample
+from veltrix.prove.report.samples import ProofSample
 
 
 class Verdict(StrEnum):
@@ -72,7 +72,7 @@ class Proof(msgspec.Struct):
     faults: list[Struck]
     properties: list[Property]
     latencies: list[Latency]
-    samples: list[Sample]
+    samples: list[ProofSample]
     notes: list[str]
 
     @property

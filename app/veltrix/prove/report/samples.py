@@ -10,7 +10,7 @@ from veltrix.prove.load.background import Background
 LOOK_S = 0.25
 
 
-class Sample(msgspec.Struct, frozen=True):
+class ProofSample(msgspec.Struct, frozen=True):
     """One look; None where the database did not answer."""
 
     at: float  # seconds since 1970
@@ -32,10 +32,10 @@ class Look(msgspec.Struct, frozen=True):
 class Watch(Background):
     """Looks every quarter of a second inside `with`, from a thread of its own."""
 
-    def __init__(self, look: Callable[[], Look], show: Callable[[Sample], None]) -> None:
+    def __init__(self, look: Callable[[], Look], show: Callable[[ProofSample], None]) -> None:
         super().__init__("watch")
         self._look, self._show = look, show
-        self.samples: list[Sample] = []
+        self.samples: list[ProofSample] = []
         self.error: Exception | None = None  # the last look that failed
 
     def _run(self) -> None:
@@ -43,7 +43,9 @@ class Watch(Background):
             began = time.monotonic()
             try:
                 found = self._look()
-                sample = Sample(time.time(), found.sent, found.accepted, found.settled, found.open)
+                sample = ProofSample(
+                    time.time(), found.sent, found.accepted, found.settled, found.open
+                )
                 self.samples.append(sample)
                 self._show(sample)
             except Exception as error:  # noqa: BLE001 - a picture with a hole beats no verdict

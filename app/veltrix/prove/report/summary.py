@@ -7,7 +7,7 @@ from veltrix.prove.check.checker import Property
 from veltrix.prove.check.history import Case
 from veltrix.prove.load.workload import Acknowledged
 from veltrix.prove.report.report import Latency, Proof, Struck, struck, verdict_of
-from veltrix.prove.report.samples import Sample
+from veltrix.prove.report.samples import ProofSample
 
 _WORTH_TELLING_S = 1.0
 
@@ -18,7 +18,7 @@ def summarise(
     properties: list[Property],
     *,
     acknowledged: Sequence[Acknowledged],
-    samples: list[Sample],
+    samples: list[ProofSample],
     unaccounted: int | None,
     notes: list[str],
     started_at: float,

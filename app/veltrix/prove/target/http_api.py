@@ -34,7 +34,7 @@ class Account(msgspec.Struct):
     is_overflow: bool = False
 
 
-class Balance(msgspec.Struct):
+class TargetBalance(msgspec.Struct):
     """The books of the target, by account: all of them, or the 1,000 that matter most."""
 
     by: list[Account]
@@ -58,7 +58,7 @@ class _Problem(msgspec.Struct):
     detail: str = ""
 
 
-class Answer(NamedTuple):
+class TargetAnswer(NamedTuple):
     """A status that a Veltrix may give here, and what came with it."""
 
     status: int
@@ -101,15 +101,17 @@ class Api:
         """The key has the scope events:write; a batch of no events was accepted."""
         self.ask("POST", "/v1/events", content=b"[]", headers={"content-type": BATCH_TYPE})
 
-    def balance(self) -> Balance:
+    def balance(self) -> TargetBalance:
         """The books as of now."""
         body = self.ask("GET", "/v1/balance", params={"by": ACCOUNTS_MAX}).body
         try:
-            return msgspec.json.decode(body, type=Balance)
+            return msgspec.json.decode(body, type=TargetBalance)
         except msgspec.MsgspecError:
             raise self._stranger("no books") from None
 
-    def ask(self, method: str, path: str, *, also: tuple[int, ...] = (), **what: Any) -> Answer:
+    def ask(
+        self, method: str, path: str, *, also: tuple[int, ...] = (), **what: Any
+    ) -> TargetAnswer:
         """The answer, if its status is 200, 202 or in `also`."""
         try:
             told = self._client.request(method, f"{self.url}{path}", **what)
@@ -118,7 +120,7 @@ class Api:
         except httpx.HTTPError as error:
             raise CannotStart(_away(self.url, error)) from None
         if told.status_code in {200, 202, *also}:
-            return Answer(told.status_code, told.content)
+            return TargetAnswer(told.status_code, told.content)
         try:
             detail = msgspec.json.decode(told.content, type=_Problem).detail
         except msgspec.MsgspecError:

@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from veltrix.domain.states import OPEN
-from veltrix.prove.check.evidence import Begin, Books, Entry, Evidence, StoredEvent, StoredRun
+from veltrix.prove.check.evidence import Begin, Books, Evidence, JournalRow, StoredEvent, StoredRun
 from veltrix.prove.load.items import content_digest
 from veltrix.prove.target.http_api import Api
 
@@ -107,11 +107,11 @@ class RunDocument(msgspec.Struct):
             *(self.generation, reason, self.is_open, at),
         )
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[JournalRow]:
         """Its journal."""
         for step in self.steps:
             where = self.id, step.generation, step.position
-            yield Entry(*where, step.kind, step.name, step.error is None)
+            yield JournalRow(*where, step.kind, step.name, step.error is None)
 
     def begins(self) -> Iterable[Begin]:
         """Its steps that ended and leave a note, by the key that is their output.

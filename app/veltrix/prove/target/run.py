@@ -21,15 +21,15 @@ from veltrix.prove.check.checker import PROPERTIES, SAMPLES_MAX, Property, check
 from veltrix.prove.check.evidence import Books
 from veltrix.prove.check.history import Case
 from veltrix.prove.load.items import kind_of, kinds, workflows_of
-from veltrix.prove.load.pace import Pace
+from veltrix.prove.load.pace import SendPace
 from veltrix.prove.load.record import Asked, Record, read_record
 from veltrix.prove.load.workload import Workload
 from veltrix.prove.report.report import Proof
-from veltrix.prove.report.samples import Look, Sample, Watch
+from veltrix.prove.report.samples import Look, ProofSample, Watch
 from veltrix.prove.report.summary import summarise
 from veltrix.prove.scenario import RECORD_FILE, Plan
 from veltrix.prove.target.first_event import check_is_served
-from veltrix.prove.target.http_api import Api, Balance
+from veltrix.prove.target.http_api import Api, TargetBalance
 from veltrix.prove.target.reads import Reading, Unread
 from veltrix.prove.target.starts import Starts
 
@@ -91,7 +91,7 @@ def prove_target(
     key: str | None,
     workflows: Sequence[str] | None,
     folder: Path,
-    show: Callable[[Sample], None] = lambda _sample: None,
+    show: Callable[[ProofSample], None] = lambda _sample: None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Proof:
     """Drive the plan's workload through the api at `url`; `folder` keeps the record.
@@ -131,7 +131,7 @@ class Visit:
     """Runs a plan against a target."""
 
     def __init__(
-        self, plan: Plan, api: Api, show: Callable[[Sample], None], say: Callable[[str], None]
+        self, plan: Plan, api: Api, show: Callable[[ProofSample], None], say: Callable[[str], None]
     ) -> None:
         self._plan, self._api, self._show, self._say = plan, api, show, say
         self.starts: Starts | None = None
@@ -152,7 +152,7 @@ class Visit:
     def run(self, path: Path) -> Proof:
         """From the first event to the verdict."""
         plan = self._plan
-        pace = Pace(plan.events, plan.rate)
+        pace = SendPace(plan.events, plan.rate)
         if plan.seconds is not None:
             pace.must_last(plan.seconds)
         started_at = time.time()
@@ -198,7 +198,7 @@ class Visit:
         settled, open_ = _progress(books, self._plan.source)
         return Look(workload.sent, workload.accepted, settled, open_)
 
-    def _balance(self) -> Balance | None:
+    def _balance(self) -> TargetBalance | None:
         try:
             return self._api.balance()
         except CannotStart:  # it is away now: what it does not tell is not shown
@@ -325,14 +325,14 @@ def _wrong_starts(case: Case, starts: Starts) -> Iterator[str]:
             yield f"start {event.sender_id} started {found}, expected {expected}"
 
 
-def _progress(balance: Balance, source: str) -> tuple[int, int]:
+def _progress(balance: TargetBalance, source: str) -> tuple[int, int]:
     """(settled, open) of this source."""
     runs = [account.runs for account in balance.of(source)]
     settled = sum(one["succeeded"] + one["failed"] + one["cancelled"] for one in runs)
     return settled, sum(one["open"] for one in runs)
 
 
-def _books(balance: Balance, source: str) -> Books:
+def _books(balance: TargetBalance, source: str) -> Books:
     accounts = balance.of(source)
     both = [account.events | account.runs for account in accounts]
     return Books(*(sum(one[name] for one in both) for name in Books._fields))

@@ -14,7 +14,7 @@ from veltrix.dev.children import CannotStart
 from veltrix.domain.events import STARTS_SOURCE_PREFIX, STARTS_TYPE
 from veltrix.prove.load.inputs import smallest_input
 from veltrix.prove.load.items import JSON, Item
-from veltrix.prove.load.workload import Parcel
+from veltrix.prove.load.workload import SentParcel
 from veltrix.prove.target.http_api import Known
 
 
@@ -41,12 +41,12 @@ class Starts:
         data = json.dumps(input_).encode()
         return Item(f"{self._name}-{number}", workflow, STARTS_TYPE, JSON, data)
 
-    def parcel(self, part: Sequence[Item], request: int) -> Parcel:  # noqa: ARG002 - one mode
+    def parcel(self, part: Sequence[Item], request: int) -> SentParcel:  # noqa: ARG002 - one mode
         """One start."""
         (item,) = part
         path = f"/v1/workflows/{quote(item.kind, safe='')}/runs"
         headers = {"content-type": JSON, "idempotency-key": item.id}
-        return Parcel("start", path, headers, b'{"input": ' + item.data + b"}")
+        return SentParcel("start", path, headers, b'{"input": ' + item.data + b"}")
 
     def workflow_of(self, id_: str) -> str:
         """The workflow that was started with this key."""
