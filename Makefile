@@ -138,7 +138,7 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m veltrix.docs.settings_page --check
+	$(BIN)/python -m veltrix.docs --check
 	$(BIN)/python -m sphinx $(SITE_OPTIONS) docs $(SITE)
 
 # build/site/index.html: what docs/ is as a site, with search. `make check` builds it, too.

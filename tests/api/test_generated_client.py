@@ -19,7 +19,7 @@ from tests.support.served import Client, served
 from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.access import keys
-from veltrix.docs.openapi import PATH
+from veltrix.docs.pages import DOCS
 from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.store.transactions import transaction
 
@@ -33,7 +33,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """The package is made and can be imported; what was said about what it leaves out."""
     folder = tmp_path_factory.mktemp("made")
     named = ConfigFile(package_name_override=NAME, post_hooks=[])
-    config = Config.from_sources(named, MetaType.NONE, PATH, "utf-8", False, folder / NAME)
+    config = Config.from_sources(
+        named, MetaType.NONE, DOCS / "openapi.json", "utf-8", False, folder / NAME
+    )
     said = [f"{one.header} {one.detail}" for one in generate(config=config)]
     sys.path.insert(0, str(folder))
     yield said

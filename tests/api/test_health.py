@@ -15,7 +15,6 @@ from tests.api.conftest import Api, ApiOf
 from tests.api.test_events import event
 from tests.support.wait import until
 from veltrix.api.looks import LOOK_S, Looks
-from veltrix.docs.openapi import PATH, render
 from veltrix.store.transactions import transaction
 
 
@@ -47,10 +46,6 @@ def test_metrics_count_what_was_accepted_and_refused(api: Api) -> None:
     api.post_event(event(""))
 
     assert [value(name) for name in names] == [before[0] + 1, before[1] + 1]
-
-
-def test_the_checked_in_openapi_document_is_current() -> None:
-    assert PATH.read_text() == render(), "run `python -m veltrix.docs.openapi`"
 
 
 def test_the_document_shows_what_fastapi_cannot_see(api: Api) -> None:

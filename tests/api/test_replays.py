@@ -156,7 +156,7 @@ def test_runs_that_are_not_failed_are_named(engine: Engine, api: Client) -> None
 
     answer = api.post("/v1/replays", {"ids": ids, **WHY})
 
-    assert problem(answer) == (409, "not-failed")
+    assert problem(answer) == (409, "wrong-state")
     assert answer.body["runs"] == [{"id": ids[1], "state": "queued"}]
 
 

@@ -193,7 +193,7 @@ def test_a_run_that_is_not_failed_is_not_replayed(engine: Engine, api: Client) -
     answer = api.post(f"/v1/runs/{ids[0]}/replay", AGAIN)
 
     assert (answer.status, answer.body["state"]) == (409, "queued")
-    assert answer.body["type"] == "urn:veltrix:problem:not-failed"
+    assert answer.body["type"] == "urn:veltrix:problem:wrong-state"
 
 
 def test_a_run_that_was_replayed_as_often_as_can_be_is_told_what_else_to_do(

@@ -71,10 +71,10 @@ def test_a_list_of_inputs_gets_an_item_each(api: Api, engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("body", "slug"),
     [
-        (b"nope", "bad-input"),
-        (b'{"input": "\\ud800"}', "bad-input"),
-        (b'{"input": 1e400}', "bad-input"),
-        (b'{"input": ' + b"[" * 1_000 + b"]" * 1_000 + b"}", "bad-input"),
+        (b"nope", "invalid-body"),
+        (b'{"input": "\\ud800"}', "invalid-body"),
+        (b'{"input": 1e400}', "invalid-body"),
+        (b'{"input": ' + b"[" * 1_000 + b"]" * 1_000 + b"}", "invalid-body"),
         (b"[]", "invalid-request"),
         (b'{"input": {}}', "invalid-input"),
         (b"{}", "invalid-input"),

@@ -29,7 +29,6 @@ from veltrix.broker.topology import (
     plan,
     wanted,
 )
-from veltrix.docs.asyncapi import PATH, text
 
 QUEUES = ["orders", "mails"]
 
@@ -254,7 +253,3 @@ def test_definitions_make_a_blank_virtual_host_whole(
 def test_names_that_belong_to_others_are_no_workflow_queues(name: str) -> None:
     with pytest.raises(ValueError, match="queue"):
         check_queue_name(name)
-
-
-def test_the_asyncapi_document_is_current() -> None:
-    assert PATH.read_text(encoding="utf-8") == text(), "run `python -m veltrix.docs.asyncapi`"

@@ -16,6 +16,7 @@ from tests.support.due_runs import add_runs, read_runs
 from tests.support.pseudo_terminal import on_terminal
 from tests.support.settled import settle
 from tests.support.wait import until
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import replay
 from veltrix.store.transactions import transaction
 
@@ -101,7 +102,7 @@ def test_who_replays_the_run_meanwhile_is_not_overruled(
         """While the payload is typed somebody replays the run, and it fails again."""
 
         def read(self, size: int | None = -1) -> str:
-            replay(engine, [origin], "beginning", "payment is back", "bob")
+            replay(engine, [origin], ReplayMode.BEGINNING, "payment is back", "bob")
             settle(engine, [origin], "failed", reason="error", fingerprint="f")
             return super().read(size)
 
@@ -223,7 +224,7 @@ if grep -q many "$1"; then echo '{AFTER}' > "$1"; else echo '{UNFIT}' > "$1"; fi
 
     with on_terminal(["replay", "edit", origin, "--reason", "r"], **environment) as terminal:
         until(lambda: "Open the editor again?" in terminal.shown, 30, "the question")
-        replay(engine, [origin], "beginning", "as it was", "bob")
+        replay(engine, [origin], ReplayMode.BEGINNING, "as it was", "bob")
         terminal.type("y\n")
         assert terminal.code() == 1, terminal.shown
 

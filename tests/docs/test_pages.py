@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from tests.docs.pages import ROOT, TUTORIAL, USER_PAGES, Block, blocks_of, name_of
 from veltrix.cli import cli
-from veltrix.docs.openapi import PATH as OPENAPI
+from veltrix.docs.pages import DOCS, PAGES
 
 # Their Python is run elsewhere: in the engine, by the reader's steps, with a client that is made.
 RUN_ELSEWHERE = {
@@ -83,7 +83,10 @@ def test_each_block_is_one_that_a_shell_can_read() -> None:
 
 
 def test_each_path_of_the_api_is_one_that_there_is() -> None:
-    there = [re.sub(r"\{\w+\}", "[^/]+", path) for path in json.loads(OPENAPI.read_text())["paths"]]
+    there = [
+        re.sub(r"\{\w+\}", "[^/]+", path)
+        for path in json.loads((DOCS / "openapi.json").read_text())["paths"]
+    ]
     asked = {
         (where, path)
         for where, block in each("sh")
@@ -189,3 +192,10 @@ def test_lines_are_wrapped(page: Path) -> None:
     ]
 
     assert not wide, f"{name_of(page)} is wider than {COLUMNS_MAX} in lines {wide}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_that_is_made_of_the_code_is_current(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), (
+        "run `python -m veltrix.docs`"
+    )

@@ -12,6 +12,7 @@ from tests.path.site import connect, event_of, post
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.wait import until
 from veltrix.dev.platform import Platform
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import replay_now
 from veltrix.releases import subscription_rows
 from veltrix.store.transactions import make_engine, transaction
@@ -132,7 +133,7 @@ def test_open_and_replayed_runs_follow_and_meanwhile_their_queue_is_red(release:
     until(lambda: "q1" in unserved(release), 30.0, "the queue to be red")
 
     release.start("worker-2", B)
-    replay_now(release.engine, failed, "beginning", "fixed", "ops")
+    replay_now(release.engine, failed, ReplayMode.BEGINNING, "fixed", "ops")
     release.wait(queued + failed + asleep, 40.0)
     rows = read_runs(release.engine, queued + failed + asleep, "queue")
     assert {row.queue for row in rows} == {"q2"}

@@ -10,6 +10,7 @@ from tests.support.due_runs import add_runs
 from tests.support.settled import fold_all, hold, run_sql, settle
 from veltrix.domain.events import NewEvent
 from veltrix.domain.ids import EventIds, run_id, workflow_suffix
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import Balance, balance, fold_once, measure, recount_once
 from veltrix.operations.books.counter_rows import PROVABLE, Recount, lock_books
 from veltrix.operations.replays.move import replay
@@ -71,7 +72,7 @@ def test_the_books_balance_at_every_step_of_a_life(engine: Engine) -> None:
     assert audit(engine).runs.failed == 3
     assert recount(engine).minutes == 0, "a settled minute that agrees is sealed"
 
-    replay(engine, ids[:2], "beginning", "again", "me")
+    replay(engine, ids[:2], ReplayMode.BEGINNING, "again", "me")
     books = audit(engine)
     assert (books.runs.failed, books.runs.queued, books.unaccounted) == (1, 2, 0)
 
@@ -330,7 +331,7 @@ def test_the_books_balance_in_every_snapshot_while_runs_move(engine: Engine) -> 
             ids = add_runs(engine, 4)
             settle(engine, ids[:2], "succeeded")
             settle(engine, ids[2:], "failed")
-            replay(engine, ids[2:3], "beginning", "again", "me")
+            replay(engine, ids[2:3], ReplayMode.BEGINNING, "again", "me")
             cancel(engine, ids[2:3], "no", "me")
 
     mover = Thread(target=move)

@@ -16,6 +16,7 @@ from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix import Event, workflow
 from veltrix.domain.ids import EventIds
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import balance
 from veltrix.operations.failures.triage import check_groups
 from veltrix.operations.replays import edit_rows, read
@@ -63,7 +64,7 @@ def edit(engine: Engine, run_id: str, patch: Patch, tag: str | None = None) -> E
 def plan_edit(engine: Engine, patch: Patch, **wanted: Any) -> str:
     asked = PlanRequest(
         wanted=Selection(**({"fingerprint": "f"} | wanted)),
-        options=Options(mode="beginning", rate=100_000.0, stop_share=None, patch=patch),
+        options=Options(mode=ReplayMode.BEGINNING, rate=100_000.0, stop_share=None, patch=patch),
         author="ann",
         reason="the shop sent text",
         request={},
@@ -336,7 +337,7 @@ def test_a_run_that_failed_again_after_its_edit_is_planned_with_its_group(engine
     with pytest.raises(ReplayRefused, match="no failed run fits"):
         plan_edit(engine, TO_NUMBER)
 
-    replay_now(engine, [origin], "beginning", "as it was after all", "bob")
+    replay_now(engine, [origin], ReplayMode.BEGINNING, "as it was after all", "bob")
     settle(engine, [origin], "failed", reason="error", fingerprint="f")
 
     assert plan_edit(engine, TO_NUMBER)

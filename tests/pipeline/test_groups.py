@@ -11,6 +11,7 @@ from veltrix.access.audit import AuditFilter
 from veltrix.access.audit import page as audit_page
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.domain.failure_groups import GroupState
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.failures.read import GroupFilter, GroupRow, GroupStory, page, story
 from veltrix.operations.failures.triage import (
     Moved,
@@ -106,7 +107,7 @@ def test_a_run_that_succeeds_writes_nothing_for_groups(engine: Engine) -> None:
 def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
     ids = fail(engine, 5)
 
-    replay(engine, ids[:2], "failed_step", "again", "ann")
+    replay(engine, ids[:2], ReplayMode.FAILED_STEP, "again", "ann")
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (3, 5)
     fail_again(engine, ids[:1])
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (4, 6)
@@ -116,7 +117,7 @@ def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
     assert archived == Done(BulkAction.ARCHIVE, 2)
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].archived) == (2, 2)
     act(engine, BulkRequest(action=BulkAction.RESTORE, ids=ids[2:3], reason="r", author="ann"))
-    replay(engine, ids[3:4], "beginning", "again", "ann")
+    replay(engine, ids[3:4], ReplayMode.BEGINNING, "again", "ann")
     row = groups(engine)[GROUP]
     assert (row.count, row.archived, row.total) == (3, 0, 6)
 
@@ -135,7 +136,7 @@ def test_what_nobody_agreed_to_is_not_done(engine: Engine) -> None:
 
 
 def test_a_group_without_anything_failed_is_listed_only_when_asked_for(engine: Engine) -> None:
-    replay(engine, fail(engine), "failed_step", "again", "ann")
+    replay(engine, fail(engine), ReplayMode.FAILED_STEP, "again", "ann")
 
     assert list(groups(engine)) == [GROUP]
     assert groups(engine, GroupFilter()) == {}
@@ -239,7 +240,7 @@ def test_counts_are_those_of_the_rows_in_every_snapshot_while_runs_move(engine: 
     looking.start()
     for _ in range(5):
         ids = fail(engine, 20)
-        replay(engine, ids[:10], "failed_step", "again", "ann")
+        replay(engine, ids[:10], ReplayMode.FAILED_STEP, "again", "ann")
         act(engine, BulkRequest(action=BulkAction.ARCHIVE, ids=ids[10:], reason="r", author="ann"))
     is_over.set()
     looking.join()

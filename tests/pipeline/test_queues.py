@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from tests.support.accepting import subscribe, subscription
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.workers import forget_workers, report
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import replay_now
 from veltrix.pipeline.relay import queue_rows
 from veltrix.pipeline.relay import queues as following
@@ -131,7 +132,7 @@ def test_a_replayed_run_goes_into_the_queue_of_now(engine: Engine) -> None:
     change_runs(engine, [*ids, nobodys], failed)
     subscribe(engine, OLD)
     subscribe(engine, NEW)
-    replay_now(engine, [*ids, nobodys], "beginning", "fixed", "ops")
+    replay_now(engine, [*ids, nobodys], ReplayMode.BEGINNING, "fixed", "ops")
 
     assert queues_of(engine, ids) == ["new", "new"]
     assert queues_of(engine, [nobodys]) == ["old"]

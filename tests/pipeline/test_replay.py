@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, settle
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import balance
 from veltrix.operations.replays.move import NotReplayed, Replayed, repeated, replay
 from veltrix.operations.replays.rules import GENERATION_MAX, SPENT
@@ -42,7 +43,7 @@ def test_a_failed_run_is_queued_again_as_new_in_its_next_generation(engine: Engi
     fail(engine, ids, outcome=ERROR, fingerprint="f", failed_step="charge")
     change_runs(engine, ids, "crashes = 2, alone = true, cancel_requested_at = now()")
 
-    answers = replay(engine, ids, "beginning", "payments are back", "operator")
+    answers = replay(engine, ids, ReplayMode.BEGINNING, "payments are back", "operator")
 
     assert answers == [Replayed(ids[0], 1, 0)]
     columns = (
@@ -61,7 +62,7 @@ def test_a_run_that_was_replayed_as_often_as_can_be_stops_no_other(engine: Engin
     fail(engine, ids, entry(ids[1], "0"))
     change_runs(engine, ids[:1], f"generation = {GENERATION_MAX}")
 
-    answers = replay(engine, ids, "failed_step", "again", "me")
+    answers = replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me")
 
     assert answers == [
         NotReplayed(ids[0], "failed", SPENT),
@@ -79,7 +80,7 @@ def test_who_replayed_and_why_is_kept(engine: Engine) -> None:
     ids = add_runs(engine, 2)
     fail(engine, ids)
 
-    replay(engine, ids, "failed_step", "payments are back", "operator")
+    replay(engine, ids, ReplayMode.FAILED_STEP, "payments are back", "operator")
 
     with open_autocommit(engine) as tx:
         rows = tx.exec_driver_sql(
@@ -99,7 +100,7 @@ def test_every_run_of_the_list_is_answered_in_order_and_only_failed_ones_move(
     hold(engine, [running])
 
     asked = [running, "no id", UNKNOWN, queued, failed, succeeded, failed.upper()]
-    answers = replay(engine, asked, "beginning", "again", "me")
+    answers = replay(engine, asked, ReplayMode.BEGINNING, "again", "me")
 
     expected: list[Replayed | NotReplayed] = [
         Replayed(failed, 1, 0),
@@ -130,7 +131,7 @@ def test_from_the_failed_step_what_finished_before_is_kept(engine: Engine) -> No
         failed_step="charge",
     )
 
-    answers = replay(engine, ids, "failed_step", "again", "me")
+    answers = replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me")
 
     assert answers == [Replayed(ids[0], 1, 3)]
     found = past(engine, ids[0])
@@ -143,7 +144,7 @@ def test_a_kept_sleep_began_when_it_began(engine: Engine) -> None:
     ids = add_runs(engine, 1)
     fail(engine, ids, entry(ids[0], "0", kind="sleep", name="sleep"))
 
-    replay(engine, ids, "failed_step", "again", "me")
+    replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me")
 
     with open_autocommit(engine) as tx:
         rows = tx.exec_driver_sql("select generation, recorded_at from journal order by 1").all()
@@ -155,7 +156,7 @@ def test_from_the_beginning_nothing_is_kept_and_the_evidence_stays(engine: Engin
     ids = add_runs(engine, 1)
     fail(engine, ids, entry(ids[0], "0"), entry(ids[0], "1", ERROR))
 
-    assert replay(engine, ids, "beginning", "again", "me") == [Replayed(ids[0], 1, 0)]
+    assert replay(engine, ids, ReplayMode.BEGINNING, "again", "me") == [Replayed(ids[0], 1, 0)]
 
     assert past(engine, ids[0]) == {}
     with open_autocommit(engine) as tx:
@@ -168,7 +169,7 @@ def test_a_run_can_be_replayed_again_and_again(engine: Engine) -> None:
     fail(engine, ids, entry(ids[0], "0"), entry(ids[0], "1", ERROR, name="x"), failed_step="x")
 
     for generation in (1, 2, 3):
-        assert replay(engine, ids, "failed_step", "again", "me") == [
+        assert replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me") == [
             Replayed(ids[0], generation, 1)
         ]
         again = entry(ids[0], "1", ERROR, name="x")
@@ -184,7 +185,7 @@ def test_two_operators_replay_a_run_once(engine: Engine) -> None:
     answers: list[Replayed | NotReplayed] = []
 
     def ask() -> None:
-        answers.extend(replay(engine, ids, "beginning", "again", "me"))
+        answers.extend(replay(engine, ids, ReplayMode.BEGINNING, "again", "me"))
 
     threads = [Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -202,11 +203,11 @@ def test_a_thousand_runs_are_one_list_and_more_are_refused(engine: Engine) -> No
     ids = add_runs(engine, 1_000)
     fail(engine, ids, *(entry(id_, "0") for id_ in ids))
 
-    assert replay(engine, ids, "failed_step", "again", "me") == [
+    assert replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me") == [
         Replayed(id_, 1, 1) for id_ in sorted(ids)
     ]
     with pytest.raises(ValueError, match="at most 1,000"):
-        replay(engine, [*ids, UNKNOWN], "beginning", "again", "me")
+        replay(engine, [*ids, UNKNOWN], ReplayMode.BEGINNING, "again", "me")
 
 
 def positions(

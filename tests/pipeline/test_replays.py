@@ -16,6 +16,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.settled import hold, run_sql, settle
 from tests.support.wait import until
 from veltrix.domain.ids import EventIds
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import balance
 from veltrix.operations.replays import read, replay_rows
 from veltrix.operations.replays.move import replay_now
@@ -110,7 +111,9 @@ def test_a_plan_freezes_the_set_and_moves_nothing(engine: Engine) -> None:
             {"id": ids[0], "name": entry.name},
         )
 
-    story = plan(engine, asked(Selection(fingerprint="f"), mode="beginning", rate=2.0), BYTES_MAX)
+    story = plan(
+        engine, asked(Selection(fingerprint="f"), mode=ReplayMode.BEGINNING, rate=2.0), BYTES_MAX
+    )
     late = failed(engine, 1)
 
     assert (story.state, story.count, story.by_workflow) == ("planned", 3, {"fulfil": 3})
@@ -182,7 +185,7 @@ def test_a_plan_of_runs_that_are_not_failed_names_them(engine: Engine) -> None:
     with pytest.raises(ReplayRefused) as refusal:
         planned(engine, [*ids, *queued, UNKNOWN])
 
-    assert refusal.value.slug == "not-failed"
+    assert refusal.value.slug == "wrong-state"
     assert refusal.value.members["runs"] == [
         {"id": UNKNOWN, "state": None},
         {"id": queued[0], "state": "queued"},
@@ -201,8 +204,8 @@ def test_everything_is_planned_when_it_is_asked_for_by_word(engine: Engine) -> N
 def test_a_run_that_changed_since_the_plan_is_skipped_with_the_reason(engine: Engine) -> None:
     ids = failed(engine, 3)
     id_ = started(engine, ids)
-    replay_now(engine, ids[:1], "beginning", "mine first", "bob")
-    replay_now(engine, ids[1:2], "beginning", "mine first", "bob")
+    replay_now(engine, ids[:1], ReplayMode.BEGINNING, "mine first", "bob")
+    replay_now(engine, ids[1:2], ReplayMode.BEGINNING, "mine first", "bob")
     settle(engine, ids[1:2], "failed")
 
     executor(engine).once()
@@ -434,7 +437,7 @@ def test_a_canary_is_over_when_its_runs_are_beyond_the_step_they_had_failed_in(
 
 def test_a_step_before_the_one_that_failed_ends_no_canary(engine: Engine) -> None:
     ids = failed_in(engine, 3)
-    id_ = started(engine, ids, canary=1, mode="beginning")
+    id_ = started(engine, ids, canary=1, mode=ReplayMode.BEGINNING)
     one = executor(engine)
     one.once()
     goes_on(engine, ids[0], "0")
@@ -547,7 +550,7 @@ def test_another_executor_goes_on_where_one_ended(engine: Engine) -> None:
 def test_a_run_replayed_at_once_is_a_replay_that_ends_with_its_outcome(engine: Engine) -> None:
     ids = failed(engine, 1)
 
-    now = replay_now(engine, ids, "failed_step", "again", "ann")
+    now = replay_now(engine, ids, ReplayMode.FAILED_STEP, "again", "ann")
     assert now.replay_id is not None
     assert told(engine, now.replay_id).state == "running"
     settle(engine, ids, "succeeded")
@@ -555,7 +558,7 @@ def test_a_run_replayed_at_once_is_a_replay_that_ends_with_its_outcome(engine: E
 
     assert (story.planned, story.replayed, story.succeeded) == (1, 1, 1)
     assert actions(engine)[0] == ("run.replay", "ann", False, 1)
-    none = replay_now(engine, ids, "failed_step", "again", "ann")
+    none = replay_now(engine, ids, ReplayMode.FAILED_STEP, "again", "ann")
     assert none.replay_id is None
     assert actions(engine)[-1][:3] == ("run.replay", "ann", True)
 

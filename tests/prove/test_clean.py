@@ -12,6 +12,7 @@ from tests.support.settled import fold_all, run_sql, settle
 from tests.support.wait import until
 from veltrix.dev.children import CannotStart
 from veltrix.domain.ids import EventIds
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import Balance, balance, fold_once, recount_once
 from veltrix.operations.books.counter_rows import lock_books
 from veltrix.operations.failures.triage import check_groups
@@ -234,7 +235,7 @@ def test_what_is_open_is_never_removed(engine: Engine, settings: Settings) -> No
     runs = fill(engine, settings, OURS)
     audit(engine)
     before = counts(engine, *TABLES)
-    replay(engine, runs[-1:], "beginning", "again", "ann")
+    replay(engine, runs[-1:], ReplayMode.BEGINNING, "again", "ann")
     before["actions"] += 1
 
     with pytest.raises(NotOver, match="1 runs of proofs are open; wait until they have ended"):
@@ -254,7 +255,9 @@ def test_a_run_that_is_replayed_meanwhile_stops_it(
     runs = fill(engine, settings, OURS)
     again = [runs[-1]]
     cleaning = Cleaning(
-        engine, PREFIX, lambda: again and replay(engine, [again.pop()], "beginning", "", "ann")
+        engine,
+        PREFIX,
+        lambda: again and replay(engine, [again.pop()], ReplayMode.BEGINNING, "", "ann"),
     )
 
     with pytest.raises(NotOver):

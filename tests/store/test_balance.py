@@ -6,6 +6,7 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs
 from tests.support.settled import run_sql, settle
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.books import counter_rows
 from veltrix.operations.books.counter_rows import PROVABLE, Recount
 from veltrix.operations.replays.move import replay
@@ -93,7 +94,7 @@ def test_a_delta_of_a_sealed_minute_takes_it_out_of_the_totals(engine: Engine) -
     fold(engine)
     recount(engine)
 
-    replay(engine, ids[:1], "beginning", "again", "me")
+    replay(engine, ids[:1], ReplayMode.BEGINNING, "again", "me")
     fold(engine)
 
     assert read(engine, "select accepted, started, failed from counter_totals") == [(0, 0, 0)]

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event, text
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold, settle
 from veltrix.domain.ids import event_id_of
-from veltrix.domain.states import RunState
+from veltrix.domain.states import ReplayMode, RunState
 from veltrix.operations.replays.move import replay
 from veltrix.operations.runs import read, read_story
 from veltrix.operations.runs.read import RunFilter, RunPage
@@ -61,7 +61,7 @@ def test_the_story_of_a_run_has_its_event_steps_attempts_actions_and_outcome(
             run_id=run_id, state="failed", outcome='{"type":"Declined"}', failed_step="charge"
         )
         journal_rows.write(tx, token, "worker", [end], [], [settlement])
-    replay(engine, [run_id], "failed_step", "payments are back", "operator")
+    replay(engine, [run_id], ReplayMode.FAILED_STEP, "payments are back", "operator")
 
     told = story(engine, run_id)
 

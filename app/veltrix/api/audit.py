@@ -77,7 +77,7 @@ def list_audit(
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
         if cursor is not None and not has(tx, cursor):
-            raise Problem(400, "invalid-request", f"no page ended with {cursor}: it is no entry")
+            raise Problem("invalid-request", f"no page ended with {cursor}: it is no entry")
         found = page(tx, wanted, cursor=cursor, limit=limit)
     if not may_see_payloads(author):
         found.items = [redacted(row) for row in found.items]
@@ -102,6 +102,6 @@ def read_audit(
     with open_autocommit(services.engine) as tx:
         found = entry(tx, audit_id)
     if found is None:
-        raise Problem(404, "not-found", f"there is no entry {audit_id} in the audit")
+        raise Problem("not-found", f"there is no entry {audit_id} in the audit")
     shown = found if may_see_payloads(author) else redacted(found)
     return Response(msgspec.json.encode(shown), media_type=_JSON)

@@ -127,7 +127,7 @@ class ApiConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(self._refusal or Problem(400, "bad-request", "it is not HTTP/1.1"))
+            self._refuse(self._refusal or Problem("bad-request", "it is not HTTP/1.1"))
             return
         self._count(len(data))
 
@@ -138,7 +138,7 @@ class ApiConnection(HttpToolsProtocol):
             return
         self._extra += size - (_CHUNKED * self._bodied)
         if self._extra > self.gate.limits.head_bytes_max:
-            self._refuse(Problem(431, "head-too-large", "it has more beside its body than allowed"))
+            self._refuse(Problem("head-too-large", "it has more beside its body than allowed"))
         elif self._is_in_head and self.deadline == _NEVER:
             self.deadline = self.loop.time() + self.gate.limits.head_s
 
@@ -152,7 +152,7 @@ class ApiConnection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self.deadline = self.loop.time() + self.gate.limits.head_s
             if not 65 <= data[0] <= 90:  # no method begins like this: another protocol
-                self._refuse(Problem(400, "bad-request", "it is not HTTP/1.1"))
+                self._refuse(Problem("bad-request", "it is not HTTP/1.1"))
                 return None
         most = self.gate.limits.head_bytes_max
         begun = max(0, len(head) - len(_END) + 1)
@@ -161,9 +161,7 @@ class ApiConnection(HttpToolsProtocol):
         end = (head or data).find(_END, begun)
         if end < 0 or end > most:
             if max(len(head or data), end) > most:
-                self._refuse(
-                    Problem(431, "head-too-large", f"the head has more than {most:,} bytes")
-                )
+                self._refuse(Problem("head-too-large", f"the head has more than {most:,} bytes"))
             elif not head:
                 head += data
             return None
@@ -200,7 +198,7 @@ class ApiConnection(HttpToolsProtocol):
 
     def _refuse_within(self, detail: str) -> None:
         """From within the parser, which stops there."""
-        self._refusal = Problem(400, "bad-request", detail)
+        self._refusal = Problem("bad-request", detail)
         raise ValueError(detail)
 
     def on_headers_complete(self) -> None:
@@ -349,7 +347,7 @@ class ApiConnection(HttpToolsProtocol):
         if self._is_lingering or self._unread_until != _NEVER or not is_asking:
             self.transport.abort()
         else:
-            self._refuse(Problem(408, "too-slow", "the request did not come in time"))
+            self._refuse(Problem("too-slow", "the request did not come in time"))
 
     def shutdown(self) -> None:
         """The api ends: what is being answered is, who has not asked whole is told, and soon."""
@@ -357,7 +355,7 @@ class ApiConnection(HttpToolsProtocol):
         if self._is_lingering:
             self.transport.close()
         elif cycle is not None and not cycle.response_complete and cycle.more_body:
-            self._refuse(Problem(503, "unavailable", "this api ends"))
+            self._refuse(Problem("unavailable", "this api ends"))
         else:
             super().shutdown()
         self._unread_s = self.gate.limits.linger_s

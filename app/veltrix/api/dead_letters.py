@@ -106,7 +106,7 @@ def read_dead_letter(
     with open_autocommit(services.engine) as tx:
         found = find(tx, letter_id)
     if found is None:
-        raise Problem(404, "not-found", f"there is no dead letter {letter_id}")
+        raise Problem("not-found", f"there is no dead letter {letter_id}")
     if not may_see_payloads(author):
         redact(found)
     return Response(msgspec.json.encode(found), media_type=_JSON)

@@ -109,7 +109,7 @@ class Door:
             check_local(host, *((None, None) if is_open else (origin, site)), forwarded)
             return LOCAL
         if host is not None and not is_host(host):  # no URL can be made of it
-            raise Problem(400, "bad-request", f"the Host header is {host!r}, which is no name")
+            raise Problem("bad-request", f"the Host header is {host!r}, which is no name")
         if is_open:
             return None
         if rule is Rule.METRICS and forwarded is None and self._is_scraper(scope.get("client")):
@@ -129,7 +129,7 @@ def _check_query(query: bytes) -> None:
     """FastAPI takes every query apart, also where nothing is asked. Raises a 400 Problem."""
     if query.count(b"&") >= PARAMETERS_MAX:
         raise Problem(
-            400, "bad-request", f"a query has at most {PARAMETERS_MAX} parameters; leave some out"
+            "bad-request", f"a query has at most {PARAMETERS_MAX} parameters; leave some out"
         )
 
 

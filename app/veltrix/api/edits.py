@@ -92,7 +92,6 @@ async def edit_run(
         raise no_such_run(run_id)
     if if_match is None:
         raise Problem(
-            428,
             "precondition-required",
             "send If-Match with the ETag that GET /v1/runs/{run_id} gave: it keeps two people from"
             " editing one run",
@@ -101,11 +100,11 @@ async def edit_run(
     if patch is not None:  # what it says of a payload that it does not fit shows the payload
         await check_asked(request, author, Scope.PAYLOADS_READ)
     if (patch is None) == (asked.data is msgspec.UNSET):
-        raise Problem(400, "invalid-body", "send either data or patch")
+        raise Problem("invalid-body", "send either data or patch")
     if patch is None:
         raw = bytes(asked.data)
         if problem := await read_beside(author.name, len(raw), lambda: json_problem(raw)):
-            raise Problem(400, "bad-input", f"data is {problem}")
+            raise Problem("invalid-body", f"data is {problem}")
         patch = replacing(raw.decode())
     limits = (services.acceptor.new_ids, services.settings.accounts_max)
     of = EditOf("", author.name, asked.reason, bytes_max, *limits)
@@ -151,5 +150,5 @@ def read_edit(
     with open_autocommit(services.engine) as tx:
         found = None if id_ is None else edit_rows.find(tx, id_)
     if found is None:
-        raise Problem(404, "not-found", f"no edit made a run {run_id!r}")
+        raise Problem("not-found", f"no edit made a run {run_id!r}")
     return Response(msgspec.json.encode(found), media_type=_JSON)

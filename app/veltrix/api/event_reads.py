@@ -87,7 +87,7 @@ def list_events(
     if source is not None and id is not None:
         if others := sorted(request.query_params.keys() - _IDENTITY):
             detail = f"source and id name one event: leave {', '.join(others)} out"
-            raise Problem(400, "invalid-request", detail)
+            raise Problem("invalid-request", detail)
         return _one(request, author, source, id)
     wanted = EventFilter(
         source=storable("source", source),
@@ -119,7 +119,7 @@ def read_event(request: Request, event_id: IdText, author: _Reader) -> Response:
     with open_autocommit(services.engine) as tx:
         found = None if id_ is None else find(tx, id_)
     if found is None:
-        raise Problem(404, "no-such-event", f"there is no event {event_id!r}")
+        raise Problem("not-found", f"there is no event {event_id!r}")
     return _told(found, author)
 
 
@@ -130,7 +130,7 @@ def _one(request: Request, author: Author, source: str, id_: str) -> Response:
     with open_autocommit(services.engine) as tx:
         found = find_by_identity(tx, source, id_)
     if found is None:
-        raise Problem(404, "no-such-event", f"no event {id_!r} from {source!r} was accepted")
+        raise Problem("not-found", f"no event {id_!r} from {source!r} was accepted")
     return _told(found, author)
 
 

@@ -127,7 +127,7 @@ def _problem_of(services: Services, error: Exception) -> Problem:
             return problem_of_event(error)
         case BadBatch():
             _count_refused(services, "invalid", 1)
-            return Problem(400, "bad-batch", str(error))
+            return Problem("bad-batch", str(error))
         case TooLarge():
             error = too_large(str(error))
     problem = problem_of(error)

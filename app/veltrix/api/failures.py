@@ -169,7 +169,7 @@ def list_failures(
     with open_autocommit(services.engine) as tx:
         if after is not None and not has(tx, after):
             detail = "cursor must be what a page before gave as its next, and is no group"
-            raise Problem(400, "invalid-request", detail)
+            raise Problem("invalid-request", detail)
         found = page(tx, wanted, order, cursor=after, limit=limit)
     if not may_see_payloads(author):
         for row in found.items:

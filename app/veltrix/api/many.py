@@ -13,9 +13,8 @@ from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers, content
 from veltrix.api.run_answers import RUN_ID
 from veltrix.domain.ids import Id
-from veltrix.domain.states import RunState
+from veltrix.domain.states import ReplayMode, RunState
 from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
-from veltrix.operations.replays.rules import Mode
 from veltrix.operations.runs.bulk import IDS_MAX, BulkAction, BulkRequest, NotDone, act, count
 from veltrix.operations.runs.read import RunFilter
 from veltrix.web.auth import Author, require
@@ -77,7 +76,7 @@ class ReplayListAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fi
     """These runs, from where to run them again, and why: the reason is kept with each."""
 
     ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=IDS_MAX)]
-    mode: Mode
+    mode: ReplayMode
     reason: _Word
 
 
@@ -230,7 +229,7 @@ async def _answer(request: Request, author: Author, action: BulkAction) -> Respo
 
 def _asked(body: ManyAsked, action: BulkAction, author: Author) -> BulkRequest:
     if body.ids is not None and (body.filter is not None or body.all):
-        raise Problem(400, "invalid-request", "send ids or a filter, not both")
+        raise Problem("invalid-request", "send ids or a filter, not both")
     for id_ in body.ids or ():
         storable("ids", id_)
     return BulkRequest(

@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI finds, and by hand what it cannot see.
 
-`docs/openapi.json` holds it, `python -m veltrix.docs.openapi` writes it, a test says it is current.
+`docs/openapi.json` holds it, `python -m veltrix.docs` writes it, a test says it is current.
 """
 
 from typing import Any
@@ -255,8 +255,8 @@ def _start_workflow() -> dict[str, Any]:
             "content": content(ReceiptOrBatch, _RECEIPT),
         },
         "207": _batch("Some of `inputs` were started; each item says which"),
-        "400": _refused("The body is not JSON, or no input fits the workflow", "bad-input"),
-        "404": problem_answer(404, "No workflow has this name", "no-such-workflow"),
+        "400": _refused("The body is not JSON, or no input fits the workflow", "invalid-body"),
+        "404": problem_answer(404, "No workflow has this name", "not-found"),
         "409": problem_answer(
             409, "The first request with this Idempotency-Key still runs", "still-running"
         ),

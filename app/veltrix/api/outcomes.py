@@ -58,7 +58,6 @@ class OutcomeWatch:
         if self._requests >= self._requests_max or own >= most:
             whose = "of yours " if own >= most else ""
             raise Problem(
-                429,
                 "too-many-waiting",
                 f"{own if whose else self._requests} requests {whose}wait for outcomes here; ask"
                 " again without wait_s",
@@ -145,7 +144,6 @@ def check_wait(request: Request, wait_s: float) -> None:
     services: Services = request.app.state.services
     if wait_s > services.settings.wait_s_max:
         raise Problem(
-            400,
             "wait-too-long",
             f"wait_s is {wait_s:g}; this server waits for at most"
             f" {services.settings.wait_s_max:g} s",

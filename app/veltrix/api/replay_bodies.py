@@ -1,11 +1,12 @@
 """What requests about replays hold, and examples of their answers."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
 from veltrix.domain.ids import Id
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import Patch, PatchInvalid, read_patch
 from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import PREVIEW_RUNS_MAX
@@ -45,7 +46,7 @@ class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown
     """
 
     reason: _Word
-    mode: Literal["failed_step", "beginning"] | None = None
+    mode: ReplayMode | None = None
     rate: float | None = None
     canary: int = 0
     stop_share: float | msgspec.UnsetType | None = msgspec.UNSET
@@ -128,26 +129,21 @@ def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
     try:
         return read_patch(bytes(raw))
     except PatchInvalid as error:
-        raise Problem(400, "invalid-patch", str(error)) from None
+        raise Problem("invalid-patch", str(error)) from None
 
 
 def selection_of(asked: Selecting) -> Selection:
     """The runs that were asked for."""
     given = [name for name in ("ids", "group", "filter") if getattr(asked, name) is not None]
     if len(given) > 1 or (given and given != ["filter"] and asked.all):
-        raise Problem(
-            400, "invalid-options", "send one of ids, group and filter; or all with a filter"
-        )
+        raise Problem("invalid-options", "send one of ids, group and filter; or all with a filter")
     storable("group", asked.group)
     if asked.ids is not None:
         ids = {text: canonical(text) for text in asked.ids}
         if wrong := sorted(text for text, id_ in ids.items() if id_ is None):
-            raise Problem(
-                400,
-                "invalid-options",
-                f"{wrong[0]!r} is no id (a UUID); neither are {len(wrong) - 1:,} others",
-                ids=wrong[:100],
-            )
+            more = f", and {len(wrong) - 1:,} more are not" if len(wrong) > 1 else ""
+            detail = f"ids: {wrong[0]!r} is not the id of a run (a UUID){more}"
+            raise Problem("invalid-options", detail, ids=wrong[:100])
         return Selection(ids=tuple(sorted({id_ for id_ in ids.values() if id_ is not None})))
     if asked.filter is None:
         return Selection(fingerprint=asked.group)

@@ -28,10 +28,10 @@ from veltrix.operations.replays.plan import PlanRequest, act, no_such_replay, pl
 from veltrix.operations.replays.preview import Previews, preview
 from veltrix.operations.replays.read import ReplayedRunsPage, ReplayPage, ReplayStory
 from veltrix.operations.replays.rules import (
-    Options,
     ReplayedState,
     ReplayState,
     Verb,
+    options_of,
 )
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
@@ -95,12 +95,12 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
         request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
     )
     settings = services.settings
-    is_unset = asked.stop_share is msgspec.UNSET
-    options = Options(
-        mode=asked.mode or ("failed_step" if patch is None else "beginning"),
-        rate=settings.replay_rate if asked.rate is None else asked.rate,
+    options = options_of(
+        settings,
+        mode=asked.mode,
+        rate=asked.rate,
         canary=asked.canary,
-        stop_share=settings.replay_stop_share if is_unset else asked.stop_share,
+        stop_share=asked.stop_share,
         patch=patch,
     )
     told = PlanRequest(
@@ -163,7 +163,7 @@ async def preview_edit(
     asked = decoded(body, PreviewAsked)
     patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
     if patch is None:
-        raise Problem(400, "invalid-patch", "send the patch that is to be looked at")
+        raise Problem("invalid-patch", "send the patch that is to be looked at")
     look = partial(
         preview,
         services.engine,
@@ -309,7 +309,7 @@ async def refuse_verb(
     _replay_id: Annotated[str, Path(alias="replay_id")], verb: str, _author: _Operator
 ) -> Response:
     """There are no others than those before."""
-    raise Problem(400, "invalid-request", nowhere("verb", verb, list(Verb)))
+    raise Problem("invalid-request", nowhere("verb", verb, list(Verb)))
 
 
 async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> Response:

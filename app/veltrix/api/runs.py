@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,9 +14,8 @@ from veltrix.api.documented import answers, content
 from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
 from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, read_story
 from veltrix.domain.ids import Id
-from veltrix.domain.states import OPEN, RunState
+from veltrix.domain.states import OPEN, ReplayMode, RunState
 from veltrix.operations.replays.move import Replayed, replay_now
-from veltrix.operations.replays.rules import Mode
 from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 from veltrix.operations.runs.read import RunFilter, RunPage, page
 from veltrix.operations.runs.read_story import RunStory
@@ -40,7 +39,7 @@ _JSON = "application/json"
 class ReplayAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
     """From where to run again, and why: the reason is kept with the run."""
 
-    mode: Literal["failed_step", "beginning"]
+    mode: ReplayMode
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
 
 
@@ -204,7 +203,7 @@ async def cancel_run(request: Request, run_id: IdText, author: _Operator) -> Res
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
 
 
-def _replay(engine: Engine, run_id: str, mode: Mode, reason: str, author: str) -> Response:
+def _replay(engine: Engine, run_id: str, mode: ReplayMode, reason: str, author: str) -> Response:
     now = replay_now(engine, [run_id], mode, reason, author)
     (answer,) = now.answers
     if not isinstance(answer, Replayed):

@@ -100,7 +100,6 @@ async def _check_single(services: Services, author: Author, raw: bytes) -> None:
     _, inputs = await read_beside(author.name, len(raw), lambda: _body_of(raw, most))
     if inputs is not None:
         raise Problem(
-            400,
             "invalid-request",
             "wait_s waits for one run: leave it out where you send inputs, and ask for each with"
             " GET /v1/runs/{run_id}?wait_s=",
@@ -132,9 +131,7 @@ async def _start(request: Request, author: Author, name: str, raw: bytes) -> Res
     services: Services = request.app.state.services
     workflow = (await services.catalog.workflows()).get(name)
     if workflow is None:
-        raise Problem(
-            404, "no-such-workflow", f"no workflow is named {name!r}; GET /v1/workflows lists them"
-        )
+        raise Problem("not-found", f"no workflow is named {name!r}; GET /v1/workflows lists them")
     most = services.settings.batch_events_max
     body, inputs = await read_beside(author.name, len(raw), lambda: _body_of(raw, most))
     throttle: Throttle = request.app.state.throttle
@@ -214,13 +211,13 @@ def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] 
             raise too_large(f"more than the {inputs_max:,} inputs allowed")
         inputs = _inputs_of(body)
     except msgspec.ValidationError as error:
-        raise Problem(400, "invalid-request", misfit(error, StartBody)) from None
+        raise Problem("invalid-request", misfit(error, StartBody)) from None
     except (ValueError, RecursionError) as error:
-        raise Problem(400, "bad-input", f"the body is {bad_json(raw, error)}") from None
+        raise Problem("invalid-body", f"the body is {bad_json(raw, error)}") from None
     if inputs is not None and body.input:
-        raise Problem(400, "invalid-request", "send input or inputs, not both")
+        raise Problem("invalid-request", "send input or inputs, not both")
     if body.start_at is not None and body.delay_s is not None:
-        raise Problem(400, "invalid-request", "send start_at or delay_s, not both")
+        raise Problem("invalid-request", "send start_at or delay_s, not both")
     return body, inputs
 
 
@@ -236,15 +233,15 @@ def _delay_s(services: Services, body: StartBody) -> float:
     delay_s = body.delay_s or 0.0
     if body.start_at is not None:
         if not is_time(body.start_at):
-            raise Problem(400, "invalid-request", "start_at must be an RFC 3339 timestamp")
+            raise Problem("invalid-request", "start_at must be an RFC 3339 timestamp")
         try:
             at = msgspec.convert(_LEAP_SECOND.sub(":59", body.start_at), datetime)
         except msgspec.ValidationError:
-            raise Problem(400, "invalid-request", "start_at is out of range") from None
+            raise Problem("invalid-request", "start_at is out of range") from None
         with open_autocommit(services.engine) as tx:
             delay_s = max(0.0, (at - tx.execute(text("select now()")).scalar_one()).total_seconds())
     if not 0 <= delay_s <= DELAY_S_MAX:
-        raise Problem(400, "invalid-request", f"a start waits 0 to {DELAY_S_MAX:,} seconds")
+        raise Problem("invalid-request", f"a start waits 0 to {DELAY_S_MAX:,} seconds")
     return delay_s
 
 
@@ -254,4 +251,4 @@ async def _read(request: Request, services: Services) -> bytes:
     try:
         return await bodies.read(request.scope, request.receive, most)
     except Disconnected:
-        raise Problem(400, "disconnected", "the request ended early") from None
+        raise Problem("disconnected", "the request ended early") from None

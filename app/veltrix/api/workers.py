@@ -71,5 +71,5 @@ def _name_of(cursor: str) -> str | None:
     except ValueError:
         name = ""
     if not name:
-        raise Problem(400, "invalid-request", "cursor must be what a page before gave as its next")
+        raise Problem("invalid-request", "cursor must be what a page before gave as its next")
     return storable("cursor", name)

@@ -1,7 +1,6 @@
 """`veltrix replay run` and `veltrix cancel`: done to runs with an author and a reason."""
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,19 +8,13 @@ import typer
 from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.many import act_on
 from veltrix.commands.options import AsJson, Author, Reason, Yes
+from veltrix.domain.states import ReplayMode
 
 if TYPE_CHECKING:
     from veltrix.commands.backend.port import Backend
     from veltrix.operations.replays.rules import ReplayRefused
 
 LIST_RUNS_MAX = 1_000
-
-
-class From(StrEnum):
-    """Where a replay begins."""
-
-    FAILED_STEP = "failed_step"
-    BEGINNING = "beginning"
 
 
 RunIds = Annotated[list[str] | None, typer.Argument(help="The runs.", show_default=False)]
@@ -38,8 +31,8 @@ def replay_run(
         str | None, typer.Option(help="All failed runs of this workflow.", metavar="WORKFLOW")
     ] = None,
     begin: Annotated[
-        From, typer.Option("--from", help="Keep finished steps, or begin anew.")
-    ] = From.FAILED_STEP,
+        ReplayMode, typer.Option("--from", help="Keep finished steps, or begin anew.")
+    ] = ReplayMode.FAILED_STEP,
     author: Author = None,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -58,7 +51,7 @@ def replay_run(
         ids = ids_of(run_ids or []) if failed_of is None else _failed_of(backend, failed_of)
         if failed_of is not None and not _is_wanted(f"Replay {len(ids):,} failed runs", ids, yes):
             raise typer.Exit(1)
-        answers = _in_lists(ids, lambda some: backend.replay_runs(some, begin.value, reason))
+        answers = _in_lists(ids, lambda some: backend.replay_runs(some, begin, reason))
         _print(answers, as_json, replayed="Replayed")
 
 

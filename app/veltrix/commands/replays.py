@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import UNSET, UnsetType
 
-from veltrix.commands.acting import From, refused_is_1, replay
+from veltrix.commands.acting import refused_is_1, replay
 from veltrix.commands.backend.reach import over_http, reached
 from veltrix.commands.options import (
     After,
@@ -20,6 +20,7 @@ from veltrix.commands.options import (
     time_of,
 )
 from veltrix.commands.replay_lines import end, show_plan, story_of, watched_to_its_end
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.rules import ReplayState, Verb
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 group = replay  # with `run`, which needs no plan
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
 _RunIds = Annotated[list[str] | None, typer.Argument(help="These runs.", show_default=False)]
-_Begin = Annotated[From | None, typer.Option("--from", help="Keep finished steps, or begin anew.")]
+_Begin = Annotated[
+    ReplayMode | None, typer.Option("--from", help="Keep finished steps, or begin anew.")
+]
 _StopShare = Annotated[
     float | None, typer.Option(help="Stop when more than this share fails again.")
 ]
@@ -88,7 +91,7 @@ def plan_replay(
             wanted=wanted,
             reason=reason,
             is_all=everything,
-            mode=begin.value if begin else None,
+            mode=begin,
             rate=rate,
             canary=canary,
             stop_share=stops,

@@ -30,8 +30,8 @@ from veltrix.console.sessions import (
     sign_out,
     visitor_of,
 )
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import Replayed, replay
-from veltrix.operations.replays.rules import Mode
 from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 from veltrix.web.idempotency import KEY_CHARS_MAX, answer_once
 from veltrix.web.not_done import not_cancelled, not_replayed
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from veltrix.web.services import Services
 
 _TOKEN_BYTES = 32
-_MODES: dict[str, Mode] = {"failed_step": "failed_step", "beginning": "beginning"}
 
 Form = Mapping[str, str]
 Call = Callable[[Request, Visitor, Form], Response]
@@ -170,19 +169,20 @@ async def _noting(request: Request, visitor: Visitor, check: Callable[[], None])
         raise
 
 
-def mode_of(form: Form) -> Mode:
+def mode_of(form: Form) -> ReplayMode:
     """From where the form says that a run begins again."""
-    mode = _MODES.get(form.get("from", ""))
-    if mode is None:
-        raise Problem(400, "invalid-request", "from must be failed_step or beginning")
-    return mode
+    try:
+        return ReplayMode(form.get("from", ""))
+    except ValueError:
+        told = f"from must be {' or '.join(ReplayMode)}"
+        raise Problem("invalid-request", told) from None
 
 
 def reason_of(form: Form) -> str:
     """Why, as the form says; a 400 Problem when it does not."""
     reason = text(form, "reason")
     if reason is None:
-        raise Problem(400, "invalid-request", "a reason is needed: it is kept with what is done")
+        raise Problem("invalid-request", "a reason is needed: it is kept with what is done")
     return reason
 
 

@@ -60,7 +60,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
     expected = number(form, "expected")
     if expected is None:
-        raise Problem(400, "invalid-request", "expected must say how many runs were confirmed")
+        raise Problem("invalid-request", "expected must say how many runs were confirmed")
     asked = BulkRequest(
         action=action,
         wanted=wanted,
@@ -83,11 +83,10 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
 def _asked(request: Request) -> tuple[BulkAction, RunFilter]:
     verb = request.path_params["verb"]
     if verb not in set(BulkAction):
-        raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+        raise Problem("not-found", f"nothing is called {verb!r} here")
     asked = runs_asked(request.query_params)
     if asked.by_event is not None:
         raise Problem(
-            400,
             "invalid-request",
             "source, subject and type do not choose runs here: clear them, or name the event",
         )

@@ -38,7 +38,7 @@ def edit_asked(request: Request, visitor: Visitor) -> Response:
     check_scope(request, visitor, Scope.PAYLOADS_READ)
     found, sent = find_run(request)
     if found.state != RunState.FAILED:
-        raise Problem(409, "not-failed", f"the run is {found.state}: only a failed run is edited")
+        raise Problem("wrong-state", f"the run is {found.state}: only a failed run is edited")
     return _page(request, visitor, found, _text_of(request, sent))
 
 
@@ -62,10 +62,10 @@ def _made(request: Request, visitor: Visitor, form: Form, given: str) -> EditedN
     found, _ = find_run(request)
     version = text(form, "version")
     if version is None:
-        raise Problem(400, "invalid-request", "version must say in which the payload was read")
+        raise Problem("invalid-request", "version must say in which the payload was read")
     reason = reason_of(form)
     if problem := json_problem(given.encode()):
-        raise Problem(400, "bad-input", f"the payload is {problem}")
+        raise Problem("invalid-body", f"the payload is {problem}")
     settings, new_ids = services.settings, services.acceptor.new_ids
     limits = (settings.event_bytes_max, new_ids, settings.accounts_max)
     of = EditOf("", visitor.author.name, reason, *limits)
@@ -103,9 +103,9 @@ def _page(
 def _text_of(request: Request, sent: EventStory | None) -> str:
     """The payload with line breaks; as it was sent where that would be too long for a form."""
     if sent is None:
-        raise Problem(404, "not-found", "the event of this run is gone, and its payload with it")
+        raise Problem("not-found", "the event of this run is gone, and its payload with it")
     if sent.data_base64 is not None:
-        raise Problem(409, "not-json", "the payload of this run is not JSON: it cannot be edited")
+        raise Problem("not-json", "the payload of this run is not JSON: it cannot be edited")
     if sent.data is None:
         return "null"
     services: Services = request.app.state.services

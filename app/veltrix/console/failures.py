@@ -74,7 +74,7 @@ def group(request: Request, visitor: Visitor) -> Response:
         found = read.story(tx, group_id) if group_id is not None else None
         seen = None if found is None else sample(tx, found.id, [run.id for run in found.runs])
     if found is None:
-        raise Problem(404, "not-found", f"there is no failure group {group_id}")
+        raise Problem("not-found", f"there is no failure group {group_id}")
     if not visitor.sees_payloads:
         read.redact(found)
     return rendered(
@@ -136,7 +136,7 @@ def one_replay(request: Request, visitor: Visitor) -> Response:
     with transaction(services.engine, snapshot=True) as tx:
         found = replay_reads.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
-            raise Problem(404, "not-found", "there is no such replay")
+            raise Problem("not-found", "there is no such replay")
         runs = replay_reads.runs(tx, id_, cursor=cursor, limit=ROWS)
     return rendered(
         request,
@@ -160,7 +160,7 @@ def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Resp
     cursor = id_of(request.query_params, "cursor")
     with open_autocommit(services.engine) as tx:
         if id_ is None or replay_reads.find(tx, id_) is None:
-            raise Problem(404, "not-found", "there is no such replay")
+            raise Problem("not-found", "there is no such replay")
 
         def find(at: str | None, limit: int) -> ReplayedRunsPage:
             return replay_reads.runs(tx, id_, cursor=at, limit=limit)
@@ -176,9 +176,9 @@ def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:
     query = request.query_params
     kind, state = text(query, "kind"), text(query, "state")
     if kind is not None and kind not in set(GroupKind):
-        raise Problem(400, "invalid-request", f"kind must be one of {', '.join(GroupKind)}")
+        raise Problem("invalid-request", f"kind must be one of {', '.join(GroupKind)}")
     if state is not None and state not in set(GroupState):
-        raise Problem(400, "invalid-request", f"state must be one of {', '.join(GroupState)}")
+        raise Problem("invalid-request", f"state must be one of {', '.join(GroupState)}")
     order: Order = "last_seen"
     for known in get_args(Order):
         if query.get("order") == known:
@@ -196,7 +196,7 @@ def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:
 def _replays_asked(request: Request) -> tuple[ReplayState | None, str | None]:
     state = text(request.query_params, "state")
     if state is not None and state not in set(ReplayState):
-        raise Problem(400, "invalid-request", f"state must be one of {', '.join(ReplayState)}")
+        raise Problem("invalid-request", f"state must be one of {', '.join(ReplayState)}")
     cursor = id_of(request.query_params, "cursor")
     return None if state is None else ReplayState(state), cursor
 

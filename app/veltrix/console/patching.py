@@ -17,6 +17,7 @@ from veltrix.console.edit_diff import compared
 from veltrix.console.rendering import address, form_key, pretty, rendered
 from veltrix.console.replays import group_id_of, options_of
 from veltrix.console.sessions import Visitor, check_bounds, check_scope
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays import plan, read
 from veltrix.operations.replays.patch import Patch, PatchInvalid, exact, read_patch
 from veltrix.operations.replays.plan_rows import Selection
@@ -93,7 +94,7 @@ def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
 def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
     services: Services = request.app.state.services
     patch, options = _patch_of(form), options_of(form, services.settings)
-    options = msgspec.structs.replace(options, mode="beginning", patch=patch)
+    options = msgspec.structs.replace(options, mode=ReplayMode.BEGINNING, patch=patch)
     group_id = group_id_of(request)
     told = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
     asked = plan.PlanRequest(
@@ -112,7 +113,7 @@ def _patch_of(form: Form) -> Patch:
     try:
         return read_patch(form.get("patch", "").encode())
     except (PatchInvalid, UnicodeError) as error:
-        raise Problem(400, "invalid-patch", f"it is no JSON Patch: {error}") from None
+        raise Problem("invalid-patch", f"it is no JSON Patch: {error}") from None
 
 
 def _looked_at(request: Request, patch: Patch) -> Previews:

@@ -117,7 +117,7 @@ def text(query: Mapping[str, str], name: str, chars_max: int = TEXT_CHARS_MAX) -
     if len(value) > chars_max:
         raise _bad(name, f"at most {chars_max:,} characters")
     if any(c in _CHARS_OF_NO_TEXT or "\ud800" <= c <= "\udfff" for c in value):
-        raise _bad(name, "text; it has characters that no text can have")
+        raise _bad(name, "text without NUL and without half of a surrogate pair")
     return value
 
 
@@ -185,7 +185,7 @@ async def form_of(
     try:
         body = await bodies.read(request.scope, request.receive, bytes_max)
     except Disconnected:
-        raise Problem(400, "disconnected", "the request ended early") from None
+        raise Problem("disconnected", "the request ended early") from None
     return body, await run_in_threadpool(_fields, body)  # a payload takes a while to be decoded
 
 
@@ -194,10 +194,10 @@ def _fields(body: bytes) -> dict[str, str]:
         text_ = body.decode("ascii")
         return dict(parse_qsl(text_, keep_blank_values=True, max_num_fields=FIELDS_MAX))
     except UnicodeDecodeError:
-        raise Problem(400, "invalid-request", "a form is sent as ASCII, percent-encoded") from None
+        raise Problem("invalid-request", "a form is sent as ASCII, percent-encoded") from None
     except ValueError:
-        raise Problem(400, "invalid-request", f"a form has at most {FIELDS_MAX} fields") from None
+        raise Problem("invalid-request", f"a form has at most {FIELDS_MAX} fields") from None
 
 
 def _bad(name: str, what: str) -> Problem:
-    return Problem(400, "invalid-request", f"{name} must be {what}")
+    return Problem("invalid-request", f"{name} must be {what}")

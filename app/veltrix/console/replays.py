@@ -33,7 +33,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     services: Services = request.app.state.services
     group_id, verb = group_id_of(request), request.path_params["verb"]
     if verb not in _GROUP_ACTIONS:
-        raise Problem(404, "not-found", f"nothing is called {verb!r} here")
+        raise Problem("not-found", f"nothing is called {verb!r} here")
     check_bounds(request, visitor, group=group_id)
     act: Callable[[str, str], Moved | Noted | NotMoved]
     if verb == "resolve":
@@ -70,7 +70,7 @@ def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
     services: Services = request.app.state.services
     id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
     if id_ is None or verb not in set(Verb):
-        raise Problem(404, "not-found", "there is no such replay, or nothing is called so")
+        raise Problem("not-found", "there is no such replay, or nothing is called so")
     check_bounds(request, visitor, replay=id_)
     reason, author = reason_of(form), visitor.author.name
     turn = partial(plan.act, services.engine, id_, Verb(verb), reason=reason, author=author)
@@ -92,7 +92,7 @@ def group_id_of(request: Request) -> str:
     """The id in the address; a 404 Problem for what cannot be one."""
     group_id = text(request.path_params, "group_id", 100)
     if group_id is None:
-        raise Problem(404, "not-found", "there is no such failure group")
+        raise Problem("not-found", "there is no such failure group")
     return group_id
 
 
@@ -106,5 +106,5 @@ def _number(form: Form, name: str, at_most: float) -> float | None:
     except ValueError:
         number = -1.0
     if not 0 <= number <= at_most:
-        raise Problem(400, "invalid-request", f"{name} must be a number from 0 to {at_most:,.0f}")
+        raise Problem("invalid-request", f"{name} must be a number from 0 to {at_most:,.0f}")
     return number

@@ -72,7 +72,7 @@ async def _streamed(
     state = request.app.state
     visitor = await run_in_threadpool(visitor_of, request)
     if visitor is None or not visitor.may(Scope.RUNS_READ):
-        raise Problem(401, "unauthorized", "sign in to the console first")
+        raise Problem("unauthorized", "sign in to the console first")
     if not live.has_room:
         raise unavailable("too many pages are watching the figures", 10)
 
@@ -160,7 +160,7 @@ def replay_asked(request: Request, visitor: Visitor) -> Response:
     """What a replay of this run would do, before it is done."""
     found, _ = find_run(request)
     if found.state != RunState.FAILED:
-        raise Problem(409, "not-failed", f"the run is {found.state}: only a failed run is replayed")
+        raise Problem("wrong-state", f"the run is {found.state}: only a failed run is replayed")
     return rendered(
         request,
         visitor,
@@ -176,9 +176,7 @@ def cancel_asked(request: Request, visitor: Visitor) -> Response:
     """What a cancel of this run would do, before it is done."""
     found, _ = find_run(request)
     if found.state not in OPEN:
-        raise Problem(
-            409, "already-settled", f"the run is {found.state}: only an open run is cancelled"
-        )
+        raise Problem("wrong-state", f"the run is {found.state}: only an open run is cancelled")
     return rendered(request, visitor, "cancel.html", place="Runs", run=found, once=form_key())
 
 
@@ -197,5 +195,5 @@ def find_run(request: Request) -> tuple[RunStory, EventStory | None]:
     with transaction(services.engine, snapshot=True) as tx:
         found = story(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
-            raise Problem(404, "not-found", f"there is no run {given}")
+            raise Problem("not-found", f"there is no run {given}")
         return found, read_events.find(tx, event_id_of(id_))

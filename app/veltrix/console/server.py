@@ -184,7 +184,7 @@ def _in_thread(page: Callable[[Request], Response]) -> Endpoint:
 
 
 def _nothing(request: Request, _visitor: Visitor) -> Response:
-    raise Problem(404, "not-found", f"the console has no page {request.url.path}")
+    raise Problem("not-found", f"the console has no page {request.url.path}")
 
 
 def _to_sign_in(request: Request) -> Response:

@@ -154,7 +154,6 @@ def note_refused(request: Request, visitor: Visitor, why: str) -> None:
 def lacking(name: str, scope: str) -> Problem:
     """403: the key may not do this; whoever makes keys can give it one that may."""
     return Problem(
-        403,
         "forbidden",
         f"the key {name!r} lacks the scope {scope}; sign in with one that has it",
         scope=scope,
@@ -169,14 +168,13 @@ def check_origin(request: Request) -> None:
     if site is None and origin is not None:
         is_other = urlsplit(origin).netloc != request.headers.get("host")
     if is_other:
-        raise Problem(403, "forbidden", "this form was sent by a page of another site")
+        raise Problem("forbidden", "this form was sent by a page of another site")
 
 
 def check_csrf(visitor: Visitor, token: str) -> None:
     """Raises a 403 Problem when the form is not one of this session's."""
     if not compare_digest(visitor.csrf.encode(), token.encode("utf-8", "replace")):
         raise Problem(
-            403,
             "forbidden",
             "this form belongs to a session that is over; open the page again and repeat it",
         )

@@ -114,7 +114,7 @@ def event(request: Request, visitor: Visitor) -> Response:
     with _connection(request) as tx:
         found = read_events.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
-            raise Problem(404, "not-found", f"there is no event {request.path_params['event_id']}")
+            raise Problem("not-found", f"there is no event {request.path_params['event_id']}")
         started = read.page(tx, RunFilter(event=id_), limit=200).items
         waiting = waits(tx, started)
     return rendered(
@@ -178,7 +178,7 @@ def audit_row(request: Request, visitor: Visitor) -> Response:
     with _connection(request) as tx:
         found = audit.entry(tx, id_) if id_ is not None else None
     if found is None:
-        raise Problem(404, "not-found", f"the audit has no row {request.path_params['row_id']}")
+        raise Problem("not-found", f"the audit has no row {request.path_params['row_id']}")
     return rendered(request, visitor, "audit_row.html", place="Audit", row=found)
 
 
@@ -202,7 +202,7 @@ def delivery(request: Request, _visitor: Visitor) -> Response:
     given = request.path_params["delivery_id"]
     id_ = canonical(given)
     if id_ is None:
-        raise Problem(404, "not-found", f"{given!r} is no id of a message of ours")
+        raise Problem("not-found", f"{given!r} is no id of a message of ours")
     return RedirectResponse(address(f"/runs/{id_}"), 303)
 
 

@@ -63,10 +63,9 @@ def _started(request: Request, visitor: Visitor, name: str, form: Form) -> str:
     with open_autocommit(services.engine) as tx:
         now = _current(tx, name)
     if now is None:
-        raise Problem(404, "no-such-workflow", f"no workflow is named {name!r}, or it is retired")
+        raise Problem("not-found", f"no workflow is named {name!r}, or it is retired")
     if text(form, "version") != now.code_version:
         raise Problem(
-            409,
             "changed",
             "other code of this workflow was deployed since the form was read: look whether the"
             " input still fits, and send it again",
@@ -75,10 +74,10 @@ def _started(request: Request, visitor: Visitor, name: str, form: Form) -> str:
     try:
         raw = input_of(fields, form)
     except NotJson as problem:
-        raise Problem(400, "bad-input", str(problem)) from None
+        raise Problem("invalid-body", str(problem)) from None
     workflow_ = _in_loop(request, services.catalog.workflows()).get(name)
     if workflow_ is None:
-        raise Problem(404, "no-such-workflow", f"no workflow is named {name!r}, or it is retired")
+        raise Problem("not-found", f"no workflow is named {name!r}, or it is retired")
     direct = DirectStart(name, workflow_.subscription.queue)
     author = visitor.author.name
     made = submission_of(services, author, workflow_, msgspec.Raw(raw), services.new_key(), direct)
@@ -113,7 +112,7 @@ def _page(
     with transaction(services.engine, snapshot=True) as tx:
         known = versions(tx, name)
         if not known:
-            raise Problem(404, "not-found", f"there is no workflow {name}")
+            raise Problem("not-found", f"there is no workflow {name}")
         now = _current(tx, name)
         found = workflow_runs(tx, name)
         failed = groups.page(tx, GroupFilter(workflow=name), limit=GROUPS).items

@@ -1,1 +1,1 @@
-"""What writes reference pages of `docs/` from the code: `python -m veltrix.docs.settings_page`."""
+"""What writes pages of `docs/` from the code: `python -m veltrix.docs`."""

@@ -1,16 +1,11 @@
-"""The AsyncAPI 3.1 document of our queues and exchanges, generated from the topology.
-
-`python -m veltrix.docs.asyncapi` writes docs/asyncapi.json; a test says that it is current.
-"""
+"""docs/asyncapi.json: the AsyncAPI 3.1 document of our queues and exchanges, of the topology."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from veltrix.broker.names import DEAD, INBOUND, RUNS, UNROUTABLE
 from veltrix.broker.topology import wanted
 
-PATH = Path(__file__).resolve().parents[3] / "docs" / "asyncapi.json"
 # Stands for every workflow queue: its channel has the queue's name as a parameter.
 _ANY = "workflow-queue"
 
@@ -51,7 +46,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def text() -> str:
+def render() -> str:
     """The file's content."""
     return json.dumps(document(), indent=2) + "\n"
 
@@ -140,7 +135,3 @@ def _runs_message() -> dict[str, Any]:
         },
         "bindings": {"amqp": {"contentEncoding": "utf-8", "bindingVersion": "0.3.0"}},
     }
-
-
-if __name__ == "__main__":
-    PATH.write_text(text(), encoding="utf-8")

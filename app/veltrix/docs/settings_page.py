@@ -1,11 +1,9 @@
-"""Writes docs/settings.md from the settings themselves; `--check` says whether it is current."""
+"""docs/settings.md: every setting, from the settings themselves."""
 
 import inspect
 import re
-import sys
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -15,11 +13,9 @@ from veltrix.settings.fields import PREFIX, Settings
 from veltrix.settings.load import ENV_FILE, NOT_SETTINGS, SECRETS
 from veltrix.settings.rules import ORDERS, allowed, bounds_of
 
-PATH = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
-
 _HEAD = f"""# Settings
 
-*Written by `python -m veltrix.docs.settings_page` from `app/veltrix/settings/fields.py`; a check fails if it is not current.*
+*Written by `python -m veltrix.docs` from `app/veltrix/settings/fields.py`; a check fails if it is old.*
 
 Every setting is a variable of the environment, read once at start and never changed afterwards.
 
@@ -137,21 +133,3 @@ def _orders() -> str:
         "## Settings that depend on each other\n\nA process refuses to start unless all of these hold."
         f"\n\n| this | is | this | because otherwise |\n|---|---|---|---|\n{rows}\n"
     )
-
-
-def main(arguments: list[str]) -> int:
-    """Writes the page, or with `--check` says whether it is current: 0 yes, 1 no."""
-    text = render()
-    if "--check" not in arguments:
-        PATH.parent.mkdir(exist_ok=True)
-        PATH.write_text(text, encoding="utf-8")
-        return 0
-    if PATH.is_file() and PATH.read_text(encoding="utf-8") == text:
-        return 0
-    cure = "python -m veltrix.docs.settings_page"
-    print(f"docs/settings.md is not what app/veltrix/settings/fields.py says; run: {cure}")
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

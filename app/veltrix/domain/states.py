@@ -1,4 +1,4 @@
-"""The states of a run and the moves between them."""
+"""The states of a run, why it ended, and from where it goes on."""
 
 from enum import StrEnum
 
@@ -20,6 +20,13 @@ class RunState(StrEnum):
 
 OPEN = frozenset({RunState.QUEUED, RunState.RUNNING, RunState.WAITING})
 SETTLED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+
+class ReplayMode(StrEnum):
+    """From where a failed run goes on in its next generation."""
+
+    FAILED_STEP = "failed_step"  # what finished before it gives its recorded output
+    BEGINNING = "beginning"  # every step runs again
 
 
 class Reason(StrEnum):

@@ -71,20 +71,18 @@ def check_local(
     """
     if forwarded is not None:
         raise Problem(
-            403,
             "forbidden",
             f"without keys nothing is answered that was forwarded (it has the header {forwarded});"
             " behind a proxy set VELTRIX_REQUIRE_KEYS",
         )
     if host is not None and not (is_host(host) and is_local(f"//{host}")):
         raise Problem(
-            403,
             "forbidden",
             f"without keys only loopback names are answered, not {host!r}; behind a proxy set"
             " VELTRIX_REQUIRE_KEYS",
         )
     if site not in _OWN_SITES or not (origin is None or _is_own(origin, host)):
-        raise Problem(403, "forbidden", "without keys no page of another site is answered")
+        raise Problem("forbidden", "without keys no page of another site is answered")
 
 
 def _is_own(origin: str, host: str | None) -> bool:
@@ -184,9 +182,7 @@ def author_at(scope: AsgiScope) -> Author:
 def check_scope(author: Author, scope: str) -> Author:
     """The author, if it may do what `scope` names. Raises a 403 Problem otherwise."""
     if not allows(author.scopes, scope):
-        raise Problem(
-            403, "forbidden", f"the key {author.name!r} lacks the scope {scope}", scope=scope
-        )
+        raise Problem("forbidden", f"the key {author.name!r} lacks the scope {scope}", scope=scope)
     return author
 
 
@@ -252,4 +248,4 @@ def _told(time: datetime | None) -> str:
 
 
 def _unauthorized(detail: str) -> Problem:
-    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    return Problem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})

@@ -99,7 +99,7 @@ class BodyReader:
 
 def too_large(detail: str) -> Problem:
     """413: something exceeds its limit, and nothing was taken."""
-    return Problem(413, "too-large", detail)
+    return Problem("too-large", detail)
 
 
 def _announced(scope: Scope) -> int:

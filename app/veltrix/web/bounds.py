@@ -103,7 +103,7 @@ def check_touched(
                 touched = [workflow_of_group(tx, group or "")]
     for one in touched:
         if why := author.limits.stray_workflow(one):
-            raise Problem(403, "forbidden", f"the key {author.name!r} {why}")
+            raise Problem("forbidden", f"the key {author.name!r} {why}")
 
 
 def _within(author: Author, event: NewEvent) -> NewEvent | EventForbidden:

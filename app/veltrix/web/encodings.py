@@ -32,7 +32,6 @@ def coding_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     coding = {"x-gzip": "gzip", "identity": ""}.get(coding, coding)
     if coding and coding not in _DECODERS:
         raise Problem(
-            415,
             "unsupported-encoding",
             f"the body is {coding[:100]!r}: send it as one of {ACCEPTED}, or as it is",
             headers={"Accept-Encoding": ACCEPTED},
@@ -56,7 +55,7 @@ def _decode(body: bytes, coding: str, bytes_max: int) -> bytes:
         return _DECODERS[coding](body, bytes_max)
     except (zlib.error, zstandard.ZstdError, EOFError) as error:
         detail = f"the body is not valid {coding}: {error}"
-        raise Problem(400, "bad-encoding", detail[:500]) from None
+        raise Problem("bad-encoding", detail[:500]) from None
 
 
 class _Size:
@@ -132,7 +131,7 @@ def _zstd(body: bytes, bytes_max: int) -> bytes:
 
 def _too_large(bytes_max: int) -> Problem:
     detail = f"the body, decompressed, has more than the {bytes_max:,} bytes allowed"
-    return Problem(413, "too-large", detail)
+    return Problem("too-large", detail)
 
 
 _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {

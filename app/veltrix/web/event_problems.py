@@ -24,13 +24,13 @@ def problem_of_event(error: Unanswered) -> Problem:
             members: dict[str, Any] = {}
             if error.attribute is not None:
                 members["attribute"] = error.attribute
-            return Problem(400, "bad-event", error.detail, **members)
+            return Problem("bad-event", error.detail, **members)
         case EventConflict():
-            return Problem(409, "event-conflict", str(error), event=error.event)
+            return Problem("event-conflict", str(error), event=error.event)
         case EventForbidden():
-            return Problem(403, "event-forbidden", str(error))
+            return Problem("event-forbidden", str(error))
         case EventUnrouted():
-            return Problem(422, "event-unrouted", str(error))
+            return Problem("event-unrouted", str(error))
         case AcceptUnavailable():
             return unavailable(str(error), error.retry_after_s)
-    return Problem(400, "event-unstorable", str(error))
+    return Problem("event-unstorable", str(error))

@@ -50,7 +50,6 @@ def key_of(request: Request) -> str | None:
         key = key[1:-1]  # the draft makes it a structured-field string; most clients do not
     if not 0 < len(key) <= KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
         raise Problem(
-            400,
             "bad-idempotency-key",
             f"{HEADER} must have 1 to {KEY_CHARS_MAX} printable ASCII characters",
         )
@@ -110,12 +109,9 @@ async def answer_once(
 
 def _replay(found: StoredAnswer, digest: bytes, key: str) -> Response:
     if found.digest != digest:
-        raise Problem(
-            422, "idempotency-key-reused", f"the key {key!r} was used for another request"
-        )
+        raise Problem("idempotency-key-reused", f"the key {key!r} was used for another request")
     if found.status is None or found.body is None:
         raise Problem(
-            409,
             "still-running",
             f"the first request with the key {key!r} still runs",
             headers={"Retry-After": "1"},

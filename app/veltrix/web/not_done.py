@@ -10,39 +10,27 @@ from veltrix.operations.replays.rules import ReplayRefused
 from veltrix.operations.runs.bulk import NotDone
 from veltrix.web.problems import Problem
 
-_OF_REPLAY = {
-    "not-found": 404,
-    "not-failed": 409,
-    "wrong-state": 409,
-    "empty-set": 409,
-    "precondition-failed": 412,
-    "too-many-runs": 413,
-}
-
-
-_OF_BULK = {"unknown-runs": 404, "too-many-runs": 413, "matches-everything": 400}
-
 
 def no_such_run(run_id: str) -> Problem:
     """404: nobody started it."""
-    return Problem(404, "not-found", f"there is no run {run_id!r}")
+    return Problem("not-found", f"there is no run {run_id!r}")
 
 
 def not_replayed(run_id: str, state: str | None, why: str | None) -> Problem:
     """The Problem that says why a run was not replayed: `why`, or the state it has by now."""
-    slug = "replayed-too-often" if why else "not-failed"
+    slug = "replayed-too-often" if why else "wrong-state"
     return _not_now(run_id, state, slug, why or "only a failed run can be replayed")
 
 
 def not_cancelled(run_id: str, state: str | None) -> Problem:
     """The Problem that says why a run was not cancelled."""
-    return _not_now(run_id, state, "already-settled", "only an open run can be cancelled")
+    return _not_now(run_id, state, "wrong-state", "only an open run can be cancelled")
 
 
 def _not_now(run_id: str, state: str | None, slug: str, rule: str) -> Problem:
     if state is None:
         return no_such_run(run_id)
-    return Problem(409, slug, f"run {run_id} is {state}: {rule}", state=state)
+    return Problem(slug, f"run {run_id} is {state}: {rule}", state=state)
 
 
 def refusing(call: Callable[[], Any]) -> Any:
@@ -55,19 +43,18 @@ def refusing(call: Callable[[], Any]) -> Any:
 
 def problem_of_replay(refusal: ReplayRefused) -> Problem:
     """The Problem that says why nothing was done."""
-    status = _OF_REPLAY.get(refusal.slug, 400)
-    return Problem(status, refusal.slug, str(refusal), **refusal.members)
+    return Problem(refusal.slug, str(refusal), **refusal.members)
 
 
 def problem_of_bulk(answer: NotDone) -> Problem:
     """The Problem that says why nothing was done, and names runs that are the reason."""
     members: dict[str, Any] = {"runs": [msgspec.to_builtins(run) for run in answer.runs]}
-    return Problem(_OF_BULK.get(answer.slug, 409), answer.slug, answer.detail, **members)
+    return Problem(answer.slug, answer.detail, **members)
 
 
 def no_such_group(group_id: str) -> Problem:
     """404."""
-    return Problem(404, "not-found", f"there is no failure group {group_id!r}")
+    return Problem("not-found", f"there is no failure group {group_id!r}")
 
 
 def problem_of_group(answer: NotMoved) -> Problem:
@@ -76,8 +63,8 @@ def problem_of_group(answer: NotMoved) -> Problem:
         return no_such_group(answer.id)
     if isinstance(answer, NoVersion):
         return Problem(
-            422, "no-version", str(answer), kind=answer.kind, state=answer.state, by=answer.by
+            "no-version", str(answer), kind=answer.kind, state=answer.state, by=answer.by
         )
     by = f" by {answer.by}" if answer.by else ""
     detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
-    return Problem(409, "wrong-state", detail, state=answer.state, by=answer.by)
+    return Problem("wrong-state", detail, state=answer.state, by=answer.by)

@@ -31,14 +31,12 @@ def _check(given: Iterable[tuple[str, str]], taken: Mapping[str, bool]) -> None:
     for name, _ in given:
         if name not in taken:
             raise Problem(
-                400,
                 "unknown-parameter",
                 nowhere("query parameter", name, list(taken)),
                 parameter=name[:100],
             )
         if name in seen and not taken[name]:
             raise Problem(
-                400,
                 "repeated-parameter",
                 f"the query parameter {name} is there more than once, and takes one value: send the"
                 " one that you mean",

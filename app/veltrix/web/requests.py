@@ -25,20 +25,20 @@ async def body_of(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     try:
         return await bodies.read(request.scope, request.receive, bytes_max)
     except Disconnected:
-        raise Problem(400, "disconnected", "the request ended early") from None
+        raise Problem("disconnected", "the request ended early") from None
 
 
 def decoded(body: bytes, type_: type[msgspec.Struct]) -> Any:
     """The body as this type, which has a `reason` that can be stored."""
     if not body.strip():
-        raise Problem(400, "invalid-body", f"the body is missing: send {_shape_of(type_)}")
+        raise Problem("invalid-body", f"the body is missing: send {_shape_of(type_)}")
     try:
         asked: Any = msgspec.json.decode(body, type=type_)
     except msgspec.ValidationError as error:
-        raise Problem(400, "invalid-body", misfit(error, type_)) from error
+        raise Problem("invalid-body", misfit(error, type_)) from error
     except (ValueError, RecursionError) as error:
         detail = f"the body is {bad_json(body, error)}; send {_shape_of(type_)}"
-        raise Problem(400, "invalid-body", detail) from error
+        raise Problem("invalid-body", detail) from error
     storable("reason", asked.reason)
     return asked
 
@@ -46,7 +46,10 @@ def decoded(body: bytes, type_: type[msgspec.Struct]) -> Any:
 def storable(name: str, text: str | None) -> str | None:
     """The text, if PostgreSQL can hold it."""
     if text is not None and ("\x00" in text or not _is_unicode(text)):
-        raise Problem(400, "invalid-request", f"{name} has characters that no text can have")
+        raise Problem(
+            "invalid-request",
+            f"{name} has a NUL, or half of a surrogate pair, which no text can hold: take it out",
+        )
     return text
 
 
@@ -54,7 +57,7 @@ def id_of(name: str, text: str | None) -> str | None:
     """The id as the tables write it; None stays None."""
     id_ = None if text is None else canonical(text)
     if text is not None and id_ is None:
-        raise Problem(400, "invalid-request", f"{name} must be an id (a UUID), not {text[:100]!r}")
+        raise Problem("invalid-request", f"{name} must be an id (a UUID), not {text[:100]!r}")
     return id_
 
 

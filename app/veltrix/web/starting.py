@@ -30,12 +30,11 @@ def submission_of(
     if len(raw) > services.settings.event_bytes_max:
         raise too_large(f"an input has more than {services.settings.event_bytes_max:,} bytes")
     if raw and (problem := json_problem(raw)):
-        return Problem(400, "bad-input", f"input is {problem}", attribute="input")
+        return Problem("invalid-body", f"input is {problem}", attribute="input")
     value: Any = msgspec.json.decode(raw) if raw else None
     if violations := workflow.violations(value):
         first = f"{violations[0].at or '/'}: {violations[0].message}"
         return Problem(
-            400,
             "invalid-input",
             f"the input does not fit the workflow {start.workflow!r}: {first}",
             attribute="input",
@@ -59,7 +58,6 @@ def problem_of_start(error: Unanswered) -> Problem:
     """Why this start was not taken."""
     if isinstance(error, EventConflict):
         return Problem(
-            422,
             "idempotency-key-reused",
             f"the key {error.event_id!r} was used for another start of this workflow",
             event=error.event,

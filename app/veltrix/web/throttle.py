@@ -82,6 +82,4 @@ class Throttle:
 def _limited(reason: str, detail: str, retry_after_s: int) -> Problem:
     calls_limited.labels(reason).inc()
     headers = {"Retry-After": str(retry_after_s)}
-    return Problem(
-        429, "too-many-calls", f"{detail}; try again in {retry_after_s:,} s", headers=headers
-    )
+    return Problem("too-many-calls", f"{detail}; try again in {retry_after_s:,} s", headers=headers)

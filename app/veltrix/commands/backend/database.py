@@ -7,6 +7,7 @@ import msgspec
 
 from veltrix.commands.backend.database_reads import DatabaseReads
 from veltrix.commands.backend.port import Decision, Editable, PlanWanted, SeenLetters
+from veltrix.domain.states import ReplayMode
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.move import NotReplayed, Replayed
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
-    from veltrix.operations.replays.rules import Mode, Verb
+    from veltrix.operations.replays.rules import Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
@@ -30,7 +31,7 @@ class DatabaseBackend(DatabaseReads):
         self._settings, self._author = settings, author
 
     def replay_runs(
-        self, ids: Sequence[str], mode: "Mode", reason: str
+        self, ids: Sequence[str], mode: "ReplayMode", reason: str
     ) -> "Sequence[Replayed | NotReplayed]":
         """In one transaction."""
         from veltrix.operations.replays.move import replay
@@ -61,14 +62,14 @@ class DatabaseBackend(DatabaseReads):
     def plan(self, planned: PlanWanted) -> "ReplayStory":
         """In one transaction."""
         from veltrix.operations.replays.plan import PlanRequest, plan
-        from veltrix.operations.replays.rules import Options
+        from veltrix.operations.replays.rules import options_of
 
-        settings, stop_share = self._settings, planned.stop_share
-        options = Options(
-            mode=planned.mode or ("failed_step" if planned.patch is None else "beginning"),
-            rate=settings.replay_rate if planned.rate is None else planned.rate,
+        options = options_of(
+            self._settings,
+            mode=planned.mode,
+            rate=planned.rate,
             canary=planned.canary,
-            stop_share=(settings.replay_stop_share if stop_share is msgspec.UNSET else stop_share),
+            stop_share=planned.stop_share,
             patch=planned.patch,
         )
         asked = PlanRequest(
@@ -79,7 +80,7 @@ class DatabaseBackend(DatabaseReads):
             reason=planned.reason,
             request={"command": "veltrix replay plan", "selected": _given(planned.wanted)},
         )
-        return plan(self._engine, asked, settings.event_bytes_max)
+        return plan(self._engine, asked, self._settings.event_bytes_max)
 
     def turn(self, replay_id: str, verb: "Verb", reason: str) -> "ReplayStory":
         """In one transaction."""

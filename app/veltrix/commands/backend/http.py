@@ -13,13 +13,14 @@ from veltrix.client.errors import ApiRefused, ApiStrange
 from veltrix.commands.backend.http_reads import HttpReads, asked_of, told, word
 from veltrix.commands.backend.port import Decision, Editable, PlanWanted, SeenLetters
 from veltrix.commands.mistakes import CommandRefused
+from veltrix.domain.states import ReplayMode
 
 if TYPE_CHECKING:
     from veltrix.operations.failures.triage import Moved, Noted, NotMoved
     from veltrix.operations.replays.move import NotReplayed, Replayed
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
-    from veltrix.operations.replays.rules import Mode, Verb
+    from veltrix.operations.replays.rules import Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter
@@ -32,7 +33,7 @@ class HttpBackend(HttpReads):
     """Answers `backend.port.Backend` by asking an api. Raises ApiError."""
 
     def replay_runs(
-        self, ids: Sequence[str], mode: "Mode", reason: str
+        self, ids: Sequence[str], mode: "ReplayMode", reason: str
     ) -> "Sequence[Replayed | NotReplayed]":
         """In one request."""
         from veltrix.operations.replays.move import NotReplayed, Replayed
@@ -58,7 +59,7 @@ class HttpBackend(HttpReads):
             path = f"/v1/runs/{run_id}/cancel"
             found = self._do(dict[str, Any], path, {"reason": reason})
         except ApiRefused as refused:
-            if refused.slug not in {"not-found", "already-settled"}:
+            if refused.slug not in {"not-found", "wrong-state"}:
                 raise
             return NotCancelled(run_id, refused.members.get("state"))
         is_over = found["state"] == "cancelled"

@@ -177,7 +177,7 @@ class HttpReads:
         try:
             return self.read(type_, path, asked)
         except ApiRefused as refused:
-            if refused.status == 404 and refused.slug in {"not-found", "no-such-event"}:
+            if refused.status == 404 and refused.slug == "not-found":
                 return None
             raise
 

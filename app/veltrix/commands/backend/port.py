@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from veltrix.domain.states import ReplayMode
+
 if TYPE_CHECKING:
     from veltrix.access.audit import AuditEntry, AuditFilter, AuditPage, AuditRow
     from veltrix.operations.books.books import Balance
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
-    from veltrix.operations.replays.rules import Mode, ReplayState, Verb
+    from veltrix.operations.replays.rules import ReplayState, Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.read import RunFilter, RunPage
@@ -43,7 +45,7 @@ class PlanWanted(NamedTuple):
     wanted: "Selection"
     reason: str
     is_all: bool = False
-    mode: "Mode | None" = None
+    mode: "ReplayMode | None" = None
     rate: float | None = None
     canary: int = 0
     stop_share: "float | UnsetType | None" = UNSET
@@ -139,7 +141,7 @@ class Acts(Protocol):
     """
 
     def replay_runs(
-        self, ids: Sequence[str], mode: "Mode", reason: str
+        self, ids: Sequence[str], mode: "ReplayMode", reason: str
     ) -> "Sequence[Replayed | NotReplayed]":
         """Each of up to 1,000 runs that is failed runs again; each run's answer, by id."""
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from veltrix.domain.states import Reason
+from veltrix.domain.states import Reason, ReplayMode
 from veltrix.operations.replays.plan_rows import Failures, Foreseen
 from veltrix.operations.replays.read import ERRORS_MAX, ErrorCount, Summary, Warned
 from veltrix.operations.replays.rules import Options
@@ -110,7 +110,7 @@ def _about_effects(
     seen: Foreseen, options: Options, known: Mapping[str, Subscription]
 ) -> Iterator[Warned]:
     """Steps whose effect is not exactly once, and that would run again."""
-    if options.mode == "beginning":
+    if options.mode is ReplayMode.BEGINNING:
         for done in seen.finished:
             if not _is_transactional(known, done.workflow, done.step):
                 yield Warned(

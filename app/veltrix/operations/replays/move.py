@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Engine
 from veltrix.access import audit
 from veltrix.access.audit import Audited
 from veltrix.domain.ids import Id
-from veltrix.domain.states import Reason
+from veltrix.domain.states import Reason, ReplayMode
 from veltrix.operations.replays import plan_rows
-from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Mode
+from veltrix.operations.replays.rules import GENERATION_MAX, SPENT
 from veltrix.operations.runs.action_rows import (
     FailedRun,
     MovedRun,
@@ -54,14 +54,14 @@ class ReplayedNow(msgspec.Struct, frozen=True):
 
 
 def replay(
-    engine: Engine, run_ids: Iterable[str], mode: Mode, reason: str, author: str
+    engine: Engine, run_ids: Iterable[str], mode: ReplayMode, reason: str, author: str
 ) -> list[Replayed | NotReplayed]:
     """As `replay_now`: each run's answer, by id."""
     return replay_now(engine, run_ids, mode, reason, author).answers
 
 
 def replay_now(
-    engine: Engine, run_ids: Iterable[str], mode: Mode, reason: str, author: str
+    engine: Engine, run_ids: Iterable[str], mode: ReplayMode, reason: str, author: str
 ) -> ReplayedNow:
     """Every failed run of the list runs again from now; each run's answer, by id.
 
@@ -101,7 +101,7 @@ def replay_now(
 
 
 def move(
-    tx: Connection, runs: Sequence[FailedRun], mode: Mode, *, reason: str, author: str
+    tx: Connection, runs: Sequence[FailedRun], mode: ReplayMode, *, reason: str, author: str
 ) -> list[MovedRun]:
     """Those of these runs that still were failed in this generation are queued in the next one.
 
@@ -109,7 +109,7 @@ def move(
     """
     runs = [run for run in runs if run.generation < GENERATION_MAX]
     dropped: dict[str, list[str]] | None = None
-    if mode == "failed_step":
+    if mode is ReplayMode.FAILED_STEP:
         journals = recorded(tx, runs)
         dropped = {
             run.run_id: repeated(journals[run.run_id], run)
@@ -122,7 +122,7 @@ def move(
     return moved
 
 
-def _tell(moved: Sequence[MovedRun], mode: Mode, author: str) -> None:
+def _tell(moved: Sequence[MovedRun], mode: ReplayMode, author: str) -> None:
     for run in moved:
         log.info(
             "run.replayed",
@@ -139,7 +139,7 @@ def _audit(
     tx: Connection,
     asked: Sequence[str],
     moved: Sequence[MovedRun],
-    mode: Mode,
+    mode: ReplayMode,
     replay_id: str | None,
     *,
     reason: str,

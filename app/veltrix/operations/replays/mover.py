@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from veltrix.access import audit
 from veltrix.access.audit import Audited
 from veltrix.domain.ids import EventIds
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays import edit, replay_rows
 from veltrix.operations.replays.edit import EditOf
 from veltrix.operations.replays.move import move
@@ -23,7 +24,6 @@ from veltrix.operations.replays.rules import (
     GENERATION_MAX,
     MOVING,
     SPENT,
-    Mode,
     ReplayedState,
     ReplayState,
     decide,
@@ -209,7 +209,7 @@ def _again(tx: Connection, held: HeldReplay, ready: list[tuple[str, int]]) -> li
     moved = move(
         tx,
         failed,
-        msgspec.convert(held.mode, Mode),
+        msgspec.convert(held.mode, ReplayMode),
         reason=held.start_reason or held.reason,
         author=held.started_by or held.author,
     )

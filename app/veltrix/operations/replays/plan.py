@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from veltrix.access import audit
 from veltrix.access.audit import Audited
 from veltrix.domain.ids import Id
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays import edit, edit_rows, plan_rows, read, replay_rows
 from veltrix.operations.replays.edit import EditOf, Refused
 from veltrix.operations.replays.forecast import summary_of
@@ -150,11 +151,11 @@ def edit_now(
             )
         if now[1] != "failed":
             raise ReplayRefused(
-                "not-failed",
+                "wrong-state",
                 f"run {run_id} is {now[1]}: only a failed run can be edited",
                 state=now[1],
             )
-        options = Options(mode="beginning", rate=1.0, stop_share=None, patch=patch)
+        options = Options(mode=ReplayMode.BEGINNING, rate=1.0, stop_share=None, patch=patch)
         replay_id = plan_rows.insert(
             tx, options, {"ids": [run_id]}, author=of.author, reason=of.reason
         )
@@ -245,7 +246,7 @@ def _not_failed(tx: Connection, ids: Sequence[str], failed: set[str]) -> ReplayR
     what = f"is {states[first]}" if first in states else "is unknown"
     more = f", and {len(wrong) - 1:,} others are not failed either" if len(wrong) > 1 else ""
     return ReplayRefused(
-        "not-failed" if states else "not-found",
+        "wrong-state" if states else "not-found",
         f"run {first} {what}: only failed runs can be replayed{more}",
         runs=[{"id": id_, "state": states.get(id_)} for id_ in wrong[:NAMED_MAX]],
     )

@@ -12,8 +12,9 @@ import msgspec
 from sqlalchemy import Connection
 
 from veltrix.domain.failure_groups import UNGROUPED
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import text_of
-from veltrix.operations.replays.rules import RATE_MAX, Mode, Options
+from veltrix.operations.replays.rules import RATE_MAX, Options
 from veltrix.operations.runs.action_rows import MovedRun
 from veltrix.store.arrays import IntArray, TextArray
 
@@ -195,7 +196,7 @@ def insert(
 
 
 def insert_begun(
-    tx: Connection, mode: Mode, moved: Sequence[MovedRun], *, author: str, reason: str
+    tx: Connection, mode: ReplayMode, moved: Sequence[MovedRun], *, author: str, reason: str
 ) -> str:
     """The id of a new replay of runs that this transaction has moved already."""
     ids = [run.run_id for run in moved]

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from veltrix.authoring.input_schema import InputSchema
 from veltrix.domain.ids import Id
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays import edit, edit_rows, replay_rows
 from veltrix.operations.replays.edit import Refused
 from veltrix.operations.replays.patch import Origin, Patch, text_of
@@ -50,7 +51,7 @@ def preview(
     asked = PlanRequest(
         wanted=wanted,
         is_all=is_all,
-        options=Options(mode="beginning", rate=1.0, stop_share=None, patch=patch),
+        options=Options(mode=ReplayMode.BEGINNING, rate=1.0, stop_share=None, patch=patch),
         author="preview",
         reason="preview",
         request={},

@@ -8,7 +8,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from veltrix.domain.ids import Id
-from veltrix.operations.replays.rules import Mode, ReplayedState, ReplayState
+from veltrix.domain.states import ReplayMode
+from veltrix.operations.replays.rules import ReplayedState, ReplayState
 
 ERRORS_MAX = 50
 
@@ -59,7 +60,7 @@ class ReplayRow(msgspec.Struct, kw_only=True, rename={"mode": "from"}):
     id: Id
     state: ReplayState
     why: str | None
-    mode: Mode
+    mode: ReplayMode
     rate: float
     canary: int
     stop_share: float | None

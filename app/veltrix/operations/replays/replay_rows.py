@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.rules import Counts, Judged, ReplayState
 from veltrix.store.arrays import IntArray, TextArray
 
@@ -22,7 +23,7 @@ class HeldReplay(Counts, kw_only=True):
     id: str
     state: ReplayState
     resumes_as: ReplayState | None
-    mode: str
+    mode: ReplayMode
     rate: float
     canary: int
     canary_to: int
@@ -254,7 +255,7 @@ def passed(tx: Connection, held: HeldReplay, limit: int) -> int:
 
     A run that failed in no step has to have an outcome instead.
     """
-    keys = {"id": held.id, "limit": limit, "is_begun_anew": held.mode == "beginning"}
+    keys = {"id": held.id, "limit": limit, "is_begun_anew": held.mode is ReplayMode.BEGINNING}
     return int(tx.exec_driver_sql(_PASSED, keys).scalar_one())
 
 

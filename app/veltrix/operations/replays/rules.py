@@ -5,11 +5,14 @@ ReplayRefused       nothing was planned, nothing moved; `slug` and `members` say
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-Mode = Literal["failed_step", "beginning"]
+from veltrix.domain.states import ReplayMode
+
+if TYPE_CHECKING:
+    from veltrix.settings.fields import Settings
 
 RATE_MIN, RATE_MAX = 0.001, 100_000.0
 REASON_CHARS_MAX = 1_000
@@ -78,11 +81,33 @@ class ReplayRefused(Exception):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a replay is done. `stop_share` None: it never stops by itself. `patch`: RFC 6902."""
 
-    mode: Mode = "failed_step"
+    mode: ReplayMode = ReplayMode.FAILED_STEP
     rate: float
     canary: int = 0
     stop_share: float | None
     patch: list[dict[str, Any]] | None = None
+
+
+def options_of(
+    settings: "Settings",
+    *,
+    mode: ReplayMode | None,
+    rate: float | None,
+    canary: int,
+    stop_share: float | msgspec.UnsetType | None,
+    patch: list[dict[str, Any]] | None,
+) -> Options:
+    """What was asked for; the rest is as the settings say, and an edited run begins anew."""
+    usual = ReplayMode.FAILED_STEP if patch is None else ReplayMode.BEGINNING
+    if isinstance(stop_share, msgspec.UnsetType):
+        stop_share = settings.replay_stop_share
+    return Options(
+        mode=mode or usual,
+        rate=settings.replay_rate if rate is None else rate,
+        canary=canary,
+        stop_share=stop_share,
+        patch=patch,
+    )
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -126,7 +151,7 @@ def _mistakes(options: Options) -> Iterable[str]:
         yield f"canary is {options.canary}; it is a number of runs, or 0 for none"
     if options.stop_share is not None and not 0 <= options.stop_share <= 1:
         yield f"stop_share is {options.stop_share:g}; it is a share from 0 to 1, or null for never"
-    if options.patch is not None and options.mode != "beginning":
+    if options.patch is not None and options.mode is not ReplayMode.BEGINNING:
         yield "an edited run is a new run, so it runs from the beginning: leave `from` out"
 
 

@@ -163,28 +163,30 @@ _RULES = {
     BulkAction.ARCHIVE: "only a failed run that is not archived can be archived",
     BulkAction.RESTORE: "only an archived run can be restored",
 }
-_EMPTY = NotDone("empty-set", "there is no such run that it could be done to; nothing was done")
+_EMPTY = NotDone(
+    "empty-set", "no run that fits could be changed so; nothing was done: look at the filter"
+)
 _EVERYTHING = NotDone(
-    "matches-everything",
-    "that is every run there is to do it to; narrow the filter, or say `all: true`",
+    "needs-all",
+    "the request selects every run there is; narrow the filter, or say `all: true`",
 )
 _TOO_MANY = NotDone(
     "too-many-runs",
-    f"that is more than {RUNS_MAX:,} runs; narrow the filter, by `until` for example",
+    f"more than {RUNS_MAX:,} runs fit; narrow the filter, by `until` for example",
 )
 
 
 def _changed(expected: int, found: int) -> NotDone:
     return NotDone(
         "count-changed",
-        f"{found:,} runs are like this by now, not {expected:,}; nothing was done: look again",
+        f"{found:,} runs fit by now, not {expected:,}; nothing was done: count again",
     )
 
 
 def _unknown(ids: Sequence[str]) -> NotDone:
     named = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
     runs = [HeldRuns(id_, None, is_archived=False) for id_ in ids[:_SHOWN_MAX]]
-    return NotDone("unknown-runs", f"there is no run {named}; nothing was done", runs)
+    return NotDone("not-found", f"there is no run {named}; nothing was done", runs)
 
 
 def _unfit(action: BulkAction, wrong: Sequence[HeldRuns]) -> NotDone:
