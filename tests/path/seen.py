@@ -87,7 +87,7 @@ class Scene:
         """How many of these runs are in which state."""
         return Counter(state for (state,) in self.rows(run_ids))
 
-    def wait_settled(self, run_ids: Sequence[str], deadline_s: float = 10.0) -> Counter[str]:
+    def wait_settled(self, run_ids: Sequence[str], deadline_s: float = 60.0) -> Counter[str]:
         """Their states, when none of them is open any more."""
 
         def settled() -> Counter[str]:

@@ -5,7 +5,9 @@ have a load balancer before its apis, and a cluster of RabbitMQ nodes.
 """
 
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -48,10 +50,18 @@ _ORPHANED_S = 2.0
 
 
 def _is_at_work(one: psutil.Process) -> bool:
+    """It may still do something. A process that the kernel has been told to end may not.
+
+    Such a one can be there for seconds when the disk is busy: it ends when its page is written.
+    """
     try:
-        return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
+        if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE:
+            return False
+        told = Path(f"/proc/{one.pid}/status").read_text(encoding="utf-8")
+    except (psutil.Error, OSError):
         return False
+    pending = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", told, re.MULTILINE)
+    return not any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 class Site(Opened, ProvedDatabase):
