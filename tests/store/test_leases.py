@@ -55,7 +55,8 @@ def test_a_claim_that_loses_a_deadlock_is_run_again_and_has_every_run(
     link.close()
 
     assert sorted(claim.run_id for claim in claimed) == run_ids
-    until(lambda: asked(engine, DEADLOCKS) == 1, what="the deadlock to be counted")
+    # Run again it may be quicker than the other at the next row, and lose once more.
+    until(lambda: asked(engine, DEADLOCKS) >= 1, what="the deadlock to be counted")
 
 
 def test_runs_of_a_dead_child_are_free_and_due_when_they_shall_be(engine: Engine) -> None:
