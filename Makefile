@@ -10,7 +10,7 @@ SEEDS := 1 2 3
 EVENTS := 200000
 
 # What starts whole platforms and waits for them: about half of what tests take.
-PLATFORMS := tests/path tests/prove tests/broker
+PLATFORMS := tests/path tests/prove tests/broker tests/dev tests/docs tests/packaging
 # Lines of two halves stay whole; macOS has a make that cannot do that.
 SYNCED := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
