@@ -14,10 +14,9 @@ from tests.support.accepting import accepting, submission
 from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix.authoring.workflows import Workflow
-from veltrix.broker.message import messages_for
+from veltrix.broker.message import limits_of, messages_for
 from veltrix.broker.publisher import Publisher
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.relay.budget import limits_of
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit

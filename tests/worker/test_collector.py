@@ -2,17 +2,18 @@
 
 from itertools import count
 
+from veltrix.broker.message import ListLimits
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.worker.jobs import ListReport
-from veltrix.worker.parent.collector import Bounds, Collector, Delivery, InFlight
+from veltrix.worker.parent.collector import Collector, Delivery, InFlight
 
 
 def collector(
     *, runs_max: int = 250, work_s: float = 0.05, bytes_max: int = 1_000, runs_unmeasured: int = 8
 ) -> Collector:
     numbers = count(1)
-    bounds = Bounds(runs_max, work_s, bytes_max, runs_unmeasured)
-    return Collector(bounds, lambda: f"token-{next(numbers)}")
+    limits = ListLimits(runs_max, runs_unmeasured, bytes_max, work_s)
+    return Collector(limits, lambda: f"token-{next(numbers)}")
 
 
 def message(

@@ -13,6 +13,7 @@ import msgspec
 from amqp.serialization import dumps
 
 from veltrix.domain.due import DueRun
+from veltrix.settings.fields import Settings
 
 ARGSREPR_CHARS_MAX = 1_000
 # RabbitMQ takes no message with more (`max_message_size`). One of ours with as many runs as
@@ -54,6 +55,16 @@ class ListLimits(msgspec.Struct, frozen=True):
         if occupied_s * self.runs_max <= self.work_s:
             return self.runs_max
         return max(1, int(self.work_s / occupied_s))
+
+
+def limits_of(settings: Settings) -> ListLimits:
+    """What one list may hold, from the settings."""
+    return ListLimits(
+        runs_max=settings.list_runs_max,
+        runs_unmeasured=settings.list_runs_unmeasured,
+        bytes_max=settings.list_bytes_max,
+        work_s=settings.list_work_s,
+    )
 
 
 def messages_for(

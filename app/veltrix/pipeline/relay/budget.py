@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from veltrix.broker.message import ListLimits
+from veltrix.broker.message import limits_of
 from veltrix.pipeline.relay.due_rows import (
     LONG_AGO,
     QueueDepth,
@@ -36,16 +36,6 @@ UNSEEN_QUEUES_MAX = 100
 # Due runs are counted as far as they would have fitted at the look before, but so many at least,
 # for there may be room since; and so many at most, for what a look may cost.
 DUE_COUNTED_MIN, DUE_COUNTED_MAX = 1_000, 20_000
-
-
-def limits_of(settings: Settings) -> ListLimits:
-    """What one list may hold, from the settings."""
-    return ListLimits(
-        runs_max=settings.list_runs_max,
-        runs_unmeasured=settings.list_runs_unmeasured,
-        bytes_max=settings.list_bytes_max,
-        work_s=settings.list_work_s,
-    )
 
 
 class Budget:

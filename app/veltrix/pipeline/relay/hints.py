@@ -17,10 +17,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from veltrix.broker.connect import BrokerAway
-from veltrix.broker.message import Message, messages_for
+from veltrix.broker.message import Message, limits_of, messages_for
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.relay.budget import Budget, limits_of
+from veltrix.pipeline.relay.budget import Budget
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import make_due, make_runs_due

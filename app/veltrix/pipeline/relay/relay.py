@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine
 
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.declarer import Declarer
-from veltrix.broker.message import Message, messages_for
+from veltrix.broker.message import Message, limits_of, messages_for
 from veltrix.broker.publisher import Polled, Publisher
 from veltrix.domain.backoff import Backoff, Pauses
-from veltrix.pipeline.relay.budget import Budget, limits_of
+from veltrix.pipeline.relay.budget import Budget
 from veltrix.pipeline.relay.connections import Asking, make_declarer, make_publisher
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import Scanned, make_due, make_runs_due, scan

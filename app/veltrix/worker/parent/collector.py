@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from veltrix.broker.message import ListLimits
 from veltrix.domain.dead_letters import DeadLetter
-from veltrix.settings.fields import Settings
 from veltrix.worker.jobs import ListJob, ListReport
 from veltrix.worker.occupied import Occupied
 from veltrix.worker.parent.guard import RelayMessage
@@ -99,31 +99,11 @@ class InFlight:
         self.deliveries = list(dict.fromkeys(delivery for delivery, _ in runs))
 
 
-class Bounds:
-    """What limits a list."""
-
-    __slots__ = ("bytes_max", "runs_max", "runs_unmeasured", "work_s")
-
-    def __init__(self, runs_max: int, work_s: float, bytes_max: int, runs_unmeasured: int) -> None:
-        self.runs_max, self.work_s, self.bytes_max = runs_max, work_s, bytes_max
-        self.runs_unmeasured = runs_unmeasured
-
-
-def bounds_of(settings: Settings) -> Bounds:
-    """As they are set."""
-    return Bounds(
-        settings.list_runs_max,
-        settings.list_work_s,
-        settings.list_bytes_max,
-        settings.list_runs_unmeasured,
-    )
-
-
 class Collector:
     """All waiting runs of all queues, and what is in flight."""
 
-    def __init__(self, bounds: Bounds, new_token: Callable[[], str]) -> None:
-        self._bounds, self._new_token = bounds, new_token
+    def __init__(self, limits: ListLimits, new_token: Callable[[], str]) -> None:
+        self._limits, self._new_token = limits, new_token
         self._lines: dict[str, deque[Delivery]] = {}
         self._turn: deque[str] = deque()
         self._occupied = Occupied()
@@ -209,19 +189,19 @@ class Collector:
         A run that a copy of its message names again costs nothing and is in the answer again, so
         that the copy is acknowledged with the list.
         """
-        bounds = self._bounds
+        limits = self._limits
         runs: list[tuple[Delivery, str]] = []
         work_s, payload = 0.0, 0.0
         taken: set[str] = set()
-        while line and len(taken) < bounds.runs_max:
+        while line and len(taken) < limits.runs_max:
             delivery = line[0]
             is_alone = _goes_alone(delivery)
             if is_alone and runs:
                 break
             cost_s = self._cost_s(delivery.workflow)
             if runs and (
-                work_s + cost_s > bounds.work_s
-                or payload + delivery.bytes_per_run > bounds.bytes_max
+                work_s + cost_s > limits.work_s
+                or payload + delivery.bytes_per_run > limits.bytes_max
             ):
                 break
             run_id = (delivery.again or delivery.waiting).popleft()
@@ -238,7 +218,7 @@ class Collector:
 
     def _cost_s(self, workflow: str) -> float:
         measured = self._occupied.of(workflow)
-        return self._bounds.work_s / self._bounds.runs_unmeasured if measured is None else measured
+        return self._limits.work_s / self._limits.runs_unmeasured if measured is None else measured
 
     def finished(self, token: str, report: ListReport, *, may_try_again: bool = True) -> None:
         """A child is free again: the runs' outcomes are noted on their messages.

@@ -13,6 +13,7 @@ from typing import Any
 from celery.worker import state
 
 from veltrix import telemetry
+from veltrix.broker.message import limits_of
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.leaving import end_within
 from veltrix.worker.child.child import run_job
@@ -32,7 +33,7 @@ from veltrix.worker.parent.celery_events import (
     tell_received,
     tell_started,
 )
-from veltrix.worker.parent.collector import Collector, Delivery, InFlight, bounds_of, delivery_of
+from veltrix.worker.parent.collector import Collector, Delivery, InFlight, delivery_of
 from veltrix.worker.parent.connected import ConnectedConsumer
 from veltrix.worker.parent.consuming import Consuming, children_of, end_all, ready_in
 from veltrix.worker.parent.deaths import Death, death_of
@@ -56,7 +57,7 @@ class ListConsumer(ConnectedConsumer):
         settings = parent.settings
         self._parent = parent
         self._monotonic = parent.monotonic
-        self.collector = Collector(bounds_of(settings), parent.new_token)
+        self.collector = Collector(limits_of(settings), parent.new_token)
         width = kwargs["app"].conf.worker_prefetch_multiplier * settings.worker_children
         self._intake = Intake(parent.queues, width, settings.hand_back_after_s)
         self._urgent = Urgent([RegisterJob()])
@@ -65,9 +66,7 @@ class ListConsumer(ConnectedConsumer):
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
         self._silent = SilentChildren(parent.stamps, 2 * settings.hold_s)
         self._consuming = Consuming(parent)
-        self._is_dispatch_planned = False
-        self._is_leaving = False
-        self._is_looping = False
+        self._is_dispatch_planned = self._is_leaving = self._is_looping = False
         self._log = telemetry.logger("worker")
         super().__init__(*args, **kwargs)
         self.may_do_without_control(parent.troubles)
