@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session
 
 from veltrix.authoring.encoding import Unstorable, encode
+from veltrix.domain.backoff import Backoff
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.attempts import extra_of, next_attempt_s
 from veltrix.pipeline.execute.batch import Batch
@@ -29,6 +30,7 @@ from veltrix.store.transactions import transaction_on
 
 SHARED_MAX = 50  # runs in one transaction: 64 savepoints fill PostgreSQL's subtransaction cache
 _SHARED_LOCK_TIMEOUT_MS = 50
+_PAUSE_S, _PAUSE_S_MAX = 0.05, 1.0  # until what could not begin is tried again
 _IDLE_MORE_MS = 10_000  # a session of a step may be idle as long as the step may take, and more
 _CANCELLED = "57014"
 _SAVEPOINT = "savepoint veltrix_step;"
@@ -131,7 +133,7 @@ class Transactor:
         return going_on
 
     def _alone(self, batch: Batch, step: PendingStep) -> list[Execution]:
-        pause_s, has_failed = 0.05, False
+        backoff: Backoff | None = None  # as most steps need none
         while True:
             try:
                 found = self._once(batch, [step], is_shared=False)
@@ -143,12 +145,11 @@ class Transactor:
                 self._end_attempt(step, lost.error)
                 found = [step.execution]
             except DBAPIError as error:  # nothing of the step has run
-                has_failed = True
+                backoff = backoff or Backoff(_PAUSE_S, _PAUSE_S_MAX)
                 self._say(told(error))
-                self._wait(pause_s)
-                pause_s = min(1.0, pause_s * 2)
+                self._wait(backoff.extend(self._monotonic()))
                 continue
-            if has_failed:
+            if backoff is not None:
                 self._say(None)
             return found
 
