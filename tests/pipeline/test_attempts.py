@@ -70,12 +70,12 @@ class Hands(TestHands):
         )
         transactor = Transactor(
             lambda: self.sessions,
-            alarm,
-            "tests/1",
-            self._rewind,
-            self.pause,
-            time.monotonic,
-            self.hold_s,
+            alarm=alarm,
+            worker_id="tests/1",
+            rewind=self.rewind,
+            wait=self.pause,
+            monotonic=time.monotonic,
+            hold_s=self.hold_s,
         )
         self.engine = BatchExecutor(self.limits, alarm, self.async_steps, transactor)
 
@@ -202,13 +202,13 @@ class RescuedHands(Hands):
 
     rescued: Sequence[str] = ()
 
-    def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
+    def rewind(self, executions: Sequence[Execution]) -> list[Execution]:
         with open_autocommit(self.link._engine) as tx:
             found = due_rows.scan(
                 tx, [], hold_s=8.0, hold_s_max=300.0, poison_crashes_max=3, rescue=["orders"]
             )
         self.rescued = found.rescued if found is not None else ()
-        return super()._rewind(executions)
+        return super().rewind(executions)
 
 
 def test_a_long_step_whose_commit_is_refused_is_an_attempt_and_no_crash(engine: Engine) -> None:

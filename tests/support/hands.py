@@ -10,9 +10,7 @@ from sqlalchemy import Engine as SqlEngine
 
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute import claim as claims
-from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.batch import Batch
-from veltrix.pipeline.execute.coroutines import moves
 from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.engine import BatchExecutor
 from veltrix.pipeline.execute.settle import settle
@@ -57,12 +55,12 @@ class TestHands:
         self.async_steps = AsyncSteps(time.monotonic)
         transactor = Transactor(
             lambda: make_engine(self.url, application="tests transactions"),
-            self.alarm,
-            "tests/1",
-            self._rewind,
-            time.sleep,
-            time.monotonic,
-            hold_s,
+            alarm=self.alarm,
+            worker_id="tests/1",
+            rewind=self.rewind,
+            wait=time.sleep,
+            monotonic=time.monotonic,
+            hold_s=hold_s,
         )
         self.engine = BatchExecutor(self.limits, self.alarm, self.async_steps, transactor)
 
@@ -87,12 +85,6 @@ class TestHands:
         """Close the connections."""
         self.link.close()
 
-    def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
-        for execution in executions:
-            execution.close()
-        old = [e.claim for e in executions]
-        past = self.link.call(lambda tx: journal_rows.past(tx, old))
-        fresh = claims.executions(old, past, self.workflows, self.limits)
-        for execution in fresh:
-            moves.begin(execution)
-        return fresh
+    def rewind(self, old: Sequence[Execution]) -> list[Execution]:
+        """As a worker child does it."""
+        return claims.rewind(self.link, old, self.workflows, self.limits)

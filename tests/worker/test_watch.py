@@ -18,7 +18,7 @@ from veltrix import Event, gather, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import Link, make_engine
-from veltrix.worker.child.watch import TICK_S, ChildWatch
+from veltrix.worker.child.watch import TICK_S, ChildWatch, give_up
 
 __all__ = ["hands"]  # the fixture
 
@@ -30,24 +30,21 @@ class Watched:
 
     def __init__(self, url: str, child: TestHands, run_ids: list[str]) -> None:
         self.child, self.ahead_s = child, 0.0
+        made = make_engine(child.url, application="tests watch", statement_timeout_s=5.0)
         self.watch = ChildWatch(
             Settings.model_validate({"database_url": url}),
-            "tests/1",
-            "tests",
-            self._make_link,
-            child.async_steps,
-            child.alarm,
-            lambda: None,
-            lambda: time.monotonic() + self.ahead_s,
-            ["orders"],
-            "release 1",
+            worker_id="tests/1",
+            node="tests",
+            link=Link(made, give_up),
+            async_steps=child.async_steps,
+            alarm=child.alarm,
+            stamp=lambda: None,
+            monotonic=lambda: time.monotonic() + self.ahead_s,
+            queues=["orders"],
+            release="release 1",
         )
         self.batch: Batch = child.claim(run_ids)
         self.watch.begin(self.batch)
-
-    def _make_link(self, wait: Callable[[float], object]) -> Link:
-        made = make_engine(self.child.url, application="tests watch", statement_timeout_s=5.0)
-        return Link(made, wait)
 
     def tick(self, ahead_s: float) -> None:
         """One tick, so much later than it is."""

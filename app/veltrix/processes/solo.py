@@ -17,7 +17,8 @@ from veltrix.processes.worker import workflows_and_queues
 from veltrix.settings.fields import Settings
 from veltrix.settings.load import require
 from veltrix.worker.child.begin_end import close_all
-from veltrix.worker.child.child import Inheritance, WorkerChild
+from veltrix.worker.child.child import WorkerChild
+from veltrix.worker.child.parts import Inheritance, put_together
 from veltrix.worker.jobs import Job, RegisterJob
 from veltrix.worker.places import Places
 from veltrix.worker.solo import SoloConsumer
@@ -45,17 +46,17 @@ def run_solo(settings: Settings) -> int:
     try:
         troubles = Troubles(folder)
         inheritance = Inheritance(
-            settings,
-            sources,
-            workflows,
-            queues,
-            node,
-            Stamps(folder / "stamps"),
-            Places(folder / "places"),
-            troubles,
+            settings=settings,
+            sources=sources,
+            workflows=workflows,
+            queues=queues,
+            node=node,
+            stamps=Stamps(folder / "stamps"),
+            places=Places(folder / "places"),
+            troubles=troubles,
             has_step_limits=False,
         )
-        child = WorkerChild(inheritance)
+        child = WorkerChild(put_together(inheritance))
         hear = _hearing(child, stop)
         if refused := child.run_once(RegisterJob()):
             telemetry.logger("worker").error("workflows.refused", detail=refused.decode())

@@ -30,7 +30,8 @@ from veltrix.settings.links import link_warnings, open_warnings
 from veltrix.settings.load import SettingsError, require
 from veltrix.store.transactions import open_autocommit
 from veltrix.worker.child.begin_end import close_all
-from veltrix.worker.child.child import Inheritance, inherit, prepare_child
+from veltrix.worker.child.child import inherit, prepare_child
+from veltrix.worker.child.parts import Inheritance
 from veltrix.worker.child.recycling import end_processes
 from veltrix.worker.parent import lost_connections
 from veltrix.worker.parent.celery_events import CeleryEvents
@@ -53,19 +54,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     `folder` is a private folder for signs of life and metrics. Raises SettingsError.
     """
     require(settings, "database_url", "broker_url")
-    warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root unpickles nothing
-    # What Celery says at each lost connection, of a setting that ours sets.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-    log_lines.take_over_logging(settings.log_format, settings.log_level)
-    lost_connections.foresee()
-    signals.setup_logging.connect(_no_other_logging, weak=False)
-    for warning in (
-        *link_warnings(settings),
-        *open_warnings("HEALTH_HOST", settings.health_host, is_tls=False),
-    ):
-        telemetry.logger("worker").warning("link.open", detail=warning)
-    only_inspecting()
-    refuse_compressed()
+    _tame_celery(settings)
     workflows, queues = workflows_and_queues(settings)
     sources = real_sources()
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"
@@ -77,7 +66,18 @@ def run_worker(settings: Settings, folder: Path) -> int:
     )
     celery.steps["consumer"].add(DeclareTopology)
     celery.events.dispatcher_cls = CeleryEvents
-    inherit(Inheritance(settings, sources, workflows, queues, node, stamps, places, troubles))
+    inherit(
+        Inheritance(
+            settings=settings,
+            sources=sources,
+            workflows=workflows,
+            queues=queues,
+            node=node,
+            stamps=stamps,
+            places=places,
+            troubles=troubles,
+        )
+    )
     signals.worker_process_init.connect(_on_child, weak=False)
     signals.worker_process_shutdown.connect(_on_child_end, weak=False)
     sidecar = start_sidecar(settings, folder, os.getpid())
@@ -108,6 +108,23 @@ def run_worker(settings: Settings, folder: Path) -> int:
         sidecar.kill()
         sidecar.wait()
     return int(worker.exitcode or parent.exit_code)
+
+
+def _tame_celery(settings: Settings) -> None:
+    """Celery logs and warns as we do, answers only what inspects it, and unpacks nothing."""
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # JSON only: root unpickles nothing
+    # What Celery says at each lost connection, of a setting that ours sets.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    log_lines.take_over_logging(settings.log_format, settings.log_level)
+    lost_connections.foresee()
+    signals.setup_logging.connect(_no_other_logging, weak=False)
+    for warning in (
+        *link_warnings(settings),
+        *open_warnings("HEALTH_HOST", settings.health_host, is_tls=False),
+    ):
+        telemetry.logger("worker").warning("link.open", detail=warning)
+    only_inspecting()
+    refuse_compressed()
 
 
 def workflows_and_queues(settings: Settings) -> tuple[dict[str, tuple[Workflow, str]], list[str]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from veltrix.authoring.workflows import Workflow
 from veltrix.domain.states import Reason
 from veltrix.pipeline.execute import journal_rows, lease_rows
-from veltrix.pipeline.execute.coroutines import endings
+from veltrix.pipeline.execute.coroutines import endings, moves
 from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import Past
 from veltrix.pipeline.execute.lease_rows import Claim
@@ -68,6 +68,36 @@ def executions(
             )
         found.append(execution)
     return found
+
+
+def anew(
+    link: Link,
+    old: Sequence[Execution],
+    workflows: Mapping[str, tuple[Workflow, str]],
+    limits: ExecutionLimits,
+) -> list[Execution]:
+    """The same claims as new executions, as the journal knows them now; the old ones are over."""
+    for execution in old:
+        execution.close()
+    claims = [e.claim for e in old]
+    past = link.call(lambda tx: journal_rows.past(tx, claims))
+    fresh = executions(claims, past, workflows, limits)
+    for execution in fresh:
+        execution.has_begun = True  # in this very claim: it is not to be handed back untouched
+    return fresh
+
+
+def rewind(
+    link: Link,
+    old: Sequence[Execution],
+    workflows: Mapping[str, tuple[Workflow, str]],
+    limits: ExecutionLimits,
+) -> list[Execution]:
+    """As `anew`, and they have begun."""
+    fresh = anew(link, old, workflows, limits)
+    for execution in fresh:
+        moves.begin(execution)
+    return fresh
 
 
 async def _unknown(_event: object) -> None:

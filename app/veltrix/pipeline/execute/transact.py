@@ -73,6 +73,7 @@ class Transactor:
     def __init__(
         self,
         make_engine: Callable[[], Engine],
+        *,
         alarm: Alarm,
         worker_id: str,
         rewind: Rewind,

@@ -3,12 +3,9 @@
 Nothing is opened before the first job, and all of it after the fork (loss mode D06).
 """
 
-import os
 import signal
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from psycopg import Error as PsycopgError
@@ -16,28 +13,23 @@ from sqlalchemy.exc import DBAPIError
 
 from veltrix import telemetry
 from veltrix.authoring.flow import enter_worker
-from veltrix.authoring.workflows import Workflow
-from veltrix.bootstrap import Sources, engine_for, limits_for
+from veltrix.bootstrap import engine_for
 from veltrix.pipeline.execute import claim as claims
-from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
-from veltrix.pipeline.execute.coroutines import endings, moves
+from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution
-from veltrix.pipeline.execute.engine import BatchExecutor
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
-from veltrix.pipeline.execute.transact import Transactor
 from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.releases.register import register, release_of
 from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
-from veltrix.settings.fields import Settings
 from veltrix.store.errors import Answer, answer_of, told
-from veltrix.store.transactions import Link, transaction
+from veltrix.store.transactions import transaction
 from veltrix.worker.child.begin_end import run_start_hooks
-from veltrix.worker.child.recycling import Recycling, memory_bytes
+from veltrix.worker.child.parts import ChildParts, Inheritance, put_together
 from veltrix.worker.child.release import release
 from veltrix.worker.child.usual import be_usual
-from veltrix.worker.child.watch import ChildWatch
 from veltrix.worker.jobs import (
     Job,
     LetterJob,
@@ -49,32 +41,10 @@ from veltrix.worker.jobs import (
     unpack_job,
 )
 from veltrix.worker.occupied import occupied_by
-from veltrix.worker.places import Places
-from veltrix.worker.stamps import Stamps
-from veltrix.worker.troubles import Troubles
 
 _PAUSES_S = (0.2, 1.0, 5.0)  # between tries of a job that met what nobody foresaw
 _URGENT_TRIES = 2  # of a statement that is refused, before lists have their turn
-_SAY_S = 10.0  # between two log lines about one trouble
 
-
-@dataclass(frozen=True)
-class Inheritance:
-    """What the parent prepared before it forked."""
-
-    settings: Settings
-    sources: Sources
-    workflows: Mapping[str, tuple[Workflow, str]]
-    queues: list[str]
-    node: str
-    stamps: Stamps
-    places: Places
-    troubles: Troubles
-    has_step_limits: bool = True  # not where somebody stands in them with a debugger
-
-
-# Of the node in a session's name, which PostgreSQL cuts at 63 bytes.
-_NODE_CHARS = 27
 # One per process: set in the parent before the fork; the child is made of it at its first job.
 _inheritance: Inheritance | None = None
 _child: "WorkerChild | None" = None
@@ -111,7 +81,7 @@ def run_job(packed: bytes) -> bytes:
     if _child is None:
         assert _inheritance is not None, "inherit() comes before the fork"
         be_usual()
-        _child = WorkerChild(_inheritance)
+        _child = WorkerChild(put_together(_inheritance))
         if _is_leaving:
             _child.leave()
     job = unpack_job(packed)
@@ -121,67 +91,24 @@ def run_job(packed: bytes) -> bytes:
 class WorkerChild:
     """Executes jobs, one at a time."""
 
-    def __init__(self, inheritance: Inheritance) -> None:
-        settings, sources = inheritance.settings, inheritance.sources
-        self._settings, self._workflows = settings, inheritance.workflows
-        self._monotonic = sources.monotonic
-        pid = os.getpid()
-        self.worker_id = f"{inheritance.node}/{pid}"
-        self._node = inheritance.node
-        self._pause = threading.Event()
-        application = f"veltrix worker {pid} {inheritance.node[:_NODE_CHARS]}"
-        self._sql = engine_for(settings, application, is_hot=True)
-        # Back within a part of a lease: a relay that is back sooner may rescue after one hold.
-        pause_s_max = min(1.0, settings.hold_s / 4)
-        self._troubles = inheritance.troubles
-        self._said: dict[str, float] = {}  # by trouble: when it was last logged
-        self._link = Link(self._sql, self._wait, pause_s_max, partial(self._say, "database"))
-        self._limits = limits_for(settings, sources, has_own_limits=inheritance.has_step_limits)
-        enter_worker()
-        alarm, async_steps = Alarm(sources.monotonic), AsyncSteps(sources.monotonic)
-        alarm.install()
-        transactor = Transactor(
-            lambda: engine_for(
-                settings,
-                f"{application} transactions",
-                connections_max=2,
-                is_tried=False,
-                is_of_authors=True,
-            ),
-            alarm,
-            self.worker_id,
-            self._rewind,
-            self._wait,
-            sources.monotonic,
-            settings.hold_s,
-            partial(self._say, "transactions"),
-        )
-        self._engine = BatchExecutor(self._limits, alarm, async_steps, transactor)
+    def __init__(self, parts: ChildParts) -> None:
+        self._settings, self._workflows = parts.settings, parts.workflows
+        self._limits, self._worker_id = parts.limits, parts.worker_id
+        self._monotonic, self._wait = parts.monotonic, parts.wait
+        self._sql, self._link, self._say = parts.sql, parts.link, parts.stuck.say
+        self._engine, self._watch, self._place = parts.engine, parts.watch, parts.place
+        self._recycling = parts.recycling
         self._batch: Batch | None = None
         self._is_leaving = False
-        self._recycling = Recycling(settings, inheritance.troubles, memory_bytes)
+        self._begin(parts.alarm, parts.async_steps)
+
+    def _begin(self, alarm: Alarm, async_steps: AsyncSteps) -> None:
+        """This process is a worker's child from now on; what authors do at its start is done."""
+        enter_worker()
+        alarm.install()
         self._recycling.install()
-        slot = inheritance.stamps.take_slot(pid, sources.monotonic())
-        self._place = inheritance.places.of(slot)
-        self._watch = ChildWatch(
-            settings,
-            self.worker_id,
-            inheritance.node,
-            lambda wait: Link(
-                engine_for(settings, f"{application} watch", statement_timeout_s=5.0),
-                wait,
-                pause_s_max,
-                partial(self._say, "leases"),
-            ),
-            async_steps,
-            alarm,
-            lambda: inheritance.stamps.stamp(slot, pid, sources.monotonic()),
-            sources.monotonic,
-            inheritance.queues,
-            release_of(self._workflows),
-        )
         self._watch.start()
-        run_start_hooks(alarm, async_steps, settings.step_timeout_s, sources.monotonic)
+        run_start_hooks(alarm, async_steps, self._settings.step_timeout_s, self._monotonic)
 
     def leave(self) -> None:
         """Finish or hand back everything at the next step boundary."""
@@ -248,28 +175,12 @@ class WorkerChild:
             restart_s, release = self._settings.deploy_grace_s, release_of(self._workflows)
             register(tx, workflows, restart_s=restart_s, release=release)
 
-    def _wait(self, seconds: float) -> None:
-        self._pause.wait(seconds)
-
-    def _say(self, trouble: str, detail: str | None) -> None:
-        """What this child is stuck on, for `/readyz`, and for the log now and then."""
-        if detail is None:
-            self._troubles.clear(trouble)
-            self._said.pop(trouble, None)
-            return
-        telemetry.database_errors.labels(trouble).inc()
-        self._troubles.set(trouble, detail)
-        now = self._monotonic()
-        if now - self._said.get(trouble, -_SAY_S) >= _SAY_S:
-            self._said[trouble] = now
-            telemetry.logger("worker").warning("worker.stuck", trouble=trouble, detail=detail)
-
     def _list(self, job: ListJob) -> ListReport:
         started = self._monotonic()
         claimed, past = claims.claim(
             self._link,
             job.token,
-            self.worker_id,
+            self._worker_id,
             job.deliveries,
             self._settings.hold_s,
             partial(self._watch.claimed, job.token),
@@ -305,17 +216,17 @@ class WorkerChild:
         self._engine.execute(batch, lambda ready: self._settle(batch, ready))
 
     def _settle(self, batch: Batch, ready: Sequence[Execution]) -> list[str]:
-        return settle(self._link, batch.token, self.worker_id, ready)
+        return settle(self._link, batch.token, self._worker_id, ready)
 
     def _one_by_one(self, batch: Batch, error: Exception) -> None:
         """The engine cannot execute this list: find the run that it fails for, and fail that."""
         left = [e for e in batch.executions.values() if not e.is_over]
         for execution in left:
-            (fresh,) = self._anew([execution])
+            fresh = self._anew(execution)
             batch.executions[fresh.claim.run_id] = fresh
             its_own = error if len(left) == 1 else self._error_of(batch, fresh)
             if its_own is not None:
-                (fresh,) = self._anew([fresh])
+                fresh = self._anew(fresh)
                 batch.executions[fresh.claim.run_id] = fresh
                 endings.fail_workflow(fresh, its_own)
                 batch.lost.update(self._settle(batch, [fresh]))
@@ -350,22 +261,8 @@ class WorkerChild:
             if e.is_settled and e.claim.accepted_at is not None
         )
 
-    def _rewind(self, executions: Sequence[Execution]) -> list[Execution]:
-        """The same claims as new executions that have begun."""
-        fresh = self._anew(executions)
-        for execution in fresh:
-            moves.begin(execution)
-        return fresh
-
-    def _anew(self, executions: Sequence[Execution]) -> list[Execution]:
-        """The same claims as new executions, as the journal knows them now."""
-        for execution in executions:
-            execution.close()
-        old = [e.claim for e in executions]
-        past = self._link.call(lambda tx: journal_rows.past(tx, old))
-        fresh = claims.executions(old, past, self._workflows, self._limits)
-        for execution in fresh:
-            execution.has_begun = True  # in this very claim: it is not to be handed back untouched
+    def _anew(self, execution: Execution) -> Execution:
+        (fresh,) = claims.anew(self._link, [execution], self._workflows, self._limits)
         return fresh
 
     def _write_letters(self, job: LetterJob) -> None:

@@ -42,19 +42,24 @@ class _Away(Exception):
     """The database did not answer; the next tick tries again."""
 
 
-def _give_up(_seconds: float) -> None:
+def give_up(_seconds: float) -> None:
+    """How the link of a watch waits: not at all."""
     raise _Away
 
 
 class ChildWatch:
-    """Watches one child. `begin` and `end` are called by its main thread around each list."""
+    """Watches one child. `begin` and `end` are called by its main thread around each list.
+
+    `link` is for it alone, and waits by `give_up`.
+    """
 
     def __init__(
         self,
         settings: Settings,
+        *,
         worker_id: str,
         node: str,
-        make_link: Callable[[Callable[[float], object]], Link],
+        link: Link,
         async_steps: AsyncSteps,
         alarm: Alarm,
         stamp: Callable[[], None],
@@ -65,8 +70,7 @@ class ChildWatch:
         self._settings, self._worker_id, self._node = settings, worker_id, node
         self._async_steps, self._alarm = async_steps, alarm
         self._stamp, self._monotonic = stamp, monotonic
-        self._link = make_link(_give_up)
-        self._queues, self._release = queues, release
+        self._link, self._queues, self._release = link, queues, release
         self._batch: Batch | None = None
         self._to_hand_back: list[tuple[str, list[str]]] = []
         self._claim: tuple[str, list[str]] | None = None
