@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from psycopg import Error as PsycopgError
-from sqlalchemy.exc import DBAPIError
-
 from veltrix import telemetry
 from veltrix.authoring.flow import enter_worker
 from veltrix.bootstrap import engine_for
+from veltrix.domain.dead_letters import DeadLetter
 from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
@@ -24,7 +22,7 @@ from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.relay.dead_letters import bury
 from veltrix.releases.register import register, release_of
 from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
-from veltrix.store.errors import Answer, answer_of, told
+from veltrix.store.errors import told
 from veltrix.store.transactions import transaction
 from veltrix.worker.child.begin_end import run_start_hooks
 from veltrix.worker.child.parts import ChildParts, Inheritance, put_together
@@ -153,7 +151,7 @@ class WorkerChild:
         if isinstance(job, ReleaseJob):
             release(self._link, job, self._monotonic, _URGENT_TRIES)
         elif isinstance(job, LetterJob):
-            self._write_letters(job)
+            self._write_letters(job.letters)
         elif isinstance(job, RegisterJob):
             return self._register().encode()
         return b""
@@ -265,21 +263,9 @@ class WorkerChild:
         (fresh,) = claims.anew(self._link, [execution], self._workflows, self._limits)
         return fresh
 
-    def _write_letters(self, job: LetterJob) -> None:
+    def _write_letters(self, letters: list[DeadLetter]) -> None:
         """Rows of these messages, however long the database cannot take them."""
-        pause_s = 0.05
-        while True:
-            try:
-                bury(self._sql, job.letters)
-            except (DBAPIError, PsycopgError) as error:
-                if answer_of(error) is Answer.DATA:
-                    raise
-                self._say("letters", told(error))
-            else:
-                self._say("letters", None)
-                return
-            self._wait(pause_s)
-            pause_s = min(1.0, pause_s * 2)
+        self._link.call(lambda _tx: bury(self._sql, letters))
 
     def _write_unknown(self, job: ListJob, claimed: set[str]) -> None:
         """Messages for a task nobody here knows: dead letters, unless they name runs of ours."""
@@ -290,4 +276,4 @@ class WorkerChild:
         }
         letters = [letter for d, letter in job.letters.items() if d not in ours]
         if letters:
-            self._write_letters(LetterJob(letters))
+            self._write_letters(letters)
