@@ -3,20 +3,18 @@
 import asyncio
 import random
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.hands import LIMITS
+from tests.support import executions
 from veltrix import Event, StepFailed, gather, now, step, uuid, workflow
 from veltrix.authoring.encoding import digest, encode
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines import moves
-from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
+from veltrix.pipeline.execute.coroutines.execution import Execution
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
-from veltrix.pipeline.execute.lease_rows import Claim
 
 # A program: a list of instructions; a nested list is a gather of branches.
 leaves = st.one_of(
@@ -72,17 +70,8 @@ def execution_of(
     journal: dict[str, JournalEntry],
     flow: Workflow[Any, Any] = run_program,
 ) -> Execution:
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    claim = Claim(
-        run_id="r", workflow="program", queue="q", generation=0, attempt=1, alone=False, crashes=0,
-        code_version=None, key=None, is_cancel_requested=False, started_at=moment,
-        first_claimed_at=moment, now=moment, event_id="e", source="/s", sender_id="i", type="t",
-        subject=None, time=None, datacontenttype=None, dataschema=None,
-        data=encode(program, 10**6), data_binary=None, extensions=None, traceparent=None,
-        accepted_at=moment,
-    )  # fmt: skip
-    past = Past(dict(journal), {})
-    return Execution(claim, flow, "1", past, ExecutionLimits(**LIMITS))
+    claim = executions.claim_of(encode(program, 10**6))
+    return executions.execution_of(claim, flow, Past(dict(journal), {}))
 
 
 def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.Random) -> bool:

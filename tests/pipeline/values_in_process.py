@@ -21,14 +21,12 @@ from uuid import UUID
 import msgspec
 import pydantic
 
-from tests.support.hands import LIMITS
+from tests.support.executions import claim_of, execution_of
 from veltrix import Event, gather, step, workflow
 from veltrix.authoring.encoding import encode
 from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines import moves
-from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Past
-from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.step_calls import call_author
 
 Chance = random.Random
@@ -223,15 +221,8 @@ def execute(line: dict[str, Any]) -> dict[str, Any]:
         )
         for position, (name, digest, output, error) in line["journal"].items()
     }
-    claim = Claim(
-        run_id="r", workflow="w", queue="q", generation=0, attempt=1, alone=False, crashes=0,
-        code_version=None, key=None, is_cancel_requested=False, started_at=moment,
-        first_claimed_at=moment, now=moment, event_id="e", source="/s", sender_id="i", type="t",
-        subject=None, time=None, datacontenttype=None, dataschema=None, data="{}",
-        data_binary=None, extensions=None, traceparent=None, accepted_at=moment,
-    )  # fmt: skip
     flow = flow_of(line["spec"], line["seed"], seen)
-    execution = Execution(claim, flow, "1", Past(entries, {}), ExecutionLimits(**LIMITS))
+    execution = execution_of(claim_of(), flow, Past(entries, {}))
     journal = dict(line["journal"])
     ran = 0
     moves.begin(execution)

@@ -63,9 +63,8 @@ def executions(
             limits,
         )
         if workflow is None:
-            endings.hold_for_deploy(
-                execution, Reason.UNKNOWN_WORKFLOW, f"no workflow {one.workflow!r} in this worker"
-            )
+            detail = f"no workflow {one.workflow!r} in this worker"
+            execution.end(endings.deploy_awaited(execution, Reason.UNKNOWN_WORKFLOW, detail))
         found.append(execution)
     return found
 

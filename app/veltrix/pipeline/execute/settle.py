@@ -205,10 +205,7 @@ def _halve(
             return _hold(link, token, worker_id, execution)
     if execution.settlement is not None and execution.settlement.reason == Reason.UNSTORABLE:
         raise error  # not even the reason can be written: nothing of the run's own is left in it
-    execution.unwritten, execution.failed_attempts = [], []
-    cause = ValueError(f"its journal cannot be written: {type(error).__name__}")
-    endings.fail_unstorable(execution, "", "", execution.failed_count("") + 1, cause)
-    execution.key = None
+    execution.end(endings.unwritable(execution, error))
     return settle(link, token, worker_id, executions)
 
 

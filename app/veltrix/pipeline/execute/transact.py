@@ -184,9 +184,7 @@ class Transactor:
             return
         step.attempt, step.tries, step.started = was.attempt, was.tries, was.started
         if doubt.is_ours and is_bad_value(doubt.error):
-            endings.fail_unstorable(
-                execution, step.call.step.name, step.position, step.attempt, doubt.error, step
-            )
+            execution.end(endings.unstorable(execution, doubt.error, step))
             return
         execution.pending.remove(step)
         execution.in_flight += 1

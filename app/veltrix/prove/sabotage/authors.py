@@ -78,15 +78,13 @@ def attempts_forgotten() -> None:
 
     def forgetting(note: Any) -> Any:
         @wraps(note)
-        def noted(execution: Any, position: Any, *args: Any, **keywords: Any) -> Any:
-            failed = note(execution, position, *args, **keywords)
-            if position:
-                execution.failed_attempts.remove(failed)
-            return failed
+        def noted(execution: Any, failed: Any) -> None:
+            if not failed.position:
+                note(execution, failed)
 
         return noted
 
-    replace("veltrix.pipeline.execute.coroutines.endings", "note_attempt", forgetting)
+    replace("veltrix.pipeline.execute.coroutines.execution", "Execution.note", forgetting)
 
 
 def busy_hands_keep() -> None:

@@ -226,7 +226,7 @@ class WorkerChild:
             if its_own is not None:
                 fresh = self._anew(fresh)
                 batch.executions[fresh.claim.run_id] = fresh
-                endings.fail_workflow(fresh, its_own)
+                fresh.end(endings.failure(fresh, its_own))
                 batch.lost.update(self._settle(batch, [fresh]))
 
     def _error_of(self, batch: Batch, execution: Execution) -> Exception | None:

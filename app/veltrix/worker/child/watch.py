@@ -21,8 +21,7 @@ from veltrix.domain.states import RunState
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings
-from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep, StepTimeout
-from veltrix.pipeline.execute.coroutines.retry import retry_delay_s
+from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.settings.fields import Settings
@@ -228,9 +227,10 @@ class ChildWatch:
         suspects = _begun_async(batch) if offender == "loop" else set()
         executions = [e for e in batch.executions.values() if not (e.is_over or e in suspects)]
         if isinstance(offender, PendingStep):
-            _fail_overrun(offender)
+            offender.execution.end(endings.overrun(offender))
         elif isinstance(offender, Execution):
-            endings.fail_workflow(offender, _too_long(self._settings.step_timeout_s))
+            error = endings.overran(self._settings.step_timeout_s)
+            offender.end(endings.failure(offender, error))
         for execution in executions:
             if execution.settlement is None:
                 execution.settle(RunState.QUEUED, wait_s=0.0)
@@ -289,28 +289,3 @@ def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> list[str]:
 
 def _begun_async(batch: Batch) -> set[Execution]:
     return {step.execution for step in tuple(batch.flying) if step.started}
-
-
-def _too_long(limit_s: float) -> StepTimeout:
-    return StepTimeout(f"it overran its limit of {limit_s:g} s and its worker child was ended")
-
-
-def _fail_overrun(step: PendingStep) -> None:
-    """The attempt failed as a time-out; if it was the last, the workflow hears so in another."""
-    execution, policy = step.execution, step.call.step.policy
-    delay_s = retry_delay_s(policy, step.tries, execution.limits.jitter())
-    failed = endings.note_attempt(
-        execution,
-        step.position,
-        step.call.step.name,
-        step.attempt,
-        _too_long(step.limit_s),
-        delay_s,
-        step,
-    )
-    if delay_s is not None:
-        execution.settle(RunState.WAITING, wait_s=delay_s)
-        return
-    error = endings.error_text(failed.type, failed.message, failed.fingerprint)
-    execution.journal(step, None, error)
-    execution.settle(RunState.QUEUED, wait_s=0.0)

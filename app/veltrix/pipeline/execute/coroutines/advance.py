@@ -61,14 +61,14 @@ def _resume(
             forks.end_copy(None)
         here.recorder = None
         if execution.mismatch is not None:
-            return endings.mismatched(execution, execution.mismatch)
+            return execution.end(endings.mismatch(execution, execution.mismatch))
         try:
             if type(request) is StepCall:
                 is_answered, value, error = _ask_step(execution, branch, request)
             else:
                 is_answered, value, error = _ask(execution, branch, request, ready)
         except JournalMismatch as mismatch:
-            return endings.mismatched(execution, str(mismatch))
+            return execution.end(endings.mismatch(execution, str(mismatch)))
         except BaseException as raised:  # noqa: BLE001 - what it asked for cannot even be looked at
             is_answered, value, error = True, None, raised
         if not is_answered:
@@ -149,14 +149,14 @@ def _finish(
 ) -> None:
     """A branch has ended: the run with it, or its parent goes on with the last of its branches."""
     if execution.mismatch is not None:
-        return endings.mismatched(execution, execution.mismatch)
+        return execution.end(endings.mismatch(execution, execution.mismatch))
     del execution.branches[branch]
     parent = branch.parent
     if parent is None:
         if error is None:
-            endings.succeed(execution, value)
+            execution.end(endings.success(execution, value))
         else:
-            endings.fail_workflow(execution, error)
+            execution.end(endings.failure(execution, error))
         return None
     if error is None:
         parent.results[branch.index] = value

@@ -1,4 +1,8 @@
-"""How a run fails, or waits for another try: the decisions, as settlements of its execution."""
+"""What becomes of a run: decided purely, as values that its execution applies (`Execution.end`).
+
+Nothing here changes an execution: asked again, it gives the same ending. Time and chance are those
+of its limits.
+"""
 
 from typing import Any
 
@@ -10,7 +14,12 @@ from veltrix.authoring.steps import RetryPolicy
 from veltrix.domain.places import DEPLOY_POSITION
 from veltrix.domain.states import Reason, RunState
 from veltrix.domain.text import storable_text
-from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep, StepTimeout
+from veltrix.pipeline.execute.coroutines.execution import (
+    Ending,
+    Execution,
+    PendingStep,
+    StepTimeout,
+)
 from veltrix.pipeline.execute.coroutines.retry import described, fingerprint, retry_delay_s
 from veltrix.pipeline.execute.journal_rows import FailedAttempt
 
@@ -21,77 +30,48 @@ NO_RETRIES = RetryPolicy(retries=0)
 PLAIN = Codec(lambda: None)
 
 
-def note_attempt(
-    execution: Execution,
-    position: str,
-    step: str,
-    attempt: int,
-    error: BaseException,
-    delay_s: float | None,
-    of: PendingStep | None = None,
-    type_: str | None = None,
-) -> FailedAttempt:
-    """Keep the evidence of a failed attempt with the execution, to be written with its journal.
-
-    `of` is the step that was attempted: when it began, and with what.
-    """
-    claim, chars_max = execution.claim, execution.limits.error_chars_max
-    said = described(error, claim.workflow, step, chars_max, type_)
-    failed = FailedAttempt(claim.run_id, position, step, attempt, *said, delay_s)
-    if of is not None:
-        of.mark(failed)
-    execution.failed_attempts.append(failed)
-    return failed
-
-
-def succeed(execution: Execution, value: Any) -> None:
+def success(execution: Execution, value: Any) -> Ending:
     """The workflow has returned `value`: the outcome, if the journal ends here as well."""
     if execution.entries:
         first = min(execution.entries)
-        return mismatched(execution, f"the workflow ended, but the journal goes on at {first}")
+        return mismatch(execution, f"the workflow ended, but the journal goes on at {first}")
     try:
         outcome = encode(value, execution.limits.output_bytes_max)
     except Unstorable as error:
-        return fail_unstorable(execution, "", "", execution.failed_count("") + 1, error)
-    return execution.settle(RunState.SUCCEEDED, outcome=outcome)
+        return unstorable(execution, error)
+    settlement = execution.settlement_of(RunState.SUCCEEDED)
+    settlement.outcome = outcome
+    return Ending(settlement)
 
 
-def mismatched(execution: Execution, detail: str) -> None:
-    """The journal and the code disagree: never guess, write nothing of this attempt."""
-    execution.unwritten, execution.failed_attempts = [], []
-    hold_for_deploy(execution, Reason.JOURNAL_MISMATCH, detail)
-
-
-def fail_workflow(execution: Execution, error: BaseException) -> None:
+def failure(execution: Execution, error: BaseException) -> Ending:
     """The workflow raised: a step's failure ends the run, an error of its own may be retried."""
     if issubclass(type(error), StepFailed):
-        return _fail_of_step(execution, error)
-    policy, attempt = execution.workflow.policy, execution.failed_count("") + 1
-    past = execution.failures.get("")
-    tries = attempt - past.crashes if past else attempt
+        return _failure_of_step(execution, error)
+    policy, past = execution.workflow.policy, execution.failures.get("")
+    tries = past.count + 1 - past.crashes if past else 1
     delay_s = retry_delay_s(
         policy, tries, execution.limits.jitter(), is_final=policy.is_final(error)
     )
-    failed = note_attempt(execution, "", "", attempt, error, delay_s)
-    if delay_s is not None:
-        return execution.settle(RunState.WAITING, wait_s=delay_s)
-    return fail_with(execution, Reason.ERROR, failed)
+    if delay_s is None:
+        return _failed(execution, Reason.ERROR, _attempt_of_run(execution, error))
+    waits = execution.settlement_of(RunState.WAITING, wait_s=delay_s)
+    return Ending(waits, _attempt_of_run(execution, error, delay_s))
 
 
-def _fail_of_step(execution: Execution, error: BaseException) -> None:
+def _failure_of_step(execution: Execution, error: BaseException) -> Ending:
     """The workflow let a step's failure go: nothing is tried again."""
     step, type_, message = (
         storable_text(_attribute(error, name), execution.limits.error_chars_max)
         for name in ("step", "type", "message")
     )
-    execution.settle(
-        RunState.FAILED,
-        reason=Reason.TIMEOUT if type_ == StepTimeout.__name__ else Reason.ERROR,
-        outcome=error_text(type_, message),
-        fingerprint=_attribute(error, "fingerprint")
-        or fingerprint(execution.claim.workflow, step, type_, message, None),
-        failed_step=step,
+    reason = Reason.TIMEOUT if type_ == StepTimeout.__name__ else Reason.ERROR
+    settlement = execution.settlement_of(RunState.FAILED, reason=reason)
+    settlement.outcome, settlement.failed_step = error_text(type_, message), step
+    settlement.fingerprint = _attribute(error, "fingerprint") or fingerprint(
+        execution.claim.workflow, step, type_, message, None
     )
+    return Ending(settlement)
 
 
 def _attribute(error: BaseException, name: str) -> str:
@@ -103,34 +83,56 @@ def _attribute(error: BaseException, name: str) -> str:
         return ""
 
 
-def fail_input(execution: Execution, error: Exception) -> None:
+def invalid_input(execution: Execution, error: Exception) -> Ending:
     """The event's data does not fit: no attempt with it can succeed."""
-    failed = note_attempt(execution, "", "", execution.failed_count("") + 1, error, None)
-    fail_with(execution, Reason.INVALID_INPUT, failed)
+    return _failed(execution, Reason.INVALID_INPUT, _attempt_of_run(execution, error))
 
 
-def fail_unstorable(
-    execution: Execution,
-    step: str,
-    position: str,
-    attempt: int,
-    error: Exception,
-    of: PendingStep | None = None,
-) -> None:
-    """A value that the run produced cannot be written."""
-    failed = note_attempt(execution, position, step, attempt, error, None, of)
-    fail_with(execution, Reason.UNSTORABLE, failed, step or None)
-
-
-def time_out(execution: Execution) -> None:
+def timeout(execution: Execution) -> Ending:
     """The run is past the limit of its workflow."""
     limit_s = execution.workflow.timeout_s
     error = StepTimeout(f"the run took longer than the {limit_s:g} s of its workflow")
-    failed = note_attempt(execution, "", "", execution.failed_count("") + 1, error, None)
-    fail_with(execution, Reason.TIMEOUT, failed)
+    return _failed(execution, Reason.TIMEOUT, _attempt_of_run(execution, error))
 
 
-def hold_for_deploy(execution: Execution, reason: Reason, detail: str) -> None:
+def unstorable(execution: Execution, error: Exception, step: PendingStep | None = None) -> Ending:
+    """A value that the run produced, or this step of it, cannot be written."""
+    if step is None:
+        return _failed(execution, Reason.UNSTORABLE, _attempt_of_run(execution, error))
+    failed = failed_attempt(step, error, None)
+    return _failed(execution, Reason.UNSTORABLE, failed, step.call.step.name)
+
+
+def unwritable(execution: Execution, error: Exception) -> Ending:
+    """What the run has to write cannot be written: nothing of it is, but this."""
+    cause = ValueError(f"its journal cannot be written: {type(error).__name__}")
+    return msgspec.structs.replace(unstorable(execution, cause), is_alone=True)
+
+
+def overrun(step: PendingStep) -> Ending:
+    """The attempt failed as a time-out; if it was the last, the workflow hears so in another."""
+    execution, limit_s = step.execution, step.limit_s
+    delay_s = retry_delay_s(step.call.step.policy, step.tries, execution.limits.jitter())
+    failed = failed_attempt(step, overran(limit_s), delay_s)
+    if delay_s is not None:
+        return Ending(execution.settlement_of(RunState.WAITING, wait_s=delay_s), failed)
+    error = error_text(failed.type, failed.message, failed.fingerprint)
+    goes_on = execution.settlement_of(RunState.QUEUED, wait_s=0.0)
+    return Ending(goes_on, failed, step.entry(None, error))
+
+
+def overran(limit_s: float) -> StepTimeout:
+    """What is said of code that kept its child for longer than its limit, and was ended with it."""
+    return StepTimeout(f"it overran its limit of {limit_s:g} s and its worker child was ended")
+
+
+def mismatch(execution: Execution, detail: str) -> Ending:
+    """The journal and the code disagree: never guess, write nothing of this attempt."""
+    ending = deploy_awaited(execution, Reason.JOURNAL_MISMATCH, detail)
+    return msgspec.structs.replace(ending, is_alone=True)
+
+
+def deploy_awaited(execution: Execution, reason: Reason, detail: str) -> Ending:
     """This code cannot go on with the run: wait for one that can; fail after the grace.
 
     The grace counts per deploy: from the first time since the run made progress, and anew for each
@@ -142,41 +144,52 @@ def hold_for_deploy(execution: Execution, reason: Reason, detail: str) -> None:
         since.first_s >= limits.deploy_grace_s * GRACES_MAX
         or (since.last_s >= limits.deploy_grace_s and not is_other_code)
     ):
-        failed = note_attempt(
-            execution,
-            DEPLOY_POSITION,
-            "",
-            since.count + 1,
-            ValueError(detail),
-            None,
-            type_=reason.value,
-        )
-        fail_with(execution, reason, failed)
-        return
+        return _failed(execution, reason, _attempt_of_deploy(execution, reason, detail, None))
+    failed = None
     if since is None or is_other_code:
-        note_attempt(
-            execution,
-            DEPLOY_POSITION,
-            "",
-            1 if since is None else since.count + 1,
-            ValueError(detail),
-            limits.deploy_backoff_s,
-            type_=reason.value,
-        )
-    execution.settle(RunState.WAITING, wait_s=limits.deploy_backoff_s)
+        failed = _attempt_of_deploy(execution, reason, detail, limits.deploy_backoff_s)
+    waits = execution.settlement_of(RunState.WAITING, wait_s=limits.deploy_backoff_s)
+    return Ending(waits, failed)
 
 
-def fail_with(
+def _failed(
     execution: Execution, reason: Reason, failed: FailedAttempt, step: str | None = None
-) -> None:
-    """Settle as failed for the reason that `failed` shows."""
-    execution.settle(
-        RunState.FAILED,
-        reason=reason,
-        outcome=error_text(failed.type, failed.message),
-        fingerprint=failed.fingerprint,
-        failed_step=step,
-    )
+) -> Ending:
+    """For the reason that `failed` shows."""
+    settlement = execution.settlement_of(RunState.FAILED, reason=reason)
+    settlement.outcome = error_text(failed.type, failed.message)
+    settlement.fingerprint, settlement.failed_step = failed.fingerprint, step
+    return Ending(settlement, failed)
+
+
+# The evidence of failed attempts
+
+
+def failed_attempt(step: PendingStep, error: BaseException, delay_s: float | None) -> FailedAttempt:
+    """Of a step: what it raised, when it began, with what, and when the next attempt follows."""
+    execution, name = step.execution, step.call.step.name
+    claim, chars_max = execution.claim, execution.limits.error_chars_max
+    said = described(error, claim.workflow, name, chars_max)
+    failed = FailedAttempt(claim.run_id, step.position, name, step.attempt, *said, delay_s)
+    step.mark(failed)
+    return failed
+
+
+def _attempt_of_run(
+    execution: Execution, error: BaseException, delay_s: float | None = None
+) -> FailedAttempt:
+    claim, chars_max = execution.claim, execution.limits.error_chars_max
+    said = described(error, claim.workflow, "", chars_max)
+    return FailedAttempt(claim.run_id, "", "", execution.failed_count("") + 1, *said, delay_s)
+
+
+def _attempt_of_deploy(
+    execution: Execution, reason: Reason, detail: str, delay_s: float | None
+) -> FailedAttempt:
+    claim, chars_max = execution.claim, execution.limits.error_chars_max
+    said = described(ValueError(detail), claim.workflow, "", chars_max, reason.value)
+    attempt = execution.failed_count(DEPLOY_POSITION) + 1
+    return FailedAttempt(claim.run_id, DEPLOY_POSITION, "", attempt, *said, delay_s)
 
 
 def error_text(type_: str, message: str, fingerprint_: str | None = None) -> str:

@@ -49,6 +49,19 @@ class ExecutionLimits(msgspec.Struct, frozen=True):
         return self.step_timeout_s if own_s is None or not self.has_own_limits else own_s
 
 
+class Ending(msgspec.Struct, gc=False, frozen=True):
+    """What was decided of a run, for `Execution.end` to do; made by `endings`.
+
+    `failed_attempt` is the evidence, `entry` the step that has failed for good with it. `is_alone`:
+    nothing else that this claim has not written yet is to be written.
+    """
+
+    settlement: Settlement
+    failed_attempt: FailedAttempt | None = None
+    entry: JournalEntry | None = None
+    is_alone: bool = False
+
+
 class PendingStep:
     """A step that a run has asked for, at its position.
 
@@ -95,6 +108,15 @@ class PendingStep:
         step.attempt, step.tries = self.attempt + 1, self.tries + 1
         step.given = step.started = 0.0
         return step
+
+    def entry(self, text: str | None, error: str | None) -> JournalEntry:
+        """How the step ended, for the journal: its output, or the error that is final."""
+        run_id, name = self.execution.claim.run_id, self.call.step.name
+        entry = JournalEntry(
+            run_id, self.position, "step", name, self.digest, text, error, self.attempt
+        )
+        self.mark(entry)
+        return entry
 
     def mark(self, evidence: JournalEntry | FailedAttempt) -> None:
         """Say when the attempt that ends now began, and with what arguments."""
@@ -239,27 +261,37 @@ class Execution:
             self.deadline = self.claimed + workflow.timeout_s - age_s
 
     def settle(
-        self,
-        state: RunState,
-        *,
-        wait_s: float | None = None,
-        outcome: str | None = None,
-        reason: Reason | None = None,
-        fingerprint: str | None = None,
-        failed_step: str | None = None,
+        self, state: RunState, *, wait_s: float | None = None, reason: Reason | None = None
     ) -> None:
         """Decide what becomes of the run; the next write says so in the ledger."""
-        self.settlement = Settlement(
+        self.settlement = self.settlement_of(state, wait_s, reason)
+
+    def settlement_of(
+        self, state: RunState, wait_s: float | None = None, reason: Reason | None = None
+    ) -> Settlement:
+        """The run settled so, or waiting; nothing is decided by it."""
+        return Settlement(
             run_id=self.claim.run_id,
             state=state._value_,  # `value` is two calls of Python
             wait_s=wait_s,
-            outcome=outcome,
             reason=None if reason is None else reason.value,
-            fingerprint=fingerprint,
-            failed_step=failed_step,
             key=self.key,
             code_version=self.code_version,
         )
+
+    def end(self, ending: Ending) -> None:
+        """As `settle`, with the evidence for it."""
+        if ending.is_alone:
+            self.unwritten, self.failed_attempts = [], []
+        if ending.failed_attempt is not None:
+            self.note(ending.failed_attempt)
+        if ending.entry is not None:
+            self.unwritten.append(ending.entry)
+        self.settlement = ending.settlement
+
+    def note(self, failed: FailedAttempt) -> None:
+        """Keep the evidence of a failed attempt, to be written with the journal."""
+        self.failed_attempts.append(failed)
 
     def wake(self, at: float, branch: Branch, step: PendingStep | None = None) -> None:
         """This branch goes on at `at`, in monotonic seconds; with another attempt of `step`."""
@@ -281,15 +313,6 @@ class Execution:
                 f" {kind} {name!r}"
             )
         return entry
-
-    def journal(self, step: PendingStep, text: str | None, error: str | None) -> None:
-        """Record how a step ended: its output, or the error that is final."""
-        run_id, name = self.claim.run_id, step.call.step.name
-        entry = JournalEntry(
-            run_id, step.position, "step", name, step.digest, text, error, step.attempt
-        )
-        step.mark(entry)
-        self.unwritten.append(entry)
 
     @property
     def has_news(self) -> bool:

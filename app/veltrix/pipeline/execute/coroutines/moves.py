@@ -28,14 +28,14 @@ def begin(execution: Execution) -> None:
     if execution.is_cancel_requested:
         return execution.settle(RunState.CANCELLED, reason=Reason.REQUESTED)
     if execution.deadline is not None and execution.is_late(execution.limits.monotonic()):
-        return endings.time_out(execution)
+        return execution.end(endings.timeout(execution))
     context = fresh()
     try:
         coroutine = context.run(_open, execution)
     except InvalidInput as error:
-        return endings.fail_input(execution, error)
+        return execution.end(endings.invalid_input(execution, error))
     except BaseException as error:  # noqa: BLE001 - the author's predicates may raise anything
-        return endings.fail_workflow(execution, error)
+        return execution.end(endings.failure(execution, error))
     if coroutine is None:
         return execution.settle(RunState.SUCCEEDED, reason=Reason.SKIPPED)
     root = Branch(execution, coroutine, context)
@@ -62,7 +62,7 @@ def finish_step(step: PendingStep, value: Any, text: str) -> None:
     """A step's output is known: record its JSON `text`, advance with `value`."""
     execution = step.execution
     execution.in_flight -= 1
-    execution.journal(step, text, None)
+    execution.unwritten.append(step.entry(text, None))
     advance(execution, step.branch, value, None)
     _rest(execution)
 
@@ -90,18 +90,17 @@ def end_attempt(
     """
     execution = step.execution
     execution.in_flight -= 1
-    name = step.call.step.name
-    failed = endings.note_attempt(
-        execution, step.position, name, step.attempt, error, delay_s, step
-    )
+    failed = endings.failed_attempt(step, error, delay_s)
+    execution.note(failed)
     if is_next:
         execution.pending.append(step.again())
     elif delay_s is not None:
         execution.wake(execution.limits.monotonic() + delay_s, step.branch, step.again())
     else:
         parts = failed.type, failed.message, failed.fingerprint
-        execution.journal(step, None, endings.error_text(*parts))
-        advance(execution, step.branch, None, endings.step_failed(name, *parts))
+        execution.unwritten.append(step.entry(None, endings.error_text(*parts)))
+        raised = endings.step_failed(step.call.step.name, *parts)
+        advance(execution, step.branch, None, raised)
     _rest(execution)
 
 
@@ -119,9 +118,7 @@ def fail_unstorable(step: PendingStep, error: Exception) -> None:
     """The step's output cannot be kept: the run fails with that reason."""
     execution = step.execution
     execution.in_flight -= 1
-    endings.fail_unstorable(
-        execution, step.call.step.name, step.position, step.attempt, error, step
-    )
+    execution.end(endings.unstorable(execution, error, step))
 
 
 def runnable(execution: Execution) -> list[PendingStep]:
@@ -172,7 +169,7 @@ def _rest(execution: Execution) -> None:
         return None  # as most runs are
     now = execution.limits.monotonic()
     if execution.is_late(now):
-        endings.time_out(execution)
+        execution.end(endings.timeout(execution))
     elif execution.is_returned:
         execution.settle(RunState.QUEUED, wait_s=0.0)
     elif not execution.pending and execution.wakes:
