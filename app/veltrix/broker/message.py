@@ -90,6 +90,11 @@ def messages_for(
     return messages
 
 
+def run_ids_of(messages: Iterable[Message]) -> list[str]:
+    """All that they carry."""
+    return [run_id for message in messages for run_id in message.run_ids]
+
+
 def run_ids_in(body: bytes) -> list[str]:
     """The run ids a body of ours names; empty if it is not of that shape. Never raises."""
     try:

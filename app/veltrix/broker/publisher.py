@@ -21,7 +21,12 @@ from amqp.method_framing import frame_writer
 from veltrix.broker.connect import BrokerAway, close_connection, open_connection
 from veltrix.broker.message import Message
 from veltrix.broker.names import RUNS
-from veltrix.telemetry import publish_failures
+from veltrix.telemetry import (
+    messages_published,
+    publish_failures,
+    publish_nacks,
+    publish_returns,
+)
 
 OUT_BYTES_MAX = 1024 * 1024
 _READ_BYTES = 65_536
@@ -192,6 +197,7 @@ class Publisher:
         self._outbox.waiting += b"".join(parts)
         self._connection.bytes_sent += len(taken)
         self._guarded(self._flush)
+        messages_published.inc(len(taken))
         return len(taken)
 
     def poll(self, timeout_s: float = 0.0) -> Polled:
@@ -290,7 +296,9 @@ class Publisher:
         self._said.confirmed.extend(self._settled(tag, multiple))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
-        self._said.nacked.extend(self._settled(tag, multiple))
+        nacked = self._settled(tag, multiple)
+        publish_nacks.inc(len(nacked))
+        self._said.nacked.extend(nacked)
 
     def _on_return(self, _error: Exception, _exchange: str, queue: str, returned: Any) -> None:
         """The oldest unconfirmed copy came back; the ack that follows for it says nothing more."""
@@ -298,6 +306,7 @@ class Publisher:
         for tag, (_, message) in self._unconfirmed.items():
             if message.id == id_ and message.queue == queue:
                 del self._unconfirmed[tag]
+                publish_returns.inc()
                 self._said.returned.append(message)
                 return
 

@@ -2,9 +2,9 @@
 
 A hint is used only while its queue has room beyond what is due already, so a backlog goes first
 (mechanics 14, decision 6); the accepting thread asks for room before it inserts, and offers the
-runs after its commit. Offering publishes at
-once, in the caller's thread, without waiting for anything: there is no hand-over between threads on
-the path of an event. Whatever is not published or not confirmed comes due.
+runs after its commit. Offering publishes at once, in the caller's thread, without waiting for
+anything: there is no hand-over between threads on the path of an event. Whatever is not published
+or not confirmed comes due. Why this is not the relay's way to publish: decision 39.
 """
 
 import socket
@@ -20,10 +20,9 @@ from veltrix.broker.connect import BrokerAway
 from veltrix.broker.message import Message, limits_of, messages_for
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.due import DueRun
-from veltrix.pipeline.relay.budget import Budget
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
-from veltrix.pipeline.relay.declaring import Declaring
-from veltrix.pipeline.relay.due_rows import make_due, make_runs_due
+from veltrix.pipeline.relay.credit import Credit
+from veltrix.pipeline.relay.hint_looks import HintLooks
 from veltrix.pipeline.relay.pace import LOOK_SHARE
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit
@@ -31,9 +30,6 @@ from veltrix.telemetry import (
     broker_up,
     hints_dropped,
     logger,
-    messages_published,
-    publish_nacks,
-    publish_returns,
     runs_relayed,
     unconfirmed_messages,
 )
@@ -42,15 +38,14 @@ log = logger("hints")
 
 BUDGET_S, BUDGET_IDLE_S = 0.25, 1.0
 BUDGET_LOW_S = 0.02  # between two looks when room runs out
-BUDGET_STALE_S = 3.0
 ANSWERS_S, ANSWERS_IDLE_S = 0.02, 0.25
-REFUSED_PAUSE_S = 1.0
 
 
 class HintRelay:
-    """The relay thread of an api, with its own publisher and its own database connection.
+    """The relay of an api, with its own publisher and its own database connection.
 
-    `take_credit` and `offer` may be called from any thread and wait for no server.
+    `take_credit` and `offer` may be called from any thread and wait for no server. Two threads of
+    its own take in what RabbitMQ answers, and look at the queues.
     """
 
     def __init__(
@@ -61,28 +56,20 @@ class HintRelay:
         name: str | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings, self._engine = settings, engine
+        self._settings, self._engine, self._monotonic = settings, engine, monotonic
         self._name = name or f"api@{socket.gethostname()}"
-        self._publisher = make_publisher(settings, f"{self._name} hints")
-        self._declarer = make_declarer(settings, f"{self._name} topology")
-        self._monotonic = monotonic
         self._limits = limits_of(settings)
-        self._lock = Lock()  # the publisher and everything down to the blank line
-        self._left: dict[str, int] = {}
-        self._low: dict[str, int] = {}
-        self._left_at = self._used_at = -1e9
+        self._lock = Lock()  # held by who uses the publisher, or the credit
+        self._publisher = make_publisher(settings, f"{self._name} hints")
+        self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
+        self._credit = Credit(settings.hints_max, self._is_low.set)
         self._occupied_s: dict[str, float] = {}
-        self._runs_unconfirmed = 0
-        self._paused_until: dict[str, float] = {}
-
+        self._lost: deque[Message] = deque()  # or returned, or refused: the looks give them back
+        self._looks = HintLooks(
+            settings, make_declarer(settings, f"{self._name} topology"), self._lost, monotonic
+        )
         self._is_up = False
         self._connections = 0  # counted by the answers thread
-        self._lost: deque[Message] = deque()  # or returned, or refused: for the budget thread
-        self._budget = Budget(settings)
-        # By the budget thread, for this many connections:
-        self._declaring = Declaring(self._declarer, "hints", monotonic)
-        self._declared_for = 0
-        self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
         self._threads = [
             Thread(target=self._keep_answers, name="hints-answers", daemon=True),
             Thread(target=self._keep_budget, name="hints-budget", daemon=True),
@@ -101,7 +88,7 @@ class HintRelay:
         for thread in self._threads:
             thread.join(timeout=5)
         self._publisher.close()
-        self._declarer.close()
+        self._looks.close()
 
     def take_credit(self, queue: str, runs: int) -> int:
         """How many of these runs may be hinted: they are held for the caller, who offers them soon.
@@ -110,26 +97,15 @@ class HintRelay:
         """
         now = self._monotonic()
         with self._lock:
-            self._used_at = now
-            if not self._is_open(now) or self._paused_until.get(queue, 0.0) > now:
-                return 0
-            spare = self._settings.hints_max - self._runs_unconfirmed
-            left = self._left.get(queue, 0)
-            granted = max(0, min(runs, left, spare))
-            self._left[queue] = left - granted
-            if left - granted < self._low.get(queue, 0):
-                self._is_low.set()
-            return granted
+            return self._credit.take(queue, runs, now, is_open=self._publisher.window > 0)
 
     def offer(self, runs: Sequence[DueRun]) -> None:
         """Publish these committed runs now, or let them come due. Never raises, never waits."""
         messages = messages_for(runs, self._name, self._limits, self._occupied_s)
         with self._lock:
-            taken = self._publish(messages)
+            relayed = self._publish(messages)
             if self._publisher.has_unsent:
                 self._has_unsent.set()
-        relayed = sum(len(message.run_ids) for message in messages[:taken])
-        messages_published.inc(taken)
         runs_relayed.labels("hint").inc(relayed)
         hints_dropped.inc(len(runs) - relayed)
 
@@ -137,38 +113,29 @@ class HintRelay:
         """Whether RabbitMQ was there at the last look. Thread-safe, and costs nothing."""
         return self._is_up
 
-    def _set_up(self, *, is_up: bool) -> None:
-        self._is_up = is_up
-        broker_up.set(is_up)
-
-    def _is_open(self, now: float) -> bool:
-        return self._publisher.window > 0 and now - self._left_at < BUDGET_STALE_S
-
     def _publish(self, messages: list[Message]) -> int:
+        """How many runs are on their way; the lock is held."""
         try:
             if self._publisher.window < len(messages):
                 self._take_answers()
             taken = self._publisher.publish(messages)
         except BrokerAway:
             return 0  # the answers thread finds out and connects again
-        self._runs_unconfirmed += sum(len(message.run_ids) for message in messages[:taken])
-        return taken
+        return self._credit.sent(messages[:taken])
 
     def _take_answers(self) -> None:
         """Take in what RabbitMQ said; the lock is held. Raises BrokerAway."""
         said = self._publisher.poll()
-        for message in (*said.confirmed, *said.nacked, *said.returned):
-            self._runs_unconfirmed -= len(message.run_ids)
+        self._credit.answered((*said.confirmed, *said.nacked, *said.returned))
         if said.nacked or said.returned:
-            publish_nacks.inc(len(said.nacked))
-            publish_returns.inc(len(said.returned))
-            until = self._monotonic() + REFUSED_PAUSE_S
-            self._paused_until.update(
-                {message.queue: until for message in (*said.nacked, *said.returned)}
-            )
+            self._credit.refused((*said.nacked, *said.returned), self._monotonic())
             self._lost.extend((*said.nacked, *said.returned))
 
     # The answers thread
+
+    def _set_up(self, *, is_up: bool) -> None:
+        self._is_up = is_up
+        broker_up.set(is_up)
 
     def _keep_answers(self) -> None:
         backoff = Backoff(0.1, self._settings.broker_backoff_s_max)
@@ -196,8 +163,7 @@ class HintRelay:
         """Connecting takes a while: without the lock, but nothing is published meanwhile."""
         with self._lock:
             self._lost.extend(self._publisher.take_lost())
-            self._runs_unconfirmed = 0
-            self._left = {}  # until the budget thread has declared the queues and looked
+            self._credit.forget()  # until the budget thread has declared the queues and looked
         self._publisher.connect()
         self._connections += 1
         self._set_up(is_up=True)
@@ -227,7 +193,8 @@ class HintRelay:
                 backoff.extend(self._monotonic())
             now = self._monotonic()
             self._stop.wait(max(BUDGET_LOW_S, min((now - began) / LOOK_SHARE, BUDGET_S)))
-            self._is_low.wait(BUDGET_S if now - self._used_at < BUDGET_IDLE_S else BUDGET_IDLE_S)
+            is_used = now - self._credit.used_at < BUDGET_IDLE_S
+            self._is_low.wait(BUDGET_S if is_used else BUDGET_IDLE_S)
             self._is_low.clear()
         if connection is not None:
             connection.close()
@@ -235,43 +202,10 @@ class HintRelay:
     def _budget_once(self, tx: Connection) -> None:
         """One look at all queues; `tx` commits each statement."""
         began = self._monotonic()
-        self._budget.refresh(tx, began)
-        if self._declared_for != self._connections:
-            self._declaring.reconnected()
-            self._declared_for = self._connections
-        self._return_lost(tx)
-        if self._publisher.is_connected:
-            self._declare(tx)
-        there = self._declaring.there
-        left = {
-            queue: self._budget.left_beside_due(queue) if queue in there else 0
-            for queue in self._budget.queues
-        }
-        with self._lock:
-            self._left, self._left_at = left, began
-            self._low = {queue: runs // 2 for queue, runs in left.items()}
-            self._occupied_s = dict(self._budget.occupied_s)
-
-    def _declare(self, tx: Connection) -> None:
-        """Make sure of some more queues: hints for those that are there need not wait for all."""
-        found = self._declaring.go_on(self._budget.queues, self._budget.depths)
-        for queue in sorted(found.missing):
-            runs = make_due(tx, queue)
-            if runs:
-                log.warning("queue.lost", queue=queue, why="missing", runs_made_due=runs)
-        if found.has_news:
+        is_connected = self._publisher.is_connected
+        if self._looks.once(tx, began, self._connections, is_connected=is_connected):
             self._is_low.set()  # go on at once
-        else:
-            self._declarer.close()
-
-    def _return_lost(self, tx: Connection) -> None:
-        """Runs of messages that were refused, returned or never confirmed are due now.
-
-        Their queues are declared again.
-        """
-        lost = [self._lost.popleft() for _ in range(len(self._lost))]
-        if lost:
-            queues = {message.queue for message in lost}
-            log.warning("hints.lost", queues=sorted(queues), messages=len(lost))
-            make_runs_due(tx, [run_id for message in lost for run_id in message.run_ids])
-            self._declaring.doubt(queues)
+        left, occupied_s = self._looks.left(), self._looks.occupied_s
+        with self._lock:
+            self._credit.looked(left, began)
+            self._occupied_s = occupied_s

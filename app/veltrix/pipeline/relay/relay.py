@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.declarer import Declarer
-from veltrix.broker.message import Message, limits_of, messages_for
+from veltrix.broker.message import Message, limits_of, messages_for, run_ids_of
 from veltrix.broker.publisher import Polled, Publisher
 from veltrix.domain.backoff import Backoff, Pauses
 from veltrix.pipeline.relay.budget import Budget
@@ -29,9 +29,6 @@ from veltrix.store.transactions import open_autocommit, retry_transient
 from veltrix.telemetry import (
     broker_up,
     logger,
-    messages_published,
-    publish_nacks,
-    publish_returns,
     relay_lag_seconds,
     runs_relayed,
     runs_rescued,
@@ -212,7 +209,7 @@ class Relay:
     def _lose(self, messages: Collection[Message]) -> None:
         """Give these up, and what was to be published: all of it is due once the database hears."""
         given_up = (*messages, *self._outgoing)
-        self._lost += [run_id for message in given_up for run_id in message.run_ids]
+        self._lost += run_ids_of(given_up)
         self._outgoing.clear()
 
     def _declare(self, tx: Connection, counts: RelayCounts) -> None:
@@ -265,7 +262,6 @@ class Relay:
         for _ in range(taken):
             counts.handed += len(self._outgoing.popleft().run_ids)
         counts.messages += taken
-        messages_published.inc(taken)
         runs_relayed.labels("due").inc(counts.handed)
 
     def _scan(self, tx: Connection) -> Scanned | None:
@@ -322,12 +318,10 @@ class Relay:
         counts.returned = len(said.returned)
         self._renewing.took(message.queue for message in said.confirmed)
         if said.nacked:
-            publish_nacks.inc(len(said.nacked))
             self._pause(said.nacked, "queue.refuses")
             self._renewing.refused({message.queue for message in said.nacked})
             self._return(tx, said.nacked)
         if said.returned:
-            publish_returns.inc(len(said.returned))
             self._pause(said.returned, "queue.unroutable")
             self._declaring.doubt({message.queue for message in said.returned})
             self._return(tx, said.returned)
@@ -341,8 +335,7 @@ class Relay:
                 log.warning(finding, queue=queue, paused_s=pause_s)
 
     def _return(self, tx: Connection, messages: list[Message]) -> None:
-        run_ids = [run_id for message in messages for run_id in message.run_ids]
-        self._make_runs_due(tx, run_ids, {message.queue for message in messages})
+        self._make_runs_due(tx, run_ids_of(messages), {message.queue for message in messages})
 
     def _make_runs_due(self, tx: Connection, run_ids: list[str], queues: Collection[str]) -> int:
         """They are the next to go: they were under way before all that is due now."""

@@ -36,7 +36,7 @@ def due_cleared_at_publish() -> None:
     )
     for name in ("make_due", "make_runs_due"):
         replace("veltrix.pipeline.relay.relay", name, nothing(0))
-        replace("veltrix.pipeline.relay.hints", name, nothing(0))
+        replace("veltrix.pipeline.relay.hint_looks", name, nothing(0))
 
 
 def early_ack() -> None:
