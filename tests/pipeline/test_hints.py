@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 import pika
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, read_runs, subscribe
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker.message import limits_of, messages_for
 from veltrix.domain.due import DueRun
+from veltrix.pipeline.relay.connections import make_declarer
+from veltrix.pipeline.relay.hint_looks import HintLooks
 from veltrix.pipeline.relay.hints import HintRelay
 from veltrix.settings.fields import Settings
 from veltrix.store import loads
-from veltrix.store.transactions import make_engine, transaction
+from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
 
 @contextmanager
@@ -146,6 +151,28 @@ def test_a_returned_hint_is_due_at_once_and_its_binding_is_made_again(
         until(
             lambda: (hint(hints, engine, 1), fetch(channel))[1], what="the queue to be bound again"
         )
+
+
+def test_what_a_database_cannot_take_back_is_given_back_at_the_next_look(
+    settings: Settings, engine: Engine
+) -> None:
+    """A server that has become a stand-by answers, and writes nothing."""
+    subscribe(engine)
+    ids = add_runs(engine, 2, is_hinted=True)
+    runs = [DueRun(run_id, "fulfil", "orders") for run_id in ids]
+    lost = deque(messages_for(runs, "api@test", limits_of(settings), {}))
+    looks = HintLooks(settings, make_declarer(settings, "looks"), lost, time.monotonic)
+    with open_autocommit(engine) as tx:
+        tx.exec_driver_sql("set default_transaction_read_only = on")
+        with pytest.raises(DBAPIError):
+            looks.once(tx, time.monotonic(), 0, is_connected=False)
+        assert read_runs(engine, ids, "hand_overs") == [(1,), (1,)]
+
+        tx.exec_driver_sql("set default_transaction_read_only = off")
+        looks.once(tx, time.monotonic(), 0, is_connected=False)
+
+    assert read_runs(engine, ids, "hand_overs") == [(0,), (0,)]
+    assert not lost
 
 
 def test_hints_that_were_not_confirmed_are_due_when_rabbitmq_is_back(

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from veltrix.broker.declarer import Declarer
 from veltrix.broker.message import Message, run_ids_of
@@ -85,5 +86,9 @@ class HintLooks:
         if lost:
             queues = {message.queue for message in lost}
             log.warning("hints.lost", queues=sorted(queues), messages=len(lost))
-            make_runs_due(tx, run_ids_of(lost))
             self._declaring.doubt(queues)
+            try:
+                make_runs_due(tx, run_ids_of(lost))
+            except SQLAlchemyError:
+                self._lost.extend(lost)  # for the next look
+                raise
