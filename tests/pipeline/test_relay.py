@@ -1,6 +1,7 @@
 """The relay hands over what is due, keeps queues short, and loses nothing when RabbitMQ does."""
 
 import json
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -9,6 +10,7 @@ from typing import Any
 import pika
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from tests.support.cut import line_to
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
@@ -227,6 +229,27 @@ def test_a_deleted_queue_is_declared_again_and_its_runs_are_due_at_once(
             return set(arrived) == {*ids, *more}
 
         until(all_arrived, deadline_s=10, what="all runs to arrive again")
+
+
+def test_what_is_returned_to_a_database_that_writes_nothing_is_given_back_to_the_next(
+    settings: Settings, engine: Engine, channel: Any
+) -> None:
+    """A server that has become a stand-by answers, and writes nothing."""
+    subscribe(engine)
+    with relaying(settings, engine) as relay:
+        add_runs(engine, 1)  # the queue holds something: it is not taken for one that lost it all
+        until(lambda: relay.relay_once().confirmed, what="the queue to have a message")
+        settle_down(relay)
+        channel.queue_unbind("orders", "veltrix.runs", "orders")
+        add_runs(engine, 1)
+        until(lambda: relay.relay_once().handed, what="the run to be handed over")
+        assert select.select([relay._publisher], [], [], 5)[0], "it is returned"
+        assert relay._database is not None
+        relay._database.exec_driver_sql("set default_transaction_read_only = on")
+        with pytest.raises(DBAPIError):
+            relay.relay_once()
+
+        assert relay.relay_once().made_due == 1
 
 
 def test_a_returned_message_makes_its_runs_due_and_the_binding_is_made_again(

@@ -11,6 +11,7 @@ from threading import Event
 
 import msgspec
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.declarer import Declarer
@@ -320,11 +321,11 @@ class Relay:
         if said.nacked:
             self._pause(said.nacked, "queue.refuses")
             self._renewing.refused({message.queue for message in said.nacked})
-            self._return(tx, said.nacked)
         if said.returned:
             self._pause(said.returned, "queue.unroutable")
             self._declaring.doubt({message.queue for message in said.returned})
-            self._return(tx, said.returned)
+        if said.nacked or said.returned:
+            self._return(tx, [*said.nacked, *said.returned])
 
     def _pause(self, messages: list[Message], finding: str) -> None:
         """The queues of these messages get nothing for a while, longer each time it happens."""
@@ -335,7 +336,11 @@ class Relay:
                 log.warning(finding, queue=queue, paused_s=pause_s)
 
     def _return(self, tx: Connection, messages: list[Message]) -> None:
-        self._make_runs_due(tx, run_ids_of(messages), {message.queue for message in messages})
+        try:
+            self._make_runs_due(tx, run_ids_of(messages), {message.queue for message in messages})
+        except SQLAlchemyError:
+            self._lose(messages)  # they are due when a database can write again
+            raise
 
     def _make_runs_due(self, tx: Connection, run_ids: list[str], queues: Collection[str]) -> int:
         """They are the next to go: they were under way before all that is due now."""
