@@ -15,9 +15,10 @@ USER_PAGES = sorted(
         ROOT / "CONTRIBUTING.md",
         DOCS / "changelog.md",
         DOCS / "index.md",
+        DOCS / "console.md",
         *(DOCS / "tutorial").glob("*.md"),
         *(DOCS / "how-to").glob("*.md"),
-        *(page for page in (DOCS / "reference").glob("*.md") if page.name != "security.md"),
+        *(DOCS / "reference").glob("*.md"),
     ]
 )
 # `curl` fails where a server answers with an error, and ends its line.
