@@ -27,6 +27,16 @@ async def flow(_event: Event[Any]) -> None:
     await charge()
 
 
+@step(retries=3, non_retryable=(BaseException,))
+def once() -> None:
+    """A step that nothing is worth another attempt of."""
+
+
+@workflow(name="w")
+async def careful(_event: Event[Any]) -> None:
+    await once()
+
+
 def execution(**failures: PastFailures) -> Execution:
     """Attempts failed before, by position; "run" is the workflow itself."""
     at = {"run": "", "deploy": DEPLOY_POSITION}
@@ -145,6 +155,16 @@ def test_a_step_that_takes_its_child_along_is_tried_again_elsewhere() -> None:
     assert ending.failed_attempt.type == "StepTimeout"
     assert said(ending) == ("waiting", ending.failed_attempt.retry_delay_s, None)
     assert ending.entry is None
+
+
+def test_it_is_not_tried_again_where_its_policy_says_so_of_every_error() -> None:
+    asked = begun(execution_of(claim_of(), careful, Past({}, {})))
+
+    ending = endings.overrun(asked)
+
+    assert said(ending) == ("queued", 0.0, None)
+    assert ending.entry is not None
+    assert json.loads(ending.entry.error or "")["type"] == "StepTimeout"
 
 
 def test_the_last_attempt_of_it_is_told_to_its_workflow_elsewhere() -> None:

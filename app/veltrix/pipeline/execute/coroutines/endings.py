@@ -111,9 +111,11 @@ def unwritable(execution: Execution, error: Exception) -> Ending:
 
 def overrun(step: PendingStep) -> Ending:
     """The attempt failed as a time-out; if it was the last, the workflow hears so in another."""
-    execution, limit_s = step.execution, step.limit_s
-    delay_s = retry_delay_s(step.call.step.policy, step.tries, execution.limits.jitter())
-    failed = failed_attempt(step, overran(limit_s), delay_s)
+    execution, policy, late = step.execution, step.call.step.policy, overran(step.limit_s)
+    delay_s = retry_delay_s(
+        policy, step.tries, execution.limits.jitter(), is_final=policy.is_final(late)
+    )
+    failed = failed_attempt(step, late, delay_s)
     if delay_s is not None:
         return Ending(execution.settlement_of(RunState.WAITING, wait_s=delay_s), failed)
     error = error_text(failed.type, failed.message, failed.fingerprint)
