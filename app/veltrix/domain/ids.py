@@ -8,6 +8,7 @@ the key.
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from threading import Lock
 from typing import Annotated
@@ -19,7 +20,9 @@ Id = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})]  # of ou
 SUFFIX_HEX_LEN = 6
 _SUFFIX_ZERO = "0" * SUFFIX_HEX_LEN
 _SUFFIX_LAST = "f" * SUFFIX_HEX_LEN
+_MS = timedelta(milliseconds=1)
 _MS_PER_MINUTE = 60_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # Two looks at a clock may differ by so much; what is further back was set right.
@@ -89,5 +92,17 @@ def minute_of(id_: str) -> int:
 
 def first_id_of_minute(minute: int) -> str:
     """A bound: every id of this minute is greater than or equal to it, every earlier one less."""
-    ms = f"{minute * _MS_PER_MINUTE:012x}"
+    return _first_id(minute * _MS_PER_MINUTE)
+
+
+def first_id_at(moment: datetime) -> str:
+    """A bound: every id of what is accepted from this moment on is greater than or equal to it.
+
+    Ids tell milliseconds apart, so it is that of the millisecond that the moment is in.
+    """
+    return _first_id(max(0, (moment - _EPOCH) // _MS))
+
+
+def _first_id(unix_ms: int) -> str:
+    ms = f"{unix_ms:012x}"
     return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"

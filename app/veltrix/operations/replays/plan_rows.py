@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from veltrix.domain.failure_groups import UNGROUPED
+from veltrix.domain.ids import first_id_at
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import text_of
 from veltrix.operations.replays.rules import RATE_MAX, Options
@@ -224,8 +225,8 @@ def freeze(tx: Connection, replay_id: str, wanted: Selection, runs_max: int = RU
         conditions.append(_NOT_DEALT_WITH)
     values = msgspec.structs.asdict(wanted) | {
         "ids": TextArray(list(wanted.ids or ())),
-        "first_id": wanted.since and _first_id_at(wanted.since),
-        "last_id": wanted.until and _first_id_at(wanted.until),
+        "first_id": wanted.since and first_id_at(wanted.since),
+        "last_id": wanted.until and first_id_at(wanted.until),
         "replay_id": replay_id,
         "limit": runs_max + 1,
     }
@@ -258,11 +259,6 @@ def foresee(tx: Connection, replay_id: str) -> Foreseen:
 def summarise(tx: Connection, replay_id: str, summary: msgspec.Struct) -> None:
     """Keep what the plan foresees."""
     tx.exec_driver_sql(_SUMMARISE, {"id": replay_id, "summary": _json(summary)})
-
-
-def _first_id_at(time: datetime) -> str:
-    ms = f"{max(0, round(time.timestamp() * 1000)):012x}"
-    return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
 
 
 def _json(value: Any) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_c
 from sqlalchemy.sql.selectable import Subquery
 
 from veltrix.domain.failure_groups import UNGROUPED
-from veltrix.domain.ids import Id, runs_range
+from veltrix.domain.ids import Id, first_id_at, runs_range
 from veltrix.domain.states import OPEN, RunState
 from veltrix.store.arrays import IntArray, TextArray
 from veltrix.store.tables import runs
@@ -213,12 +213,6 @@ def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElemen
         is_put_away = table.c.archived_at.is_not(None)
         conditions.append(is_put_away if wanted.archived else ~is_put_away)
     return conditions
-
-
-def first_id_at(time: datetime) -> str:
-    """Below every id of what is accepted from then on."""
-    ms = f"{max(0, round(time.timestamp() * 1000)):012x}"
-    return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
 
 
 def _run_rows(tx: Connection, rows: Sequence[Sequence[object]]) -> list[RunRow]:

@@ -22,11 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import Subquery
 
-from veltrix.domain.ids import Id
+from veltrix.domain.ids import Id, first_id_at
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.accept.ledger_rows import runs_of
 from veltrix.pipeline.accept.receipts import StartedRun
-from veltrix.pipeline.accept.startable_rows import first_id_at
 from veltrix.store.tables import events
 
 ROWS_MAX = 100_000

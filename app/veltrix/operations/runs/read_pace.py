@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from veltrix.operations.runs.read import first_id_at
+from veltrix.domain.ids import first_id_at
 
 NEWEST_RUNS = 1_000
 _SLEEP_S_MAX = 1_000_000_000.0  # what a time can be moved by

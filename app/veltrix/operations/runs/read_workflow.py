@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import msgspec
 from sqlalchemy import Connection, text
 
-from veltrix.operations.runs.read import first_id_at
+from veltrix.domain.ids import first_id_at
 from veltrix.operations.runs.read_pace import WorkflowPace, pace_of
 
 LOOKED_AT_MAX = 20_000
