@@ -19,8 +19,8 @@ from veltrix.access import keys
 from veltrix.domain.ids import run_id, workflow_suffix
 from veltrix.operations.failures.triage import fold_groups_once
 from veltrix.operations.replays.plan import PlanRequest, plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
+from veltrix.operations.runs.query import RunQuery
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.settings.fields import Settings
@@ -130,7 +130,7 @@ def showing(services: Services, **changes: Any) -> Iterator[Shown]:
 def of_group(fingerprint: str) -> PlanRequest:
     """A plan of a group's failed runs, as it would be asked for."""
     return PlanRequest(
-        wanted=Selection(fingerprint=fingerprint),
+        wanted=RunQuery(fingerprint=fingerprint),
         options=Options(rate=50.0, stop_share=0.1, canary=1),
         author="anna",
         reason="payments are back",

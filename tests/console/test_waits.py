@@ -10,7 +10,7 @@ from tests.support.services import Services
 from tests.support.settled import hold, run_sql
 from veltrix.domain.places import DEPLOY_POSITION
 from veltrix.operations.runs import read
-from veltrix.operations.runs.read import RunFilter
+from veltrix.operations.runs.query import RunQuery
 from veltrix.operations.runs.read_waits import Pause, waits
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
@@ -50,7 +50,7 @@ def test_each_kind_of_wait_is_told_apart(own: Shown) -> None:
     )
 
     with transaction(own.engine) as tx:
-        found = waits(tx, read.page(tx, RunFilter()).items)
+        found = waits(tx, read.page(tx, RunQuery()).items)
 
     assert {id_: (wait.kind, wait.step) for id_, wait in found.items()} == {
         **ids,

@@ -11,16 +11,16 @@ from tests.support.settled import settle
 from tests.support.wait import until
 from veltrix.operations.replays import read
 from veltrix.operations.replays.plan import PlanRequest, act, plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.operations.replays.rules import Options, Verb
+from veltrix.operations.runs.query import RunQuery
 from veltrix.store.transactions import transaction
 
 RUNS = 100_000
 FEW = 600  # at 150/s: each relay moves the runs of a second at its first look, and is then killed
 
 
-def started(seen: Scene, wanted: Selection, rate: float) -> str:
+def started(seen: Scene, wanted: RunQuery, rate: float) -> str:
     asked = PlanRequest(
         wanted=wanted,
         options=Options(rate=rate, stop_share=0.5),
@@ -59,7 +59,7 @@ def test_a_replay_survives_relays_that_die_in_it_and_each_run_is_replayed_once(
     seen = scene(relays=0, hold_s=2)
     ids = seen.add([["note"]], FEW)
     settle(seen.engine, ids, "failed", reason="error", fingerprint="f")
-    id_ = started(seen, Selection(fingerprint="f"), rate=150.0)
+    id_ = started(seen, RunQuery(fingerprint="f"), rate=150.0)
 
     for name in ("relay-1", "relay-2"):
         had = told(seen, id_).replayed
@@ -86,7 +86,7 @@ def test_a_replay_of_100000_runs_killed_halfway_replays_each_once(scene: Start) 
     assert seen.unaccounted() == 0
 
     begun = time.monotonic()
-    id_ = started(seen, Selection(workflow="act"), rate=100_000.0)
+    id_ = started(seen, RunQuery(workflow="act"), rate=100_000.0)
     planned_s = time.monotonic() - begun
     for name in ("relay-1", "relay-2"):
         seen.platform.start(name, "relay")

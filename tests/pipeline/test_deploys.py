@@ -11,8 +11,8 @@ from tests.support.due_runs import subscribe as subscribe_as_old_code
 from tests.support.settled import settle
 from tests.support.workers import forget_workers, report
 from veltrix.operations.replays.plan import PlanRequest, plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
+from veltrix.operations.runs.query import RunQuery
 from veltrix.releases import subscription_rows
 from veltrix.releases.deploy import GAP_S, SETTLE_S, Deploys
 from veltrix.releases.subscription_rows import Subscription, Taken, release_of, write
@@ -299,7 +299,7 @@ def test_a_replay_warns_of_other_code_by_what_is_deployed_now(
 ) -> None:
     def warned() -> list[str]:
         about = PlanRequest(
-            wanted=Selection(workflow="w"),
+            wanted=RunQuery(workflow="w"),
             options=Options(rate=1.0, stop_share=None),
             author="ann",
             reason="deployed again",

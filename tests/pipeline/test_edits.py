@@ -32,10 +32,10 @@ from veltrix.operations.replays.patch import (
     text_of,
 )
 from veltrix.operations.replays.plan import EditedNow, PlanRequest, act, edit_now, plan, tag_text
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import preview
 from veltrix.operations.replays.rules import Options, ReplayRefused, Verb
 from veltrix.operations.runs import archive_rows, read_story
+from veltrix.operations.runs.query import RunQuery
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import transaction
 
@@ -63,7 +63,7 @@ def edit(engine: Engine, run_id: str, patch: Patch, tag: str | None = None) -> E
 
 def plan_edit(engine: Engine, patch: Patch, **wanted: Any) -> str:
     asked = PlanRequest(
-        wanted=Selection(**({"fingerprint": "f"} | wanted)),
+        wanted=RunQuery(**({"fingerprint": "f"} | wanted)),
         options=Options(mode=ReplayMode.BEGINNING, rate=100_000.0, stop_share=None, patch=patch),
         author="ann",
         reason="the shop sent text",
@@ -227,7 +227,7 @@ def test_a_run_that_was_edited_or_archived_since_the_plan_is_skipped(engine: Eng
     ids = failed(engine, 3)
     plans = [plan_edit(engine, TO_NUMBER)]
     asked = PlanRequest(
-        wanted=Selection(fingerprint="f"),
+        wanted=RunQuery(fingerprint="f"),
         options=Options(rate=100_000.0, stop_share=None),
         author="ann",
         reason="again",
@@ -256,7 +256,7 @@ def test_a_preview_shows_before_and_after_and_keeps_nothing(engine: Engine) -> N
     good = failed(engine, 2)
     (bad,) = failed(engine, 1, data='{"amount": 1}')
 
-    shown = preview(engine, Selection(fingerprint="f"), TO_NUMBER, MIB, is_all=False, limit=10)
+    shown = preview(engine, RunQuery(fingerprint="f"), TO_NUMBER, MIB, is_all=False, limit=10)
 
     assert shown.count == 3
     assert [item.run for item in shown.items] == [*good, bad]

@@ -26,6 +26,7 @@ from veltrix.operations.failures.triage import (
 )
 from veltrix.operations.replays.move import replay
 from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone, act
+from veltrix.operations.runs.query import RunQuery
 from veltrix.pipeline.relay import due_rows
 from veltrix.pipeline.relay.dead_letter_rows import mark_seen
 from veltrix.pipeline.relay.dead_letters import bury
@@ -76,6 +77,11 @@ def group(engine: Engine, id_: str = GROUP) -> GroupStory:
     return found
 
 
+def named(action: BulkAction, ids: list[str]) -> BulkRequest:
+    wanted = RunQuery(ids=tuple(ids))
+    return BulkRequest(action=action, wanted=wanted, reason="r", author="ann")
+
+
 def test_1204_runs_with_one_error_are_one_group(engine: Engine) -> None:
     ids = fail(engine, 1204)
     others = fail(engine, 2, "b" * 16, "2")
@@ -111,12 +117,10 @@ def test_replay_archive_and_restore_move_the_counts(engine: Engine) -> None:
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (3, 5)
     fail_again(engine, ids[:1])
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].total) == (4, 6)
-    archived = act(
-        engine, BulkRequest(action=BulkAction.ARCHIVE, ids=ids[2:4], reason="r", author="ann")
-    )
+    archived = act(engine, named(BulkAction.ARCHIVE, ids[2:4]))
     assert archived == Done(BulkAction.ARCHIVE, 2)
     assert (groups(engine)[GROUP].count, groups(engine)[GROUP].archived) == (2, 2)
-    act(engine, BulkRequest(action=BulkAction.RESTORE, ids=ids[2:3], reason="r", author="ann"))
+    act(engine, named(BulkAction.RESTORE, ids[2:3]))
     replay(engine, ids[3:4], ReplayMode.BEGINNING, "again", "ann")
     row = groups(engine)[GROUP]
     assert (row.count, row.archived, row.total) == (3, 0, 6)
@@ -241,7 +245,7 @@ def test_counts_are_those_of_the_rows_in_every_snapshot_while_runs_move(engine: 
     for _ in range(5):
         ids = fail(engine, 20)
         replay(engine, ids[:10], ReplayMode.FAILED_STEP, "again", "ann")
-        act(engine, BulkRequest(action=BulkAction.ARCHIVE, ids=ids[10:], reason="r", author="ann"))
+        act(engine, named(BulkAction.ARCHIVE, ids[10:]))
     is_over.set()
     looking.join()
 

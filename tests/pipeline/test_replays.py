@@ -22,10 +22,10 @@ from veltrix.operations.replays import read, replay_rows
 from veltrix.operations.replays.move import replay_now
 from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.plan import PlanRequest, act, plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.operations.replays.rules import GENERATION_MAX, SPENT, Options, ReplayRefused, Verb
 from veltrix.operations.runs import archive_rows
+from veltrix.operations.runs.query import RunQuery
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.settings.fields import Settings
@@ -46,7 +46,7 @@ def failed(engine: Engine, count: int, **given: Any) -> list[str]:
     return ids
 
 
-def asked(wanted: Selection, **options: Any) -> PlanRequest:
+def asked(wanted: RunQuery, **options: Any) -> PlanRequest:
     is_all = options.pop("is_all", False)
     given = {"rate": FAST, "stop_share": None} | options
     return PlanRequest(
@@ -60,7 +60,7 @@ def asked(wanted: Selection, **options: Any) -> PlanRequest:
 
 
 def planned(engine: Engine, ids: Sequence[str], **options: Any) -> ReplayStory:
-    return plan(engine, asked(Selection(ids=tuple(ids)), **options), BYTES_MAX)
+    return plan(engine, asked(RunQuery(ids=tuple(ids)), **options), BYTES_MAX)
 
 
 def started(engine: Engine, ids: Sequence[str], **options: Any) -> str:
@@ -112,7 +112,7 @@ def test_a_plan_freezes_the_set_and_moves_nothing(engine: Engine) -> None:
         )
 
     story = plan(
-        engine, asked(Selection(fingerprint="f"), mode=ReplayMode.BEGINNING, rate=2.0), BYTES_MAX
+        engine, asked(RunQuery(fingerprint="f"), mode=ReplayMode.BEGINNING, rate=2.0), BYTES_MAX
     )
     late = failed(engine, 1)
 
@@ -152,19 +152,19 @@ def test_a_started_replay_moves_each_run_once_and_is_done_with_their_outcomes(
 @pytest.mark.parametrize(
     ("wanted", "options", "slug"),
     [
-        (Selection(), {}, "needs-all"),
-        (Selection(ids=()), {}, "empty-set"),
-        (Selection(fingerprint="none"), {}, "empty-set"),
-        (Selection(ids=(UNKNOWN,)), {}, "not-found"),
-        (Selection(), {"is_all": True, "rate": 0.0}, "invalid-options"),
-        (Selection(), {"is_all": True, "rate": float("nan")}, "invalid-options"),
-        (Selection(), {"is_all": True, "canary": -1}, "invalid-options"),
-        (Selection(), {"is_all": True, "stop_share": 1.5}, "invalid-options"),
-        (Selection(), {"is_all": True, "patch": [{"op": "x"}]}, "invalid-options"),
+        (RunQuery(), {}, "needs-all"),
+        (RunQuery(ids=()), {}, "empty-set"),
+        (RunQuery(fingerprint="none"), {}, "empty-set"),
+        (RunQuery(ids=(UNKNOWN,)), {}, "not-found"),
+        (RunQuery(), {"is_all": True, "rate": 0.0}, "invalid-options"),
+        (RunQuery(), {"is_all": True, "rate": float("nan")}, "invalid-options"),
+        (RunQuery(), {"is_all": True, "canary": -1}, "invalid-options"),
+        (RunQuery(), {"is_all": True, "stop_share": 1.5}, "invalid-options"),
+        (RunQuery(), {"is_all": True, "patch": [{"op": "x"}]}, "invalid-options"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_audited_and_leaves_nothing(
-    engine: Engine, wanted: Selection, options: dict[str, Any], slug: str
+    engine: Engine, wanted: RunQuery, options: dict[str, Any], slug: str
 ) -> None:
     failed(engine, 1)
 
@@ -195,8 +195,8 @@ def test_a_plan_of_runs_that_are_not_failed_names_them(engine: Engine) -> None:
 def test_everything_is_planned_when_it_is_asked_for_by_word(engine: Engine) -> None:
     ids = failed(engine, 2) + failed(engine, 1, workflow="other")
 
-    story = plan(engine, asked(Selection(), is_all=True), BYTES_MAX)
-    mine = plan(engine, asked(Selection(workflow="other", queue="orders")), BYTES_MAX)
+    story = plan(engine, asked(RunQuery(), is_all=True), BYTES_MAX)
+    mine = plan(engine, asked(RunQuery(workflow="other", queue="orders")), BYTES_MAX)
 
     assert (story.count, mine.count) == (len(ids), 1)
 
@@ -235,7 +235,7 @@ def test_what_was_archived_by_a_transaction_older_than_the_plan_is_skipped(engin
     ids = failed(engine, 2)
     with transaction(engine) as older:
         older.execute(text("select now()"))  # from here on it is this transaction's time
-        id_ = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX).id
+        id_ = plan(engine, asked(RunQuery(fingerprint="f")), BYTES_MAX).id
         archive_rows.archive(older, ids[:1], reason="dealt with", author="bob")
     act(engine, id_, Verb.START, reason="go", author="ann")
 
@@ -252,7 +252,7 @@ def test_what_was_archived_before_the_plan_is_replayed_when_it_is_named(engine: 
     with transaction(engine) as tx:
         archive_rows.archive(tx, ids[:1], reason="dealt with", author="bob")
 
-    group = plan(engine, asked(Selection(fingerprint="f")), BYTES_MAX)
+    group = plan(engine, asked(RunQuery(fingerprint="f")), BYTES_MAX)
     id_ = started(engine, ids)
     executor(engine).once()
 

@@ -21,8 +21,8 @@ from veltrix.operations.replays.edit import EditOf
 from veltrix.operations.replays.move import replay
 from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.plan import PlanRequest, act, edit_now, plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options, Verb
+from veltrix.operations.runs.query import RunQuery
 from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.prove import clean as module
 from veltrix.prove.clean import PREFIX, Cleaning, NotOver, Removed, clean
@@ -341,7 +341,7 @@ def fill_failed(engine: Engine, settings: Settings, source: str) -> list[str]:
 def started_replay(engine: Engine, *run_ids: str) -> str:
     """A replay of these failed runs, which relays may move now."""
     asked = PlanRequest(
-        wanted=Selection(ids=run_ids),
+        wanted=RunQuery(ids=run_ids),
         options=Options(rate=100_000.0, stop_share=None),
         author="ann",
         reason="mended",

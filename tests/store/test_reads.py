@@ -13,7 +13,8 @@ from veltrix.domain.ids import event_id_of
 from veltrix.domain.states import ReplayMode, RunState
 from veltrix.operations.replays.move import replay
 from veltrix.operations.runs import read, read_story
-from veltrix.operations.runs.read import RunFilter, RunPage
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import RunPage
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry
@@ -35,7 +36,7 @@ def page(
     **wanted: object,
 ) -> RunPage:
     with open_autocommit(engine) as tx:
-        asked = RunFilter(**wanted)  # type: ignore[arg-type]
+        asked = RunQuery(**wanted)  # type: ignore[arg-type]
         return read.page(tx, asked, cursor=cursor, limit=limit, rows_max=rows_max)
 
 
@@ -173,7 +174,7 @@ def test_settled_runs_are_told_from_open_ones_in_one_question(engine: Engine) ->
         assert read.settled(tx, [*done, *open_, UNKNOWN]) == set(done)
 
 
-def plan_of(engine: Engine, wanted: RunFilter) -> str:
+def plan_of(engine: Engine, wanted: RunQuery) -> str:
     """How the database finds the page: EXPLAIN of the statement that `page` sends."""
     sent: list[tuple[str, Any]] = []
 
@@ -192,16 +193,16 @@ def plan_of(engine: Engine, wanted: RunFilter) -> str:
 @pytest.mark.parametrize(
     ("wanted", "index"),
     [
-        (RunFilter(state=RunState.FAILED, workflow="fulfil"), "runs_failed_idx"),
-        (RunFilter(state=RunState.FAILED), "runs_unsuccessful_idx"),
-        (RunFilter(state=RunState.CANCELLED), "runs_unsuccessful_idx"),
-        (RunFilter(state=RunState.FAILED, fingerprint="f1"), "runs_fingerprint_idx"),
-        (RunFilter(event=UNKNOWN), "runs_pkey"),
-        (RunFilter(), "runs_pkey"),
+        (RunQuery(state=RunState.FAILED, workflow="fulfil"), "runs_failed_idx"),
+        (RunQuery(state=RunState.FAILED), "runs_unsuccessful_idx"),
+        (RunQuery(state=RunState.CANCELLED), "runs_unsuccessful_idx"),
+        (RunQuery(state=RunState.FAILED, fingerprint="f1"), "runs_fingerprint_idx"),
+        (RunQuery(event=UNKNOWN), "runs_pkey"),
+        (RunQuery(), "runs_pkey"),
     ],
 )
 def test_a_page_of_few_among_many_is_an_index_scan(
-    engine: Engine, wanted: RunFilter, index: str
+    engine: Engine, wanted: RunQuery, index: str
 ) -> None:
     ids = add_runs(engine, 2_000)
     settled_ = ids[:1_900]

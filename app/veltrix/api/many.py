@@ -1,49 +1,34 @@
 """`/v1/runs/cancel`, `/archive`, `/restore`, and `/replay` of a list; how many a filter is of."""
 
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers, content
 from veltrix.api.run_answers import RUN_ID
+from veltrix.api.run_filters import WantedRuns
 from veltrix.domain.ids import Id
-from veltrix.domain.states import ReplayMode, RunState
+from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
 from veltrix.operations.runs.bulk import IDS_MAX, BulkAction, BulkRequest, NotDone, act, count
-from veltrix.operations.runs.read import RunFilter
+from veltrix.operations.runs.query import RunQuery, RunsFilter, Word
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
-from veltrix.web.requests import IdText, body_of, decoded, id_of, storable, utc
+from veltrix.web.requests import body_of, decoded, storable
 
 router = APIRouter(tags=["runs"])
 
 _BODY_BYTES_MAX = 256 * 1024
-_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _JSON = "application/json"
-_Text = Annotated[str | None, Query(max_length=1_000)]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
-
-
-class RunsFilter(msgspec.Struct, forbid_unknown_fields=True):
-    """Runs that fit every condition; `since` <= time of acceptance < `until`."""
-
-    state: RunState | None = None
-    workflow: _Word | None = None
-    queue: _Word | None = None
-    key: _Word | None = None
-    event: Id | None = None
-    fingerprint: _Word | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +37,7 @@ class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     `expected`: so many runs the filter was of when somebody looked; nothing is done to other ones.
     """
 
-    reason: _Word
+    reason: Word
     ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
     filter: RunsFilter | None = None
     all: bool = False
@@ -77,7 +62,7 @@ class ReplayListAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fi
 
     ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=IDS_MAX)]
     mode: ReplayMode
-    reason: _Word
+    reason: Word
 
 
 class ReplayListAnswer(msgspec.Struct):
@@ -145,24 +130,12 @@ async def restore_runs(request: Request, author: _Operator) -> Response:
     dependencies=[Depends(require(Scope.RUNS_READ))],
     responses=answers("So many, now", CountAnswer, {"runs": 1204}, 400, 413, 503),
 )
-def count_runs(
-    request: Request,
-    action: BulkAction,
-    state: RunState | None = None,
-    workflow: _Text = None,
-    queue: _Text = None,
-    key: _Text = None,
-    event: IdText | None = None,
-    fingerprint: _Text = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> Response:
+def count_runs(request: Request, action: BulkAction, wanted: WantedRuns) -> Response:
     """What a cancel, archive or restore with this filter would take; 413 beyond 100,000.
 
     Sent with it as `expected`, nothing is done when other runs are like that by then.
     """
-    fits = RunsFilter(state, workflow, queue, key, event, fingerprint, since, until)
-    found = count(request.app.state.services.engine, action, _filter_of(fits))
+    found = count(request.app.state.services.engine, action, wanted)
     if isinstance(found, NotDone) and found.slug != "empty-set":
         raise problem_of_bulk(found)
     told = CountAnswer(0 if isinstance(found, NotDone) else found)
@@ -219,9 +192,9 @@ async def replay_runs(request: Request, author: _Operator) -> Response:
 async def _answer(request: Request, author: Author, action: BulkAction) -> Response:
     body = await body_of(request, _BODY_BYTES_MAX)
     asked = _asked(decoded(body, ManyAsked), action, author)
-    wanted = asked.wanted or RunFilter()
+    wanted = asked.wanted
     await check_bounds(
-        request, author, run_ids=asked.ids, workflow=wanted.workflow, group=wanted.fingerprint
+        request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
     )
     call = partial(_act, request, asked)
     return await answer_once(request, author, body, partial(run_in_threadpool, call))
@@ -232,29 +205,14 @@ def _asked(body: ManyAsked, action: BulkAction, author: Author) -> BulkRequest:
         raise Problem("invalid-request", "send ids or a filter, not both")
     for id_ in body.ids or ():
         storable("ids", id_)
+    ids = None if body.ids is None else tuple(body.ids)
     return BulkRequest(
         action=action,
-        ids=body.ids,
-        wanted=None if body.filter is None else _filter_of(body.filter),
+        wanted=RunQuery(ids=ids) if body.filter is None else RunQuery.from_json(body.filter),
         is_all=body.all,
         expected=body.expected,
         reason=body.reason,
         author=author.name,
-    )
-
-
-def _filter_of(fits: RunsFilter) -> RunFilter:
-    for name in ("workflow", "queue", "key", "fingerprint"):
-        storable(name, getattr(fits, name))
-    return RunFilter(
-        state=fits.state,
-        workflow=fits.workflow,
-        queue=fits.queue,
-        key=fits.key,
-        event=id_of("event", fits.event),
-        fingerprint=fits.fingerprint,
-        since=utc(fits.since),
-        until=utc(fits.until),
     )
 
 

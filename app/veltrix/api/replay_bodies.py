@@ -1,6 +1,5 @@
 """What requests about replays hold, and examples of their answers."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -8,32 +7,20 @@ import msgspec
 from veltrix.domain.ids import Id
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import Patch, PatchInvalid, read_patch
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import PREVIEW_RUNS_MAX
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.query import FailedRunsFilter, RunQuery, Word
 from veltrix.web.problems import Problem
-from veltrix.web.requests import storable, utc
+from veltrix.web.requests import storable
 
 IDS_MAX = 10_000
-_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
-
-
-class FailedRunsFilter(msgspec.Struct, forbid_unknown_fields=True):
-    """Failed runs that fit every condition; `since` <= time of acceptance < `until`."""
-
-    workflow: _Word | None = None
-    queue: _Word | None = None
-    key: _Word | None = None
-    fingerprint: _Word | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which failed runs: `ids`, a `group` (its fingerprint), a `filter`, or `all`."""
 
     ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
-    group: _Word | None = None
+    group: Word | None = None
     filter: FailedRunsFilter | None = None
     all: bool = False
     patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -45,7 +32,7 @@ class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown
     With a `patch` (RFC 6902) every run is a new run with the payload that the patch makes.
     """
 
-    reason: _Word
+    reason: Word
     mode: ReplayMode | None = None
     rate: float | None = None
     canary: int = 0
@@ -62,7 +49,7 @@ class PreviewAsked(Selecting, kw_only=True, forbid_unknown_fields=True):
 class Why(msgspec.Struct, forbid_unknown_fields=True):
     """The reason is kept with the action."""
 
-    reason: _Word
+    reason: Word
 
 
 _REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -132,7 +119,7 @@ def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
         raise Problem("invalid-patch", str(error)) from None
 
 
-def selection_of(asked: Selecting) -> Selection:
+def query_of(asked: Selecting) -> RunQuery:
     """The runs that were asked for."""
     given = [name for name in ("ids", "group", "filter") if getattr(asked, name) is not None]
     if len(given) > 1 or (given and given != ["filter"] and asked.all):
@@ -144,17 +131,7 @@ def selection_of(asked: Selecting) -> Selection:
             more = f", and {len(wrong) - 1:,} more are not" if len(wrong) > 1 else ""
             detail = f"ids: {wrong[0]!r} is not the id of a run (a UUID){more}"
             raise Problem("invalid-options", detail, ids=wrong[:100])
-        return Selection(ids=tuple(sorted({id_ for id_ in ids.values() if id_ is not None})))
+        return RunQuery(ids=tuple(sorted({id_ for id_ in ids.values() if id_ is not None})))
     if asked.filter is None:
-        return Selection(fingerprint=asked.group)
-    fits = asked.filter
-    for name in ("workflow", "queue", "key", "fingerprint"):
-        storable(name, getattr(fits, name))
-    return Selection(
-        workflow=fits.workflow,
-        queue=fits.queue,
-        key=fits.key,
-        fingerprint=fits.fingerprint,
-        since=utc(fits.since),
-        until=utc(fits.until),
-    )
+        return RunQuery(fingerprint=asked.group)
+    return RunQuery.from_json(asked.filter)

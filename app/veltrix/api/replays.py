@@ -21,7 +21,7 @@ from veltrix.api.replay_bodies import (
     PreviewAsked,
     Why,
     patch_of,
-    selection_of,
+    query_of,
 )
 from veltrix.operations.replays import read as replay_reads
 from veltrix.operations.replays.plan import PlanRequest, act, no_such_replay, plan
@@ -90,7 +90,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
         # What a refusal says of a payload that the patch does not fit shows the payload.
         await check_asked(request, author, scope)
-    wanted = selection_of(asked)
+    wanted = query_of(asked)
     await check_bounds(
         request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
     )
@@ -167,7 +167,7 @@ async def preview_edit(
     look = partial(
         preview,
         services.engine,
-        selection_of(asked),
+        query_of(asked),
         patch,
         bytes_max,
         is_all=asked.all,

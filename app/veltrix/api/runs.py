@@ -1,6 +1,5 @@
 """`/v1/runs`: what became of runs, and what operators and callers may do to them."""
 
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +12,19 @@ from starlette.responses import Response
 from veltrix.api.documented import answers, content
 from veltrix.api.outcomes import WaitS, check_wait, outcomes_of
 from veltrix.api.run_answers import RUN, RUN_ID, STORY, answer_of, read_story
+from veltrix.api.run_filters import WantedRuns
 from veltrix.domain.ids import Id
 from veltrix.domain.states import OPEN, ReplayMode, RunState
 from veltrix.operations.replays.move import Replayed, replay_now
 from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
-from veltrix.operations.runs.read import RunFilter, RunPage, page
+from veltrix.operations.runs.read import RunPage, page
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import not_cancelled, not_replayed
-from veltrix.web.requests import IdText, body_of, decoded, id_of, storable, utc
+from veltrix.web.requests import IdText, ParameterText, body_of, decoded, id_of
 from veltrix.web.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ class CancelAnswer(msgspec.Struct):
     state: RunState
 
 
-_Text = Annotated[str | None, Query(max_length=_TEXT_CHARS_MAX)]
 _Reader = Depends(require("runs:read"))
 _StoryReader = Annotated[Author, Depends(require("runs:read", is_audited=True))]
 _Operator = Annotated[Author, Depends(require("runs:replay"))]
@@ -80,16 +79,9 @@ _Operator = Annotated[Author, Depends(require("runs:replay"))]
 )
 def list_runs(
     request: Request,
-    state: RunState | None = None,
-    workflow: _Text = None,
-    queue: _Text = None,
-    key: _Text = None,
-    event: IdText | None = None,
-    fingerprint: _Text = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    wanted: WantedRuns,
     archived: bool = False,
-    cursor: _Text = None,
+    cursor: ParameterText = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """`next` is the `cursor` of the following page; null when there is none. A page may be short.
@@ -97,17 +89,7 @@ def list_runs(
     Archived runs are listed with `archived=true`, and only those are. `since` <= time of acceptance
     < `until`; `event` is the ledger's id of an event.
     """
-    wanted = RunFilter(
-        state=state,
-        workflow=storable("workflow", workflow),
-        queue=storable("queue", queue),
-        key=storable("key", key),
-        fingerprint=storable("fingerprint", fingerprint),
-        event=id_of("event", event),
-        since=utc(since),
-        until=utc(until),
-        archived=archived,
-    )
+    wanted = msgspec.structs.replace(wanted, archived=archived)
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
         found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)

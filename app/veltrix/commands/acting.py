@@ -123,9 +123,9 @@ def tell(refusal: "ReplayRefused") -> None:
 def _failed_of(backend: "Backend", workflow: str) -> list[str]:
     """All failed runs of the workflow now, oldest first: what fails later is not among them."""
     from veltrix.domain.states import RunState
-    from veltrix.operations.runs.read import RunFilter
+    from veltrix.operations.runs.query import RunQuery
 
-    wanted, cursor, ids = RunFilter(state=RunState.FAILED, workflow=workflow), None, []
+    wanted, cursor, ids = RunQuery(state=RunState.FAILED, workflow=workflow), None, []
     while True:
         found = backend.runs(wanted, cursor, LIST_RUNS_MAX)
         ids += [run.id for run in found.items]

@@ -30,17 +30,16 @@ def act_on(
     from veltrix.commands.terminal import ids_of
     from veltrix.operations.runs.action_rows import LIST_RUNS_MAX as IDS_MAX
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest
-    from veltrix.operations.runs.read import RunFilter
+    from veltrix.operations.runs.query import RunQuery
 
-    given = {name: value for name, value in named.items() if value is not None}
-    if bool(run_ids) == bool(given or is_all):
+    wanted = RunQuery(ids=tuple(ids_of(run_ids)) if run_ids else None, **named)
+    if bool(run_ids) == bool(wanted.conditions or is_all):
         raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
     if run_ids and len(run_ids) > IDS_MAX:
         raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
     asked = BulkRequest(
         action=BulkAction(action),
-        ids=ids_of(run_ids) if run_ids else None,
-        wanted=RunFilter(**given) if given else None,
+        wanted=wanted,
         is_all=is_all,
         reason=reason,
         author="",
@@ -53,9 +52,7 @@ def act_on(
 
 def _confirmed(backend: "Backend", asked: "BulkRequest") -> int:
     """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
-    from veltrix.operations.runs.read import RunFilter
-
-    found = backend.count(asked.action, asked.wanted or RunFilter())
+    found = backend.count(asked.action, asked.wanted)
     if not found:
         return 0  # what comes meanwhile is not done either, and the refusal is in the audit
     runs = "1 run" if found == 1 else f"{found:,} runs"

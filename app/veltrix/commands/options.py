@@ -1,15 +1,19 @@
 """Options that several commands share, and the values people write for them."""
 
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from veltrix.commands.mistakes import CommandRefused
+from veltrix.domain.text import moment_of
 from veltrix.operations.replays.rules import REASON_CHARS_MAX
+
+if TYPE_CHECKING:
+    from veltrix.operations.runs.query import RunQuery
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -85,13 +89,37 @@ def _moment(text: str, now: Callable[[], datetime], option: str, sign: int, word
     try:
         if span := _SPAN.fullmatch(text):
             return now() + sign * timedelta(**{_UNITS[span[2]]: int(span[1])})
-        time = datetime.fromisoformat(text)
+        return moment_of(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text!r} is no time; write 2026-01-31T12:00:00Z, or {words}: 30s 15m 2h 7d",
             param_hint=option,
         ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def query_of(
+    now: Callable[[], datetime],
+    *,
+    run_ids: Sequence[str] | None = None,
+    event: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    **named: Any,
+) -> "RunQuery":
+    """Which runs the options ask for; an option that is not given asks for nothing.
+
+    Raises a usage error for a time that is none, CommandRefused for an id.
+    """
+    from veltrix.commands.terminal import ids_of
+    from veltrix.operations.runs.query import RunQuery
+
+    return RunQuery(
+        ids=tuple(sorted(set(ids_of(run_ids)))) if run_ids else None,
+        event=ids_of([event])[0] if event else None,
+        since=time_of(since, now),
+        until=time_of(until, now, "--until"),
+        **named,
+    )
 
 
 def key_of(file: Path | None) -> str | None:

@@ -1,7 +1,7 @@
 """`veltrix replay plan|start|watch|pause|resume|abort|list`: failed work run again, with care."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import UNSET, UnsetType
@@ -17,7 +17,7 @@ from veltrix.commands.options import (
     Since,
     Until,
     Yes,
-    time_of,
+    query_of,
 )
 from veltrix.commands.replay_lines import end, show_plan, story_of, watched_to_its_end
 from veltrix.domain.states import ReplayMode
@@ -26,8 +26,8 @@ from veltrix.operations.replays.rules import ReplayState, Verb
 if TYPE_CHECKING:
     from veltrix.commands.backend.port import Backend
     from veltrix.operations.replays.patch import Patch
-    from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayStory
+    from veltrix.operations.runs.query import RunQuery
 
 group = replay  # with `run`, which needs no plan
 ReplayId = Annotated[str, typer.Argument(help="The replay.", show_default=False)]
@@ -77,16 +77,17 @@ def plan_replay(
     edit = None if patch is None else _patch_in(patch)
     stops = _stops(stop_share, never_stop)
     with reached(author) as backend:
-        wanted = _selected(
-            run_ids,
-            everything,
+        wanted = query_of(
+            backend.now,
+            run_ids=run_ids,
             fingerprint=group,
             workflow=workflow,
             queue=queue,
             key=key,
-            since=time_of(since, backend.now),
-            until=time_of(until, backend.now, "--until"),
+            since=since,
+            until=until,
         )
+        _check_named_or_described(wanted, everything)
         planned = PlanWanted(
             wanted=wanted,
             reason=reason,
@@ -231,20 +232,14 @@ def _stops(share: float | None, never: bool) -> float | UnsetType | None:
     return None if never else UNSET if share is None else share
 
 
-def _selected(run_ids: list[str] | None, everything: bool, **described: Any) -> "Selection":
-    """The runs that were named or described. Raises a usage error for both, or neither."""
-    from veltrix.commands.terminal import ids_of
-    from veltrix.operations.replays.plan_rows import Selection
-
-    ids = tuple(sorted(set(ids_of(run_ids)))) if run_ids else None
-    wanted = Selection(ids=ids, **described)
-    if ids is not None and wanted != Selection(ids=ids):
+def _check_named_or_described(wanted: "RunQuery", everything: bool) -> None:
+    """Raises a usage error for both, or neither."""
+    if wanted.ids is not None and wanted.conditions:
         raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
-    if wanted == Selection() and not everything:
+    if wanted.ids is None and not wanted.conditions and not everything:
         raise typer.BadParameter(
             "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
         )
-    return wanted
 
 
 def _act(replay_id: str, verb: Verb, reason: str, author: str | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from veltrix.commands.backend.reach import over_http, reached
-from veltrix.commands.options import After, AsJson, Limit, Since, Until, time_of
+from veltrix.commands.options import After, AsJson, Limit, Since, Until, query_of
 from veltrix.domain.states import RunState
 
 if TYPE_CHECKING:
@@ -45,19 +45,19 @@ def runs(
     Example: veltrix runs --state failed --workflow fulfil_order --since 2h
     """
     from veltrix.commands.terminal import ids_of, print_error, print_json, print_table
-    from veltrix.operations.runs.read import RunFilter
 
     cursor = ids_of([after])[0] if after else None
     with reached() as backend:
-        wanted = RunFilter(
+        wanted = query_of(
+            backend.now,
             state=state,
             workflow=workflow,
             queue=queue,
             key=key,
-            event=ids_of([event])[0] if event else None,
+            event=event,
             fingerprint=fingerprint,
-            since=time_of(since, backend.now),
-            until=time_of(until, backend.now, "--until"),
+            since=since,
+            until=until,
             archived=archived,
         )
         found = backend.runs(wanted, cursor, limit)

@@ -6,7 +6,6 @@ What is confirmed is a number: if there are not exactly so many any more, nothin
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -15,7 +14,7 @@ from veltrix.console.query import number, runs_asked
 from veltrix.console.rendering import address, form_key, rendered
 from veltrix.console.sessions import Visitor, check_bounds
 from veltrix.operations.runs.bulk import BulkAction, BulkRequest, NotDone, act, count, is_everything
-from veltrix.operations.runs.read import RunFilter
+from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
 
@@ -37,7 +36,6 @@ def bulk_asked(request: Request, visitor: Visitor) -> Response:
     found = count(services.engine, action, wanted)
     if isinstance(found, NotDone):
         raise problem_of_bulk(found)
-    given = msgspec.structs.asdict(wanted)
     return rendered(
         request,
         visitor,
@@ -45,7 +43,7 @@ def bulk_asked(request: Request, visitor: Visitor) -> Response:
         place="Runs" if wanted.fingerprint is None else "Failures",
         action=action,
         runs=found,
-        conditions={name: value for name, value in given.items() if value is not None},
+        conditions=wanted.conditions,
         is_everything=is_everything(services.engine, action, wanted),
         here=address(f"/bulk/{action}", request.query_params),
         back=_back(request, wanted),
@@ -80,7 +78,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     )
 
 
-def _asked(request: Request) -> tuple[BulkAction, RunFilter]:
+def _asked(request: Request) -> tuple[BulkAction, RunQuery]:
     verb = request.path_params["verb"]
     if verb not in set(BulkAction):
         raise Problem("not-found", f"nothing is called {verb!r} here")
@@ -93,9 +91,9 @@ def _asked(request: Request) -> tuple[BulkAction, RunFilter]:
     return BulkAction(verb), asked.runs
 
 
-def _back(request: Request, wanted: RunFilter, **said: Any) -> str:
+def _back(request: Request, wanted: RunQuery, **said: Any) -> str:
     """Where it was asked from: a failure group, or a list of runs."""
     group = wanted.fingerprint
-    if group is not None and wanted == RunFilter(fingerprint=group):
+    if group is not None and wanted == RunQuery(fingerprint=group):
         return address(f"/failures/{quote(group, safe='')}", **said)
     return address("/runs", request.query_params, cursor=None, **said)

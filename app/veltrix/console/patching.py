@@ -20,9 +20,9 @@ from veltrix.console.sessions import Visitor, check_bounds, check_scope
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays import plan, read
 from veltrix.operations.replays.patch import Patch, PatchInvalid, exact, read_patch
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.preview import Preview, Previews, preview, previews
 from veltrix.operations.replays.read import ReplayStory
+from veltrix.operations.runs.query import RunQuery
 from veltrix.store.transactions import transaction
 from veltrix.web.not_done import refusing
 from veltrix.web.problems import Problem
@@ -98,7 +98,7 @@ def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
     group_id = group_id_of(request)
     told = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
     asked = plan.PlanRequest(
-        wanted=Selection(fingerprint=group_id),
+        wanted=RunQuery(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
         reason=reason_of(form),
@@ -121,7 +121,7 @@ def _looked_at(request: Request, patch: Patch) -> Previews:
     look = partial(
         preview,
         services.engine,
-        Selection(fingerprint=group_id_of(request)),
+        RunQuery(fingerprint=group_id_of(request)),
         patch,
         services.settings.event_bytes_max,
         is_all=False,

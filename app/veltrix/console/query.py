@@ -4,7 +4,7 @@ An empty field asks for nothing. What cannot be is a 400 Problem that names the 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from veltrix.access.audit import AuditFilter
-from veltrix.domain.states import RunState
+from veltrix.domain.text import is_storable, moment_of
 from veltrix.operations.runs.action_rows import canonical
-from veltrix.operations.runs.read import RunFilter
+from veltrix.operations.runs.query import RunQuery
 from veltrix.operations.runs.read_events import EventFilter
 from veltrix.web.bodies import BodyReader, Disconnected
 from veltrix.web.problems import Problem
@@ -22,13 +22,12 @@ from veltrix.web.problems import Problem
 TEXT_CHARS_MAX = 1_000
 FORM_BYTES_MAX = 64 * 1024
 FIELDS_MAX = 32
-_CHARS_OF_NO_TEXT = "\x00"
 
 
 class RunsAsked(msgspec.Struct, frozen=True):
     """Which runs: what runs themselves say, and what their events say."""
 
-    runs: RunFilter
+    runs: RunQuery
     source: str | None = None
     subject: str | None = None
     type: str | None = None
@@ -64,19 +63,7 @@ class AuditAsked(msgspec.Struct, frozen=True):
 
 def runs_asked(query: Mapping[str, str]) -> RunsAsked:
     """Which runs the address asks for."""
-    state = text(query, "state")
-    if state is not None and state not in set(RunState):
-        raise _bad("state", f"one of {', '.join(RunState)}")
-    wanted = RunFilter(
-        state=None if state is None else RunState(state),
-        workflow=text(query, "workflow"),
-        queue=text(query, "queue"),
-        key=text(query, "key"),
-        event=id_of(query, "event"),
-        fingerprint=text(query, "fingerprint"),
-        since=time_of(query, "since"),
-        until=time_of(query, "until"),
-    )
+    wanted = RunQuery.from_query(query)
     source, subject, type_ = (text(query, name) for name in ("source", "subject", "type"))
     return RunsAsked(wanted, source, subject, type_, id_of(query, "cursor"))
 
@@ -116,7 +103,7 @@ def text(query: Mapping[str, str], name: str, chars_max: int = TEXT_CHARS_MAX) -
         return None
     if len(value) > chars_max:
         raise _bad(name, f"at most {chars_max:,} characters")
-    if any(c in _CHARS_OF_NO_TEXT or "\ud800" <= c <= "\udfff" for c in value):
+    if not is_storable(value):
         raise _bad(name, "text without NUL and without half of a surrogate pair")
     return value
 
@@ -171,9 +158,8 @@ def time_of(query: Mapping[str, str], name: str) -> datetime | None:
     if value is None:
         return None
     try:
-        time = datetime.fromisoformat(value)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
+        return moment_of(value)
+    except ValueError:
         raise _bad(name, "a time such as 2026-01-31T12:00") from None
 
 

@@ -15,9 +15,9 @@ from veltrix.console.sessions import Visitor, check_bounds
 from veltrix.operations.failures import triage
 from veltrix.operations.failures.triage import Moved, Noted, NotMoved
 from veltrix.operations.replays import plan
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options, Verb
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_group, refusing
 from veltrix.web.problems import Problem
 
@@ -55,7 +55,7 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     group_id = group_id_of(request)
     check_bounds(request, visitor, group=group_id)
     asked = plan.PlanRequest(
-        wanted=Selection(fingerprint=group_id),
+        wanted=RunQuery(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
         reason=reason_of(form),

@@ -27,7 +27,8 @@ from veltrix.console.sessions import Visitor
 from veltrix.domain.states import OPEN, RunState
 from veltrix.operations.runs import bulk, read, read_events, search
 from veltrix.operations.runs.action_rows import canonical
-from veltrix.operations.runs.read import RunFilter, RunPage
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import RunPage
 from veltrix.operations.runs.read_events import EventFilter, EventPage
 from veltrix.operations.runs.read_waits import waits
 from veltrix.pipeline.accept import ledger_rows
@@ -72,7 +73,7 @@ def runs(request: Request, visitor: Visitor) -> Response:
         waits=waiting,
         workflows=[row.workflow for row in known],
         queues=sorted({row.queue for row in known}),
-        is_filtered=asked.by_event is not None or asked.runs != RunFilter(),
+        is_filtered=asked.by_event is not None or asked.runs != RunQuery(),
         cancellable=_cancellable(request, visitor, asked, found),
     )
 
@@ -115,7 +116,7 @@ def event(request: Request, visitor: Visitor) -> Response:
         found = read_events.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
             raise Problem("not-found", f"there is no event {request.path_params['event_id']}")
-        started = read.page(tx, RunFilter(event=id_), limit=200).items
+        started = read.page(tx, RunQuery(event=id_), limit=200).items
         waiting = waits(tx, started)
     return rendered(
         request, visitor, "event.html", place="Events", event=found, runs=started, waits=waiting

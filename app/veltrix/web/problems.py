@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from veltrix.operations.runs.query import BadCondition
 from veltrix.pipeline.accept.receipts import AcceptUnavailable
 from veltrix.store.errors import Answer, answer_of
 from veltrix.telemetry import logger
@@ -223,6 +224,8 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case BadCondition():
+            return Problem("invalid-request", str(error))
         case AcceptUnavailable():
             return unavailable(str(error), error.retry_after_s)
         case RequestValidationError():
@@ -256,6 +259,13 @@ async def _render(request: Request, error: Exception) -> Response:
 
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
-    expected: list[type[Exception]] = [Problem, AcceptUnavailable, RequestValidationError]
-    for kind in (*expected, HTTPException, PoolTimeout, DBAPIError, Exception):
+    expected: list[type[Exception]] = [Problem, BadCondition, AcceptUnavailable]
+    for kind in (
+        *expected,
+        RequestValidationError,
+        HTTPException,
+        PoolTimeout,
+        DBAPIError,
+        Exception,
+    ):
         app.add_exception_handler(kind, _render)

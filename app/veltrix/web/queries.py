@@ -3,7 +3,7 @@
 What is not looked at would be a typing error in a filter that asks for everything.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -47,9 +47,15 @@ def _check(given: Iterable[tuple[str, str]], taken: Mapping[str, bool]) -> None:
 
 def _taken(route: Any) -> dict[str, bool]:
     """The parameters of a route of FastAPI's, by the names that they have in an address."""
-    return {
-        field.alias: _is_list(field.field_info.annotation) for field in route.dependant.query_params
-    }
+    fields = _fields(route.dependant)
+    return {field.alias: _is_list(field.field_info.annotation) for field in fields}
+
+
+def _fields(dependant: Any) -> Iterator[Any]:
+    """Its own, and those of what it depends on."""
+    yield from dependant.query_params
+    for other in dependant.dependencies:
+        yield from _fields(other)
 
 
 def _is_list(annotation: Any) -> bool:

@@ -4,17 +4,21 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import Request
+from fastapi import Query, Request
 from pydantic import WithJsonSchema
 
 from veltrix.domain.json_text import bad_json
+from veltrix.domain.text import is_storable
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.query import WORD_CHARS_MAX
 from veltrix.web.bodies import BodyReader, Disconnected
 from veltrix.web.problems import Problem
 from veltrix.web.suggestions import listed, misfit
 
 BODY_BYTES_MAX = 16_384
 
+# A text in an address.
+ParameterText = Annotated[str | None, Query(max_length=WORD_CHARS_MAX)]
 # Told as a UUID, and taken as text: what is none gets a sentence of ours.
 IdText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 
@@ -45,7 +49,7 @@ def decoded(body: bytes, type_: type[msgspec.Struct]) -> Any:
 
 def storable(name: str, text: str | None) -> str | None:
     """The text, if PostgreSQL can hold it."""
-    if text is not None and ("\x00" in text or not _is_unicode(text)):
+    if text is not None and not is_storable(text):
         raise Problem(
             "invalid-request",
             f"{name} has a NUL, or half of a surrogate pair, which no text can hold: take it out",
@@ -73,7 +77,3 @@ def _shape_of(type_: type[msgspec.Struct]) -> str:
     others = [f'"{field.encode_name}"' for field in fields if not field.required]
     may = f"; it may have {listed(others)} too" if others else ""
     return f"a JSON object with {listed(needed)}{may}" if needed else f"a JSON object{may}"
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)

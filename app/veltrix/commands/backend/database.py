@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.rules import Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
-    from veltrix.operations.runs.read import RunFilter
+    from veltrix.operations.runs.query import RunQuery
     from veltrix.settings.fields import Settings
 
 
@@ -46,7 +46,7 @@ class DatabaseBackend(DatabaseReads):
 
         return cancel(self._engine, ids, reason, self._author)
 
-    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunQuery") -> int:
         """As of now."""
         from veltrix.operations.runs.bulk import NotDone, count
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.rules import Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
-    from veltrix.operations.runs.read import RunFilter
+    from veltrix.operations.runs.query import RunQuery
 
 T = TypeVar("T")
 _REFUSALS = frozenset({400, 404, 409, 412, 413, 422})  # of what was asked, not of who asks
@@ -65,7 +65,7 @@ class HttpBackend(HttpReads):
         is_over = found["state"] == "cancelled"
         return Cancelled(run_id) if is_over else CancelRequested(run_id)
 
-    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunQuery") -> int:
         """As of now."""
         asked = asked_of(wanted) | {"action": action.value}
         try:
@@ -81,10 +81,10 @@ class HttpBackend(HttpReads):
         from veltrix.operations.runs.bulk import Done, NotDone
 
         body: dict[str, Any] = {"reason": asked.reason, "all": asked.is_all}
-        if asked.ids is not None:
-            body["ids"] = list(asked.ids)
-        if asked.wanted is not None:
-            body["filter"] = asked_of(asked.wanted)
+        if asked.wanted.ids is not None:
+            body["ids"] = list(asked.wanted.ids)
+        if asked.wanted.conditions:
+            body["filter"] = asked.wanted.conditions
         if asked.expected is not None:
             body["expected"] = asked.expected
         try:
@@ -100,12 +100,10 @@ class HttpBackend(HttpReads):
         """In one request."""
         from veltrix.operations.replays.read import ReplayStory
 
-        described = asked_of(planned.wanted)
-        ids = described.pop("ids", None)
         body: dict[str, Any] = {
             "reason": planned.reason,
-            "ids": ids,
-            "filter": described or None,
+            "ids": planned.wanted.ids,
+            "filter": planned.wanted.conditions or None,
             "all": planned.is_all,
             "from": planned.mode,
             "rate": planned.rate,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from veltrix.operations.failures.read import GroupFilter, GroupPage, GroupStory, Order
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import ReplayState
-    from veltrix.operations.runs.read import RunFilter, RunPage
+    from veltrix.operations.runs.query import RunQuery
+    from veltrix.operations.runs.read import RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
     from veltrix.operations.runs.read_story import RunStory
     from veltrix.pipeline.relay.queue_rows import Unserved
@@ -59,7 +60,7 @@ class HttpReads:
             msgspec.convert({"workflow": row["name"], **row}, WorkflowStanding) for row in found
         ]
 
-    def runs(self, wanted: "RunFilter", cursor: str | None, limit: int) -> "RunPage":
+    def runs(self, wanted: "RunQuery", cursor: str | None, limit: int) -> "RunPage":
         """A page of runs."""
         from veltrix.operations.runs.read import RunPage
 

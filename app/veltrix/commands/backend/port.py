@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.move import NotReplayed, Replayed
     from veltrix.operations.replays.patch import Patch
     from veltrix.operations.replays.plan import EditedNow
-    from veltrix.operations.replays.plan_rows import Selection
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import ReplayState, Verb
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
-    from veltrix.operations.runs.read import RunFilter, RunPage
+    from veltrix.operations.runs.query import RunQuery
+    from veltrix.operations.runs.read import RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
     from veltrix.operations.runs.read_story import RunStory
     from veltrix.pipeline.relay.queue_rows import Unserved
@@ -42,7 +42,7 @@ class PlanWanted(NamedTuple):
     `mode` None: from the beginning where there is a patch, else from the failed step.
     """
 
-    wanted: "Selection"
+    wanted: "RunQuery"
     reason: str
     is_all: bool = False
     mode: "ReplayMode | None" = None
@@ -86,7 +86,7 @@ class Reads(Protocol):
     def workflows(self) -> "list[WorkflowStanding]":
         """Every workflow that can be started, by name."""
 
-    def runs(self, wanted: "RunFilter", cursor: str | None, limit: int) -> "RunPage":
+    def runs(self, wanted: "RunQuery", cursor: str | None, limit: int) -> "RunPage":
         """Runs, newest first."""
 
     def run(self, run_id: str) -> "RunStory | None":
@@ -150,7 +150,7 @@ class Acts(Protocol):
     ) -> "Sequence[Cancelled | CancelRequested | NotCancelled]":
         """Each of up to 1,000 runs that is open is cancelled; each run's answer, by id."""
 
-    def count(self, action: "BulkAction", wanted: "RunFilter") -> int:
+    def count(self, action: "BulkAction", wanted: "RunQuery") -> int:
         """To how many runs it can be done now; 0: to none, or to more than at once."""
 
     def act(self, asked: "BulkRequest") -> "Done | NotDone":

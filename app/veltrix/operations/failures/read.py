@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from veltrix.domain.failure_groups import GroupKind, GroupState
 from veltrix.domain.ids import Id
 from veltrix.domain.states import RunState
-from veltrix.operations.runs.read import RunFilter, RunRow
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import RunRow
 from veltrix.operations.runs.read import page as runs_page
 
 SAMPLES_MAX = 10
@@ -248,7 +249,7 @@ def redact(row: GroupRow) -> None:
 
 
 def _failed_runs(tx: Connection, group_id: str) -> list[RunRow]:
-    wanted = RunFilter(state=RunState.FAILED, fingerprint=group_id, archived=False)
+    wanted = RunQuery(state=RunState.FAILED, fingerprint=group_id, archived=False)
     return runs_page(tx, wanted, limit=SAMPLES_MAX).items
 
 

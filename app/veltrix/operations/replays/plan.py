@@ -18,7 +18,7 @@ from veltrix.operations.replays import edit, edit_rows, plan_rows, read, replay_
 from veltrix.operations.replays.edit import EditOf, Refused
 from veltrix.operations.replays.forecast import summary_of
 from veltrix.operations.replays.patch import Patch, text_of
-from veltrix.operations.replays.plan_rows import RUNS_MAX, Selection
+from veltrix.operations.replays.plan_rows import RUNS_MAX
 from veltrix.operations.replays.read import ReplayStory
 from veltrix.operations.replays.replay_rows import HeldReplay
 from veltrix.operations.replays.rules import (
@@ -30,7 +30,8 @@ from veltrix.operations.replays.rules import (
     check_options,
 )
 from veltrix.operations.runs.action_rows import states_of
-from veltrix.operations.runs.archive_rows import Eligible, leaves_any
+from veltrix.operations.runs.archive_rows import Eligible, is_everything
+from veltrix.operations.runs.query import RunQuery
 from veltrix.releases import subscription_rows
 from veltrix.store import loads
 from veltrix.store.transactions import retry_transient, transaction
@@ -47,7 +48,7 @@ T = TypeVar("T")
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A plan as it is asked for: which runs, how, by whom and why; `request` as it was sent."""
 
-    wanted: Selection
+    wanted: RunQuery
     is_all: bool = False
     options: Options
     author: str
@@ -159,7 +160,7 @@ def edit_now(
         replay_id = plan_rows.insert(
             tx, options, {"ids": [run_id]}, author=of.author, reason=of.reason
         )
-        plan_rows.freeze(tx, replay_id, Selection(ids=(run_id,)))
+        plan_rows.freeze(tx, replay_id, RunQuery(ids=(run_id,)))
         this = msgspec.structs.replace(of, replay_id=replay_id)
         moved, skipped = edit.make(tx, [(run_id, now[0])], patch, this)
         if skipped:
@@ -213,11 +214,7 @@ def _begin_and_note(
 def freeze(tx: Connection, asked: PlanRequest) -> tuple[Options, str, int]:
     """A planned replay with its set; how many runs. Raises ReplayRefused."""
     wanted = asked.wanted
-    if (
-        not asked.is_all
-        and wanted.is_by_time
-        and not leaves_any(tx, wanted.since, wanted.until, Eligible.FAILED)
-    ):
+    if not asked.is_all and is_everything(tx, wanted, Eligible.FAILED):
         raise ReplayRefused(
             "needs-all", "this selects every failed run; say `all: true` if that is what you want"
         )

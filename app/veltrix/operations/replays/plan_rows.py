@@ -5,38 +5,31 @@ changed since.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    exists,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 
-from veltrix.domain.failure_groups import UNGROUPED
-from veltrix.domain.ids import first_id_at
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import text_of
 from veltrix.operations.replays.rules import RATE_MAX, Options
 from veltrix.operations.runs.action_rows import MovedRun
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import conditions_of
 from veltrix.store.arrays import IntArray, TextArray
+from veltrix.store.replay_tables import edits, replay_runs
+from veltrix.store.tables import runs
 
 RUNS_MAX = 1_000_000
-
-
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which failed runs: these ids, or all that fit every condition. `since` <= acceptance."""
-
-    ids: tuple[str, ...] | None = None
-    fingerprint: str | None = None
-    workflow: str | None = None
-    queue: str | None = None
-    key: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def is_by_time(self) -> bool:
-        """It has no condition but times, or none at all."""
-        return msgspec.structs.replace(self, since=None, until=None) == Selection()
 
 
 class Failures(msgspec.Struct):
@@ -109,29 +102,6 @@ with made as (
 )
 select id::text from made
 """  # noqa: S608 - put together from constants
-
-_CONDITIONS = {
-    "ids": "r.id = any(%(ids)s::uuid[])",
-    "fingerprint": "r.fingerprint = %(fingerprint)s",
-    "workflow": "r.workflow = %(workflow)s",
-    "queue": "r.queue = %(queue)s",
-    "key": "r.key = %(key)s",
-    "since": "r.id >= %(first_id)s::uuid",
-    "until": "r.id < %(last_id)s::uuid",
-}
-# What was archived, or edited and so runs as another run, is replayed only when it is named.
-_NOT_DEALT_WITH = """r.archived_at is null
-    and not exists (
-        select from edits e where e.origin_run_id = r.id and e.origin_generation = r.generation)"""
-
-_FREEZE = """
-insert into replay_runs (replay_id, run_id, generation, edits, is_archived)
-select %(replay_id)s::uuid, r.id, r.generation,
-    (select count(*) from edits e where e.origin_run_id = r.id), r.archived_at is not null
-from runs r
-where r.state = 'failed' and {conditions}
-order by r.id limit %(limit)s
-"""
 
 _COUNT = """
 update replays set planned = (select count(*) from replay_runs where replay_id = %(id)s)
@@ -215,22 +185,25 @@ def insert_begun(
     return str(tx.exec_driver_sql(_INSERT_BEGUN, values).scalar_one())
 
 
-def freeze(tx: Connection, replay_id: str, wanted: Selection, runs_max: int = RUNS_MAX) -> int:
-    """Give the replay the failed runs that are selected now; how many. At most runs_max + 1."""
-    names = [name for name in _CONDITIONS if getattr(wanted, name) is not None]
-    conditions = [_CONDITIONS[name] for name in names]
-    if wanted.fingerprint == UNGROUPED:
-        conditions[names.index("fingerprint")] = "r.fingerprint is null"
+def freeze(tx: Connection, replay_id: str, wanted: RunQuery, runs_max: int = RUNS_MAX) -> int:
+    """Give the replay the failed runs that are wanted now; how many. At most runs_max + 1."""
+    edited = select(func.count()).where(edits.c.origin_run_id == runs.c.id).scalar_subquery()
+    found = (
+        select(
+            literal(replay_id, replay_runs.c.replay_id.type),
+            runs.c.id,
+            runs.c.generation,
+            edited,
+            runs.c.archived_at.is_not(None),
+        )
+        .where(runs.c.state == literal_column("'failed'"), *conditions_of(wanted))
+        .order_by(runs.c.id)
+        .limit(runs_max + 1)
+    )
     if wanted.ids is None:
-        conditions.append(_NOT_DEALT_WITH)
-    values = msgspec.structs.asdict(wanted) | {
-        "ids": TextArray(list(wanted.ids or ())),
-        "first_id": wanted.since and first_id_at(wanted.since),
-        "last_id": wanted.until and first_id_at(wanted.until),
-        "replay_id": replay_id,
-        "limit": runs_max + 1,
-    }
-    tx.exec_driver_sql(_FREEZE.format(conditions=" and ".join(conditions)), values)
+        found = found.where(*_not_dealt_with())
+    names = ["replay_id", "run_id", "generation", "edits", "is_archived"]
+    tx.execute(replay_runs.insert().from_select(names, found))
     return int(tx.exec_driver_sql(_COUNT, {"id": replay_id}).scalar_one())
 
 
@@ -259,6 +232,14 @@ def foresee(tx: Connection, replay_id: str) -> Foreseen:
 def summarise(tx: Connection, replay_id: str, summary: msgspec.Struct) -> None:
     """Keep what the plan foresees."""
     tx.exec_driver_sql(_SUMMARISE, {"id": replay_id, "summary": _json(summary)})
+
+
+def _not_dealt_with() -> list[ColumnElement[bool]]:
+    """What was archived, or edited and so runs as another run, is replayed only when named."""
+    is_this = and_(
+        edits.c.origin_run_id == runs.c.id, edits.c.origin_generation == runs.c.generation
+    )
+    return [runs.c.archived_at.is_(None), ~exists().where(is_this)]
 
 
 def _json(value: Any) -> str:

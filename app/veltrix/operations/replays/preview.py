@@ -13,8 +13,8 @@ from veltrix.operations.replays import edit, edit_rows, replay_rows
 from veltrix.operations.replays.edit import Refused
 from veltrix.operations.replays.patch import Origin, Patch, text_of
 from veltrix.operations.replays.plan import PAYLOADS_MAX, PlanRequest, freeze
-from veltrix.operations.replays.plan_rows import Selection
 from veltrix.operations.replays.rules import Options
+from veltrix.operations.runs.query import RunQuery
 
 PREVIEW_RUNS_MAX = 50
 PREVIEW_BYTES_MAX = 8 * 1024 * 1024  # about; beyond it no more runs are shown
@@ -42,7 +42,7 @@ class Previews(msgspec.Struct):
 
 
 def preview(
-    engine: Engine, wanted: Selection, patch: Patch, bytes_max: int, *, is_all: bool, limit: int
+    engine: Engine, wanted: RunQuery, patch: Patch, bytes_max: int, *, is_all: bool, limit: int
 ) -> Previews:
     """What a patch would make of the first runs that are selected. Changes nothing.
 

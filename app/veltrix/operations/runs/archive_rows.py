@@ -10,7 +10,8 @@ from enum import StrEnum
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, func, literal_column, select
 
-from veltrix.operations.runs.read import RunFilter, conditions_of
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import conditions_of
 from veltrix.store.arrays import TextArray
 from veltrix.store.failure_deltas import RUN_GROUP, RUN_KIND
 from veltrix.store.tables import runs
@@ -63,7 +64,7 @@ def hold(tx: Connection, run_ids: Sequence[str]) -> list[HeldRuns]:
     return [HeldRuns(*row) for row in tx.exec_driver_sql(_HOLD, {"id": TextArray(run_ids)})]
 
 
-def hold_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: int) -> list[str]:
+def hold_matching(tx: Connection, wanted: RunQuery, eligible: Eligible, limit: int) -> list[str]:
     """The ids of the first `limit` runs that `wanted` describes and that are so, locked."""
     found = (
         select(runs.c.id)
@@ -75,32 +76,32 @@ def hold_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: 
     return list(tx.execute(found).scalars())
 
 
-def count_matching(tx: Connection, wanted: RunFilter, eligible: Eligible, limit: int) -> int:
+def count_matching(tx: Connection, wanted: RunQuery, eligible: Eligible, limit: int) -> int:
     """How many runs `wanted` describes and are so; `limit` stands for that many and more."""
     found = select(runs.c.id).where(_is(eligible), *conditions_of(wanted)).limit(limit)
     return int(tx.execute(select(func.count()).select_from(found.subquery())).scalar_one())
 
 
-def is_everything(tx: Connection, wanted: RunFilter, eligible: Eligible) -> bool:
+def is_everything(tx: Connection, wanted: RunQuery, eligible: Eligible) -> bool:
     """Whether it leaves out no run that is so: it has no condition, or only times beyond all.
 
     Whatever else it asks for is a choice, even where every run happens to be like that.
     """
     known = {"state": None, "archived": None, "since": None, "until": None}
-    if msgspec.structs.replace(wanted, **known) != RunFilter():
+    if msgspec.structs.replace(wanted, **known) != RunQuery():
         return False
-    return not leaves_any(tx, wanted.since, wanted.until, eligible)
+    return not _leaves_any(tx, wanted.since, wanted.until, eligible)
 
 
-def leaves_any(
+def _leaves_any(
     tx: Connection, since: datetime | None, until: datetime | None, eligible: Eligible
 ) -> bool:
     """Whether any run that is so was accepted before `since`, or at `until` or later."""
     beyond = []
     if since is not None:
-        beyond.append(conditions_of(RunFilter(until=since)))
+        beyond.append(conditions_of(RunQuery(until=since)))
     if until is not None:
-        beyond.append(conditions_of(RunFilter(since=until)))
+        beyond.append(conditions_of(RunQuery(since=until)))
     return any(
         tx.execute(select(runs.c.id).where(_is(eligible), *outside).limit(1)).first() is not None
         for outside in beyond

@@ -13,7 +13,7 @@ from veltrix.operations.runs import action_rows, archive_rows
 from veltrix.operations.runs.action_rows import MovedRun
 from veltrix.operations.runs.archive_rows import HeldRuns
 from veltrix.operations.runs.cancel import tell
-from veltrix.operations.runs.read import RunFilter
+from veltrix.operations.runs.query import RunQuery
 from veltrix.store.transactions import after_commit, open_autocommit, retry_transient, transaction
 
 IDS_MAX = 1_000
@@ -30,14 +30,13 @@ class BulkAction(StrEnum):
 
 
 class BulkRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs: `ids`, or all that `wanted` describes. `is_all`: every run there is may be.
+    """Which runs: of ids, exactly these; else all that fit. `is_all`: every run there is may be.
 
-    `expected`: so many runs `wanted` described when somebody looked; other ones are not meant.
+    `expected`: so many runs fitted when somebody looked; other ones are not meant.
     """
 
     action: BulkAction
-    ids: Sequence[str] | None = None
-    wanted: RunFilter | None = None
+    wanted: RunQuery = RunQuery()
     is_all: bool = False
     expected: int | None = None
     reason: str
@@ -75,7 +74,7 @@ def act(engine: Engine, asked: BulkRequest) -> Done | NotDone:
     return retry_transient(_once)
 
 
-def count(engine: Engine, action: BulkAction, wanted: RunFilter) -> int | NotDone:
+def count(engine: Engine, action: BulkAction, wanted: RunQuery) -> int | NotDone:
     """To how many runs that `wanted` describes it can be done now; why to none, if it cannot."""
     with open_autocommit(engine) as tx:
         found = archive_rows.count_matching(tx, wanted, _STATES[action], RUNS_MAX + 1)
@@ -84,23 +83,23 @@ def count(engine: Engine, action: BulkAction, wanted: RunFilter) -> int | NotDon
     return found or _EMPTY
 
 
-def is_everything(engine: Engine, action: BulkAction, wanted: RunFilter) -> bool:
+def is_everything(engine: Engine, action: BulkAction, wanted: RunQuery) -> bool:
     """Whether it leaves out none of the runs that it can be done to now: `is_all` must be said."""
     with open_autocommit(engine) as tx:
         return archive_rows.is_everything(tx, wanted, _STATES[action])
 
 
 def _act(tx: Connection, asked: BulkRequest) -> tuple[Done | NotDone, Sequence[str]]:
-    if asked.ids is not None:
-        held, missing = _hold_ids(tx, asked.ids)
+    wanted = asked.wanted
+    if wanted.ids is not None:
+        held, missing = _hold_ids(tx, wanted.ids)
         wrong = [run for run in held if not _is_fit(asked.action, run)]
         if missing:
-            return _unknown(missing), asked.ids
+            return _unknown(missing), wanted.ids
         if wrong:
-            return _unfit(asked.action, wrong), asked.ids
+            return _unfit(asked.action, wrong), wanted.ids
         run_ids = [run.id for run in held]
     else:
-        wanted = asked.wanted or RunFilter()
         if not asked.is_all and archive_rows.is_everything(tx, wanted, _STATES[asked.action]):
             return _EVERYTHING, []
         run_ids = archive_rows.hold_matching(tx, wanted, _STATES[asked.action], RUNS_MAX + 1)
@@ -201,18 +200,18 @@ def _audited(asked: BulkRequest, answer: Done | NotDone, run_ids: Sequence[str])
     request: dict[str, Any] = {"all": asked.is_all}
     if asked.expected is not None:
         request["expected"] = asked.expected
-    if asked.ids is not None:
-        request["ids"] = list(asked.ids)
-    if asked.wanted is not None:
-        given = msgspec.to_builtins(asked.wanted)
-        request["filter"] = {name: value for name, value in given.items() if value is not None}
-    known, _ = action_rows.sorted_ids(run_ids) if asked.ids is not None else (list(run_ids), [])
+    ids = asked.wanted.ids
+    if ids is not None:
+        request["ids"] = list(ids)
+    if asked.wanted.conditions:
+        request["filter"] = msgspec.to_builtins(asked.wanted.conditions)
+    known, _ = action_rows.sorted_ids(run_ids) if ids is not None else (list(run_ids), [])
     return Audited(
         author=asked.author,
         action=f"run.{asked.action}",
         reason=asked.reason,
         target="run",
-        target_id=asked.ids[0] if asked.ids is not None and len(asked.ids) == 1 else None,
+        target_id=ids[0] if ids is not None and len(ids) == 1 else None,
         request=request,
         run_ids=known,
         result=msgspec.to_builtins(answer),

@@ -8,12 +8,26 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, literal_column, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    literal_column,
+    select,
+)
 from sqlalchemy.sql.selectable import Subquery
+from sqlalchemy.types import NullType
 
 from veltrix.domain.failure_groups import UNGROUPED
 from veltrix.domain.ids import Id, first_id_at, runs_range
 from veltrix.domain.states import OPEN, RunState
+from veltrix.operations.runs.query import RunQuery
 from veltrix.store.arrays import IntArray, TextArray
 from veltrix.store.tables import runs
 
@@ -56,24 +70,6 @@ class RunRow(msgspec.Struct, kw_only=True):
     priority: int
     payload_bytes: int
     archived_at: datetime | None = None
-
-
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs; None leaves a condition out. `since` <= acceptance < `until`.
-
-    `archived` False: all but the failed runs that were put away; True: only those. `fingerprint`
-    UNGROUPED: failed without one.
-    """
-
-    state: RunState | None = None
-    workflow: str | None = None
-    queue: str | None = None
-    key: str | None = None
-    event: str | None = None
-    fingerprint: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    archived: bool | None = None
 
 
 class RunPage(msgspec.Struct):
@@ -130,7 +126,7 @@ def settled(tx: Connection, run_ids: Sequence[str]) -> set[str]:
 
 def page(
     tx: Connection,
-    wanted: RunFilter,
+    wanted: RunQuery,
     *,
     cursor: str | None = None,
     limit: int = 50,
@@ -139,23 +135,23 @@ def page(
     """The newest `limit` runs that `wanted` describes, below `cursor` (a run id) if given."""
     bounds = _bounds(wanted, cursor)
     if wanted.archived is None and _is_served(wanted):
-        rows = tx.execute(_newest(runs, [*bounds, *_conditions(runs, wanted)], limit)).all()
+        rows = tx.execute(_newest(runs, [*bounds, *column_conditions(runs, wanted)], limit)).all()
         is_more = len(rows) == limit
         return RunPage(_run_rows(tx, rows), str(rows[-1].id) if is_more else None)
     # What an index leads to is looked at in it; the rest of what is wanted is looked for in that.
     if _is_served(wanted):
-        bounds += _conditions(runs, msgspec.structs.replace(wanted, archived=None))
+        bounds += column_conditions(runs, msgspec.structs.replace(wanted, archived=None))
     looked_at = _newest(runs, bounds, rows_max).subquery("looked_at")
-    rows = tx.execute(_newest(looked_at, _conditions(looked_at, wanted), limit)).all()
+    rows = tx.execute(_newest(looked_at, column_conditions(looked_at, wanted), limit)).all()
     if len(rows) == limit:
         return RunPage(_run_rows(tx, rows), str(rows[-1].id))
     last = select(runs.c.id).where(*bounds).order_by(runs.c.id.desc()).offset(rows_max - 1).limit(1)
     return RunPage(_run_rows(tx, rows), tx.execute(last).scalar_one_or_none())
 
 
-def conditions_of(wanted: RunFilter) -> list[ColumnElement[bool]]:
+def conditions_of(wanted: RunQuery) -> list[ColumnElement[bool]]:
     """What `wanted` describes, as conditions on the table of runs."""
-    return [*_bounds(wanted, None), *_conditions(runs, wanted)]
+    return [*_bounds(wanted, None), *column_conditions(runs, wanted)]
 
 
 def _newest(
@@ -168,18 +164,19 @@ def _newest(
     return select(*columns).where(*conditions).order_by(table.c.id.desc()).limit(limit)
 
 
-def _is_served(wanted: RunFilter) -> bool:
+def _is_served(wanted: RunQuery) -> bool:
     """Whether an index leads to the runs that match, not past all that do not."""
     is_few = wanted.event is not None or wanted.state in OPEN or wanted.state in _UNSUCCESSFUL
     return (
         is_few
+        or wanted.ids is not None
         or wanted.fingerprint == UNGROUPED
-        or wanted == RunFilter(since=wanted.since, until=wanted.until, archived=wanted.archived)
+        or wanted == RunQuery(since=wanted.since, until=wanted.until, archived=wanted.archived)
     )
 
 
-def _bounds(wanted: RunFilter, cursor: str | None) -> list[ColumnElement[bool]]:
-    """Bounds of the primary key: ids begin with the time of acceptance."""
+def _bounds(wanted: RunQuery, cursor: str | None) -> list[ColumnElement[bool]]:
+    """What the primary key leads to: ids begin with the time of acceptance."""
     bounds: list[ColumnElement[bool]] = []
     if cursor is not None:
         bounds.append(runs.c.id < cursor)
@@ -190,10 +187,14 @@ def _bounds(wanted: RunFilter, cursor: str | None) -> list[ColumnElement[bool]]:
     if wanted.event is not None:
         first, last = runs_range(wanted.event)
         bounds.append(and_(runs.c.id > first, runs.c.id <= last))
+    if wanted.ids is not None:
+        ids = bindparam(None, TextArray(wanted.ids), type_=NullType())
+        bounds.append(runs.c.id == any_(cast(ids, ARRAY(runs.c.id.type))))
     return bounds
 
 
-def _conditions(table: Table | Subquery, wanted: RunFilter) -> list[ColumnElement[bool]]:
+def column_conditions(table: Table | Subquery, wanted: RunQuery) -> list[ColumnElement[bool]]:
+    """What `wanted` says of columns that are named as in a list: all but ids, event and times."""
     conditions: list[ColumnElement[bool]] = [
         table.c[name] == value
         for name in ("workflow", "queue", "key")

@@ -10,13 +10,21 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, column, select, text
+from sqlalchemy.types import NullType
 
-from veltrix.domain.failure_groups import UNGROUPED
 from veltrix.operations.runs.action_rows import canonical
-from veltrix.operations.runs.read import COLUMN_OF, RunFilter, RunPage, RunRow, count_attempts
+from veltrix.operations.runs.query import RunQuery
+from veltrix.operations.runs.read import (
+    COLUMN_OF,
+    RunPage,
+    RunRow,
+    column_conditions,
+    count_attempts,
+)
 from veltrix.operations.runs.read_events import EventFilter, EventRow, page
 from veltrix.store.arrays import TextArray
+from veltrix.store.tables import runs
 
 NEWEST_MAX = 50_000
 FOUND_MAX = 20
@@ -69,20 +77,13 @@ select (select started_at from runs order by id desc offset %(newest)s limit 1),
 # Runs have ids right behind that of their event.
 _RUNS_OF_EVENTS = f"""
 select {_RUN_COLUMNS}
-from unnest(%(event)s::uuid[]) as e(event)
+from unnest(cast(:event as uuid[])) as e(event)
 cross join lateral (
     select * from runs
-    where runs.id > e.event and runs.id <= (left(e.event::text, 30) || 'ffffff')::uuid
+    where runs.id > e.event
+        and runs.id <= cast(left(cast(e.event as text), 30) || 'ffffff' as uuid)
     order by id limit 1000  -- a look at the key for each event, not a walk along all runs
 ) as r
-where (%(state)s::text is null or state = %(state)s)
-    and (%(workflow)s::text is null or workflow = %(workflow)s)
-    and (%(queue)s::text is null or queue = %(queue)s)
-    and (%(key)s::text is null or key = %(key)s)
-    and (%(fingerprint)s::text is null
-        or coalesce(fingerprint, case when state = 'failed' then '{UNGROUPED}' end)
-            = %(fingerprint)s)
-order by r.id desc
 """  # noqa: S608 - as above
 
 _ACCOUNTS = """
@@ -99,12 +100,12 @@ def look_up(tx: Connection, word: str) -> Hits:
     if id_ is not None:
         return _by_id(tx, id_)
     keys = {"word": word, "newest": NEWEST_MAX, "max": FOUND_MAX}
-    runs = tx.exec_driver_sql(_RUNS, keys).all()
+    found = tx.exec_driver_sql(_RUNS, keys).all()
     events = tx.exec_driver_sql(_EVENTS, keys).all()
     accounts = tx.exec_driver_sql(_ACCOUNTS, keys).all()
     runs_since, events_since = tx.exec_driver_sql(_SINCE, keys).one()
     return Hits(
-        runs=_runs(tx, runs),
+        runs=_runs(tx, found),
         events=[_event(row) for row in events],
         accounts=[(source, type_) for source, type_ in accounts],
         runs_since=runs_since,
@@ -115,7 +116,7 @@ def look_up(tx: Connection, word: str) -> Hits:
 def runs_of_events(
     tx: Connection,
     events: EventFilter,
-    wanted: RunFilter,
+    wanted: RunQuery,
     *,
     cursor: str | None = None,
     limit: int = 50,
@@ -125,19 +126,22 @@ def runs_of_events(
     A page may be short, and may be a little longer where an event has several runs.
     """
     found = page(tx, events, cursor=cursor, limit=limit)
-    values: dict[str, object] = {"event": TextArray([event.event for event in found.items])}
-    for name in ("state", "workflow", "queue", "key", "fingerprint"):
-        values[name] = getattr(wanted, name)
-    rows = tx.exec_driver_sql(_RUNS_OF_EVENTS, values) if found.items else ()
-    return RunPage(_runs(tx, rows), found.next)
+    if not found.items:
+        return RunPage([], found.next)
+    ids = bindparam("event", TextArray([event.event for event in found.items]), type_=NullType())
+    names = RunRow.__struct_fields__
+    typed = [column(name, runs.c[COLUMN_OF.get(name, name)].type) for name in names]
+    theirs = text(_RUNS_OF_EVENTS).bindparams(ids).columns(*typed).subquery("theirs")
+    fit = select(theirs).where(*column_conditions(theirs, wanted)).order_by(theirs.c.id.desc())
+    return RunPage(_runs(tx, tx.execute(fit)), found.next)
 
 
 def _by_id(tx: Connection, id_: str) -> Hits:
     """Runs of an event have ids right behind the event's own."""
     last = id_[:-6] + "ffffff" if id_.endswith("000000") else id_
-    runs = tx.exec_driver_sql(_RUNS_BY_ID, {"id": id_, "last": last, "max": FOUND_MAX})
+    found = tx.exec_driver_sql(_RUNS_BY_ID, {"id": id_, "last": last, "max": FOUND_MAX})
     events = tx.exec_driver_sql(_EVENT_BY_ID, {"id": id_})
-    return Hits(_runs(tx, runs), [_event(row) for row in events], [])
+    return Hits(_runs(tx, found), [_event(row) for row in events], [])
 
 
 def _runs(tx: Connection, rows: Iterable[Sequence[Any]]) -> list[RunRow]:
