@@ -45,7 +45,7 @@ _ROW: dict[str, Any] = {
 }
 
 
-class SeenAsked(msgspec.Struct, forbid_unknown_fields=True):
+class SeenBody(msgspec.Struct, forbid_unknown_fields=True):
     """Letters that somebody has looked at; the reason is kept in the audit."""
 
     ids: Annotated[
@@ -121,7 +121,7 @@ def read_dead_letter(
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": content(SeenAsked, {"ids": [42], "reason": "sent by a test"}),
+            "content": content(SeenBody, {"ids": [42], "reason": "sent by a test"}),
         }
     },
 )
@@ -131,12 +131,12 @@ async def see_dead_letters(request: Request, author: _Operator) -> Response:
     Not for a key that is bound to workflows: a dead letter is of none.
     """
     await check_bounds(request, author)
-    body = await body_of(request, _BODY_BYTES_MAX)
-    asked = decoded(body, SeenAsked)
+    raw = await body_of(request, _BODY_BYTES_MAX)
+    body = decoded(raw, SeenBody)
     engine = request.app.state.services.engine
 
     def call() -> Response:
-        marked = see(engine, asked.ids, author.name, asked.reason)
+        marked = see(engine, body.ids, author.name, body.reason)
         return Response(msgspec.json.encode(SeenAnswer(marked, author.name)), media_type=_JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))

@@ -40,7 +40,7 @@ _REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c000001"
 _Editor = Annotated[Author, Depends(require(Scope.RUNS_EDIT))]
 
 
-class EditAsked(msgspec.Struct, forbid_unknown_fields=True):
+class EditBody(msgspec.Struct, forbid_unknown_fields=True):
     """The whole payload as it is to be (`data`), or a `patch` of it (RFC 6902); and why."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
@@ -63,7 +63,7 @@ class EditAsked(msgspec.Struct, forbid_unknown_fields=True):
         "requestBody": {
             "required": True,
             "content": content(
-                EditAsked, {"data": {"cents": 100}, "reason": "the shop sent cents as text"}
+                EditBody, {"data": {"cents": 100}, "reason": "the shop sent cents as text"}
             ),
         }
     },
@@ -85,8 +85,8 @@ async def edit_run(
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
     await check_bounds(request, author, run_ids=[run_id])
-    body = await body_of(request, bytes_max + _EXTRA_BYTES)
-    asked = decoded(body, EditAsked)
+    raw = await body_of(request, bytes_max + _EXTRA_BYTES)
+    body = decoded(raw, EditBody)
     id_ = canonical(run_id)
     if id_ is None:
         raise no_such_run(run_id)
@@ -96,18 +96,18 @@ async def edit_run(
             "send If-Match with the ETag that GET /v1/runs/{run_id} gave: it keeps two people from"
             " editing one run",
         )
-    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    patch = await read_beside(author.name, len(raw), lambda: patch_of(body.patch))
     if patch is not None:  # what it says of a payload that it does not fit shows the payload
         await check_asked(request, author, Scope.PAYLOADS_READ)
-    if (patch is None) == (asked.data is msgspec.UNSET):
+    if (patch is None) == (body.data is msgspec.UNSET):
         raise Problem("invalid-body", "send either data or patch")
     if patch is None:
-        raw = bytes(asked.data)
-        if problem := await read_beside(author.name, len(raw), lambda: json_problem(raw)):
+        payload = bytes(body.data)
+        if problem := await read_beside(author.name, len(payload), lambda: json_problem(payload)):
             raise Problem("invalid-body", f"data is {problem}")
-        patch = replacing(raw.decode())
+        patch = replacing(payload.decode())
     limits = (services.acceptor.new_ids, services.settings.accounts_max)
-    of = EditOf("", author.name, asked.reason, bytes_max, *limits)
+    of = EditOf("", author.name, body.reason, bytes_max, *limits)
     tag = None if if_match.strip() == "*" else if_match.strip()
 
     def call() -> Response:
@@ -115,7 +115,7 @@ async def edit_run(
         headers = {"Location": f"/v1/runs/{made.id}"}
         return Response(msgspec.json.encode(made), 201, headers, _JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 @router.get(

@@ -38,7 +38,7 @@ from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import no_such_group, problem_of_group
 from veltrix.web.problems import Problem
-from veltrix.web.requests import body_of, decoded, storable, utc
+from veltrix.web.requests import ReasonBody, body_of, decoded, storable, utc
 
 if TYPE_CHECKING:
     from veltrix.web.services import Services
@@ -52,20 +52,14 @@ _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
-class ResolveAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ResolveBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Mended in this version of the code; without one, in whatever runs now. And why."""
 
     reason: _Word
     version: _Word | None = None
 
 
-class WhyAsked(msgspec.Struct, forbid_unknown_fields=True):
-    """The reason is kept with the group and in the audit."""
-
-    reason: _Word
-
-
-class NoteAsked(msgspec.Struct, forbid_unknown_fields=True):
+class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
     """What to keep beside the group."""
 
     text: Annotated[str, msgspec.Meta(min_length=1, max_length=4_000)]
@@ -194,18 +188,18 @@ def read_failure(request: Request, group_id: str, author: _Reader) -> Response:
     return Response(msgspec.json.encode(found), media_type=_JSON)
 
 
-def _documented(type_: type, asked: type, example: dict[str, Any]) -> dict[str, Any]:
-    told = {"id": _ID, "note": 7} if type_ is NoteAnswer else {"id": _ID, "state": "resolved"}
+def _documented(type_: type, body: type, example: dict[str, Any]) -> dict[str, Any]:
+    answer = {"id": _ID, "note": 7} if type_ is NoteAnswer else {"id": _ID, "state": "resolved"}
     return {
-        "responses": answers("Done", type_, told, *(400, 404, 409, 413, 422, 503)),
-        "openapi_extra": {"requestBody": {"required": True, "content": content(asked, example)}},
+        "responses": answers("Done", type_, answer, *(400, 404, 409, 413, 422, 503)),
+        "openapi_extra": {"requestBody": {"required": True, "content": content(body, example)}},
     }
 
 
 @router.post(
     "/v1/failures/{group_id}/resolve",
     summary="Say that a failure group is mended",
-    **_documented(MovedAnswer, ResolveAsked, {"version": "3f2a9c", "reason": "bank is back"}),
+    **_documented(MovedAnswer, ResolveBody, {"version": "3f2a9c", "reason": "bank is back"}),
 )
 async def resolve_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """In `version`: a failure of that code or of later code makes it `regressed`; of older, not.
@@ -214,18 +208,18 @@ async def resolve_failure(request: Request, group_id: str, author: _Operator) ->
     who did it. Takes an `Idempotency-Key`.
     """
     await check_bounds(request, author, group=_group_id(group_id))
-    body = await body_of(request)
-    asked = decoded(body, ResolveAsked)
-    storable("version", asked.version)
+    raw = await body_of(request)
+    body = decoded(raw, ResolveBody)
+    storable("version", body.version)
     engine, id_ = request.app.state.services.engine, _group_id(group_id)
-    call = partial(resolve, engine, id_, asked.version, asked.reason, author.name)
-    return await _answer(request, author, body, call)
+    call = partial(resolve, engine, id_, body.version, body.reason, author.name)
+    return await _answer(request, author, raw, call)
 
 
 @router.post(
     "/v1/failures/{group_id}/ignore",
     summary="Ignore a failure group",
-    **_documented(MovedAnswer, WhyAsked, {"reason": "a test tenant"}),
+    **_documented(MovedAnswer, ReasonBody, {"reason": "a test tenant"}),
 )
 async def ignore_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """It is counted as before. Takes an `Idempotency-Key`."""
@@ -235,7 +229,7 @@ async def ignore_failure(request: Request, group_id: str, author: _Operator) -> 
 @router.post(
     "/v1/failures/{group_id}/reopen",
     summary="Open a failure group again",
-    **_documented(MovedAnswer, WhyAsked, {"reason": "it was not that"}),
+    **_documented(MovedAnswer, ReasonBody, {"reason": "it was not that"}),
 )
 async def reopen_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """What was resolved or ignored is open again. Takes an `Idempotency-Key`."""
@@ -245,16 +239,16 @@ async def reopen_failure(request: Request, group_id: str, author: _Operator) -> 
 @router.post(
     "/v1/failures/{group_id}/notes",
     summary="Write a note beside a failure group",
-    **_documented(NoteAnswer, NoteAsked, {"text": "the bank says 14:00"}),
+    **_documented(NoteAnswer, NoteBody, {"text": "the bank says 14:00"}),
 )
 async def note_failure(request: Request, group_id: str, author: _Operator) -> Response:
     """It is kept for ever, with its author. Takes an `Idempotency-Key`."""
     await check_bounds(request, author, group=_group_id(group_id))
-    body = await body_of(request)
-    asked = decoded(body, NoteAsked)
+    raw = await body_of(request)
+    body = decoded(raw, NoteBody)
     engine = request.app.state.services.engine
-    call = partial(note, engine, _group_id(group_id), asked.text, author.name)
-    return await _answer(request, author, body, call)
+    call = partial(note, engine, _group_id(group_id), body.text, author.name)
+    return await _answer(request, author, raw, call)
 
 
 async def _decide(
@@ -264,15 +258,15 @@ async def _decide(
     decide: Callable[[Any, str, str, str], Moved | NotMoved],
 ) -> Response:
     await check_bounds(request, author, group=_group_id(group_id))
-    body = await body_of(request)
-    asked = decoded(body, WhyAsked)
+    raw = await body_of(request)
+    body = decoded(raw, ReasonBody)
     engine = request.app.state.services.engine
-    call = partial(decide, engine, _group_id(group_id), asked.reason, author.name)
-    return await _answer(request, author, body, call)
+    call = partial(decide, engine, _group_id(group_id), body.reason, author.name)
+    return await _answer(request, author, raw, call)
 
 
 async def _answer(
-    request: Request, author: Author, body: bytes, call: Callable[[], Moved | Noted | NotMoved]
+    request: Request, author: Author, raw: bytes, call: Callable[[], Moved | Noted | NotMoved]
 ) -> Response:
     def made() -> Response:
         answer = call()
@@ -280,7 +274,7 @@ async def _answer(
             raise problem_of_group(answer)
         return Response(msgspec.json.encode(answer), media_type=_JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, made))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, made))
 
 
 def _group_id(text: str) -> str:

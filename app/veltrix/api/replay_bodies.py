@@ -16,7 +16,7 @@ from veltrix.web.requests import storable
 IDS_MAX = 10_000
 
 
-class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class SelectionBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which failed runs: `ids`, a `group` (its fingerprint), a `filter`, or `all`."""
 
     ids: Annotated[list[Id], msgspec.Meta(max_length=IDS_MAX)] | None = None
@@ -26,7 +26,7 @@ class Selecting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown_fields=True):
+class PlanBody(SelectionBody, kw_only=True, rename={"mode": "from"}, forbid_unknown_fields=True):
     """A plan. Left out, `rate` and `stop_share` are the server's; null: it never stops by itself.
 
     With a `patch` (RFC 6902) every run is a new run with the payload that the patch makes.
@@ -39,17 +39,11 @@ class PlanAsked(Selecting, kw_only=True, rename={"mode": "from"}, forbid_unknown
     stop_share: float | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class PreviewAsked(Selecting, kw_only=True, forbid_unknown_fields=True):
+class PreviewBody(SelectionBody, kw_only=True, forbid_unknown_fields=True):
     """What a patch would make of the first `limit` of these runs."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=PREVIEW_RUNS_MAX)] = 10
     reason: None = None
-
-
-class Why(msgspec.Struct, forbid_unknown_fields=True):
-    """The reason is kept with the action."""
-
-    reason: Word
 
 
 _REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -119,19 +113,19 @@ def patch_of(raw: msgspec.Raw | msgspec.UnsetType) -> Patch | None:
         raise Problem("invalid-patch", str(error)) from None
 
 
-def query_of(asked: Selecting) -> RunQuery:
+def query_of(body: SelectionBody) -> RunQuery:
     """The runs that were asked for."""
-    given = [name for name in ("ids", "group", "filter") if getattr(asked, name) is not None]
-    if len(given) > 1 or (given and given != ["filter"] and asked.all):
+    given = [name for name in ("ids", "group", "filter") if getattr(body, name) is not None]
+    if len(given) > 1 or (given and given != ["filter"] and body.all):
         raise Problem("invalid-options", "send one of ids, group and filter; or all with a filter")
-    storable("group", asked.group)
-    if asked.ids is not None:
-        ids = {text: canonical(text) for text in asked.ids}
+    storable("group", body.group)
+    if body.ids is not None:
+        ids = {text: canonical(text) for text in body.ids}
         if wrong := sorted(text for text, id_ in ids.items() if id_ is None):
             more = f", and {len(wrong) - 1:,} more are not" if len(wrong) > 1 else ""
             detail = f"ids: {wrong[0]!r} is not the id of a run (a UUID){more}"
             raise Problem("invalid-options", detail, ids=wrong[:100])
         return RunQuery(ids=tuple(sorted({id_ for id_ in ids.values() if id_ is not None})))
-    if asked.filter is None:
-        return RunQuery(fingerprint=asked.group)
-    return RunQuery.from_json(asked.filter)
+    if body.filter is None:
+        return RunQuery(fingerprint=body.group)
+    return RunQuery.from_json(body.filter)

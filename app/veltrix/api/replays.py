@@ -17,9 +17,8 @@ from veltrix.api.replay_bodies import (
     ROW,
     RUN_ID,
     STORY,
-    PlanAsked,
-    PreviewAsked,
-    Why,
+    PlanBody,
+    PreviewBody,
     patch_of,
     query_of,
 )
@@ -40,7 +39,7 @@ from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_replay, refusing
 from veltrix.web.problems import Problem
-from veltrix.web.requests import IdText, body_of, decoded, id_of
+from veltrix.web.requests import IdText, ReasonBody, body_of, decoded, id_of
 from veltrix.web.suggestions import nowhere
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ _Limit = Annotated[int, Query(ge=1, le=1_000)]
         "requestBody": {
             "required": True,
             "content": content(
-                PlanAsked, {"group": "5f1c0a9e", "canary": 10, "reason": "payments are back"}
+                PlanBody, {"group": "5f1c0a9e", "canary": 10, "reason": "payments are back"}
             ),
         }
     },
@@ -84,40 +83,40 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     `all: true`. Takes an `Idempotency-Key`.
     """
     services: Services = request.app.state.services
-    body = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
-    asked = decoded(body, PlanAsked)
-    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    raw = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
+    body = decoded(raw, PlanBody)
+    patch = await read_beside(author.name, len(raw), lambda: patch_of(body.patch))
     for scope in (Scope.RUNS_EDIT, Scope.PAYLOADS_READ) if patch is not None else ():
         # What a refusal says of a payload that the patch does not fit shows the payload.
         await check_asked(request, author, scope)
-    wanted = query_of(asked)
+    wanted = query_of(body)
     await check_bounds(
         request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
     )
     settings = services.settings
     options = options_of(
         settings,
-        mode=asked.mode,
-        rate=asked.rate,
-        canary=asked.canary,
-        stop_share=asked.stop_share,
+        mode=body.mode,
+        rate=body.rate,
+        canary=body.canary,
+        stop_share=body.stop_share,
         patch=patch,
     )
-    told = PlanRequest(
+    planned = PlanRequest(
         wanted=wanted,
-        is_all=asked.all,
+        is_all=body.all,
         options=options,
         author=author.name,
-        reason=asked.reason,
-        request=msgspec.json.decode(body),
+        reason=body.reason,
+        request=msgspec.json.decode(raw),
     )
 
     def call() -> Response:
-        story = refusing(lambda: plan(services.engine, told, settings.event_bytes_max))
+        story = refusing(lambda: plan(services.engine, planned, settings.event_bytes_max))
         headers = {"Location": f"/v1/replays/{story.id}"}
         return Response(_shown(story, author), 201, headers, _JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 @router.post(
@@ -145,7 +144,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
         "requestBody": {
             "required": True,
             "content": content(
-                PreviewAsked,
+                PreviewBody,
                 {"group": "5f1c0a9e", "patch": [{"op": "remove", "path": "/coupon"}]},
             ),
         }
@@ -159,19 +158,19 @@ async def preview_edit(
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
     services: Services = request.app.state.services
     bytes_max = services.settings.event_bytes_max
-    body = await body_of(request, bytes_max + _EXTRA_BYTES)
-    asked = decoded(body, PreviewAsked)
-    patch = await read_beside(author.name, len(body), lambda: patch_of(asked.patch))
+    raw = await body_of(request, bytes_max + _EXTRA_BYTES)
+    body = decoded(raw, PreviewBody)
+    patch = await read_beside(author.name, len(raw), lambda: patch_of(body.patch))
     if patch is None:
         raise Problem("invalid-patch", "send the patch that is to be looked at")
     look = partial(
         preview,
         services.engine,
-        query_of(asked),
+        query_of(body),
         patch,
         bytes_max,
-        is_all=asked.all,
-        limit=asked.limit,
+        is_all=body.all,
+        limit=body.limit,
     )
     found = await run_in_threadpool(refusing, look)
     return Response(msgspec.json.encode(found), media_type=_JSON)
@@ -266,7 +265,7 @@ def _documented(verb: Verb, reason: str) -> dict[str, Any]:
             "The replay as it is now", ReplayStory, STORY, *(400, 404, 409, 413, 422, 503)
         ),
         "openapi_extra": {
-            "requestBody": {"required": True, "content": content(Why, {"reason": reason})}
+            "requestBody": {"required": True, "content": content(ReasonBody, {"reason": reason})}
         },
     }
 
@@ -313,17 +312,17 @@ async def refuse_verb(
 
 
 async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> Response:
-    body = await body_of(request)
-    asked = decoded(body, Why)
+    raw = await body_of(request)
+    body = decoded(raw, ReasonBody)
     services: Services = request.app.state.services
     await check_bounds(request, author, replay=_known(replay_id))
 
     def call() -> Response:
         known = _known(replay_id)
-        turn = partial(act, services.engine, known, verb, reason=asked.reason, author=author.name)
+        turn = partial(act, services.engine, known, verb, reason=body.reason, author=author.name)
         return Response(_shown(refusing(turn), author), media_type=_JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 def _known(replay_id: str) -> str:

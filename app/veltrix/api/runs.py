@@ -24,7 +24,7 @@ from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import not_cancelled, not_replayed
-from veltrix.web.requests import IdText, ParameterText, body_of, decoded, id_of
+from veltrix.web.requests import IdText, ParameterText, ReasonBody, body_of, decoded, id_of
 from veltrix.web.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -36,16 +36,10 @@ _TEXT_CHARS_MAX = 1_000
 _JSON = "application/json"
 
 
-class ReplayAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
+class ReplayBody(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
     """From where to run again, and why: the reason is kept with the run."""
 
     mode: ReplayMode
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
-
-
-class CancelAsked(msgspec.Struct, forbid_unknown_fields=True):
-    """Why: the reason is kept with the run."""
-
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
 
 
@@ -143,7 +137,7 @@ async def read_run(
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": content(ReplayAsked, {"from": "failed_step", "reason": "payments are back"}),
+            "content": content(ReplayBody, {"from": "failed_step", "reason": "payments are back"}),
         }
     },
 )
@@ -153,11 +147,11 @@ async def replay_run(request: Request, run_id: IdText, author: _Operator) -> Res
     Only a failed run is run again: 409 names the state of any other. Takes an `Idempotency-Key`.
     """
     await check_bounds(request, author, run_ids=[run_id])
-    body = await body_of(request)
-    asked = decoded(body, ReplayAsked)
+    raw = await body_of(request)
+    body = decoded(raw, ReplayBody)
     engine = request.app.state.services.engine
-    call = partial(_replay, engine, run_id, asked.mode, asked.reason, author.name)
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    call = partial(_replay, engine, run_id, body.mode, body.reason, author.name)
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 @router.post(
@@ -172,17 +166,17 @@ async def replay_run(request: Request, run_id: IdText, author: _Operator) -> Res
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": content(CancelAsked, {"reason": "the customer changed her mind"}),
+            "content": content(ReasonBody, {"reason": "the customer changed her mind"}),
         }
     },
 )
 async def cancel_run(request: Request, run_id: IdText, author: _Operator) -> Response:
     """409 names the state of a run that is settled already. Takes an `Idempotency-Key`."""
     await check_bounds(request, author, run_ids=[run_id])
-    body = await body_of(request)
-    asked = decoded(body, CancelAsked)
-    call = partial(_cancel, request.app.state.services.engine, run_id, asked.reason, author.name)
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    raw = await body_of(request)
+    body = decoded(raw, ReasonBody)
+    call = partial(_cancel, request.app.state.services.engine, run_id, body.reason, author.name)
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 def _replay(engine: Engine, run_id: str, mode: ReplayMode, reason: str, author: str) -> Response:
@@ -201,5 +195,5 @@ def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
     if not isinstance(answer, Cancelled | CancelRequested):
         raise not_cancelled(run_id, answer.state)
     is_over = isinstance(answer, Cancelled)
-    told = CancelAnswer(answer.run_id, RunState.CANCELLED if is_over else RunState.RUNNING)
-    return Response(msgspec.json.encode(told), media_type=_JSON)
+    state = RunState.CANCELLED if is_over else RunState.RUNNING
+    return Response(msgspec.json.encode(CancelAnswer(answer.run_id, state)), media_type=_JSON)

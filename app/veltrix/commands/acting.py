@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from veltrix.commands.backend.reach import over_http, reached
-from veltrix.commands.many import act_on
+from veltrix.commands.bulk import act_in_bulk
 from veltrix.commands.options import AsJson, Author, Reason, Yes
 from veltrix.domain.states import ReplayMode
 
@@ -79,7 +79,7 @@ def cancel(
 
     named = {"workflow": workflow, "queue": queue, "key": key}
     if not run_ids or everything or any(named.values()):
-        act_on(
+        act_in_bulk(
             *("cancel", run_ids, named),
             is_all=everything,
             reason=reason,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from veltrix.commands.backend.reach import over_http, reached
-from veltrix.commands.many import act_on
+from veltrix.commands.bulk import act_in_bulk
 from veltrix.commands.options import After, AsJson, Author, Limit, Reason, Yes, time_of
 from veltrix.domain.failure_groups import GroupKind, GroupState
 
@@ -188,7 +188,7 @@ def archive(
     Example: veltrix failures archive --group 5f1c0a9e5f1c0a9e --reason "paid by hand"
     """
     named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
-    act_on(
+    act_in_bulk(
         *("archive", run_ids, named),
         is_all=everything,
         reason=reason,
@@ -217,7 +217,7 @@ def restore(
     Example: veltrix failures restore --group 5f1c0a9e5f1c0a9e --reason "not paid after all"
     """
     named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
-    act_on(
+    act_in_bulk(
         *("restore", run_ids, named),
         is_all=everything,
         reason=reason,

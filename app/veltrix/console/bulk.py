@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from veltrix.console.actions import Form, reason_of
-from veltrix.console.query import number, runs_asked
+from veltrix.console.query import number, runs_request
 from veltrix.console.rendering import address, form_key, rendered
 from veltrix.console.sessions import Visitor, check_bounds
 from veltrix.operations.runs.bulk import BulkAction, BulkRequest, NotDone, act, count, is_everything
@@ -29,10 +29,10 @@ _DONE = {
 }
 
 
-def bulk_asked(request: Request, visitor: Visitor) -> Response:
+def confirm_bulk(request: Request, visitor: Visitor) -> Response:
     """How many runs it would be done to, and what that means, before it is done."""
     services: Services = request.app.state.services
-    action, wanted = _asked(request)
+    action, wanted = _bulk_query(request)
     found = count(services.engine, action, wanted)
     if isinstance(found, NotDone):
         raise problem_of_bulk(found)
@@ -54,12 +54,12 @@ def bulk_asked(request: Request, visitor: Visitor) -> Response:
 def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     """Do it to exactly as many runs as were confirmed, or to none."""
     services: Services = request.app.state.services
-    action, wanted = _asked(request)
+    action, wanted = _bulk_query(request)
     check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
     expected = number(form, "expected")
     if expected is None:
         raise Problem("invalid-request", "expected must say how many runs were confirmed")
-    asked = BulkRequest(
+    bulk = BulkRequest(
         action=action,
         wanted=wanted,
         is_all=form.get("all") == "yes",
@@ -67,7 +67,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
         reason=reason_of(form),
         author=visitor.author.name,
     )
-    answer = act(services.engine, asked)
+    answer = act(services.engine, bulk)
     if isinstance(answer, NotDone):
         raise problem_of_bulk(answer)
     return RedirectResponse(
@@ -78,17 +78,17 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     )
 
 
-def _asked(request: Request) -> tuple[BulkAction, RunQuery]:
+def _bulk_query(request: Request) -> tuple[BulkAction, RunQuery]:
     verb = request.path_params["verb"]
     if verb not in set(BulkAction):
         raise Problem("not-found", f"nothing is called {verb!r} here")
-    asked = runs_asked(request.query_params)
-    if asked.by_event is not None:
+    query = runs_request(request.query_params)
+    if query.by_event is not None:
         raise Problem(
             "invalid-request",
             "source, subject and type do not choose runs here: clear them, or name the event",
         )
-    return BulkAction(verb), asked.runs
+    return BulkAction(verb), query.runs
 
 
 def _back(request: Request, wanted: RunQuery, **said: Any) -> str:

@@ -33,7 +33,7 @@ PAYLOAD_TIMES = 3
 _CORRECTABLE = {400, 409, 412, 413}
 
 
-def edit_asked(request: Request, visitor: Visitor) -> Response:
+def edit_form(request: Request, visitor: Visitor) -> Response:
     """The payload of a failed run as a text to be changed."""
     check_scope(request, visitor, Scope.PAYLOADS_READ)
     found, sent = find_run(request)

@@ -34,7 +34,7 @@ BUCKETS_MIN = 48
 
 def groups(request: Request, visitor: Visitor) -> Response:
     """What failed in the same way, last seen first."""
-    wanted, order, cursor = _groups_asked(request)
+    wanted, order, cursor = _groups_request(request)
     services: Services = request.app.state.services
     with transaction(services.engine, snapshot=True) as tx:
         found = read.page(tx, wanted, order, cursor=cursor, limit=ROWS)
@@ -55,7 +55,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
 
 def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
-    wanted, order, start = _groups_asked(request)
+    wanted, order, start = _groups_request(request)
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
 
@@ -107,7 +107,7 @@ def _ticks(found: GroupStory) -> list[datetime]:
 
 def replays(request: Request, visitor: Visitor) -> Response:
     """Replays, newest first."""
-    state, cursor = _replays_asked(request)
+    state, cursor = _replays_request(request)
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
         found = replay_reads.page(tx, state=state, cursor=cursor, limit=ROWS)
@@ -118,7 +118,7 @@ def replays(request: Request, visitor: Visitor) -> Response:
 
 def replays_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
-    state, cursor = _replays_asked(request)
+    state, cursor = _replays_request(request)
     services: Services = request.app.state.services
     with open_autocommit(services.engine) as tx:
 
@@ -172,7 +172,7 @@ def _is_shown(found: ReplayStory, visitor: Visitor) -> bool:
     return found.state == ReplayState.PLANNED and visitor.sees_payloads
 
 
-def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:
+def _groups_request(request: Request) -> tuple[GroupFilter, Order, str | None]:
     query = request.query_params
     kind, state = text(query, "kind"), text(query, "state")
     if kind is not None and kind not in set(GroupKind):
@@ -193,7 +193,7 @@ def _groups_asked(request: Request) -> tuple[GroupFilter, Order, str | None]:
     return wanted, order, text(query, "cursor", 100)
 
 
-def _replays_asked(request: Request) -> tuple[ReplayState | None, str | None]:
+def _replays_request(request: Request) -> tuple[ReplayState | None, str | None]:
     state = text(request.query_params, "state")
     if state is not None and state not in set(ReplayState):
         raise Problem("invalid-request", f"state must be one of {', '.join(ReplayState)}")

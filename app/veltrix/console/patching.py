@@ -50,7 +50,7 @@ class Shown(msgspec.Struct, frozen=True):
     errors: list[dict[str, str]]
 
 
-def patch_asked(request: Request, visitor: Visitor) -> Response:
+def patch_form(request: Request, visitor: Visitor) -> Response:
     """The form, over some payloads as they are."""
     check_scope(request, visitor, Scope.PAYLOADS_READ)
     return _page(request, visitor, {}, _looked_at(request, _AS_IT_IS), is_changed=False)
@@ -96,16 +96,16 @@ def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
     patch, options = _patch_of(form), options_of(form, services.settings)
     options = msgspec.structs.replace(options, mode=ReplayMode.BEGINNING, patch=patch)
     group_id = group_id_of(request)
-    told = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
-    asked = plan.PlanRequest(
+    how = {"canary": options.canary, "rate": options.rate, "stop_share": options.stop_share}
+    planned = plan.PlanRequest(
         wanted=RunQuery(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
         reason=reason_of(form),
-        request={"group": group_id, "patch": msgspec.json.decode(form["patch"]), **told},
+        request={"group": group_id, "patch": msgspec.json.decode(form["patch"]), **how},
     )
     bytes_max = services.settings.event_bytes_max
-    story: ReplayStory = refusing(partial(plan.plan, services.engine, asked, bytes_max))
+    story: ReplayStory = refusing(partial(plan.plan, services.engine, planned, bytes_max))
     return story
 
 

@@ -24,7 +24,7 @@ FORM_BYTES_MAX = 64 * 1024
 FIELDS_MAX = 32
 
 
-class RunsAsked(msgspec.Struct, frozen=True):
+class RunsRequest(msgspec.Struct, frozen=True):
     """Which runs: what runs themselves say, and what their events say."""
 
     runs: RunQuery
@@ -47,28 +47,28 @@ class RunsAsked(msgspec.Struct, frozen=True):
         )
 
 
-class EventsAsked(msgspec.Struct, frozen=True):
+class EventsRequest(msgspec.Struct, frozen=True):
     """Which events, from where on."""
 
     events: EventFilter
     cursor: str | None = None
 
 
-class AuditAsked(msgspec.Struct, frozen=True):
+class AuditRequest(msgspec.Struct, frozen=True):
     """Which rows of the audit, from where on."""
 
     rows: AuditFilter
     cursor: int | None = None
 
 
-def runs_asked(query: Mapping[str, str]) -> RunsAsked:
+def runs_request(query: Mapping[str, str]) -> RunsRequest:
     """Which runs the address asks for."""
     wanted = RunQuery.from_query(query)
     source, subject, type_ = (text(query, name) for name in ("source", "subject", "type"))
-    return RunsAsked(wanted, source, subject, type_, id_of(query, "cursor"))
+    return RunsRequest(wanted, source, subject, type_, id_of(query, "cursor"))
 
 
-def events_asked(query: Mapping[str, str]) -> EventsAsked:
+def events_request(query: Mapping[str, str]) -> EventsRequest:
     """Which events the address asks for."""
     wanted = EventFilter(
         source=text(query, "source"),
@@ -79,10 +79,10 @@ def events_asked(query: Mapping[str, str]) -> EventsAsked:
         since=time_of(query, "since"),
         until=time_of(query, "until"),
     )
-    return EventsAsked(wanted, id_of(query, "cursor"))
+    return EventsRequest(wanted, id_of(query, "cursor"))
 
 
-def audit_asked(query: Mapping[str, str]) -> AuditAsked:
+def audit_request(query: Mapping[str, str]) -> AuditRequest:
     """Which rows of the audit the address asks for."""
     wanted = AuditFilter(
         author=text(query, "author"),
@@ -93,7 +93,7 @@ def audit_asked(query: Mapping[str, str]) -> AuditAsked:
         since=time_of(query, "since"),
         until=time_of(query, "until"),
     )
-    return AuditAsked(wanted, number(query, "cursor"))
+    return AuditRequest(wanted, number(query, "cursor"))
 
 
 def text(query: Mapping[str, str], name: str, chars_max: int = TEXT_CHARS_MAX) -> str | None:

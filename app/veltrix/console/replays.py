@@ -54,14 +54,14 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
     group_id = group_id_of(request)
     check_bounds(request, visitor, group=group_id)
-    asked = plan.PlanRequest(
+    planned = plan.PlanRequest(
         wanted=RunQuery(fingerprint=group_id),
         options=options,
         author=visitor.author.name,
         reason=reason_of(form),
         request={"group": group_id, "from": mode, "canary": options.canary, "rate": options.rate},
     )
-    story = refusing(partial(plan.plan, services.engine, asked, settings.event_bytes_max))
+    story = refusing(partial(plan.plan, services.engine, planned, settings.event_bytes_max))
     return RedirectResponse(address(f"/replays/{story.id}"), 303)
 
 

@@ -134,7 +134,7 @@ def fault_of(found: RunStory) -> RunError | None:
         if last is None:
             return None
         return RunError(last.type, last.step or None, last.message, trace_of(last.traceback))
-    said = _said(found)
+    said = _error_of(found)
     trace = None if last is None else trace_of(last.traceback)
     if last is not None:
         said = said or (last.type, last.message)
@@ -142,21 +142,21 @@ def fault_of(found: RunStory) -> RunError | None:
     return RunError(type_, found.failed_step, message, trace)
 
 
-def _said(found: RunStory) -> tuple[str, str | None] | None:
+def _error_of(found: RunStory) -> tuple[str, str | None] | None:
     """Type and message of the outcome, if it is an error."""
     try:
-        said = msgspec.json.decode(found.outcome or b"null", type=_Said | None)
+        said = msgspec.json.decode(found.outcome or b"null", type=_Error | None)
     except msgspec.ValidationError:
         return None
     return None if said is None or said.type is None else (said.type, said.message)
 
 
-class _Said(msgspec.Struct):
+class _Error(msgspec.Struct):
     type: str | None = None
     message: str | None = None
 
 
-def replay_asked(request: Request, visitor: Visitor) -> Response:
+def confirm_replay(request: Request, visitor: Visitor) -> Response:
     """What a replay of this run would do, before it is done."""
     found, _ = find_run(request)
     if found.state != RunState.FAILED:
@@ -172,7 +172,7 @@ def replay_asked(request: Request, visitor: Visitor) -> Response:
     )
 
 
-def cancel_asked(request: Request, visitor: Visitor) -> Response:
+def confirm_cancel(request: Request, visitor: Visitor) -> Response:
     """What a cancel of this run would do, before it is done."""
     found, _ = find_run(request)
     if found.state not in OPEN:

@@ -83,9 +83,9 @@ _FILES: dict[str, SavedList] = {
 }
 # What asks before it acts, and the act.
 _ASKED: dict[str, tuple[Page, actions.Call]] = {
-    "/runs/{run_id}/replay": (run_view.replay_asked, actions.replay_run),
-    "/runs/{run_id}/cancel": (run_view.cancel_asked, actions.cancel_run),
-    "/bulk/{verb}": (bulk.bulk_asked, bulk.act_in_bulk),
+    "/runs/{run_id}/replay": (run_view.confirm_replay, actions.replay_run),
+    "/runs/{run_id}/cancel": (run_view.confirm_cancel, actions.cancel_run),
+    "/bulk/{verb}": (bulk.confirm_bulk, bulk.act_in_bulk),
 }
 _ACTS: dict[str, actions.Call] = {
     "/failures/{group_id}/plan": replays.plan_group,
@@ -101,19 +101,21 @@ def make_console(state: State) -> ASGIApp:
         routes += [_saved(name, file, suffix) for suffix in ("csv", "json")]
     for path, (page, call) in _ASKED.items():
         routes += [Route(path, view(page, KeyScope.RUNS_REPLAY), methods=["GET"]), _act(path, call)]
-    routes += _edits("/runs/{run_id}/edit", editing.edit_asked, editing.edit_run)
-    routes += _edits("/failures/{group_id}/edit", patching.patch_asked, patching.plan_patch)
+    routes += _edits("/runs/{run_id}/edit", editing.edit_form, editing.edit_run)
+    routes += _edits("/failures/{group_id}/edit", patching.patch_form, patching.plan_patch)
     look = actions.looking(KeyScope.RUNS_EDIT, patching.preview_patch, editing.PAYLOAD_TIMES)
-    routes.append(Route("/failures/{group_id}/edit/preview", told(look), methods=["POST"]))
+    routes.append(
+        Route("/failures/{group_id}/edit/preview", with_error_page(look), methods=["POST"])
+    )
     routes += [_act(path, call) for path, call in _ACTS.items()]
     start = actions.action(KeyScope.EVENTS_WRITE, workflow_view.start, editing.PAYLOAD_TIMES)
-    routes.append(Route("/workflows/{name:path}", told(start), methods=["POST"]))
+    routes.append(Route("/workflows/{name:path}", with_error_page(start), methods=["POST"]))
     routes += [
-        Route("/live", told(run_view.live_figures)),
-        Route("/live/moves", told(run_view.live_moves)),
-        Route("/sign-in", told(_in_thread(actions.sign_in_page)), methods=["GET"]),
-        Route("/sign-in", told(actions.begin_session), methods=["POST"]),
-        Route("/sign-out", told(actions.end_session), methods=["POST"]),
+        Route("/live", with_error_page(run_view.live_figures)),
+        Route("/live/moves", with_error_page(run_view.live_moves)),
+        Route("/sign-in", with_error_page(_in_thread(actions.sign_in_page)), methods=["GET"]),
+        Route("/sign-in", with_error_page(actions.begin_session), methods=["POST"]),
+        Route("/sign-out", with_error_page(actions.end_session), methods=["POST"]),
         Mount("/static", _Files(directory=STATIC)),
         Route("/{path:path}", view(_nothing)),
     ]
@@ -134,20 +136,20 @@ def view(page: Page, scope: str = KeyScope.RUNS_READ) -> Endpoint:
         await run_in_threadpool(check_scope, request, visitor, scope)
         return await run_in_threadpool(page, request, visitor)
 
-    return told(endpoint)
+    return with_error_page(endpoint)
 
 
-def told(endpoint: Endpoint) -> Endpoint:
+def with_error_page(endpoint: Endpoint) -> Endpoint:
     """The endpoint, with a page that says what is wrong for everything that can be."""
 
-    async def asked(request: Request) -> Response:
+    async def answered(request: Request) -> Response:
         _live(request)
         try:
             return await endpoint(request)
         except Exception as error:  # noqa: BLE001 - a person sees a page, never a bare 500
             return await run_in_threadpool(_error_page, request, problem_of(error))
 
-    return asked
+    return answered
 
 
 def _saved(name: str, file: SavedList, suffix: str) -> Route:
@@ -158,14 +160,16 @@ def _saved(name: str, file: SavedList, suffix: str) -> Route:
 
 
 def _act(path: str, call: actions.Call) -> Route:
-    return Route(path, told(actions.action(KeyScope.RUNS_REPLAY, call)), methods=["POST"])
+    return Route(
+        path, with_error_page(actions.action(KeyScope.RUNS_REPLAY, call)), methods=["POST"]
+    )
 
 
 def _edits(path: str, page: Page, call: actions.Call) -> list[Route]:
     act = actions.action(KeyScope.RUNS_EDIT, call, editing.PAYLOAD_TIMES)
     return [
         Route(path, view(page, KeyScope.RUNS_EDIT), methods=["GET"]),
-        Route(path, told(act), methods=["POST"]),
+        Route(path, with_error_page(act), methods=["POST"]),
     ]
 
 

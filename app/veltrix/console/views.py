@@ -13,13 +13,13 @@ from veltrix.access.audit import AuditPage
 from veltrix.access.scopes import Scope
 from veltrix.console.exports import as_file, exported
 from veltrix.console.query import (
-    AuditAsked,
-    EventsAsked,
-    RunsAsked,
-    audit_asked,
-    events_asked,
+    AuditRequest,
+    EventsRequest,
+    RunsRequest,
+    audit_request,
+    events_request,
     number,
-    runs_asked,
+    runs_request,
     text,
 )
 from veltrix.console.rendering import address, flower_url, rendered
@@ -58,9 +58,9 @@ class WorkflowLine(msgspec.Struct, frozen=True):
 
 def runs(request: Request, visitor: Visitor) -> Response:
     """Runs, newest first, by the filters of the address."""
-    asked = runs_asked(request.query_params)
+    query = runs_request(request.query_params)
     with _connection(request) as tx:
-        found = _runs(tx, asked, asked.cursor, ROWS)
+        found = _runs(tx, query, query.cursor, ROWS)
         known = subscription_rows.current(tx)
         waiting = waits(tx, found.items)
     return rendered(
@@ -73,40 +73,40 @@ def runs(request: Request, visitor: Visitor) -> Response:
         waits=waiting,
         workflows=[row.workflow for row in known],
         queues=sorted({row.queue for row in known}),
-        is_filtered=asked.by_event is not None or asked.runs != RunQuery(),
-        cancellable=_cancellable(request, visitor, asked, found),
+        is_filtered=query.by_event is not None or query.runs != RunQuery(),
+        cancellable=_cancellable(request, visitor, query, found),
     )
 
 
 def runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
-    asked = runs_asked(request.query_params)
+    query = runs_request(request.query_params)
     with _connection(request) as tx:
-        find = partial(_runs, tx, asked)
-        return exported("runs", suffix, find, asked.cursor)
+        find = partial(_runs, tx, query)
+        return exported("runs", suffix, find, query.cursor)
 
 
 def events(request: Request, visitor: Visitor) -> Response:
     """Events, newest first, by the filters of the address."""
-    asked = events_asked(request.query_params)
+    query = events_request(request.query_params)
     with _connection(request) as tx:
-        found = _events(tx, asked, asked.cursor, ROWS)
+        found = _events(tx, query, query.cursor, ROWS)
     return rendered(
         request,
         visitor,
         "events.html",
         place="Events",
         found=found,
-        is_filtered=asked.events != EventFilter(),
+        is_filtered=query.events != EventFilter(),
     )
 
 
 def events_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
-    asked = events_asked(request.query_params)
+    query = events_request(request.query_params)
     with _connection(request) as tx:
-        find = partial(_events, tx, asked)
-        return exported("events", suffix, find, asked.cursor)
+        find = partial(_events, tx, query)
+        return exported("events", suffix, find, query.cursor)
 
 
 def event(request: Request, visitor: Visitor) -> Response:
@@ -152,20 +152,20 @@ def workflows_file(request: Request, _visitor: Visitor, suffix: str) -> Response
 
 def audit_rows(request: Request, visitor: Visitor) -> Response:
     """Who did what and why, newest first."""
-    asked = audit_asked(request.query_params)
+    query = audit_request(request.query_params)
     with _connection(request) as tx:
-        found = audit.page(tx, asked.rows, cursor=asked.cursor, limit=ROWS)
+        found = audit.page(tx, query.rows, cursor=query.cursor, limit=ROWS)
     return rendered(request, visitor, "audit.html", place="Audit", found=found)
 
 
 def audit_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     """The same as a file; without what was asked for those who may not see payloads."""
-    asked = audit_asked(request.query_params)
-    start = None if asked.cursor is None else str(asked.cursor)
+    query = audit_request(request.query_params)
+    start = None if query.cursor is None else str(query.cursor)
     with _connection(request) as tx:
 
         def find(cursor: str | None, limit: int) -> AuditPage:
-            found = _audit(tx, asked, cursor, limit)
+            found = _audit(tx, query, cursor, limit)
             if not visitor.sees_payloads:
                 found.items = [audit.redacted(row) for row in found.items]
             return found
@@ -224,28 +224,30 @@ def _connection(request: Request) -> Connection:
     return open_autocommit(services.engine)
 
 
-def _cancellable(request: Request, visitor: Visitor, asked: RunsAsked, seen: RunPage) -> int | None:
+def _cancellable(
+    request: Request, visitor: Visitor, query: RunsRequest, seen: RunPage
+) -> int | None:
     """How many open runs the filter asks for; None: for others too, or nobody may cancel them."""
-    is_open = asked.runs.state in OPEN and asked.by_event is None
+    is_open = query.runs.state in OPEN and query.by_event is None
     if not is_open or not visitor.may(Scope.RUNS_REPLAY):
         return None
-    if asked.cursor is None and seen.next is None:
+    if query.cursor is None and seen.next is None:
         return len(seen.items) or None
     services: Services = request.app.state.services
-    found = bulk.count(services.engine, bulk.BulkAction.CANCEL, asked.runs)
+    found = bulk.count(services.engine, bulk.BulkAction.CANCEL, query.runs)
     return None if isinstance(found, bulk.NotDone) else found
 
 
-def _runs(tx: Connection, asked: RunsAsked, cursor: str | None, limit: int) -> RunPage:
-    events_ = asked.by_event
+def _runs(tx: Connection, query: RunsRequest, cursor: str | None, limit: int) -> RunPage:
+    events_ = query.by_event
     if events_ is not None:
-        return search.runs_of_events(tx, events_, asked.runs, cursor=cursor, limit=limit)
-    return read.page(tx, asked.runs, cursor=cursor, limit=limit)
+        return search.runs_of_events(tx, events_, query.runs, cursor=cursor, limit=limit)
+    return read.page(tx, query.runs, cursor=cursor, limit=limit)
 
 
-def _events(tx: Connection, asked: EventsAsked, cursor: str | None, limit: int) -> EventPage:
+def _events(tx: Connection, query: EventsRequest, cursor: str | None, limit: int) -> EventPage:
     """Source and id together are the identity of one event, which is looked up."""
-    wanted = asked.events
+    wanted = query.events
     if wanted.source is not None and wanted.id is not None and cursor is None:
         known = ledger_rows.known(tx, [(wanted.source, wanted.id)])
         ids = [one.event_id for one in known.values()]
@@ -254,6 +256,6 @@ def _events(tx: Connection, asked: EventsAsked, cursor: str | None, limit: int) 
     return read_events.page(tx, wanted, cursor=cursor, limit=limit)
 
 
-def _audit(tx: Connection, asked: AuditAsked, cursor: str | None, limit: int) -> AuditPage:
+def _audit(tx: Connection, query: AuditRequest, cursor: str | None, limit: int) -> AuditPage:
     at = None if cursor is None else int(cursor)
-    return audit.page(tx, asked.rows, cursor=at, limit=limit)
+    return audit.page(tx, query.rows, cursor=at, limit=limit)

@@ -28,12 +28,12 @@ from veltrix.access.keys import KeyRefused
 from veltrix.api import (
     audit,
     balance,
+    bulk,
     dead_letters,
     edits,
     event_reads,
     failures,
     health,
-    many,
     queues,
     replays,
     runs,
@@ -96,7 +96,7 @@ _ADMIN_KEY = Audited(
 )
 
 PARTS = (
-    *(event_reads, workflows, starts, many, runs, edits, failures, replays),
+    *(event_reads, workflows, starts, bulk, runs, edits, failures, replays),
     *(dead_letters, workers, queues, audit, balance, health),
 )
 

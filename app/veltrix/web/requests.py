@@ -10,7 +10,7 @@ from pydantic import WithJsonSchema
 from veltrix.domain.json_text import bad_json
 from veltrix.domain.text import is_storable
 from veltrix.operations.runs.action_rows import canonical
-from veltrix.operations.runs.query import WORD_CHARS_MAX
+from veltrix.operations.runs.query import WORD_CHARS_MAX, Word
 from veltrix.web.bodies import BodyReader, Disconnected
 from veltrix.web.problems import Problem
 from veltrix.web.suggestions import listed, misfit
@@ -21,6 +21,12 @@ BODY_BYTES_MAX = 16_384
 ParameterText = Annotated[str | None, Query(max_length=WORD_CHARS_MAX)]
 # Told as a UUID, and taken as text: what is none gets a sentence of ours.
 IdText = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+
+
+class ReasonBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Why: the reason is kept with what is done, and in the audit."""
+
+    reason: Word
 
 
 async def body_of(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:

@@ -53,11 +53,11 @@ class DatabaseBackend(DatabaseReads):
         found = count(self._engine, action, wanted)
         return 0 if isinstance(found, NotDone) else found
 
-    def act(self, asked: "BulkRequest") -> "Done | NotDone":
+    def act(self, request: "BulkRequest") -> "Done | NotDone":
         """In one transaction."""
         from veltrix.operations.runs.bulk import act
 
-        return act(self._engine, msgspec.structs.replace(asked, author=self._author))
+        return act(self._engine, msgspec.structs.replace(request, author=self._author))
 
     def plan(self, planned: PlanWanted) -> "ReplayStory":
         """In one transaction."""
@@ -72,7 +72,7 @@ class DatabaseBackend(DatabaseReads):
             stop_share=planned.stop_share,
             patch=planned.patch,
         )
-        asked = PlanRequest(
+        request = PlanRequest(
             wanted=planned.wanted,
             is_all=planned.is_all,
             options=options,
@@ -80,7 +80,7 @@ class DatabaseBackend(DatabaseReads):
             reason=planned.reason,
             request={"command": "veltrix replay plan", "selected": _given(planned.wanted)},
         )
-        return plan(self._engine, asked, self._settings.event_bytes_max)
+        return plan(self._engine, request, self._settings.event_bytes_max)
 
     def turn(self, replay_id: str, verb: "Verb", reason: str) -> "ReplayStory":
         """In one transaction."""

@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from veltrix.client.errors import ApiRefused, ApiStrange
-from veltrix.commands.backend.http_reads import HttpReads, asked_of, told, word
+from veltrix.commands.backend.http_reads import HttpReads, answer_as, given_by, word
 from veltrix.commands.backend.port import Decision, Editable, PlanWanted, SeenLetters
 from veltrix.commands.mistakes import CommandRefused
 from veltrix.domain.states import ReplayMode
@@ -42,8 +42,8 @@ class HttpBackend(HttpReads):
             replayed: list[Replayed]
             not_replayed: list[NotReplayed]
 
-        asked = {"ids": list(ids), "from": mode, "reason": reason}
-        found = self._do(Answers, "/v1/runs/replay", asked)
+        request = {"ids": list(ids), "from": mode, "reason": reason}
+        found = self._do(Answers, "/v1/runs/replay", request)
         return sorted([*found.replayed, *found.not_replayed], key=lambda one: one.run_id)
 
     def cancel_runs(
@@ -67,34 +67,34 @@ class HttpBackend(HttpReads):
 
     def count(self, action: "BulkAction", wanted: "RunQuery") -> int:
         """As of now."""
-        asked = asked_of(wanted) | {"action": action.value}
+        request = given_by(wanted) | {"action": action.value}
         try:
-            return self.read(dict[str, int], "/v1/runs/count", asked)["runs"]
+            return self.read(dict[str, int], "/v1/runs/count", request)["runs"]
         except ApiRefused as refused:
             if refused.slug == "too-many-runs":
                 return 0
             raise
 
-    def act(self, asked: "BulkRequest") -> "Done | NotDone":
+    def act(self, request: "BulkRequest") -> "Done | NotDone":
         """In one request."""
         from veltrix.operations.runs.archive_rows import HeldRuns
         from veltrix.operations.runs.bulk import Done, NotDone
 
-        body: dict[str, Any] = {"reason": asked.reason, "all": asked.is_all}
-        if asked.wanted.ids is not None:
-            body["ids"] = list(asked.wanted.ids)
-        if asked.wanted.conditions:
-            body["filter"] = asked.wanted.conditions
-        if asked.expected is not None:
-            body["expected"] = asked.expected
+        body: dict[str, Any] = {"reason": request.reason, "all": request.is_all}
+        if request.wanted.ids is not None:
+            body["ids"] = list(request.wanted.ids)
+        if request.wanted.conditions:
+            body["filter"] = request.wanted.conditions
+        if request.expected is not None:
+            body["expected"] = request.expected
         try:
-            found = self._do(dict[str, int], f"/v1/runs/{asked.action}", body)
+            found = self._do(dict[str, int], f"/v1/runs/{request.action}", body)
         except ApiRefused as refused:
             if refused.status not in _REFUSALS:
                 raise
             runs = [msgspec.convert(one, HeldRuns) for one in refused.members.get("runs", ())]
             return NotDone(refused.slug, refused.detail, runs)
-        return Done(asked.action, found["runs"], found["requested"])
+        return Done(request.action, found["runs"], found["requested"])
 
     def plan(self, planned: PlanWanted) -> "ReplayStory":
         """In one request."""
@@ -131,7 +131,7 @@ class HttpBackend(HttpReads):
             if refused.status == 404:
                 return None
             raise
-        run = told(dict[str, Any], answer.body, "/v1/runs")
+        run = answer_as(dict[str, Any], answer.body, "/v1/runs")
         tag, is_failed = answer.headers.get("etag"), run["state"] == "failed"
         if tag is None:
             raise ApiStrange("the api told a run without its ETag; does a proxy take it out?")
@@ -150,8 +150,8 @@ class HttpBackend(HttpReads):
         """In one request."""
         from veltrix.operations.replays.plan import EditedNow
 
-        asked = {"data": msgspec.Raw(payload.encode()), "reason": reason}
-        return self._replaying(EditedNow, f"/v1/runs/{run_id}/edit", asked, {"if-match": tag})
+        request = {"data": msgspec.Raw(payload.encode()), "reason": reason}
+        return self._replaying(EditedNow, f"/v1/runs/{run_id}/edit", request, {"if-match": tag})
 
     def decide(
         self, verb: Decision, group_id: str, reason: str, version: str | None = None
@@ -159,8 +159,8 @@ class HttpBackend(HttpReads):
         """In one request."""
         from veltrix.operations.failures.triage import Moved
 
-        asked = {"reason": reason} | ({} if version is None else {"version": version})
-        return self._on_group(Moved, group_id, verb, asked)
+        request = {"reason": reason} | ({} if version is None else {"version": version})
+        return self._on_group(Moved, group_id, verb, request)
 
     def note(self, group_id: str, text: str) -> "Noted | NotMoved":
         """In one request."""
@@ -173,12 +173,12 @@ class HttpBackend(HttpReads):
         return self._do(SeenLetters, "/v1/dead-letters/seen", {"ids": list(ids), "reason": reason})
 
     def _on_group(
-        self, type_: type[T], group_id: str, verb: str, asked: dict[str, Any]
+        self, type_: type[T], group_id: str, verb: str, request: dict[str, Any]
     ) -> "T | NotMoved":
         from veltrix.operations.failures.triage import NotMoved, NoVersion
 
         try:
-            return self._do(type_, f"/v1/failures/{word(group_id)}/{verb}", asked)
+            return self._do(type_, f"/v1/failures/{word(group_id)}/{verb}", request)
         except ApiRefused as refused:
             members = {name: refused.members.get(name) for name in ("state", "by")}
             match refused.slug:
@@ -195,14 +195,14 @@ class HttpBackend(HttpReads):
         self,
         type_: type[T],
         path: str,
-        asked: dict[str, Any],
+        request: dict[str, Any],
         headers: dict[str, str] | None = None,
     ) -> T:
         """As `_do`. Raises ReplayRefused for what of it cannot be done."""
         from veltrix.operations.replays.rules import ReplayRefused
 
         try:
-            return self._do(type_, path, asked, headers)
+            return self._do(type_, path, request, headers)
         except ApiRefused as refused:
             if refused.status not in _REFUSALS:
                 raise
@@ -212,11 +212,11 @@ class HttpBackend(HttpReads):
         self,
         type_: type[T],
         path: str,
-        asked: dict[str, Any],
+        request: dict[str, Any],
         headers: dict[str, str] | None = None,
     ) -> T:
         """The answer to a POST, as this type."""
         given = {"idempotency-key": uuid4().hex, "content-type": "application/json"}
-        body = msgspec.json.encode(asked)
+        body = msgspec.json.encode(request)
         answer = self._transport.call("POST", path, body=body, headers=given | (headers or {}))
-        return told(type_, answer.body, path)
+        return answer_as(type_, answer.body, path)

@@ -64,7 +64,7 @@ class HttpReads:
         """A page of runs."""
         from veltrix.operations.runs.read import RunPage
 
-        return self._page(RunPage, "/v1/runs", asked_of(wanted), cursor, limit)
+        return self._page(RunPage, "/v1/runs", given_by(wanted), cursor, limit)
 
     def run(self, run_id: str) -> "RunStory | None":
         """The story of a run, of one moment."""
@@ -76,7 +76,7 @@ class HttpReads:
         """A page of events."""
         from veltrix.operations.runs.read_events import EventPage
 
-        return self._page(EventPage, "/v1/events", asked_of(wanted), cursor, limit)
+        return self._page(EventPage, "/v1/events", given_by(wanted), cursor, limit)
 
     def event(self, event_id: str, source: str | None) -> "EventStory | None":
         """An event, of one moment."""
@@ -111,7 +111,7 @@ class HttpReads:
         """A page of failure groups."""
         from veltrix.operations.failures.read import GroupPage
 
-        asked = asked_of(wanted)
+        asked = given_by(wanted)
         asked |= {"state": asked.pop("states"), "empty": asked.pop("is_empty"), "order": order}
         return self._page(GroupPage, "/v1/failures", asked, cursor, limit)
 
@@ -125,7 +125,7 @@ class HttpReads:
         """A page of the audit."""
         from veltrix.access.audit import AuditPage
 
-        asked = asked_of(wanted)
+        asked = given_by(wanted)
         for name, query in (("author", "by"), ("is_refused", "refused")):
             if name in asked:
                 asked[query] = asked.pop(name)
@@ -172,7 +172,7 @@ class HttpReads:
     def read(self, type_: type[T], path: str, asked: Mapping[str, Any] | None = None) -> T:
         """The answer to a GET, as this type. Raises ApiStrange for what is none."""
         params = {name: _query(value) for name, value in (asked or {}).items()}
-        return told(type_, self._transport.call("GET", path, params=params).body, path)
+        return answer_as(type_, self._transport.call("GET", path, params=params).body, path)
 
     def _find(self, type_: type[T], path: str, asked: Mapping[str, Any] | None = None) -> T | None:
         try:
@@ -198,7 +198,7 @@ class HttpReads:
                 return cast("T", made(items, cursor))
 
 
-def told(type_: type[T], body: bytes, path: str) -> T:
+def answer_as(type_: type[T], body: bytes, path: str) -> T:
     """The answer as this type. Raises ApiStrange."""
     try:
         return decoded(type_, body)
@@ -208,7 +208,7 @@ def told(type_: type[T], body: bytes, path: str) -> T:
         ) from None
 
 
-def asked_of(wanted: msgspec.Struct) -> dict[str, Any]:
+def given_by(wanted: msgspec.Struct) -> dict[str, Any]:
     """The conditions of a filter by name, without those that it leaves out."""
     values: dict[str, Any] = msgspec.to_builtins(wanted)
     return {name: value for name, value in values.items() if value is not None}

@@ -153,7 +153,7 @@ class Acts(Protocol):
     def count(self, action: "BulkAction", wanted: "RunQuery") -> int:
         """To how many runs it can be done now; 0: to none, or to more than at once."""
 
-    def act(self, asked: "BulkRequest") -> "Done | NotDone":
+    def act(self, request: "BulkRequest") -> "Done | NotDone":
         """Done to all of these runs, or to none. Their author is not looked at."""
 
     def plan(self, planned: PlanWanted) -> "ReplayStory":

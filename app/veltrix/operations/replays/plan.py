@@ -65,7 +65,7 @@ class EditedNow(msgspec.Struct):
     state: str = "queued"
 
 
-def plan(engine: Engine, asked: PlanRequest, bytes_max: int) -> ReplayStory:
+def plan(engine: Engine, request: PlanRequest, bytes_max: int) -> ReplayStory:
     """A new replay of exactly the runs that are selected now; nothing moves until it is started.
 
     Raises ReplayRefused when a named run is not failed, the set is empty or everything without
@@ -73,8 +73,8 @@ def plan(engine: Engine, asked: PlanRequest, bytes_max: int) -> ReplayStory:
     """
 
     def once(tx: Connection) -> ReplayStory:
-        check_options(asked.options)
-        options, replay_id, _ = freeze(tx, asked)
+        check_options(request.options)
+        options, replay_id, _ = freeze(tx, request)
         if options.patch is not None:
             _check_payloads(tx, replay_id, options.patch, bytes_max)
         seen = plan_rows.foresee(tx, replay_id)
@@ -83,18 +83,18 @@ def plan(engine: Engine, asked: PlanRequest, bytes_max: int) -> ReplayStory:
         story = read.find(tx, replay_id)
         assert story is not None
         row = _row(
-            asked.author,
+            request.author,
             "replay.plan",
-            asked.reason,
+            request.reason,
             replay_id,
-            asked.request,
+            request.request,
             {"planned": story.planned, "warnings": len(story.warnings)},
             plan_rows.run_ids(tx, replay_id),
         )
         audit.append(tx, [row])
         return story
 
-    return _done(engine, once, asked.author, "replay.plan", asked.reason, None, asked.request)
+    return _done(engine, once, request.author, "replay.plan", request.reason, None, request.request)
 
 
 def act(engine: Engine, replay_id: str, verb: Verb, *, reason: str, author: str) -> ReplayStory:
@@ -211,19 +211,19 @@ def _begin_and_note(
     replay_rows.save(tx, held, is_begun=True, changed_by=of.author)
 
 
-def freeze(tx: Connection, asked: PlanRequest) -> tuple[Options, str, int]:
+def freeze(tx: Connection, request: PlanRequest) -> tuple[Options, str, int]:
     """A planned replay with its set; how many runs. Raises ReplayRefused."""
-    wanted = asked.wanted
-    if not asked.is_all and is_everything(tx, wanted, Eligible.FAILED):
+    wanted = request.wanted
+    if not request.is_all and is_everything(tx, wanted, Eligible.FAILED):
         raise ReplayRefused(
             "needs-all", "this selects every failed run; say `all: true` if that is what you want"
         )
     if wanted.ids is not None and not wanted.ids:
         raise ReplayRefused("empty-set", "no run is named")
     replay_id = plan_rows.insert(
-        tx, asked.options, asked.request, author=asked.author, reason=asked.reason
+        tx, request.options, request.request, author=request.author, reason=request.reason
     )
-    most = RUNS_MAX if asked.options.patch is None else EDITED_RUNS_MAX
+    most = RUNS_MAX if request.options.patch is None else EDITED_RUNS_MAX
     count = plan_rows.freeze(tx, replay_id, wanted, most)
     if wanted.ids is not None and count < len(set(wanted.ids)):
         raise _not_failed(tx, wanted.ids, set(plan_rows.run_ids(tx, replay_id)))
@@ -233,7 +233,7 @@ def freeze(tx: Connection, asked: PlanRequest) -> tuple[Options, str, int]:
         raise ReplayRefused(
             "too-many-runs", f"more than {most:,} runs fit, the most of one replay; select fewer"
         )
-    return asked.options, replay_id, count
+    return request.options, replay_id, count
 
 
 def _not_failed(tx: Connection, ids: Sequence[str], failed: set[str]) -> ReplayRefused:

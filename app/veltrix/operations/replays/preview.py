@@ -48,7 +48,7 @@ def preview(
 
     An empty patch shows the payloads as they are. Raises ReplayRefused as `plan` does.
     """
-    asked = PlanRequest(
+    request = PlanRequest(
         wanted=wanted,
         is_all=is_all,
         options=Options(mode=ReplayMode.BEGINNING, rate=1.0, stop_share=None, patch=patch),
@@ -57,7 +57,7 @@ def preview(
         request={},
     )
     with engine.connect() as tx:  # never committed: the set is only looked at
-        _, replay_id, count = freeze(tx, asked)
+        _, replay_id, count = freeze(tx, request)
         first = replay_rows.next_runs(tx, replay_id, limit)
         shown = previews(tx, [(one.run_id, one.generation) for one in first], patch, bytes_max)
         tx.rollback()

@@ -59,7 +59,7 @@ class NotDone(msgspec.Struct, frozen=True):
     runs: list[HeldRuns] = []
 
 
-def act(engine: Engine, asked: BulkRequest) -> Done | NotDone:
+def act(engine: Engine, request: BulkRequest) -> Done | NotDone:
     """Do it to every run that was asked for, in one transaction; or to none, and say why.
 
     Of a filter only runs are taken that it can be done to, up to 100,000; of ids all, up to 1,000.
@@ -67,8 +67,8 @@ def act(engine: Engine, asked: BulkRequest) -> Done | NotDone:
 
     def _once() -> Done | NotDone:
         with transaction(engine) as tx:
-            answer, run_ids = _act(tx, asked)
-            append(tx, [_audited(asked, answer, run_ids)])
+            answer, run_ids = _act(tx, request)
+            append(tx, [_audited(request, answer, run_ids)])
             return answer
 
     return retry_transient(_once)
@@ -89,27 +89,27 @@ def is_everything(engine: Engine, action: BulkAction, wanted: RunQuery) -> bool:
         return archive_rows.is_everything(tx, wanted, _STATES[action])
 
 
-def _act(tx: Connection, asked: BulkRequest) -> tuple[Done | NotDone, Sequence[str]]:
-    wanted = asked.wanted
+def _act(tx: Connection, request: BulkRequest) -> tuple[Done | NotDone, Sequence[str]]:
+    wanted = request.wanted
     if wanted.ids is not None:
         held, missing = _hold_ids(tx, wanted.ids)
-        wrong = [run for run in held if not _is_fit(asked.action, run)]
+        wrong = [run for run in held if not _is_fit(request.action, run)]
         if missing:
             return _unknown(missing), wanted.ids
         if wrong:
-            return _unfit(asked.action, wrong), wanted.ids
+            return _unfit(request.action, wrong), wanted.ids
         run_ids = [run.id for run in held]
     else:
-        if not asked.is_all and archive_rows.is_everything(tx, wanted, _STATES[asked.action]):
+        if not request.is_all and archive_rows.is_everything(tx, wanted, _STATES[request.action]):
             return _EVERYTHING, []
-        run_ids = archive_rows.hold_matching(tx, wanted, _STATES[asked.action], RUNS_MAX + 1)
+        run_ids = archive_rows.hold_matching(tx, wanted, _STATES[request.action], RUNS_MAX + 1)
         if len(run_ids) > RUNS_MAX:
             return _TOO_MANY, []
     if not run_ids:
         return _EMPTY, []
-    if asked.expected is not None and asked.expected != len(run_ids):
-        return _changed(asked.expected, len(run_ids)), []
-    return _ACTS[asked.action](tx, run_ids, asked), run_ids
+    if request.expected is not None and request.expected != len(run_ids):
+        return _changed(request.expected, len(run_ids)), []
+    return _ACTS[request.action](tx, run_ids, request), run_ids
 
 
 def _hold_ids(tx: Connection, ids: Sequence[str]) -> tuple[list[HeldRuns], list[str]]:
@@ -128,23 +128,23 @@ def _is_fit(action: BulkAction, run: HeldRuns) -> bool:
     return run.is_archived
 
 
-def _cancel(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
+def _cancel(tx: Connection, run_ids: Sequence[str], request: BulkRequest) -> Done:
     moved: list[MovedRun] = action_rows.cancel(
-        tx, run_ids, reason=asked.reason, author=asked.author
+        tx, run_ids, reason=request.reason, author=request.author
     )
-    after_commit(tx, lambda: tell(moved, asked.author))
+    after_commit(tx, lambda: tell(moved, request.author))
     requested = sum(run.state != RunState.CANCELLED for run in moved)
-    return Done(asked.action, len(moved) - requested, requested)
+    return Done(request.action, len(moved) - requested, requested)
 
 
-def _archive(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
-    moved = archive_rows.archive(tx, run_ids, reason=asked.reason, author=asked.author)
-    return Done(asked.action, moved)
+def _archive(tx: Connection, run_ids: Sequence[str], request: BulkRequest) -> Done:
+    moved = archive_rows.archive(tx, run_ids, reason=request.reason, author=request.author)
+    return Done(request.action, moved)
 
 
-def _restore(tx: Connection, run_ids: Sequence[str], asked: BulkRequest) -> Done:
-    moved = archive_rows.restore(tx, run_ids, reason=asked.reason, author=asked.author)
-    return Done(asked.action, moved)
+def _restore(tx: Connection, run_ids: Sequence[str], request: BulkRequest) -> Done:
+    moved = archive_rows.restore(tx, run_ids, reason=request.reason, author=request.author)
+    return Done(request.action, moved)
 
 
 _ACTS: dict[BulkAction, Callable[[Connection, Sequence[str], BulkRequest], Done]] = {
@@ -196,23 +196,23 @@ def _unfit(action: BulkAction, wrong: Sequence[HeldRuns]) -> NotDone:
     return NotDone("wrong-state", detail, list(wrong[:_SHOWN_MAX]))
 
 
-def _audited(asked: BulkRequest, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
-    request: dict[str, Any] = {"all": asked.is_all}
-    if asked.expected is not None:
-        request["expected"] = asked.expected
-    ids = asked.wanted.ids
+def _audited(request: BulkRequest, answer: Done | NotDone, run_ids: Sequence[str]) -> Audited:
+    sent: dict[str, Any] = {"all": request.is_all}
+    if request.expected is not None:
+        sent["expected"] = request.expected
+    ids = request.wanted.ids
     if ids is not None:
-        request["ids"] = list(ids)
-    if asked.wanted.conditions:
-        request["filter"] = msgspec.to_builtins(asked.wanted.conditions)
+        sent["ids"] = list(ids)
+    if request.wanted.conditions:
+        sent["filter"] = msgspec.to_builtins(request.wanted.conditions)
     known, _ = action_rows.sorted_ids(run_ids) if ids is not None else (list(run_ids), [])
     return Audited(
-        author=asked.author,
-        action=f"run.{asked.action}",
-        reason=asked.reason,
+        author=request.author,
+        action=f"run.{request.action}",
+        reason=request.reason,
         target="run",
         target_id=ids[0] if ids is not None and len(ids) == 1 else None,
-        request=request,
+        request=sent,
         run_ids=known,
         result=msgspec.to_builtins(answer),
         is_refused=isinstance(answer, NotDone),

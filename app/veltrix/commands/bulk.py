@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from veltrix.operations.runs.bulk import BulkRequest
 
 
-def act_on(
+def act_in_bulk(
     action: str,
     run_ids: list[str] | None,
     named: dict[str, Any],
@@ -37,7 +37,7 @@ def act_on(
         raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
     if run_ids and len(run_ids) > IDS_MAX:
         raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
-    asked = BulkRequest(
+    request = BulkRequest(
         action=BulkAction(action),
         wanted=wanted,
         is_all=is_all,
@@ -46,31 +46,31 @@ def act_on(
     )
     with reached(author) as backend:
         if not run_ids and not yes:
-            asked = msgspec.structs.replace(asked, expected=_confirmed(backend, asked))
-        _do(backend, asked, as_json)
+            request = msgspec.structs.replace(request, expected=_confirmed(backend, request))
+        _do(backend, request, as_json)
 
 
-def _confirmed(backend: "Backend", asked: "BulkRequest") -> int:
+def _confirmed(backend: "Backend", request: "BulkRequest") -> int:
     """How many runs somebody agreed to: exactly so many, or none. 0: nobody was asked."""
-    found = backend.count(asked.action, asked.wanted)
+    found = backend.count(request.action, request.wanted)
     if not found:
         return 0  # what comes meanwhile is not done either, and the refusal is in the audit
     runs = "1 run" if found == 1 else f"{found:,} runs"
-    typer.confirm(f"{asked.action.capitalize()} {runs}?", abort=True, err=True)
+    typer.confirm(f"{request.action.capitalize()} {runs}?", abort=True, err=True)
     return found
 
 
-def _do(backend: "Backend", asked: "BulkRequest", as_json: bool) -> None:
+def _do(backend: "Backend", request: "BulkRequest", as_json: bool) -> None:
     from veltrix.commands.terminal import print_error, print_json, shown
     from veltrix.operations.runs.bulk import NotDone
 
-    answer = backend.act(asked)
+    answer = backend.act(request)
     if as_json:
         print_json(answer)
     elif isinstance(answer, NotDone):
         print_error(f"veltrix: {shown(answer.detail)}")
     else:
         later = f", {answer.requested:,} end before their next step" if answer.requested else ""
-        typer.echo(f"{asked.action}: {answer.runs:,} runs{later}")
+        typer.echo(f"{request.action}: {answer.runs:,} runs{later}")
     if isinstance(answer, NotDone):
         raise typer.Exit(1)

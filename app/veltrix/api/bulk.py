@@ -31,7 +31,7 @@ _JSON = "application/json"
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
-class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BulkBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`ids`, a `filter`, or `all`; and why: the reason is kept with each run.
 
     `expected`: so many runs the filter was of when somebody looked; nothing is done to other ones.
@@ -44,7 +44,7 @@ class ManyAsked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     expected: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-class ManyAnswer(msgspec.Struct):
+class BulkAnswer(msgspec.Struct):
     """It was done to so many runs; of a cancel, `requested` more end before their next step."""
 
     runs: int
@@ -57,7 +57,7 @@ class CountAnswer(msgspec.Struct):
     runs: int
 
 
-class ReplayListAsked(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
+class ReplayListBody(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
     """These runs, from where to run them again, and why: the reason is kept with each."""
 
     ids: Annotated[list[Id], msgspec.Meta(min_length=1, max_length=IDS_MAX)]
@@ -77,13 +77,11 @@ def _documented(example: dict[str, Any]) -> dict[str, Any]:
     return {
         "responses": answers(
             "Done to every one of these runs",
-            ManyAnswer,
+            BulkAnswer,
             {"runs": 1204, "requested": 0},
             *(400, 404, 409, 413, 422, 503),
         ),
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": content(ManyAsked, example)}
-        },
+        "openapi_extra": {"requestBody": {"required": True, "content": content(BulkBody, example)}},
     }
 
 
@@ -138,8 +136,8 @@ def count_runs(request: Request, action: BulkAction, wanted: WantedRuns) -> Resp
     found = count(request.app.state.services.engine, action, wanted)
     if isinstance(found, NotDone) and found.slug != "empty-set":
         raise problem_of_bulk(found)
-    told = CountAnswer(0 if isinstance(found, NotDone) else found)
-    return Response(msgspec.json.encode(told), media_type=_JSON)
+    answer = CountAnswer(0 if isinstance(found, NotDone) else found)
+    return Response(msgspec.json.encode(answer), media_type=_JSON)
 
 
 @router.post(
@@ -159,7 +157,7 @@ def count_runs(request: Request, action: BulkAction, wanted: WantedRuns) -> Resp
         "requestBody": {
             "required": True,
             "content": content(
-                ReplayListAsked,
+                ReplayListBody,
                 {"ids": [RUN_ID], "from": "failed_step", "reason": "payments are back"},
             ),
         }
@@ -170,37 +168,37 @@ async def replay_runs(request: Request, author: _Operator) -> Response:
 
     Many runs, with care: POST /v1/replays. Takes an `Idempotency-Key`.
     """
-    body = await body_of(request, _BODY_BYTES_MAX)
-    asked = decoded(body, ReplayListAsked)
-    for id_ in asked.ids:
+    raw = await body_of(request, _BODY_BYTES_MAX)
+    body = decoded(raw, ReplayListBody)
+    for id_ in body.ids:
         storable("ids", id_)
-    await check_bounds(request, author, run_ids=asked.ids)
+    await check_bounds(request, author, run_ids=body.ids)
     engine = request.app.state.services.engine
 
     def call() -> Response:
-        now = replay_now(engine, asked.ids, asked.mode, asked.reason, author.name)
-        told = ReplayListAnswer(
+        now = replay_now(engine, body.ids, body.mode, body.reason, author.name)
+        answer = ReplayListAnswer(
             now.replay_id,
             [one for one in now.answers if isinstance(one, Replayed)],
             [one for one in now.answers if isinstance(one, NotReplayed)],
         )
-        return Response(msgspec.json.encode(told), media_type=_JSON)
+        return Response(msgspec.json.encode(answer), media_type=_JSON)
 
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
 async def _answer(request: Request, author: Author, action: BulkAction) -> Response:
-    body = await body_of(request, _BODY_BYTES_MAX)
-    asked = _asked(decoded(body, ManyAsked), action, author)
-    wanted = asked.wanted
+    raw = await body_of(request, _BODY_BYTES_MAX)
+    bulk = _request_of(decoded(raw, BulkBody), action, author)
+    wanted = bulk.wanted
     await check_bounds(
         request, author, run_ids=wanted.ids, workflow=wanted.workflow, group=wanted.fingerprint
     )
-    call = partial(_act, request, asked)
-    return await answer_once(request, author, body, partial(run_in_threadpool, call))
+    call = partial(_act, request, bulk)
+    return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 
-def _asked(body: ManyAsked, action: BulkAction, author: Author) -> BulkRequest:
+def _request_of(body: BulkBody, action: BulkAction, author: Author) -> BulkRequest:
     if body.ids is not None and (body.filter is not None or body.all):
         raise Problem("invalid-request", "send ids or a filter, not both")
     for id_ in body.ids or ():
@@ -216,9 +214,9 @@ def _asked(body: ManyAsked, action: BulkAction, author: Author) -> BulkRequest:
     )
 
 
-def _act(request: Request, asked: BulkRequest) -> Response:
-    answer = act(request.app.state.services.engine, asked)
-    if isinstance(answer, NotDone):
-        raise problem_of_bulk(answer)
-    told = ManyAnswer(answer.runs, answer.requested)
-    return Response(msgspec.json.encode(told), media_type=_JSON)
+def _act(request: Request, bulk: BulkRequest) -> Response:
+    done = act(request.app.state.services.engine, bulk)
+    if isinstance(done, NotDone):
+        raise problem_of_bulk(done)
+    answer = BulkAnswer(done.runs, done.requested)
+    return Response(msgspec.json.encode(answer), media_type=_JSON)
