@@ -1,7 +1,7 @@
 """`GET /v1/audit`: who did or asked what, why, and what came of it."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -14,9 +14,7 @@ from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.problems import Problem
 from veltrix.web.requests import storable, utc
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["audit"])
 
@@ -74,7 +72,7 @@ def list_audit(
         since=utc(since),
         until=utc(until),
     )
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         if cursor is not None and not has(tx, cursor):
             raise Problem("invalid-request", f"no page ended with {cursor}: it is no entry")
@@ -98,7 +96,7 @@ def read_audit(
     request: Request, audit_id: Annotated[int, Path(ge=0, le=_ID_MAX)], author: _Reader
 ) -> Response:
     """Of a set of more than 100,000 runs there is the digest instead."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = entry(tx, audit_id)
     if found is None:

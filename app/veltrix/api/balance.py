@@ -1,6 +1,6 @@
 """`GET /v1/balance`: the books."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -9,9 +9,7 @@ from starlette.responses import Response
 from veltrix.api.documented import answers
 from veltrix.operations.books.books import Balance, balance
 from veltrix.web.auth import require
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["balance"])
 
@@ -59,6 +57,6 @@ def read_balance(
     types have books of their own; what came when there were VELTRIX_ACCOUNTS_MAX is in one more,
     `is_overflow`.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     books = balance(services.engine, by, skip)
     return Response(msgspec.json.encode(books), media_type="application/json")

@@ -23,6 +23,7 @@ from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
 from veltrix.web.requests import body_of, decoded, storable
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["runs"])
 
@@ -133,7 +134,7 @@ def count_runs(request: Request, action: BulkAction, wanted: WantedRuns) -> Resp
 
     Sent with it as `expected`, nothing is done when other runs are like that by then.
     """
-    found = count(request.app.state.services.engine, action, wanted)
+    found = count(services_of(request).engine, action, wanted)
     if isinstance(found, NotDone) and found.slug != "empty-set":
         raise problem_of_bulk(found)
     answer = CountAnswer(0 if isinstance(found, NotDone) else found)
@@ -173,7 +174,7 @@ async def replay_runs(request: Request, author: _Operator) -> Response:
     for id_ in body.ids:
         storable("ids", id_)
     await check_bounds(request, author, run_ids=body.ids)
-    engine = request.app.state.services.engine
+    engine = services_of(request).engine
 
     def call() -> Response:
         now = replay_now(engine, body.ids, body.mode, body.reason, author.name)
@@ -215,7 +216,7 @@ def _request_of(body: BulkBody, action: BulkAction, author: Author) -> BulkReque
 
 
 def _act(request: Request, bulk: BulkRequest) -> Response:
-    done = act(request.app.state.services.engine, bulk)
+    done = act(services_of(request).engine, bulk)
     if isinstance(done, NotDone):
         raise problem_of_bulk(done)
     answer = BulkAnswer(done.runs, done.requested)

@@ -1,7 +1,7 @@
 """`GET /v1/dead-letters`: messages that reached nobody's code."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -18,9 +18,7 @@ from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.problems import Problem
 from veltrix.web.requests import body_of, decoded
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["dead letters"])
 
@@ -79,7 +77,7 @@ def list_dead_letters(
     Those that name runs made them due again; the others are for people to judge, and to mark with
     `POST /v1/dead-letters/seen`. Without the scope `payloads:read` the detail is null.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, after=cursor, limit=limit, unseen_only=unseen)
     if not may_see_payloads(author):
@@ -102,7 +100,7 @@ def read_dead_letter(
     request: Request, letter_id: Annotated[int, Path(ge=0, le=_ID_MAX)], author: _Reader
 ) -> Response:
     """Without the scope `payloads:read` its detail, headers and body are null."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = find(tx, letter_id)
     if found is None:
@@ -133,7 +131,7 @@ async def see_dead_letters(request: Request, author: _Operator) -> Response:
     await check_bounds(request, author)
     raw = await body_of(request, _BODY_BYTES_MAX)
     body = decoded(raw, SeenBody)
-    engine = request.app.state.services.engine
+    engine = services_of(request).engine
 
     def call() -> Response:
         marked = see(engine, body.ids, author.name, body.reason)

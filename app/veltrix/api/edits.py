@@ -1,7 +1,7 @@
 """A failed run's payload edited by hand: it runs again as a new run, linked to its origin."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Request
@@ -26,9 +26,7 @@ from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import no_such_run, refusing
 from veltrix.web.problems import Problem
 from veltrix.web.requests import IdText, body_of, decoded
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["runs"])
 
@@ -82,7 +80,7 @@ async def edit_run(
     must fit the workflow's declared input. A `patch` needs the scope `payloads:read` too. Takes
     an `Idempotency-Key`.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     bytes_max = services.settings.event_bytes_max
     await check_bounds(request, author, run_ids=[run_id])
     raw = await body_of(request, bytes_max + _EXTRA_BYTES)
@@ -145,7 +143,7 @@ def read_edit(
     _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ, is_audited=True))],
 ) -> Response:
     """Needs the scopes `runs:read` and `payloads:read`. 404 for a run that no edit made."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     id_ = canonical(run_id)
     with open_autocommit(services.engine) as tx:
         found = None if id_ is None else edit_rows.find(tx, id_)

@@ -1,7 +1,7 @@
 """`GET /v1/events`: accepted events, in lists, by their identity, and by our id of them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,9 +24,7 @@ from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.methods import EVENTS_PATH
 from veltrix.web.problems import Problem
 from veltrix.web.requests import IdText, id_of, storable, utc
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["events"])
 
@@ -98,7 +96,7 @@ def list_events(
         since=utc(since),
         until=utc(until),
     )
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
     return Response(msgspec.json.encode(found), media_type=_JSON)
@@ -115,7 +113,7 @@ def read_event(request: Request, event_id: IdText, author: _Reader) -> Response:
     Without the scope `payloads:read` it comes `redacted`: without data and extensions.
     """
     id_ = canonical(event_id)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = None if id_ is None else find(tx, id_)
     if found is None:
@@ -126,7 +124,7 @@ def read_event(request: Request, event_id: IdText, author: _Reader) -> Response:
 def _one(request: Request, author: Author, source: str, id_: str) -> Response:
     storable("source", source)
     storable("id", id_)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = find_by_identity(tx, source, id_)
     if found is None:

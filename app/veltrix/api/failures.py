@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -39,9 +39,7 @@ from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import no_such_group, problem_of_group
 from veltrix.web.problems import Problem
 from veltrix.web.requests import ReasonBody, body_of, decoded, storable, utc
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["failures"])
 
@@ -159,7 +157,7 @@ def list_failures(
         is_empty=empty,
     )
     after = storable("cursor", cursor)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         if after is not None and not has(tx, after):
             detail = "cursor must be what a page before gave as its next, and is no group"
@@ -178,7 +176,7 @@ def list_failures(
 )
 def read_failure(request: Request, group_id: str, author: _Reader) -> Response:
     """`sparkline` has hours, or days where it began more than two days ago."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with transaction(services.engine, snapshot=True) as tx:
         found = story(tx, _group_id(group_id))
     if found is None:
@@ -211,7 +209,7 @@ async def resolve_failure(request: Request, group_id: str, author: _Operator) ->
     raw = await body_of(request)
     body = decoded(raw, ResolveBody)
     storable("version", body.version)
-    engine, id_ = request.app.state.services.engine, _group_id(group_id)
+    engine, id_ = services_of(request).engine, _group_id(group_id)
     call = partial(resolve, engine, id_, body.version, body.reason, author.name)
     return await _answer(request, author, raw, call)
 
@@ -246,7 +244,7 @@ async def note_failure(request: Request, group_id: str, author: _Operator) -> Re
     await check_bounds(request, author, group=_group_id(group_id))
     raw = await body_of(request)
     body = decoded(raw, NoteBody)
-    engine = request.app.state.services.engine
+    engine = services_of(request).engine
     call = partial(note, engine, _group_id(group_id), body.text, author.name)
     return await _answer(request, author, raw, call)
 
@@ -260,7 +258,7 @@ async def _decide(
     await check_bounds(request, author, group=_group_id(group_id))
     raw = await body_of(request)
     body = decoded(raw, ReasonBody)
-    engine = request.app.state.services.engine
+    engine = services_of(request).engine
     call = partial(decide, engine, _group_id(group_id), body.reason, author.name)
     return await _answer(request, author, raw, call)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Query, Request
 from sqlalchemy import Engine
@@ -16,9 +16,7 @@ from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import waiting_requests
 from veltrix.web.auth import LOCAL, Author
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import Services, services_of
 
 POLL_S = 0.015
 
@@ -141,7 +139,7 @@ def outcomes_of(request: Request) -> OutcomeWatch:
 
 def check_wait(request: Request, wait_s: float) -> None:
     """Raises a 400 Problem when this server does not wait for so long."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     if wait_s > services.settings.wait_s_max:
         raise Problem(
             "wait-too-long",

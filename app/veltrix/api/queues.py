@@ -1,7 +1,5 @@
 """`GET /v1/queues/unserved`: where work waits for a worker that is not there."""
 
-from typing import TYPE_CHECKING
-
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -11,9 +9,7 @@ from veltrix.api.documented import answers
 from veltrix.pipeline.relay.queue_rows import Unserved, unserved
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import require
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["workers"])
 
@@ -35,7 +31,7 @@ _ROW = {"queue": "orders", "runs": 12, "oldest_started_at": "2026-01-31T12:00:00
 )
 def list_unserved(request: Request) -> Response:
     """Runs are counted up to 1,000 in each. No queue is named while each has a worker."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = UnservedQueues(unserved(tx))
     return Response(msgspec.json.encode(found), media_type="application/json")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -40,10 +40,8 @@ from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_replay, refusing
 from veltrix.web.problems import Problem
 from veltrix.web.requests import IdText, ReasonBody, body_of, decoded, id_of
+from veltrix.web.services import services_of
 from veltrix.web.suggestions import nowhere
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
 
 router = APIRouter(tags=["replays"])
 
@@ -82,7 +80,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     scopes `runs:edit` and `payloads:read`. A filter that leaves no failed run out needs
     `all: true`. Takes an `Idempotency-Key`.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     raw = await body_of(request, services.settings.event_bytes_max + _EXTRA_BYTES)
     body = decoded(raw, PlanBody)
     patch = await read_beside(author.name, len(raw), lambda: patch_of(body.patch))
@@ -156,7 +154,7 @@ async def preview_edit(
     _payloads: Annotated[Author, Depends(require(Scope.PAYLOADS_READ))],
 ) -> Response:
     """Changes nothing. Needs the scopes `runs:edit` and `payloads:read`."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     bytes_max = services.settings.event_bytes_max
     raw = await body_of(request, bytes_max + _EXTRA_BYTES)
     body = decoded(raw, PreviewBody)
@@ -203,7 +201,7 @@ def read_replay(request: Request, replay_id: IdText, author: _Reader) -> Respons
 
     What was asked for, and its patch, are told to who may see payloads (`payloads:read`).
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         story = replay_reads.find(tx, _known(replay_id))
     if story is None:
@@ -314,7 +312,7 @@ async def refuse_verb(
 async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> Response:
     raw = await body_of(request)
     body = decoded(raw, ReasonBody)
-    services: Services = request.app.state.services
+    services = services_of(request)
     await check_bounds(request, author, replay=_known(replay_id))
 
     def call() -> Response:
@@ -339,7 +337,7 @@ def _shown(story: ReplayStory, author: Author) -> bytes:
 
 
 def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = read(tx)
     return Response(msgspec.json.encode(found), media_type=_JSON)

@@ -1,7 +1,7 @@
 """`/v1/runs`: what became of runs, and what operators and callers may do to them."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -25,10 +25,8 @@ from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import not_cancelled, not_replayed
 from veltrix.web.requests import IdText, ParameterText, ReasonBody, body_of, decoded, id_of
+from veltrix.web.services import services_of
 from veltrix.web.throttle import Throttle
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
 
 router = APIRouter(tags=["runs"])
 
@@ -84,7 +82,7 @@ def list_runs(
     < `until`; `event` is the ledger's id of an event.
     """
     wanted = msgspec.structs.replace(wanted, archived=archived)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
     return Response(msgspec.json.encode(found), media_type=_JSON)
@@ -107,7 +105,7 @@ async def read_run(
     errors of steps, messages and tracebacks are null.
     """
     check_wait(request, wait_s)
-    services: Services = request.app.state.services
+    services = services_of(request)
     read = partial(read_story, services.engine, run_id)
     run = await run_in_threadpool(read)
     if wait_s > 0 and run.state in OPEN:
@@ -149,7 +147,7 @@ async def replay_run(request: Request, run_id: IdText, author: _Operator) -> Res
     await check_bounds(request, author, run_ids=[run_id])
     raw = await body_of(request)
     body = decoded(raw, ReplayBody)
-    engine = request.app.state.services.engine
+    engine = services_of(request).engine
     call = partial(_replay, engine, run_id, body.mode, body.reason, author.name)
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
@@ -175,7 +173,7 @@ async def cancel_run(request: Request, run_id: IdText, author: _Operator) -> Res
     await check_bounds(request, author, run_ids=[run_id])
     raw = await body_of(request)
     body = decoded(raw, ReasonBody)
-    call = partial(_cancel, request.app.state.services.engine, run_id, body.reason, author.name)
+    call = partial(_cancel, services_of(request).engine, run_id, body.reason, author.name)
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
 

@@ -34,7 +34,7 @@ from veltrix.web.catalog import StartableWorkflow
 from veltrix.web.event_problems import Unanswered
 from veltrix.web.idempotency import REPLAYED, answer_once, item_id, key_of, own_key, single_id
 from veltrix.web.problems import Problem
-from veltrix.web.services import Services
+from veltrix.web.services import Services, services_of
 from veltrix.web.starting import problem_of_start, submission_of
 from veltrix.web.suggestions import misfit
 from veltrix.web.throttle import Throttle
@@ -74,7 +74,7 @@ async def start_workflow(
     `wait_s` is for a start of one run, and needs the scope `runs:read` too: 200 with the run when
     it is settled in time, else 202 with its receipt. The run goes on whoever waits for it.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     await check_bounds(request, author, workflow=name)
     if wait_s > 0:
         check_wait(request, wait_s)
@@ -113,7 +113,7 @@ async def _outcome_of(
 
     Whatever goes wrong with waiting and reading, the run is started, and that is said.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     run_id = msgspec.json.decode(answer.body, type=Receipt).runs[0].id
     try:
         if await outcomes_of(request).wait(run_id, wait_s, request.receive):
@@ -128,7 +128,7 @@ async def _outcome_of(
 
 
 async def _start(request: Request, author: Author, name: str, raw: bytes) -> Response:
-    services: Services = request.app.state.services
+    services = services_of(request)
     workflow = (await services.catalog.workflows()).get(name)
     if workflow is None:
         raise Problem("not-found", f"no workflow is named {name!r}; GET /v1/workflows lists them")

@@ -1,6 +1,6 @@
 """`GET /v1/workers`: who runs what."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -13,9 +13,7 @@ from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import require
 from veltrix.web.problems import Problem
 from veltrix.web.requests import storable
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["workers"])
 
@@ -56,7 +54,7 @@ def list_workers(
     Workers of the last five minutes, without those that ended as they should. `next` is the
     `cursor` of the following page; null when there is none.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, after=None if cursor is None else _name_of(cursor), limit=limit)
     if found.next is not None:

@@ -1,7 +1,7 @@
 """`GET /v1/workflows`: what can be started."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
@@ -12,9 +12,7 @@ from veltrix.api.documented import answers
 from veltrix.releases.read import standing
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import require
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 router = APIRouter(tags=["workflows"])
 
@@ -74,7 +72,7 @@ _EXAMPLE: dict[str, Any] = {
 )
 def list_workflows(request: Request) -> Response:
     """Every workflow that can be started, the event types that start it, and its input schema."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = standing(tx)
     rows = [

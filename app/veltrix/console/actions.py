@@ -8,7 +8,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -36,9 +35,7 @@ from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
 from veltrix.web.idempotency import KEY_CHARS_MAX, answer_once
 from veltrix.web.not_done import not_cancelled, not_replayed
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 _TOKEN_BYTES = 32
 
@@ -48,7 +45,7 @@ Call = Callable[[Request, Visitor, Form], Response]
 
 def sign_in_page(request: Request) -> Response:
     """Asks for an API key; where nobody has to sign in, leads on."""
-    if not request.app.state.services.keys.is_required:
+    if not services_of(request).keys.is_required:
         return RedirectResponse(address("/"), 303)
     return rendered(request, None, "sign_in.html", next=_next(request.query_params), mistake=None)
 
@@ -56,7 +53,7 @@ def sign_in_page(request: Request) -> Response:
 async def begin_session(request: Request) -> Response:
     """Sign in with the key of the form; says that it is unknown, and nothing more, if it is."""
     check_origin(request)
-    if not request.app.state.services.keys.is_required:
+    if not services_of(request).keys.is_required:
         return RedirectResponse(address("/"), 303)
     _, form = await form_of(request)
     token, csrf = secrets.token_urlsafe(_TOKEN_BYTES), secrets.token_urlsafe(_TOKEN_BYTES)
@@ -72,7 +69,7 @@ async def begin_session(request: Request) -> Response:
             mistake="This key is unknown, revoked or expired.",
         )
     response = RedirectResponse(_next(form), 303)
-    set_cookie(response, request.app.state.services.settings, request, token)
+    set_cookie(response, services_of(request).settings, request, token)
     return response
 
 
@@ -116,7 +113,7 @@ def looking(
 
 def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Run a failed run again, from where the form says."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     run_id = request.path_params["run_id"]
     mode = mode_of(form)
     check_bounds(request, visitor, run_ids=[run_id])
@@ -128,7 +125,7 @@ def replay_run(request: Request, visitor: Visitor, form: Form) -> Response:
 
 def cancel_run(request: Request, visitor: Visitor, form: Form) -> Response:
     """Cancel an open run, at once or before its next step."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     run_id = request.path_params["run_id"]
     check_bounds(request, visitor, run_ids=[run_id])
     (answer,) = cancel(services.engine, [run_id], reason_of(form), visitor.author.name)
@@ -147,7 +144,7 @@ async def _acted(
         return RedirectResponse(address("/sign-in"), 303)
     await _noting(request, visitor, partial(check_origin, request))
     request.app.state.throttle.charge(visitor.author, 1)
-    settings = request.app.state.services.settings
+    settings = services_of(request).settings
     bytes_max = FORM_BYTES_MAX + payload_times * settings.event_bytes_max
     body, form = await form_of(request, bytes_max)
     await _noting(request, visitor, partial(check_csrf, visitor, form.get("csrf", "")))

@@ -3,7 +3,7 @@
 What is confirmed is a number: if there are not exactly so many any more, nothing is done.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -17,9 +17,7 @@ from veltrix.operations.runs.bulk import BulkAction, BulkRequest, NotDone, act, 
 from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 # What is said when it is done, where it leads to.
 _DONE = {
@@ -31,7 +29,7 @@ _DONE = {
 
 def confirm_bulk(request: Request, visitor: Visitor) -> Response:
     """How many runs it would be done to, and what that means, before it is done."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     action, wanted = _bulk_query(request)
     found = count(services.engine, action, wanted)
     if isinstance(found, NotDone):
@@ -53,7 +51,7 @@ def confirm_bulk(request: Request, visitor: Visitor) -> Response:
 
 def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     """Do it to exactly as many runs as were confirmed, or to none."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     action, wanted = _bulk_query(request)
     check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
     expected = number(form, "expected")

@@ -3,7 +3,6 @@
 What is refused is said above the text, which stays as it was typed.
 """
 
-from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 from starlette.requests import Request
@@ -24,9 +23,7 @@ from veltrix.operations.runs.read_events import EventStory
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.web.not_done import refusing
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 # A form makes three bytes of a quotation mark, and of half a letter.
 PAYLOAD_TIMES = 3
@@ -58,7 +55,7 @@ def edit_run(request: Request, visitor: Visitor, form: Form) -> Response:
 
 
 def _made(request: Request, visitor: Visitor, form: Form, given: str) -> EditedNow:
-    services: Services = request.app.state.services
+    services = services_of(request)
     found, _ = find_run(request)
     version = text(form, "version")
     if version is None:
@@ -108,7 +105,7 @@ def _text_of(request: Request, sent: EventStory | None) -> str:
         raise Problem("not-json", "the payload of this run is not JSON: it cannot be edited")
     if sent.data is None:
         return "null"
-    services: Services = request.app.state.services
+    services = services_of(request)
     lines = pretty(sent.data, services.settings.event_bytes_max)
     is_sendable = len(quote_plus(lines.replace("\n", "\r\n"))) <= (
         PAYLOAD_TIMES * services.settings.event_bytes_max

@@ -1,7 +1,7 @@
 """Failure groups and replays: read only."""
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,9 +24,7 @@ from veltrix.operations.runs.action_rows import canonical
 from veltrix.releases import subscription_rows
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 ROWS = 50
 BUCKETS_MIN = 48
@@ -35,7 +33,7 @@ BUCKETS_MIN = 48
 def groups(request: Request, visitor: Visitor) -> Response:
     """What failed in the same way, last seen first."""
     wanted, order, cursor = _groups_request(request)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with transaction(services.engine, snapshot=True) as tx:
         found = read.page(tx, wanted, order, cursor=cursor, limit=ROWS)
         workflows = [row.workflow for row in subscription_rows.current(tx)]
@@ -56,7 +54,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
 def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
     wanted, order, start = _groups_request(request)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
 
         def find(cursor: str | None, limit: int) -> GroupPage:
@@ -68,7 +66,7 @@ def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
 
 def group(request: Request, visitor: Visitor) -> Response:
     """One group, with samples, versions and notes, and what can be done about it."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     group_id = text(request.path_params, "group_id", 100)
     with transaction(services.engine, snapshot=True) as tx:
         found = read.story(tx, group_id) if group_id is not None else None
@@ -108,7 +106,7 @@ def _ticks(found: GroupStory) -> list[datetime]:
 def replays(request: Request, visitor: Visitor) -> Response:
     """Replays, newest first."""
     state, cursor = _replays_request(request)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = replay_reads.page(tx, state=state, cursor=cursor, limit=ROWS)
     return rendered(
@@ -119,7 +117,7 @@ def replays(request: Request, visitor: Visitor) -> Response:
 def replays_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The same as a file."""
     state, cursor = _replays_request(request)
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
 
         def find(at: str | None, limit: int) -> ReplayPage:
@@ -130,7 +128,7 @@ def replays_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
 
 def one_replay(request: Request, visitor: Visitor) -> Response:
     """A replay: its plan, how far it is, and its runs."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     id_ = canonical(request.path_params["replay_id"])
     cursor = id_of(request.query_params, "cursor")
     with transaction(services.engine, snapshot=True) as tx:
@@ -155,7 +153,7 @@ def one_replay(request: Request, visitor: Visitor) -> Response:
 
 def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The runs of a replay as a file: what became of each."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     id_ = canonical(request.path_params["replay_id"])
     cursor = id_of(request.query_params, "cursor")
     with open_autocommit(services.engine) as tx:

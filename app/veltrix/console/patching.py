@@ -5,7 +5,6 @@ the text, which stays as it was typed.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
@@ -26,9 +25,7 @@ from veltrix.operations.runs.query import RunQuery
 from veltrix.store.transactions import transaction
 from veltrix.web.not_done import refusing
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 SHOWN_RUNS = 5
 _CORRECTABLE = {400, 404, 409, 413}
@@ -82,7 +79,7 @@ def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
     """What the patch of a planned replay will make of its first payloads."""
     if found.patch is None:
         return []
-    services: Services = request.app.state.services
+    services = services_of(request)
     patch: Patch = exact(bytes(found.patch))
     with transaction(services.engine, snapshot=True) as tx:
         first = read.runs(tx, found.id, limit=SHOWN_RUNS).items
@@ -92,7 +89,7 @@ def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
 
 
 def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
-    services: Services = request.app.state.services
+    services = services_of(request)
     patch, options = _patch_of(form), options_of(form, services.settings)
     options = msgspec.structs.replace(options, mode=ReplayMode.BEGINNING, patch=patch)
     group_id = group_id_of(request)
@@ -117,7 +114,7 @@ def _patch_of(form: Form) -> Patch:
 
 
 def _looked_at(request: Request, patch: Patch) -> Previews:
-    services: Services = request.app.state.services
+    services = services_of(request)
     look = partial(
         preview,
         services.engine,
@@ -147,7 +144,7 @@ def _page(
     is_changed: bool,
     refused: Problem | None = None,
 ) -> Response:
-    services: Services = request.app.state.services
+    services = services_of(request)
     return rendered(
         request,
         visitor,

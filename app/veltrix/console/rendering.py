@@ -21,6 +21,7 @@ from veltrix.console.tracebacks import trace_of
 from veltrix.domain.json_scan import depth_of
 from veltrix.domain.local_names import is_loopback
 from veltrix.operations.runs.read_story import Attempt, Entry, call_text
+from veltrix.web.services import services_of
 
 if TYPE_CHECKING:
     from veltrix.settings.fields import Settings
@@ -67,7 +68,7 @@ def rendered(
 ) -> HTMLResponse:
     """A page. `place` is the entry of the navigation that it belongs to."""
     theme = cookie_of(request, THEME_COOKIE)
-    settings: Settings = request.app.state.services.settings
+    settings = services_of(request).settings
     page = environment().get_template(template)
     body = page.render(
         visitor=visitor,

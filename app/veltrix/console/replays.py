@@ -20,17 +20,17 @@ from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_group, refusing
 from veltrix.web.problems import Problem
+from veltrix.web.services import services_of
 
 if TYPE_CHECKING:
     from veltrix.settings.fields import Settings
-    from veltrix.web.services import Services
 
 _GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
 
 
 def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     """Resolve, ignore or reopen a group, or write a note beside it."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     group_id, verb = group_id_of(request), request.path_params["verb"]
     if verb not in _GROUP_ACTIONS:
         raise Problem("not-found", f"nothing is called {verb!r} here")
@@ -48,7 +48,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
 
 def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
     """Plan a replay of a group's failed runs: the set is frozen, and nothing moves."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     settings = services.settings
     mode = mode_of(form)
     options = msgspec.structs.replace(options_of(form, settings), mode=mode)
@@ -67,7 +67,7 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
 
 def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
     """Start, pause, resume or abort a replay."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
     if id_ is None or verb not in set(Verb):
         raise Problem("not-found", "there is no such replay, or nothing is called so")

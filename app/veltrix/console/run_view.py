@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -26,9 +25,7 @@ from veltrix.operations.runs.read_story import RunStory, story
 from veltrix.operations.runs.read_waits import waits
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.problems import Problem, unavailable
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 # What an action says when it is done, by the word in the address that it leads to.
 DONE = {
@@ -86,7 +83,7 @@ async def _streamed(
 def run(request: Request, visitor: Visitor) -> Response:
     """A run from its event to its outcome."""
     found, sent = find_run(request)
-    services: Services = request.app.state.services
+    services = services_of(request)
     edit = None
     if found.origin_run_id is not None:
         with transaction(services.engine, snapshot=True) as tx:
@@ -189,7 +186,7 @@ def _kept(found: RunStory) -> Iterator[str]:
 
 def find_run(request: Request) -> tuple[RunStory, EventStory | None]:
     """The run of the address, and its event, if that is still there. Raises a 404 Problem."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     given = request.path_params["run_id"]
     id_ = canonical(given)
     with transaction(services.engine, snapshot=True) as tx:

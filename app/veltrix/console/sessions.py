@@ -23,10 +23,10 @@ from veltrix.web.auth import LOCAL, Author
 from veltrix.web.bounds import check_touched
 from veltrix.web.problems import Problem
 from veltrix.web.refusals import route_of
+from veltrix.web.services import services_of
 
 if TYPE_CHECKING:
     from veltrix.settings.fields import Settings
-    from veltrix.web.services import Services
 
 COOKIE = "veltrix_session"
 _SAME_SITE = {"same-origin", "none"}
@@ -52,7 +52,7 @@ class Visitor(msgspec.Struct, frozen=True):
 
 def visitor_of(request: Request) -> Visitor | None:
     """The visitor, by one look at the database; None: nobody is signed in."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     if not services.keys.is_required:
         return Visitor(LOCAL, request.app.state.csrf, is_local=True)
     token = cookie_of(request, COOKIE)
@@ -75,7 +75,7 @@ def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None
 
     Raises a 403 Problem, and writes it down, when the key may not read.
     """
-    services: Services = request.app.state.services
+    services = services_of(request)
     with transaction(services.engine) as tx:
         session = sessions.make(tx, key, token, csrf, services.settings.console_session_s)
         if session is None:
@@ -103,7 +103,7 @@ def sign_in(request: Request, key: str, token: str, csrf: str) -> Visitor | None
 
 def sign_out(request: Request, visitor: Visitor) -> None:
     """End the session of this request."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     with transaction(services.engine) as tx:
         sessions.end(tx, cookie_of(request, COOKIE) or "")
         ended = Audited(
@@ -131,7 +131,7 @@ def check_scope(request: Request, visitor: Visitor, scope: str) -> None:
 def check_bounds(request: Request, visitor: Visitor, **touched: Any) -> None:
     """As `veltrix.web.bounds.check_touched`; the refusal is written down."""
     try:
-        check_touched(request.app.state.services.engine, visitor.author, **touched)
+        check_touched(services_of(request).engine, visitor.author, **touched)
     except Problem as refused:
         note_refused(request, visitor, refused.detail)
         raise
@@ -139,7 +139,7 @@ def check_bounds(request: Request, visitor: Visitor, **touched: Any) -> None:
 
 def note_refused(request: Request, visitor: Visitor, why: str) -> None:
     """An action that was refused before it began is in the audit, or counted there."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     refused = Audited(
         author=visitor.author.name,
         action="console.act",

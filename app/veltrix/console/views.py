@@ -1,7 +1,6 @@
 """The lists of the console, and search: read only."""
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection
@@ -36,9 +35,7 @@ from veltrix.releases import subscription_rows
 from veltrix.releases.read import standing
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.problems import Problem
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
+from veltrix.web.services import services_of
 
 ROWS = 50
 
@@ -209,7 +206,7 @@ def delivery(request: Request, _visitor: Visitor) -> Response:
 
 def flower(request: Request, visitor: Visitor) -> Response:
     """Where Flower is, and what it cannot know."""
-    services: Services = request.app.state.services
+    services = services_of(request)
     return rendered(
         request,
         visitor,
@@ -220,7 +217,7 @@ def flower(request: Request, visitor: Visitor) -> Response:
 
 
 def _connection(request: Request) -> Connection:
-    services: Services = request.app.state.services
+    services = services_of(request)
     return open_autocommit(services.engine)
 
 
@@ -233,7 +230,7 @@ def _cancellable(
         return None
     if query.cursor is None and seen.next is None:
         return len(seen.items) or None
-    services: Services = request.app.state.services
+    services = services_of(request)
     found = bulk.count(services.engine, bulk.BulkAction.CANCEL, query.runs)
     return None if isinstance(found, bulk.NotDone) else found
 

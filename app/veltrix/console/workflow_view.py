@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -26,10 +26,8 @@ from veltrix.releases.subscription_rows import Subscription
 from veltrix.store.transactions import open_autocommit, transaction
 from veltrix.web.event_problems import Unanswered
 from veltrix.web.problems import Problem
+from veltrix.web.services import Services, services_of
 from veltrix.web.starting import problem_of_start, submission_of
-
-if TYPE_CHECKING:
-    from veltrix.web.services import Services
 
 T = TypeVar("T")
 
@@ -59,7 +57,7 @@ def start(request: Request, visitor: Visitor, form: Form) -> Response:
 
 
 def _started(request: Request, visitor: Visitor, name: str, form: Form) -> str:
-    services: Services = request.app.state.services
+    services = services_of(request)
     with open_autocommit(services.engine) as tx:
         now = _current(tx, name)
     if now is None:
@@ -107,7 +105,7 @@ def _page(
     given: Form | None = None,
     refused: Problem | None = None,
 ) -> Response:
-    services: Services = request.app.state.services
+    services = services_of(request)
     name = request.path_params["name"]
     with transaction(services.engine, snapshot=True) as tx:
         known = versions(tx, name)

@@ -23,6 +23,7 @@ from veltrix.pipeline.accept.receipts import EventForbidden
 from veltrix.store.transactions import open_autocommit
 from veltrix.web.auth import Author, note_refused
 from veltrix.web.problems import Problem
+from veltrix.web.services import services_of
 
 BOUND = "bound"  # why, in the audit's count of refusals
 _AT_ONCE = 16  # events; with all the patterns that a key can have, 13 ms
@@ -59,7 +60,7 @@ async def check_bounds(
     """As `check_touched`; the refusal is in the audit, or counted there, before it is answered."""
     if author.limits is None or not author.limits.is_bound:
         return
-    engine: Engine = request.app.state.services.engine
+    engine = services_of(request).engine
     try:
         await run_in_threadpool(
             check_touched,

@@ -20,7 +20,7 @@ from veltrix.access.answers import StoredAnswer
 from veltrix.store.transactions import open_autocommit, retry_transient
 from veltrix.web.auth import LOCAL, Author
 from veltrix.web.problems import MEDIA_TYPE, Problem
-from veltrix.web.services import Services
+from veltrix.web.services import Services, services_of
 
 HEADER = "Idempotency-Key"
 T = TypeVar("T")
@@ -88,7 +88,7 @@ async def answer_once(
     key = form_key or key_of(request)
     if key is None:
         return await call()
-    services: Services = request.app.state.services
+    services = services_of(request)
     digest = _digest(request, body)
     found = await _in_thread(services, lambda tx: answers.begin(tx, author.name, key, digest))
     if found is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from starlette.requests import HTTPConnection
 
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.settings.fields import Settings
@@ -26,3 +27,9 @@ class Services:
     catalog: Catalog
     new_key: Callable[[], str]
     is_broker_up: Callable[[], bool]
+
+
+def services_of(request: HTTPConnection) -> Services:
+    """What the process that answers this request made once."""
+    services: Services = request.app.state.services
+    return services
