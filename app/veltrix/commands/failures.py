@@ -167,64 +167,51 @@ def note(
     _decide(lambda to: to.note(group_id, text), author, as_json)
 
 
-@group.command()
-@over_http
-def archive(
-    reason: Reason,
-    run_ids: _RunIds = None,
-    of_group: _Group = None,
-    workflow: _Workflow = None,
-    queue: _Queue = None,
-    key: _Key = None,
-    everything: _All = False,
-    author: Author = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
+def _failed_runs_command(action: str, promise: str) -> None:
+    """The command of this name: it does the action to failed runs, named or described."""
+
+    def command(
+        reason: Reason,
+        run_ids: _RunIds = None,
+        of_group: _Group = None,
+        workflow: _Workflow = None,
+        queue: _Queue = None,
+        key: _Key = None,
+        everything: _All = False,
+        author: Author = None,
+        yes: Yes = False,
+        as_json: AsJson = False,
+    ) -> None:
+        named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
+        act_in_bulk(
+            *(action, run_ids, named),
+            is_all=everything,
+            reason=reason,
+            author=author,
+            yes=yes,
+            as_json=as_json,
+        )
+
+    command.__doc__ = promise
+    group.command(action)(over_http(command))
+
+
+_failed_runs_command(
+    "archive",
     """Put failed runs away: out of the lists, still failed in the books. All of them or none.
 
     Exit code 1 when one of them is not failed.
 
     Example: veltrix failures archive --group 5f1c0a9e5f1c0a9e --reason "paid by hand"
-    """
-    named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
-    act_in_bulk(
-        *("archive", run_ids, named),
-        is_all=everything,
-        reason=reason,
-        author=author,
-        yes=yes,
-        as_json=as_json,
-    )
-
-
-@group.command()
-@over_http
-def restore(
-    reason: Reason,
-    run_ids: _RunIds = None,
-    of_group: _Group = None,
-    workflow: _Workflow = None,
-    queue: _Queue = None,
-    key: _Key = None,
-    everything: _All = False,
-    author: Author = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
+    """,
+)
+_failed_runs_command(
+    "restore",
     """List archived runs again. All of them or none. Exit code 1 when one is not archived.
 
     Example: veltrix failures restore --group 5f1c0a9e5f1c0a9e --reason "not paid after all"
-    """
-    named = {"fingerprint": of_group, "workflow": workflow, "queue": queue, "key": key}
-    act_in_bulk(
-        *("restore", run_ids, named),
-        is_all=everything,
-        reason=reason,
-        author=author,
-        yes=yes,
-        as_json=as_json,
-    )
+    """,
+)
 
 
 @group.command()
