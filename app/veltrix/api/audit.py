@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
@@ -11,16 +10,15 @@ from veltrix.access.audit import AuditEntry, AuditFilter, AuditPage, entry, has,
 from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.problems import Problem
-from veltrix.web.requests import storable, utc
+from veltrix.web.requests import ParameterText, storable, utc
 from veltrix.web.services import services_of
 
 router = APIRouter(tags=["audit"])
 
 _ID_MAX = 2**63 - 1
-_JSON = "application/json"
-_Text = Annotated[str | None, Query(max_length=1_000)]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _ROW: dict[str, Any] = {
     "id": 42,
@@ -48,10 +46,10 @@ _ROW: dict[str, Any] = {
 def list_audit(
     request: Request,
     author: _Reader,
-    by: _Text = None,
-    action: _Text = None,
-    target: _Text = None,
-    target_id: _Text = None,
+    by: ParameterText = None,
+    action: ParameterText = None,
+    target: ParameterText = None,
+    target_id: ParameterText = None,
     refused: bool | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -79,7 +77,7 @@ def list_audit(
         found = page(tx, wanted, cursor=cursor, limit=limit)
     if not may_see_payloads(author):
         found.items = [redacted(row) for row in found.items]
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -102,4 +100,4 @@ def read_audit(
     if found is None:
         raise Problem("not-found", f"there is no entry {audit_id} in the audit")
     shown = found if may_see_payloads(author) else redacted(found)
-    return Response(msgspec.json.encode(shown), media_type=_JSON)
+    return json_answer(shown)

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from veltrix.api.documented import answers
 from veltrix.operations.books.books import Balance, balance
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import require
 from veltrix.web.services import services_of
 
@@ -59,4 +59,4 @@ def read_balance(
     """
     services = services_of(request)
     books = balance(services.engine, by, skip)
-    return Response(msgspec.json.encode(books), media_type="application/json")
+    return json_answer(books)

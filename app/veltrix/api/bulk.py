@@ -17,6 +17,7 @@ from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.move import NotReplayed, Replayed, replay_now
 from veltrix.operations.runs.bulk import IDS_MAX, BulkAction, BulkRequest, NotDone, act, count
 from veltrix.operations.runs.query import RunQuery, RunsFilter, Word
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
@@ -28,7 +29,6 @@ from veltrix.web.services import services_of
 router = APIRouter(tags=["runs"])
 
 _BODY_BYTES_MAX = 256 * 1024
-_JSON = "application/json"
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
 
@@ -138,7 +138,7 @@ def count_runs(request: Request, action: BulkAction, wanted: WantedRuns) -> Resp
     if isinstance(found, NotDone) and found.slug != "empty-set":
         raise problem_of_bulk(found)
     answer = CountAnswer(0 if isinstance(found, NotDone) else found)
-    return Response(msgspec.json.encode(answer), media_type=_JSON)
+    return json_answer(answer)
 
 
 @router.post(
@@ -183,7 +183,7 @@ async def replay_runs(request: Request, author: _Operator) -> Response:
             [one for one in now.answers if isinstance(one, Replayed)],
             [one for one in now.answers if isinstance(one, NotReplayed)],
         )
-        return Response(msgspec.json.encode(answer), media_type=_JSON)
+        return json_answer(answer)
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
@@ -220,4 +220,4 @@ def _act(request: Request, bulk: BulkRequest) -> Response:
     if isinstance(done, NotDone):
         raise problem_of_bulk(done)
     answer = BulkAnswer(done.runs, done.requested)
-    return Response(msgspec.json.encode(answer), media_type=_JSON)
+    return json_answer(answer)

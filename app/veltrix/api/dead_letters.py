@@ -13,6 +13,7 @@ from veltrix.api.documented import answers, content
 from veltrix.pipeline.relay.dead_letters import see
 from veltrix.pipeline.relay.read_dead_letters import LetterPage, LetterStory, find, page, redact
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
@@ -23,7 +24,6 @@ from veltrix.web.services import services_of
 router = APIRouter(tags=["dead letters"])
 
 _ID_MAX = 2**63 - 1
-_JSON = "application/json"
 _IDS_MAX = 1_000
 _BODY_BYTES_MAX = 64 * 1024
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
@@ -83,7 +83,7 @@ def list_dead_letters(
     if not may_see_payloads(author):
         for letter in found.items:
             redact(letter)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -107,7 +107,7 @@ def read_dead_letter(
         raise Problem("not-found", f"there is no dead letter {letter_id}")
     if not may_see_payloads(author):
         redact(found)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.post(
@@ -135,6 +135,6 @@ async def see_dead_letters(request: Request, author: _Operator) -> Response:
 
     def call() -> Response:
         marked = see(engine, body.ids, author.name, body.reason)
-        return Response(msgspec.json.encode(SeenAnswer(marked, author.name)), media_type=_JSON)
+        return json_answer(SeenAnswer(marked, author.name))
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))

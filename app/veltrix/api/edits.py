@@ -12,6 +12,7 @@ from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers, content
 from veltrix.api.parsing import read_beside
 from veltrix.api.replay_bodies import patch_of
+from veltrix.api.run_answers import RUN_ID
 from veltrix.domain.json_text import json_problem
 from veltrix.operations.replays import edit_rows
 from veltrix.operations.replays.edit import EditOf
@@ -19,7 +20,9 @@ from veltrix.operations.replays.edit_rows import EditStory
 from veltrix.operations.replays.patch import replacing
 from veltrix.operations.replays.plan import EditedNow, edit_now
 from veltrix.operations.runs.action_rows import canonical
+from veltrix.operations.runs.query import Word
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, check_asked, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
@@ -31,8 +34,6 @@ from veltrix.web.services import services_of
 router = APIRouter(tags=["runs"])
 
 _EXTRA_BYTES = 65_536
-_JSON = "application/json"
-_RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 _NEW_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 _REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c000001"
 _Editor = Annotated[Author, Depends(require(Scope.RUNS_EDIT))]
@@ -41,7 +42,7 @@ _Editor = Annotated[Author, Depends(require(Scope.RUNS_EDIT))]
 class EditBody(msgspec.Struct, forbid_unknown_fields=True):
     """The whole payload as it is to be (`data`), or a `patch` of it (RFC 6902); and why."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+    reason: Word
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     patch: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -53,7 +54,7 @@ class EditBody(msgspec.Struct, forbid_unknown_fields=True):
     responses=answers(
         "The new run is queued",
         EditedNow,
-        {"id": _NEW_ID, "origin": _RUN_ID, "replay": _REPLAY_ID, "state": "queued"},
+        {"id": _NEW_ID, "origin": RUN_ID, "replay": _REPLAY_ID, "state": "queued"},
         *(400, 404, 409, 412, 413, 422, 428, 503),
         status=201,
     ),
@@ -111,7 +112,7 @@ async def edit_run(
     def call() -> Response:
         made = refusing(lambda: edit_now(services.engine, id_, patch, tag, of))
         headers = {"Location": f"/v1/runs/{made.id}"}
-        return Response(msgspec.json.encode(made), 201, headers, _JSON)
+        return json_answer(made, 201, headers)
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
@@ -124,7 +125,7 @@ async def edit_run(
         EditStory,
         {
             "run": _NEW_ID,
-            "origin": _RUN_ID,
+            "origin": RUN_ID,
             "origin_generation": 0,
             "replay": _REPLAY_ID,
             "author": "ann",
@@ -149,4 +150,4 @@ def read_edit(
         found = None if id_ is None else edit_rows.find(tx, id_)
     if found is None:
         raise Problem("not-found", f"no edit made a run {run_id!r}")
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)

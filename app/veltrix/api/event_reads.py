@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -20,6 +19,7 @@ from veltrix.operations.runs.read_events import (
     redact,
 )
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.methods import EVENTS_PATH
 from veltrix.web.problems import Problem
@@ -30,9 +30,8 @@ router = APIRouter(tags=["events"])
 
 EventOrPage = Either("EventOrPage", (EventStory, EventPage))
 
-_JSON = "application/json"
 _IDENTITY = {"source", "id"}
-_Text = Annotated[str | None, Query(min_length=1, max_length=1_024)]
+_AttributeText = Annotated[str | None, Query(min_length=1, max_length=1_024)]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _ROW: dict[str, Any] = {
     "event": "01990f2e-7c4b-7a10-9d3e-5b0c3c000000",
@@ -64,10 +63,10 @@ _STORY = _ROW | {
 def list_events(
     request: Request,
     author: _Reader,
-    source: _Text = None,
-    id: Annotated[_Text, Query(description="The event's id, as sent")] = None,  # noqa: A002
-    type: Annotated[_Text, Query(description="Exactly this type")] = None,  # noqa: A002
-    subject: _Text = None,
+    source: _AttributeText = None,
+    id: Annotated[_AttributeText, Query(description="The event's id, as sent")] = None,  # noqa: A002
+    type: Annotated[_AttributeText, Query(description="Exactly this type")] = None,  # noqa: A002
+    subject: _AttributeText = None,
     unrouted: Annotated[
         bool | None, Query(description="Only those that started no run, or only those that did")
     ] = None,
@@ -99,7 +98,7 @@ def list_events(
     services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -135,4 +134,4 @@ def _one(request: Request, author: Author, source: str, id_: str) -> Response:
 def _told(event: EventStory, author: Author) -> Response:
     if not may_see_payloads(author):
         redact(event)
-    return Response(msgspec.json.encode(event), media_type=_JSON)
+    return json_answer(event)

@@ -32,20 +32,19 @@ from veltrix.operations.failures.triage import (
     reopen,
     resolve,
 )
+from veltrix.operations.runs.query import Word
 from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, may_see_payloads, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import no_such_group, problem_of_group
 from veltrix.web.problems import Problem
-from veltrix.web.requests import ReasonBody, body_of, decoded, storable, utc
+from veltrix.web.requests import ParameterText, ReasonBody, body_of, decoded, storable, utc
 from veltrix.web.services import services_of
 
 router = APIRouter(tags=["failures"])
 
-_JSON = "application/json"
-_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
-_Text = Annotated[str | None, Query(max_length=1_000)]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 
@@ -53,8 +52,8 @@ _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 class ResolveBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Mended in this version of the code; without one, in whatever runs now. And why."""
 
-    reason: _Word
-    version: _Word | None = None
+    reason: Word
+    version: Word | None = None
 
 
 class NoteBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,11 +135,11 @@ def list_failures(
     author: _Reader,
     kind: GroupKind | None = None,
     state: Annotated[list[GroupState] | None, Query(max_length=4)] = None,
-    workflow: _Text = None,
+    workflow: ParameterText = None,
     since: datetime | None = None,
     empty: bool = False,
     order: Order = "last_seen",
-    cursor: _Text = None,
+    cursor: ParameterText = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """What failed in the same way is one group. `order`: last seen, last begun or largest first.
@@ -166,7 +165,7 @@ def list_failures(
     if not may_see_payloads(author):
         for row in found.items:
             redact(row)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -183,7 +182,7 @@ def read_failure(request: Request, group_id: str, author: _Reader) -> Response:
         raise no_such_group(group_id)
     if not may_see_payloads(author):
         redact(found)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 def _documented(type_: type, body: type, example: dict[str, Any]) -> dict[str, Any]:
@@ -270,7 +269,7 @@ async def _answer(
         answer = call()
         if isinstance(answer, NotMoved):
             raise problem_of_group(answer)
-        return Response(msgspec.json.encode(answer), media_type=_JSON)
+        return json_answer(answer)
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, made))
 

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
 from veltrix.api.looks import Looks
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import require
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ async def readiness(state: State) -> Response:
     if not is_ready:
         return _not_ready({"status": "not ready", "checks": checks})
     body = {"status": "ready", "checks": checks}
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return json_answer(body)
 
 
 def _not_ready(body: dict[str, Any]) -> Response:

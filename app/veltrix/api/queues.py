@@ -8,6 +8,7 @@ from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
 from veltrix.pipeline.relay.queue_rows import Unserved, unserved
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import require
 from veltrix.web.services import services_of
 
@@ -34,4 +35,4 @@ def list_unserved(request: Request) -> Response:
     services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = UnservedQueues(unserved(tx))
-    return Response(msgspec.json.encode(found), media_type="application/json")
+    return json_answer(found)

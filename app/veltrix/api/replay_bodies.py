@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from veltrix.api.run_answers import RUN_ID
 from veltrix.domain.ids import Id
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.patch import Patch, PatchInvalid, read_patch
@@ -47,7 +48,6 @@ class PreviewBody(SelectionBody, kw_only=True, forbid_unknown_fields=True):
 
 
 _REPLAY_ID = "019a0f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
-RUN_ID = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
 ROW: dict[str, Any] = {
     "id": _REPLAY_ID,
     "state": "planned",

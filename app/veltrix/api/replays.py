@@ -10,18 +10,18 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from veltrix.access.scopes import Scope, allows
+from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers, content
 from veltrix.api.parsing import read_beside
 from veltrix.api.replay_bodies import (
     ROW,
-    RUN_ID,
     STORY,
     PlanBody,
     PreviewBody,
     patch_of,
     query_of,
 )
+from veltrix.api.run_answers import RUN_ID
 from veltrix.operations.replays import read as replay_reads
 from veltrix.operations.replays.plan import PlanRequest, act, no_such_replay, plan
 from veltrix.operations.replays.preview import Previews, preview
@@ -34,7 +34,8 @@ from veltrix.operations.replays.rules import (
 )
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.store.transactions import open_autocommit
-from veltrix.web.auth import Author, check_asked, require
+from veltrix.web.answers import json_answer
+from veltrix.web.auth import Author, check_asked, may_see_payloads, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
 from veltrix.web.not_done import problem_of_replay, refusing
@@ -46,7 +47,6 @@ from veltrix.web.suggestions import nowhere
 router = APIRouter(tags=["replays"])
 
 _EXTRA_BYTES = 1024 * 1024  # for the ids beside a payload
-_JSON = "application/json"
 _Operator = Annotated[Author, Depends(require(Scope.RUNS_REPLAY))]
 _Reader = Annotated[Author, Depends(require(Scope.RUNS_READ, is_audited=True))]
 _Cursor = Annotated[str | None, Query(max_length=100)]
@@ -112,7 +112,7 @@ async def plan_replay(request: Request, author: _Operator) -> Response:
     def call() -> Response:
         story = refusing(lambda: plan(services.engine, planned, settings.event_bytes_max))
         headers = {"Location": f"/v1/replays/{story.id}"}
-        return Response(_shown(story, author), 201, headers, _JSON)
+        return json_answer(_for(author, story), 201, headers)
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
@@ -171,7 +171,7 @@ async def preview_edit(
         limit=body.limit,
     )
     found = await run_in_threadpool(refusing, look)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -206,7 +206,7 @@ def read_replay(request: Request, replay_id: IdText, author: _Reader) -> Respons
         story = replay_reads.find(tx, _known(replay_id))
     if story is None:
         raise problem_of_replay(no_such_replay(replay_id))
-    return Response(_shown(story, author), media_type=_JSON)
+    return json_answer(_for(author, story))
 
 
 @router.get(
@@ -318,7 +318,7 @@ async def _act(request: Request, replay_id: str, verb: Verb, author: Author) -> 
     def call() -> Response:
         known = _known(replay_id)
         turn = partial(act, services.engine, known, verb, reason=body.reason, author=author.name)
-        return Response(_shown(refusing(turn), author), media_type=_JSON)
+        return json_answer(_for(author, refusing(turn)))
 
     return await answer_once(request, author, raw, partial(run_in_threadpool, call))
 
@@ -330,14 +330,15 @@ def _known(replay_id: str) -> str:
     return id_
 
 
-def _shown(story: ReplayStory, author: Author) -> bytes:
-    if not allows(author.scopes, Scope.PAYLOADS_READ):
-        story = msgspec.structs.replace(story, asked=None, patch=None)
-    return msgspec.json.encode(story)
+def _for(author: Author, story: ReplayStory) -> ReplayStory:
+    """The replay as this author may see it."""
+    if may_see_payloads(author):
+        return story
+    return msgspec.structs.replace(story, asked=None, patch=None)
 
 
 def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
     services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = read(tx)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)

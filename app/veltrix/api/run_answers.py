@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from sqlalchemy import Engine
 from starlette.responses import Response
 
@@ -11,6 +10,7 @@ from veltrix.operations.replays.plan import tag_text
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.read_story import RunStory, redact, story
 from veltrix.store.transactions import transaction
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, may_see_payloads
 from veltrix.web.not_done import no_such_run
 
@@ -96,4 +96,4 @@ def answer_of(run: RunStory, author: Author, headers: Mapping[str, str] | None =
         redact(run)
     tag = tag_text((run.generation, run.state, len(run.edited_as)))
     told = {"ETag": tag, **(headers or {})}
-    return Response(msgspec.json.encode(run), media_type="application/json", headers=told)
+    return json_answer(run, headers=told)

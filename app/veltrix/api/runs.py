@@ -17,9 +17,11 @@ from veltrix.domain.ids import Id
 from veltrix.domain.states import OPEN, ReplayMode, RunState
 from veltrix.operations.replays.move import Replayed, replay_now
 from veltrix.operations.runs.cancel import Cancelled, CancelRequested, cancel
+from veltrix.operations.runs.query import Word
 from veltrix.operations.runs.read import RunPage, page
 from veltrix.operations.runs.read_story import RunStory
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, require
 from veltrix.web.bounds import check_bounds
 from veltrix.web.idempotency import answer_once
@@ -30,15 +32,12 @@ from veltrix.web.throttle import Throttle
 
 router = APIRouter(tags=["runs"])
 
-_TEXT_CHARS_MAX = 1_000
-_JSON = "application/json"
-
 
 class ReplayBody(msgspec.Struct, rename={"mode": "from"}, forbid_unknown_fields=True):
     """From where to run again, and why: the reason is kept with the run."""
 
     mode: ReplayMode
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_TEXT_CHARS_MAX)]
+    reason: Word
 
 
 class ReplayAnswer(msgspec.Struct):
@@ -85,7 +84,7 @@ def list_runs(
     services = services_of(request)
     with open_autocommit(services.engine) as tx:
         found = page(tx, wanted, cursor=id_of("cursor", cursor), limit=limit)
-    return Response(msgspec.json.encode(found), media_type=_JSON)
+    return json_answer(found)
 
 
 @router.get(
@@ -185,7 +184,7 @@ def _replay(engine: Engine, run_id: str, mode: ReplayMode, reason: str, author: 
     again = ReplayAnswer(
         answer.run_id, RunState.QUEUED, answer.generation, answer.steps_kept, now.replay_id
     )
-    return Response(msgspec.json.encode(again), media_type=_JSON)
+    return json_answer(again)
 
 
 def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
@@ -194,4 +193,4 @@ def _cancel(engine: Engine, run_id: str, reason: str, author: str) -> Response:
         raise not_cancelled(run_id, answer.state)
     is_over = isinstance(answer, Cancelled)
     state = RunState.CANCELLED if is_over else RunState.RUNNING
-    return Response(msgspec.json.encode(CancelAnswer(answer.run_id, state)), media_type=_JSON)
+    return json_answer(CancelAnswer(answer.run_id, state))

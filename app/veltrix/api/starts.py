@@ -27,6 +27,7 @@ from veltrix.pipeline.accept.event_list import DirectStart, Submission
 from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import logger
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import Author, check_asked, require
 from veltrix.web.bodies import BodyReader, Disconnected, too_large
 from veltrix.web.bounds import check_bounds
@@ -42,7 +43,6 @@ from veltrix.web.throttle import Throttle
 router = APIRouter(tags=["workflows"])
 
 DELAY_S_MAX = 10 * 366 * 86_400
-_JSON = "application/json"
 _LEAP_SECOND = re.compile(r":60(?=[.Zz+-])")
 
 _log = logger("api")
@@ -161,12 +161,7 @@ async def _start_one(
     answer = (await services.acceptor.submit([made]))[0]
     if not isinstance(answer, Receipt):
         raise problem_of_start(answer)
-    return Response(
-        msgspec.json.encode(answer),
-        status_code=202,
-        headers={"Location": f"/v1/runs/{answer.runs[0].id}"},
-        media_type=_JSON,
-    )
+    return json_answer(answer, 202, {"Location": f"/v1/runs/{answer.runs[0].id}"})
 
 
 async def _start_many(
@@ -195,12 +190,7 @@ async def _start_many(
         answer = one if isinstance(one, Problem) else next(accepted)
         answers.append(answer if isinstance(answer, Receipt) else problem_of_start(answer))
     batch = batch_answer(answers)
-    return Response(
-        msgspec.json.encode(batch),
-        status_code=batch.status,
-        headers={"Retry-After": "1"} if batch.may_retry else {},
-        media_type=_JSON,
-    )
+    return json_answer(batch, batch.status, {"Retry-After": "1"} if batch.may_retry else None)
 
 
 def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] | None]:

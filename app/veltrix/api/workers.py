@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -10,6 +9,7 @@ from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
 from veltrix.operations.books.read_workers import WorkerPage, page
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import require
 from veltrix.web.problems import Problem
 from veltrix.web.requests import storable
@@ -59,7 +59,7 @@ def list_workers(
         found = page(tx, after=None if cursor is None else _name_of(cursor), limit=limit)
     if found.next is not None:
         found.next = found.next.encode().hex()
-    return Response(msgspec.json.encode(found), media_type="application/json")
+    return json_answer(found)
 
 
 def _name_of(cursor: str) -> str | None:

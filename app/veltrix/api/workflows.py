@@ -11,6 +11,7 @@ from veltrix.access.scopes import Scope
 from veltrix.api.documented import answers
 from veltrix.releases.read import standing
 from veltrix.store.transactions import open_autocommit
+from veltrix.web.answers import json_answer
 from veltrix.web.auth import require
 from veltrix.web.services import services_of
 
@@ -91,4 +92,4 @@ def list_workflows(request: Request) -> Response:
         )
         for row in found
     ]
-    return Response(msgspec.json.encode(WorkflowList(rows)), media_type="application/json")
+    return json_answer(WorkflowList(rows))
