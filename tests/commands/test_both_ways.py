@@ -277,6 +277,6 @@ def test_who_may_not_call_is_told_so_in_a_sentence_with_its_cure(
     assert "--key-file" in without.err
     assert read.json["redacted"] is True
     assert "lacks the scope runs:replay" in act.err
-    assert "not both" in both.err
+    assert "leave one of them out" in both.err
     assert "without TLS" in plain.err
     assert "is no address" in nothing.err

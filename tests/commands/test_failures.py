@@ -119,7 +119,7 @@ def test_open_runs_are_cancelled_by_what_they_have_in_common(
     done = veltrix("cancel", "--workflow", "fulfil", "--yes", *reason)
 
     assert (asked.code, both.code, nobody.code) == (1, 2, 1)
-    assert "no such run" in nobody.err
+    assert "no run matches the filter" in nobody.err
     assert (done.code, done.lines) == (0, ["cancel: 3 runs"])
     assert veltrix("cancel", *reason).code == 2
     add_runs(engine, 1)

@@ -92,7 +92,7 @@ def test_another_number_than_was_confirmed_is_not_done(own: Shown) -> None:
     again = post(own, path, form | {"expected": "3"}, cookie=cookie)
 
     assert (late.status, done.status, again.status) == (409, 303, 303)
-    assert "3 runs fit by now, not 2" in late.text
+    assert "3 runs match by now, not 2" in late.text
     assert done.headers["location"] == again.headers["location"]
     assert [refused for _, _, refused in audited(own, "run.cancel")] == [True, False]
 

@@ -115,7 +115,7 @@ def test_what_is_refused_is_said_and_the_patch_is_kept(own: Shown) -> None:
         (unfit, "does not fit the workflow&#39;s input"),
         (looked, "does not fit the workflow&#39;s input"),
         (nowhere, "Operation 0, remove &#39;/nothing&#39;, cannot be applied"),
-        (broken, "It is no JSON Patch"),
+        (broken, "The patch is no JSON Patch"),
         (unknown, "operation 0"),
         (silent, "A reason is needed"),
         (fast, "Rate must be a number"),

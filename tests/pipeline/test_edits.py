@@ -219,7 +219,7 @@ def test_a_patch_over_a_group_makes_each_new_run_once_whoever_works(engine: Engi
     settle(engine, new, "succeeded")
     until(lambda: workers[0].once() == 0 and _state(engine, id_) == "done", what="the end")
     assert rows(engine, "select succeeded from replays") == [(250,)]
-    with pytest.raises(ReplayRefused, match="no failed run fits"):
+    with pytest.raises(ReplayRefused, match="no failed run matches"):
         plan_edit(engine, TO_NUMBER)
 
 
@@ -334,7 +334,7 @@ def test_hostile_text_stays_text(engine: Engine) -> None:
 def test_a_run_that_failed_again_after_its_edit_is_planned_with_its_group(engine: Engine) -> None:
     (origin,) = failed(engine, 1)
     edit(engine, origin, TO_NUMBER)
-    with pytest.raises(ReplayRefused, match="no failed run fits"):
+    with pytest.raises(ReplayRefused, match="no failed run matches"):
         plan_edit(engine, TO_NUMBER)
 
     replay_now(engine, [origin], ReplayMode.BEGINNING, "as it was after all", "bob")

@@ -73,7 +73,11 @@ def list_audit(
     services = services_of(request)
     with open_autocommit(services.engine) as tx:
         if cursor is not None and not has(tx, cursor):
-            raise Problem("invalid-request", f"no page ended with {cursor}: it is no entry")
+            raise Problem(
+                "invalid-request",
+                "cursor must be what a page before gave as its next; the audit has no entry"
+                f" {cursor}",
+            )
         found = page(tx, wanted, cursor=cursor, limit=limit)
     if not may_see_payloads(author):
         found.items = [redacted(row) for row in found.items]

@@ -201,7 +201,7 @@ async def _answer(request: Request, author: Author, action: BulkAction) -> Respo
 
 def _request_of(body: BulkBody, action: BulkAction, author: Author) -> BulkRequest:
     if body.ids is not None and (body.filter is not None or body.all):
-        raise Problem("invalid-request", "send ids or a filter, not both")
+        raise Problem("invalid-request", "send either ids, or a filter or all")
     for id_ in body.ids or ():
         storable("ids", id_)
     ids = None if body.ids is None else tuple(body.ids)

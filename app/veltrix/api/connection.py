@@ -127,7 +127,13 @@ class ApiConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(self._refusal or Problem("bad-request", "it is not HTTP/1.1"))
+            self._refuse(
+                self._refusal
+                or Problem(
+                    "bad-request",
+                    "the request is not HTTP/1.1: look at the client, or at the proxy",
+                )
+            )
             return
         self._count(len(data))
 
@@ -138,7 +144,12 @@ class ApiConnection(HttpToolsProtocol):
             return
         self._extra += size - (_CHUNKED * self._bodied)
         if self._extra > self.gate.limits.head_bytes_max:
-            self._refuse(Problem("head-too-large", "it has more beside its body than allowed"))
+            self._refuse(
+                Problem(
+                    "head-too-large",
+                    "the request has more trailers or chunk extensions than allowed",
+                )
+            )
         elif self._is_in_head and self.deadline == _NEVER:
             self.deadline = self.loop.time() + self.gate.limits.head_s
 
@@ -152,7 +163,12 @@ class ApiConnection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self.deadline = self.loop.time() + self.gate.limits.head_s
             if not 65 <= data[0] <= 90:  # no method begins like this: another protocol
-                self._refuse(Problem("bad-request", "it is not HTTP/1.1"))
+                self._refuse(
+                    Problem(
+                        "bad-request",
+                        "the request is not HTTP/1.1: look at the client, or at the proxy",
+                    )
+                )
                 return None
         most = self.gate.limits.head_bytes_max
         begun = max(0, len(head) - len(_END) + 1)
@@ -204,7 +220,9 @@ class ApiConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is whole: its request goes to the application, or waits for the one before."""
         if self.parser.should_upgrade():  # CONNECT, or an offer in the middle of what was piped
-            self._refuse_within("it is to become another protocol")
+            self._refuse_within(
+                "the request asks for another protocol (Upgrade, CONNECT): this api speaks HTTP/1.1"
+            )
         self._is_in_head, self._is_in_message = False, True
         limits = self.gate.limits
         self.deadline = self.loop.time() + limits.body_s
@@ -355,7 +373,7 @@ class ApiConnection(HttpToolsProtocol):
         if self._is_lingering:
             self.transport.close()
         elif cycle is not None and not cycle.response_complete and cycle.more_body:
-            self._refuse(Problem("unavailable", "this api ends"))
+            self._refuse(Problem("unavailable", "this api is shutting down: try again"))
         else:
             super().shutdown()
         self._unread_s = self.gate.limits.linger_s

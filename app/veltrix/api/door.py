@@ -109,7 +109,10 @@ class Door:
             check_local(host, *((None, None) if is_open else (origin, site)), forwarded)
             return LOCAL
         if host is not None and not is_host(host):  # no URL can be made of it
-            raise Problem("bad-request", f"the Host header is {host!r}, which is no name")
+            raise Problem(
+                "bad-request",
+                f"the Host header is {host!r}, which is no host name: look at the client or proxy",
+            )
         if is_open:
             return None
         if rule is Rule.METRICS and forwarded is None and self._is_scraper(scope.get("client")):

@@ -99,7 +99,10 @@ async def edit_run(
     if patch is not None:  # what it says of a payload that it does not fit shows the payload
         await check_asked(request, author, Scope.PAYLOADS_READ)
     if (patch is None) == (body.data is msgspec.UNSET):
-        raise Problem("invalid-body", "send either data or patch")
+        raise Problem(
+            "invalid-body",
+            "send either data (the whole new payload) or patch (RFC 6902), and not both",
+        )
     if patch is None:
         payload = bytes(body.data)
         if problem := await read_beside(author.name, len(payload), lambda: json_problem(payload)):
@@ -149,5 +152,8 @@ def read_edit(
     with open_autocommit(services.engine) as tx:
         found = None if id_ is None else edit_rows.find(tx, id_)
     if found is None:
-        raise Problem("not-found", f"no edit made a run {run_id!r}")
+        raise Problem(
+            "not-found",
+            f"there is no run {run_id!r} that an edit made; GET /v1/runs/{{run_id}} has any run",
+        )
     return json_answer(found)

@@ -117,7 +117,10 @@ def query_of(body: SelectionBody) -> RunQuery:
     """The runs that were asked for."""
     given = [name for name in ("ids", "group", "filter") if getattr(body, name) is not None]
     if len(given) > 1 or (given and given != ["filter"] and body.all):
-        raise Problem("invalid-options", "send one of ids, group and filter; or all with a filter")
+        raise Problem(
+            "invalid-options",
+            "send only one of ids, group and filter; all goes with a filter, or alone",
+        )
     storable("group", body.group)
     if body.ids is not None:
         ids = {text: canonical(text) for text in body.ids}

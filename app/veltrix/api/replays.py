@@ -160,7 +160,10 @@ async def preview_edit(
     body = decoded(raw, PreviewBody)
     patch = await read_beside(author.name, len(raw), lambda: patch_of(body.patch))
     if patch is None:
-        raise Problem("invalid-patch", "send the patch that is to be looked at")
+        raise Problem(
+            "invalid-patch",
+            "patch is missing: send the JSON Patch (RFC 6902) that is to be looked at",
+        )
     look = partial(
         preview,
         services.engine,

@@ -174,7 +174,9 @@ async def _start_many(
 ) -> Response:
     most = services.settings.batch_events_max
     if len(inputs) > most:
-        raise too_large(f"{len(inputs):,} inputs, more than the {most:,} allowed")
+        raise too_large(
+            f"inputs has {len(inputs):,} items, more than the {most:,} allowed: send several starts"
+        )
 
     def make() -> list[Submission | Problem]:
         return [
@@ -198,12 +200,17 @@ def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] 
     try:
         body = _decode_body(raw or b"{}")
         if has_more_elements(bytes(body.inputs), inputs_max):
-            raise too_large(f"more than the {inputs_max:,} inputs allowed")
+            raise too_large(
+                f"inputs has more than the {inputs_max:,} items allowed: send several starts"
+            )
         inputs = _inputs_of(body)
     except msgspec.ValidationError as error:
         raise Problem("invalid-request", misfit(error, StartBody)) from None
     except (ValueError, RecursionError) as error:
-        raise Problem("invalid-body", f"the body is {bad_json(raw, error)}") from None
+        raise Problem(
+            "invalid-body",
+            f"the body is {bad_json(raw, error)}; send a JSON object with input or inputs",
+        ) from None
     if inputs is not None and body.input:
         raise Problem("invalid-request", "send input or inputs, not both")
     if body.start_at is not None and body.delay_s is not None:
@@ -223,15 +230,23 @@ def _delay_s(services: Services, body: StartBody) -> float:
     delay_s = body.delay_s or 0.0
     if body.start_at is not None:
         if not is_time(body.start_at):
-            raise Problem("invalid-request", "start_at must be an RFC 3339 timestamp")
+            raise Problem(
+                "invalid-request",
+                "start_at must be an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z",
+            )
         try:
             at = msgspec.convert(_LEAP_SECOND.sub(":59", body.start_at), datetime)
         except msgspec.ValidationError:
-            raise Problem("invalid-request", "start_at is out of range") from None
+            raise Problem(
+                "invalid-request", "start_at must be a moment in the years 1 to 9999"
+            ) from None
         with open_autocommit(services.engine) as tx:
             delay_s = max(0.0, (at - tx.execute(text("select now()")).scalar_one()).total_seconds())
     if not 0 <= delay_s <= DELAY_S_MAX:
-        raise Problem("invalid-request", f"a start waits 0 to {DELAY_S_MAX:,} seconds")
+        raise Problem(
+            "invalid-request",
+            f"start_at or delay_s must be 0 to {DELAY_S_MAX:,} seconds from now (ten years)",
+        )
     return delay_s
 
 

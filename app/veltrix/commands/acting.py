@@ -46,7 +46,9 @@ def replay_run(
     from veltrix.commands.terminal import ids_of
 
     if bool(run_ids) == bool(failed_of):
-        raise typer.BadParameter("name runs, or --failed-of a workflow", param_hint="RUN_IDS")
+        raise typer.BadParameter(
+            "name the runs, or --failed-of with their workflow, not both", param_hint="RUN_IDS"
+        )
     with reached(author) as backend:
         ids = ids_of(run_ids or []) if failed_of is None else _failed_of(backend, failed_of)
         if failed_of is not None and not _is_wanted(f"Replay {len(ids):,} failed runs", ids, yes):

@@ -34,7 +34,10 @@ def act_in_bulk(
 
     wanted = RunQuery(ids=tuple(ids_of(run_ids)) if run_ids else None, **named)
     if bool(run_ids) == bool(wanted.conditions or is_all):
-        raise typer.BadParameter("name runs, or what they have in common", param_hint="RUN_IDS")
+        raise typer.BadParameter(
+            "name the runs, or say what they have in common (or --all), not both",
+            param_hint="RUN_IDS",
+        )
     if run_ids and len(run_ids) > IDS_MAX:
         raise CommandRefused(f"{len(run_ids):,} runs are named; name at most {IDS_MAX:,} at a time")
     request = BulkRequest(

@@ -102,7 +102,9 @@ def seen(
     from veltrix.commands.terminal import print_json
 
     if bool(ids) == bool(up_to):
-        raise typer.BadParameter("name ids, or --up-to one", param_hint="IDS")
+        raise typer.BadParameter(
+            "name the ids, or --up-to with the last of them, not both", param_hint="IDS"
+        )
     by, marked = "", 0
     with reached(author) as backend:
         for some in _lists(ids) if ids else _ids_up_to(backend, up_to or 0):

@@ -22,13 +22,17 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def _reason(text: str) -> str:
     """As over HTTP: a few words, not none and not a book."""
     if not text.strip():
-        raise typer.BadParameter("say why in a few words: it is kept with the action")
+        raise typer.BadParameter(
+            "it is empty: say why in a few words, which are kept with the action"
+        )
     return _short(text)
 
 
 def _short(text: str) -> str:
     if len(text) > REASON_CHARS_MAX:
-        raise typer.BadParameter(f"at most {REASON_CHARS_MAX:,} characters are kept")
+        raise typer.BadParameter(
+            f"it has {len(text):,} characters, and {REASON_CHARS_MAX:,} are kept: shorten it"
+        )
     return text
 
 
@@ -131,7 +135,7 @@ def key_of(file: Path | None) -> str | None:
 
     key = api_key()
     if key and file:
-        raise CommandRefused("give the key or a file with it, not both")
+        raise CommandRefused("VELTRIX_API_KEY and a key file are both given: leave one of them out")
     if file is None:
         return key
     try:

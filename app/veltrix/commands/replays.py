@@ -227,7 +227,7 @@ def _stops(share: float | None, never: bool) -> float | UnsetType | None:
     """The bound that was given, None for never, UNSET for the usual one."""
     if never and share is not None:
         raise typer.BadParameter(
-            "--stop-share or --never-stop, not both", param_hint="--stop-share"
+            "give --stop-share or --never-stop, not both", param_hint="--stop-share"
         )
     return None if never else UNSET if share is None else share
 
@@ -235,10 +235,13 @@ def _stops(share: float | None, never: bool) -> float | UnsetType | None:
 def _check_named_or_described(wanted: "RunQuery", everything: bool) -> None:
     """Raises a usage error for both, or neither."""
     if wanted.ids is not None and wanted.conditions:
-        raise typer.BadParameter("name runs, or describe them, not both", param_hint="RUN_IDS")
+        raise typer.BadParameter(
+            "name the runs, or describe them with options, not both", param_hint="RUN_IDS"
+        )
     if wanted.ids is None and not wanted.conditions and not everything:
         raise typer.BadParameter(
-            "name runs or describe them; --all takes every failed run", param_hint="RUN_IDS"
+            "name the runs, or describe them with options; --all takes every failed run",
+            param_hint="RUN_IDS",
         )
 
 

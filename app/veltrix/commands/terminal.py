@@ -77,7 +77,7 @@ def ids_of(texts: Iterable[str]) -> list[str]:
     ids = {text: canonical(text) for text in texts}
     if wrong := [text for text, id_ in ids.items() if id_ is None]:
         raise CommandRefused(
-            f"{', '.join(map(repr, wrong))}: no id; they look like"
+            f"not an id: {', '.join(map(repr, wrong))}; ids look like"
             " 01234567-89ab-cdef-0123-456789abcdef, and `veltrix runs` shows them"
         )
     return [id_ for id_ in ids.values() if id_ is not None]

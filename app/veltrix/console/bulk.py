@@ -18,6 +18,7 @@ from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_bulk
 from veltrix.web.problems import Problem
 from veltrix.web.services import services_of
+from veltrix.web.suggestions import nowhere
 
 # What is said when it is done, where it leads to.
 _DONE = {
@@ -56,7 +57,9 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
     check_bounds(request, visitor, workflow=wanted.workflow, group=wanted.fingerprint)
     expected = number(form, "expected")
     if expected is None:
-        raise Problem("invalid-request", "expected must say how many runs were confirmed")
+        raise Problem(
+            "invalid-request", "expected must say how many runs were confirmed: open the page again"
+        )
     bulk = BulkRequest(
         action=action,
         wanted=wanted,
@@ -79,7 +82,7 @@ def act_in_bulk(request: Request, visitor: Visitor, form: Form) -> Response:
 def _bulk_query(request: Request) -> tuple[BulkAction, RunQuery]:
     verb = request.path_params["verb"]
     if verb not in set(BulkAction):
-        raise Problem("not-found", f"nothing is called {verb!r} here")
+        raise Problem("not-found", nowhere("action on many runs", verb, list(BulkAction)))
     query = runs_request(request.query_params)
     if query.by_event is not None:
         raise Problem(

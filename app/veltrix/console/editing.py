@@ -59,7 +59,9 @@ def _made(request: Request, visitor: Visitor, form: Form, given: str) -> EditedN
     found, _ = find_run(request)
     version = text(form, "version")
     if version is None:
-        raise Problem("invalid-request", "version must say in which the payload was read")
+        raise Problem(
+            "invalid-request", "version must say in which the payload was read: open the page again"
+        )
     reason = reason_of(form)
     if problem := json_problem(given.encode()):
         raise Problem("invalid-body", f"the payload is {problem}")

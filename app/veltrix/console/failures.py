@@ -129,12 +129,13 @@ def replays_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
 def one_replay(request: Request, visitor: Visitor) -> Response:
     """A replay: its plan, how far it is, and its runs."""
     services = services_of(request)
-    id_ = canonical(request.path_params["replay_id"])
+    given = request.path_params["replay_id"]
+    id_ = canonical(given)
     cursor = id_of(request.query_params, "cursor")
     with transaction(services.engine, snapshot=True) as tx:
         found = replay_reads.find(tx, id_) if id_ is not None else None
         if found is None or id_ is None:
-            raise Problem("not-found", "there is no such replay")
+            raise Problem("not-found", f"there is no replay {given!r}")
         runs = replay_reads.runs(tx, id_, cursor=cursor, limit=ROWS)
     return rendered(
         request,
@@ -154,11 +155,12 @@ def one_replay(request: Request, visitor: Visitor) -> Response:
 def replayed_runs_file(request: Request, _visitor: Visitor, suffix: str) -> Response:
     """The runs of a replay as a file: what became of each."""
     services = services_of(request)
-    id_ = canonical(request.path_params["replay_id"])
+    given = request.path_params["replay_id"]
+    id_ = canonical(given)
     cursor = id_of(request.query_params, "cursor")
     with open_autocommit(services.engine) as tx:
         if id_ is None or replay_reads.find(tx, id_) is None:
-            raise Problem("not-found", "there is no such replay")
+            raise Problem("not-found", f"there is no replay {given!r}")
 
         def find(at: str | None, limit: int) -> ReplayedRunsPage:
             return replay_reads.runs(tx, id_, cursor=at, limit=limit)

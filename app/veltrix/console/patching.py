@@ -110,7 +110,7 @@ def _patch_of(form: Form) -> Patch:
     try:
         return read_patch(form.get("patch", "").encode())
     except (PatchInvalid, UnicodeError) as error:
-        raise Problem("invalid-patch", f"it is no JSON Patch: {error}") from None
+        raise Problem("invalid-patch", f"the patch is no JSON Patch: {error}") from None
 
 
 def _looked_at(request: Request, patch: Patch) -> Previews:

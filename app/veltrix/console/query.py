@@ -138,7 +138,7 @@ def number(query: Mapping[str, str], name: str) -> int | None:
     if value is None:
         return None
     if not value.isascii() or not value.isdecimal() or len(value) > 18:
-        raise _bad(name, "a whole number")
+        raise _bad(name, "a whole number from 0")
     return int(value)
 
 

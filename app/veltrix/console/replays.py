@@ -21,11 +21,12 @@ from veltrix.operations.runs.query import RunQuery
 from veltrix.web.not_done import problem_of_group, refusing
 from veltrix.web.problems import Problem
 from veltrix.web.services import services_of
+from veltrix.web.suggestions import nowhere
 
 if TYPE_CHECKING:
     from veltrix.settings.fields import Settings
 
-_GROUP_ACTIONS = frozenset({"resolve", "ignore", "reopen", "note"})
+_GROUP_ACTIONS = ("resolve", "ignore", "reopen", "note")
 
 
 def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
@@ -33,7 +34,7 @@ def act_on_group(request: Request, visitor: Visitor, form: Form) -> Response:
     services = services_of(request)
     group_id, verb = group_id_of(request), request.path_params["verb"]
     if verb not in _GROUP_ACTIONS:
-        raise Problem("not-found", f"nothing is called {verb!r} here")
+        raise Problem("not-found", nowhere("action on a failure group", verb, _GROUP_ACTIONS))
     check_bounds(request, visitor, group=group_id)
     act: Callable[[str, str], Moved | Noted | NotMoved]
     if verb == "resolve":
@@ -68,9 +69,12 @@ def plan_group(request: Request, visitor: Visitor, form: Form) -> Response:
 def act_on_replay(request: Request, visitor: Visitor, form: Form) -> Response:
     """Start, pause, resume or abort a replay."""
     services = services_of(request)
-    id_, verb = canonical(request.path_params["replay_id"]), request.path_params["verb"]
-    if id_ is None or verb not in set(Verb):
-        raise Problem("not-found", "there is no such replay, or nothing is called so")
+    given, verb = request.path_params["replay_id"], request.path_params["verb"]
+    id_ = canonical(given)
+    if id_ is None:
+        raise Problem("not-found", f"there is no replay {given!r}")
+    if verb not in set(Verb):
+        raise Problem("not-found", nowhere("action on a replay", verb, list(Verb)))
     check_bounds(request, visitor, replay=id_)
     reason, author = reason_of(form), visitor.author.name
     turn = partial(plan.act, services.engine, id_, Verb(verb), reason=reason, author=author)
@@ -92,7 +96,9 @@ def group_id_of(request: Request) -> str:
     """The id in the address; a 404 Problem for what cannot be one."""
     group_id = text(request.path_params, "group_id", 100)
     if group_id is None:
-        raise Problem("not-found", "there is no such failure group")
+        raise Problem(
+            "not-found", "the address names no failure group: go to it from the list of failures"
+        )
     return group_id
 
 

@@ -200,7 +200,10 @@ def delivery(request: Request, _visitor: Visitor) -> Response:
     given = request.path_params["delivery_id"]
     id_ = canonical(given)
     if id_ is None:
-        raise Problem("not-found", f"{given!r} is no id of a message of ours")
+        raise Problem(
+            "not-found",
+            f"{given!r} is not the id of a message of Veltrix (a UUID): follow a link in Flower",
+        )
     return RedirectResponse(address(f"/runs/{id_}"), 303)
 
 

@@ -82,7 +82,11 @@ def check_local(
             " VELTRIX_REQUIRE_KEYS",
         )
     if site not in _OWN_SITES or not (origin is None or _is_own(origin, host)):
-        raise Problem("forbidden", "without keys no page of another site is answered")
+        raise Problem(
+            "forbidden",
+            "without keys no page of another site is answered; set VELTRIX_REQUIRE_KEYS, and let"
+            " it send a key",
+        )
 
 
 def _is_own(origin: str, host: str | None) -> bool:
@@ -182,7 +186,11 @@ def author_at(scope: AsgiScope) -> Author:
 def check_scope(author: Author, scope: str) -> Author:
     """The author, if it may do what `scope` names. Raises a 403 Problem otherwise."""
     if not allows(author.scopes, scope):
-        raise Problem("forbidden", f"the key {author.name!r} lacks the scope {scope}", scope=scope)
+        raise Problem(
+            "forbidden",
+            f"the key {author.name!r} lacks the scope {scope}; use one that has it",
+            scope=scope,
+        )
     return author
 
 

@@ -109,11 +109,14 @@ async def answer_once(
 
 def _replay(found: StoredAnswer, digest: bytes, key: str) -> Response:
     if found.digest != digest:
-        raise Problem("idempotency-key-reused", f"the key {key!r} was used for another request")
+        raise Problem(
+            "idempotency-key-reused",
+            f"the {HEADER} {key!r} was used for another request: send a new key with a new request",
+        )
     if found.status is None or found.body is None:
         raise Problem(
             "still-running",
-            f"the first request with the key {key!r} still runs",
+            f"the first request with the {HEADER} {key!r} still runs: ask again a little later",
             headers={"Retry-After": "1"},
         )
     stored = msgspec.json.decode(found.body, type=_Stored)

@@ -28,7 +28,9 @@ def submission_of(
     """The event that starts the workflow, or what is wrong with the input."""
     raw = bytes(input_)
     if len(raw) > services.settings.event_bytes_max:
-        raise too_large(f"an input has more than {services.settings.event_bytes_max:,} bytes")
+        raise too_large(
+            f"an input has more than the {services.settings.event_bytes_max:,} bytes allowed"
+        )
     if raw and (problem := json_problem(raw)):
         return Problem("invalid-body", f"input is {problem}", attribute="input")
     value: Any = msgspec.json.decode(raw) if raw else None
@@ -59,7 +61,7 @@ def problem_of_start(error: Unanswered) -> Problem:
     if isinstance(error, EventConflict):
         return Problem(
             "idempotency-key-reused",
-            f"the key {error.event_id!r} was used for another start of this workflow",
+            f"the key {error.event_id!r} was used for another start of it: send a new key",
             event=error.event,
         )
     return problem_of_event(error)

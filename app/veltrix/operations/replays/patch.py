@@ -95,10 +95,12 @@ def parse_patch(value: Any) -> Patch:
     if not isinstance(value, list) or not value:
         raise PatchInvalid("a patch is a list of at least one operation (RFC 6902)")
     if len(value) > OPERATIONS_MAX:
-        raise PatchInvalid(f"{len(value):,} operations, more than the {OPERATIONS_MAX:,} allowed")
+        raise PatchInvalid(
+            f"the patch has {len(value):,} operations, more than the {OPERATIONS_MAX:,} allowed"
+        )
     for number, operation in enumerate(value):
         if not isinstance(operation, dict):
-            raise PatchInvalid(f"operation {number} is no object")
+            raise PatchInvalid(f"operation {number} is no JSON object with op and path")
         try:
             jsonpatch.JsonPatch([operation])
             _check_members(operation)

@@ -194,7 +194,8 @@ def edit_refused(refused: Sequence[Refused], others: int = 0) -> ReplayRefused:
     more = len(refused) - 1 + others
     return ReplayRefused(
         "edit-refused",
-        f"run {first.run}: {first.message}" + (f"; and {more:,} others" if more else ""),
+        f"run {first.run}: {first.message}"
+        + (f"; {more:,} other payloads do not take the edit either" if more else ""),
         runs=[msgspec.to_builtins(one) for one in refused[:NAMED_MAX]],
     )
 
@@ -219,7 +220,9 @@ def freeze(tx: Connection, request: PlanRequest) -> tuple[Options, str, int]:
             "needs-all", "this selects every failed run; say `all: true` if that is what you want"
         )
     if wanted.ids is not None and not wanted.ids:
-        raise ReplayRefused("empty-set", "no run is named")
+        raise ReplayRefused(
+            "empty-set", "ids is empty: name the failed runs that are to be replayed"
+        )
     replay_id = plan_rows.insert(
         tx, request.options, request.request, author=request.author, reason=request.reason
     )
@@ -228,10 +231,13 @@ def freeze(tx: Connection, request: PlanRequest) -> tuple[Options, str, int]:
     if wanted.ids is not None and count < len(set(wanted.ids)):
         raise _not_failed(tx, wanted.ids, set(plan_rows.run_ids(tx, replay_id)))
     if count == 0:
-        raise ReplayRefused("empty-set", "no failed run fits; `GET /v1/runs?state=failed` has all")
+        raise ReplayRefused(
+            "empty-set", "no failed run matches; `GET /v1/runs?state=failed` lists them all"
+        )
     if count > most:
         raise ReplayRefused(
-            "too-many-runs", f"more than {most:,} runs fit, the most of one replay; select fewer"
+            "too-many-runs",
+            f"more than {most:,} runs match, the most of one replay: narrow the filter",
         )
     return request.options, replay_id, count
 
@@ -240,11 +246,11 @@ def _not_failed(tx: Connection, ids: Sequence[str], failed: set[str]) -> ReplayR
     wrong = sorted(set(ids) - failed)
     states = states_of(tx, wrong)
     first = wrong[0]
-    what = f"is {states[first]}" if first in states else "is unknown"
-    more = f", and {len(wrong) - 1:,} others are not failed either" if len(wrong) > 1 else ""
+    what = f"run {first} is {states[first]}" if first in states else f"there is no run {first}"
+    more = f"; {len(wrong) - 1:,} others are not failed either" if len(wrong) > 1 else ""
     return ReplayRefused(
         "wrong-state" if states else "not-found",
-        f"run {first} {what}: only failed runs can be replayed{more}",
+        f"{what}: only failed runs can be replayed{more}",
         runs=[{"id": id_, "state": states.get(id_)} for id_ in wrong[:NAMED_MAX]],
     )
 

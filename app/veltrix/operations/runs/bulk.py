@@ -163,7 +163,8 @@ _RULES = {
     BulkAction.RESTORE: "only an archived run can be restored",
 }
 _EMPTY = NotDone(
-    "empty-set", "no run that fits could be changed so; nothing was done: look at the filter"
+    "empty-set",
+    "no run matches the filter and is in a state for this; nothing was done: look at the filter",
 )
 _EVERYTHING = NotDone(
     "needs-all",
@@ -171,14 +172,14 @@ _EVERYTHING = NotDone(
 )
 _TOO_MANY = NotDone(
     "too-many-runs",
-    f"more than {RUNS_MAX:,} runs fit; narrow the filter, by `until` for example",
+    f"more than {RUNS_MAX:,} runs match; nothing was done: narrow the filter, say by `until`",
 )
 
 
 def _changed(expected: int, found: int) -> NotDone:
     return NotDone(
         "count-changed",
-        f"{found:,} runs fit by now, not {expected:,}; nothing was done: count again",
+        f"{found:,} runs match by now, not {expected:,}; nothing was done: count again",
     )
 
 
@@ -191,7 +192,9 @@ def _unknown(ids: Sequence[str]) -> NotDone:
 def _unfit(action: BulkAction, wrong: Sequence[HeldRuns]) -> NotDone:
     first = wrong[0]
     state = f"{first.state}{' and archived' if first.is_archived else ''}"
-    others = f", and {len(wrong) - 1:,} more are not fit" if len(wrong) > 1 else ""
+    others = (
+        f", and {len(wrong) - 1:,} others are not in such a state either" if len(wrong) > 1 else ""
+    )
     detail = f"run {first.id} is {state}: {_RULES[action]}{others}; nothing was done"
     return NotDone("wrong-state", detail, list(wrong[:_SHOWN_MAX]))
 
