@@ -358,3 +358,24 @@ def test_each_public_class_has_a_name_of_its_own() -> None:
         "A reader looks up the wrong one, and the API's document described a parameter by it. Say"
         " of what it is."
     )
+
+
+def test_a_face_writes_no_sql() -> None:
+    """What an api, a page or a command may be told of rows is a read of the room they are of."""
+
+    def rule(path: Path) -> Iterator[Finding]:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy":
+                strange = {alias.name for alias in node.names} - {"Connection", "Engine"}
+                if strange:
+                    yield node.lineno, f"imports {', '.join(sorted(strange))}"
+        for line, on, name in calls(path):
+            if name == "exec_driver_sql" or (name == "execute" and on == "tx"):
+                yield line, f"{on}.{name}(...)"
+
+    faces = python_files("app/veltrix/api", "app/veltrix/console", "app/veltrix/commands")
+    assert len(faces) > 80
+    assert not broken(faces, rule), (
+        "A column that is renamed is looked for in pipeline, operations, access and store; a"
+        " statement in a face was a second copy of a read, and differed from it."
+    )

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -24,6 +23,7 @@ from veltrix.domain.attribute_values import is_time
 from veltrix.domain.json_text import bad_json, has_more_elements
 from veltrix.domain.states import OPEN
 from veltrix.pipeline.accept.event_list import DirectStart, Submission
+from veltrix.pipeline.accept.ledger_rows import unix_s
 from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.store.transactions import open_autocommit
 from veltrix.telemetry import logger
@@ -241,7 +241,7 @@ def _delay_s(services: Services, body: StartBody) -> float:
                 "invalid-request", "start_at must be a moment in the years 1 to 9999"
             ) from None
         with open_autocommit(services.engine) as tx:
-            delay_s = max(0.0, (at - tx.execute(text("select now()")).scalar_one()).total_seconds())
+            delay_s = max(0.0, at.timestamp() - unix_s(tx))
     if not 0 <= delay_s <= DELAY_S_MAX:
         raise Problem(
             "invalid-request",
