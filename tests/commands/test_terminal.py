@@ -34,8 +34,8 @@ def test_a_table_is_as_wide_as_its_terminal_and_keeps_the_first_column() -> None
 def test_a_text_keeps_its_lines_or_says_where_they_end() -> None:
     text = "no\tmoney\r\nat\x1b[31m all"
 
-    assert terminal.shown(text) == "no\ufffdmoney\u21b5at\ufffd[31m all"
-    assert terminal.told(text, "  ") == "  no      money\n  at\ufffd[31m all"
+    assert terminal.one_line(text) == "no\ufffdmoney\u21b5at\ufffd[31m all"
+    assert terminal.indented(text, "  ") == "  no      money\n  at\ufffd[31m all"
 
 
 def test_run_shows_where_the_last_error_comes_from(veltrix: Veltrix, engine: Engine) -> None:

@@ -117,7 +117,7 @@ def read_event(request: Request, event_id: IdText, author: _Reader) -> Response:
         found = None if id_ is None else find(tx, id_)
     if found is None:
         raise Problem("not-found", f"there is no event {event_id!r}")
-    return _told(found, author)
+    return _answer(found, author)
 
 
 def _one(request: Request, author: Author, source: str, id_: str) -> Response:
@@ -128,10 +128,10 @@ def _one(request: Request, author: Author, source: str, id_: str) -> Response:
         found = find_by_identity(tx, source, id_)
     if found is None:
         raise Problem("not-found", f"no event {id_!r} from {source!r} was accepted")
-    return _told(found, author)
+    return _answer(found, author)
 
 
-def _told(event: EventStory, author: Author) -> Response:
+def _answer(event: EventStory, author: Author) -> Response:
     if not may_see_payloads(author):
         redact(event)
     return json_answer(event)

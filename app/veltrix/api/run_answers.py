@@ -95,5 +95,5 @@ def answer_of(run: RunStory, author: Author, headers: Mapping[str, str] | None =
     if not may_see_payloads(author):
         redact(run)
     tag = tag_text((run.generation, run.state, len(run.edited_as)))
-    told = {"ETag": tag, **(headers or {})}
-    return json_answer(run, headers=told)
+    sent = {"ETag": tag, **(headers or {})}
+    return json_answer(run, headers=sent)

@@ -120,8 +120,8 @@ async def _outcome_of(
             run = await run_in_threadpool(read_story, services.engine, run_id)
             if run.state not in OPEN:
                 kept = ("location", REPLAYED)
-                told = {name: answer.headers[name] for name in kept if name in answer.headers}
-                return answer_of(run, author, told)
+                sent = {name: answer.headers[name] for name in kept if name in answer.headers}
+                return answer_of(run, author, sent)
     except (Problem, SQLAlchemyError) as error:
         _log.warning("start.unread", run_id=run_id, error=str(error).partition("\n")[0])
     return answer

@@ -112,14 +112,14 @@ def refused_is_1(call: Any, as_json: bool) -> Any:
 
 def tell(refusal: "ReplayRefused") -> None:
     """Why nothing was done, with the runs it names and what of them does not fit."""
-    from veltrix.commands.terminal import print_error, shown
+    from veltrix.commands.terminal import one_line, print_error
 
-    print_error(f"veltrix: {shown(str(refusal))}")
+    print_error(f"veltrix: {one_line(str(refusal))}")
     for run in refusal.members.get("runs", ()):
         what = run.get("message") or run.get("state") or "unknown"
-        print_error(f"{run.get('id') or run.get('run')}  {shown(what)}")
+        print_error(f"{run.get('id') or run.get('run')}  {one_line(what)}")
         for error in run.get("errors", ()):
-            print_error(f"  {shown(error['at'] or '/')}: {shown(error['message'])}")
+            print_error(f"  {one_line(error['at'] or '/')}: {one_line(error['message'])}")
 
 
 def _failed_of(backend: "Backend", workflow: str) -> list[str]:

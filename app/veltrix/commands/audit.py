@@ -115,18 +115,18 @@ def _follow(as_json: bool) -> None:
 
 def _print(row: "AuditRow", as_json: bool) -> None:
     """One line."""
-    from veltrix.commands.terminal import print_json_line, shown
+    from veltrix.commands.terminal import one_line, print_json_line
 
     if as_json:
         print_json_line(row)
         return
     done = "refused" if row.is_refused else "done"
     values = (row.at, row.author, row.action, row.target_id, f"{row.runs} runs", done, row.reason)
-    typer.echo("  ".join(shown(value) for value in values))
+    typer.echo("  ".join(one_line(value) for value in values))
 
 
 def _show(entry_id: int, as_json: bool) -> None:
-    from veltrix.commands.terminal import print_error, print_json, shown
+    from veltrix.commands.terminal import one_line, print_error, print_json
 
     with reached() as backend:
         found = backend.audit_entry(entry_id)
@@ -138,9 +138,9 @@ def _show(entry_id: int, as_json: bool) -> None:
         return
     names = ("id", "at", "author", "action", "target", "target_id", "reason", "is_refused", "hash")
     for name in names:
-        typer.echo(f"{name.replace('_', ' '):<12}{shown(getattr(found, name))}")
+        typer.echo(f"{name.replace('_', ' '):<12}{one_line(getattr(found, name))}")
     for name in ("request", "result"):
-        typer.echo(f"{name:<12}{shown(bytes(getattr(found, name) or b'').decode())}")
+        typer.echo(f"{name:<12}{one_line(bytes(getattr(found, name) or b'').decode())}")
     typer.echo(f"{'runs':<12}{found.runs:,}")
     for run_id in found.run_ids:
         typer.echo(run_id)

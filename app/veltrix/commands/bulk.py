@@ -64,14 +64,14 @@ def _confirmed(backend: "Backend", request: "BulkRequest") -> int:
 
 
 def _do(backend: "Backend", request: "BulkRequest", as_json: bool) -> None:
-    from veltrix.commands.terminal import print_error, print_json, shown
+    from veltrix.commands.terminal import one_line, print_error, print_json
     from veltrix.operations.runs.bulk import NotDone
 
     answer = backend.act(request)
     if as_json:
         print_json(answer)
     elif isinstance(answer, NotDone):
-        print_error(f"veltrix: {shown(answer.detail)}")
+        print_error(f"veltrix: {one_line(answer.detail)}")
     else:
         later = f", {answer.requested:,} end before their next step" if answer.requested else ""
         typer.echo(f"{request.action}: {answer.runs:,} runs{later}")

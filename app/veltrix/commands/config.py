@@ -57,15 +57,15 @@ def demo(
     from veltrix.dev.demo_result import print_shown
 
     try:
-        shown = run_demo(events, folder=folder)
+        one_line = run_demo(events, folder=folder)
     except KeyboardInterrupt:
         typer.echo("veltrix: stopped before its end: nothing was shown, nothing runs", err=True)
         raise typer.Exit(130) from None
-    page.write_text(page_of(shown, made=made_here()), encoding="utf-8")
+    page.write_text(page_of(one_line, made=made_here()), encoding="utf-8")
     if as_json:
-        typer.echo(shown.result.as_json_line())
+        typer.echo(one_line.result.as_json_line())
     else:
-        print_shown(shown, Console())
+        print_shown(one_line, Console())
     typer.echo(f"picture: {page.absolute()}", err=as_json)
-    if not shown.result.is_ok:
+    if not one_line.result.is_ok:
         raise typer.Exit(1)

@@ -69,7 +69,7 @@ def dead_letter(
 
     Example: veltrix events dead-letter 42
     """
-    from veltrix.commands.terminal import print_error, print_json, shown
+    from veltrix.commands.terminal import one_line, print_error, print_json
 
     with reached() as backend:
         letter = backend.letter(id_)
@@ -81,7 +81,7 @@ def dead_letter(
         print_json(document)
         return
     for name, value in document.items():
-        typer.echo(f"{name:<14}{shown(value)}")
+        typer.echo(f"{name:<14}{one_line(value)}")
 
 
 @over_http

@@ -189,19 +189,19 @@ def _stretches(once: Callable[[str | None], tuple[int, str | None]]) -> Iterator
 
 def _lines(event: "EventStory") -> Iterator[str]:
     """The event as text."""
-    from veltrix.commands.terminal import shown
+    from veltrix.commands.terminal import one_line
 
     facts = ["event", "source", "id", "type", "subject", "time", "accepted_at", "unrouted"]
     facts += ["datacontenttype", "dataschema", "traceparent"]
     for name in facts:
         value = getattr(event, name)
         if value is not None:
-            yield f"{name:<16}{shown(value)}"
+            yield f"{name:<16}{one_line(value)}"
     for started in event.runs:
         yield f"{'run':<16}{started.id}  {started.workflow}"
     if event.extensions is not None:
-        yield f"{'extensions':<16}{shown(bytes(event.extensions).decode())}"
+        yield f"{'extensions':<16}{one_line(bytes(event.extensions).decode())}"
     if event.data is not None:
-        yield f"{'data':<16}{shown(bytes(event.data).decode())}"
+        yield f"{'data':<16}{one_line(bytes(event.data).decode())}"
     elif event.data_base64 is not None:
         yield f"{'data_base64':<16}{event.data_base64}"

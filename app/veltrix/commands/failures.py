@@ -277,7 +277,7 @@ def _what(row: "GroupRow") -> str:
 
 
 def _print_story(story: "GroupStory") -> None:
-    from veltrix.commands.terminal import columns, shown
+    from veltrix.commands.terminal import columns, one_line
 
     facts: list[tuple[str, str | int | datetime | None]] = [
         ("group", story.id),
@@ -295,7 +295,7 @@ def _print_story(story: "GroupStory") -> None:
     ]
     for name, value in facts:
         if value is not None:
-            typer.echo(f"{name:<12}{shown(value)}")
+            typer.echo(f"{name:<12}{one_line(value)}")
     tables: list[tuple[str, list[str], list[tuple[Any, ...]]]] = [
         ("seen", ["since", "failures"], [(b.since, b.seen) for b in story.sparkline if b.seen]),
         (

@@ -116,7 +116,7 @@ def list_(as_json: AsJson = False) -> None:
     Example: veltrix keys list
     """
     from veltrix.access.keys import list_keys
-    from veltrix.commands.terminal import connected, print_error, print_json, print_table, shown
+    from veltrix.commands.terminal import connected, one_line, print_error, print_json, print_table
     from veltrix.pipeline.accept.ledger_rows import unix_s
     from veltrix.store.transactions import open_autocommit
 
@@ -130,7 +130,7 @@ def list_(as_json: AsJson = False) -> None:
             ["name", "scopes", "limits", "made", "by", "expires", "revoked"],
             [
                 (
-                    *(key.name, " ".join(key.scopes), _told(key.limits), key.created_at),
+                    *(key.name, " ".join(key.scopes), _limits_text(key.limits), key.created_at),
                     *(key.created_by, key.expires_at, key.revoked_at),
                 )
                 for key in found
@@ -142,8 +142,8 @@ def list_(as_json: AsJson = False) -> None:
         left_s = key.expires_at.timestamp() - now_s
         if left_s < SOON_DAYS * 86_400:
             print_error(
-                f"veltrix: the key {shown(key.name)} {'expires' if left_s > 0 else 'expired'} at"
-                f" {shown(key.expires_at)}; make the next one and move its caller over"
+                f"veltrix: the key {one_line(key.name)} {'expires' if left_s > 0 else 'expired'} at"
+                f" {one_line(key.expires_at)}; make the next one and move its caller over"
             )
 
 
@@ -179,7 +179,7 @@ def revoke(
         raise typer.Exit(1)
 
 
-def _told(limits: "KeyLimits | None") -> str | None:
+def _limits_text(limits: "KeyLimits | None") -> str | None:
     """The limits in a cell of a table."""
     if limits is None:
         return None

@@ -68,7 +68,7 @@ def end(story: "ReplayStory", as_json: bool, *, is_watched: bool) -> None:
 
 
 def _line(story: "ReplayStory") -> str:
-    from veltrix.commands.terminal import shown
+    from veltrix.commands.terminal import one_line
 
     parts = [
         f"{story.replayed:,} of {story.planned:,} replayed",
@@ -77,16 +77,16 @@ def _line(story: "ReplayStory") -> str:
     ]
     more = {"cancelled": story.cancelled, "skipped": story.skipped}
     parts += [f"{count:,} {name}" for name, count in more.items() if count]
-    why = f": {shown(story.why)}" if story.why else ""
+    why = f": {one_line(story.why)}" if story.why else ""
     return f"{story.id}  {story.state}{why}  {', '.join(parts)}"
 
 
 def _plan_lines(story: "ReplayStory") -> Iterator[str]:
-    from veltrix.commands.terminal import columns, shown
+    from veltrix.commands.terminal import columns, one_line
 
     yield _line(story)
     for workflow, count in story.by_workflow.items():
-        yield f"{count:>9,}  {shown(workflow)}"
+        yield f"{count:>9,}  {one_line(workflow)}"
     yield ""
     yield from columns(
         ["runs", "error", "step", "reason", "one of them"],

@@ -110,14 +110,14 @@ def _watch(backend: "Backend", run_id: str, *, is_quiet: bool) -> "RunStory":
     """The run when it has its outcome; meanwhile a line for each change."""
     from threading import Event
 
-    pause, shown = Event(), ""
+    pause, last_line = Event(), ""
     while True:
         story = _story(backend, run_id)
         line = f"{story.state}  generation {story.generation}  attempt {story.attempt}"
         line += f"  {len(story.steps)} recorded  {len(story.failed_attempts)} failed attempts"
-        if line != shown and not is_quiet:
+        if line != last_line and not is_quiet:
             typer.echo(line)
-        shown = line
+        last_line = line
         if story.settled_at is not None:
             return story
         pause.wait(_LOOK_S)
@@ -125,7 +125,7 @@ def _watch(backend: "Backend", run_id: str, *, is_quiet: bool) -> "RunStory":
 
 def _lines(story: "RunStory") -> Iterator[str]:
     """The run as text."""
-    from veltrix.commands.terminal import columns, shown
+    from veltrix.commands.terminal import columns, one_line
 
     event = story.cloudevent
     facts = [
@@ -147,7 +147,7 @@ def _lines(story: "RunStory") -> Iterator[str]:
     ]
     for name, value in facts:
         if value is not None:
-            yield f"{name:<12}{shown(value)}"
+            yield f"{name:<12}{one_line(value)}"
     if story.steps:
         yield "\nsteps"
         yield from _steps(story)
@@ -162,22 +162,22 @@ def _lines(story: "RunStory") -> Iterator[str]:
         )
     yield from _last_error(story)
     if story.outcome is not None or (story.state == RunState.SUCCEEDED and not story.redacted):
-        yield f"\noutcome\n{shown(bytes(story.outcome or _NULL).decode())}"
+        yield f"\noutcome\n{one_line(bytes(story.outcome or _NULL).decode())}"
 
 
 def _last_error(story: "RunStory") -> Iterator[str]:
     """What the last attempt of this generation raised, and from where; with its own lines."""
-    from veltrix.commands.terminal import told
+    from veltrix.commands.terminal import indented
 
     failed = [one for one in story.failed_attempts if one.generation == story.generation]
     if not failed or story.state == RunState.SUCCEEDED:
         return
     last = max(failed, key=lambda one: one.failed_at)
-    yield f"\nlast error, in {told(last.step) or 'the workflow'}"
+    yield f"\nlast error, in {indented(last.step) or 'the workflow'}"
     if last.traceback:
-        yield told(last.traceback.rstrip(), "  ")
+        yield indented(last.traceback.rstrip(), "  ")
     else:
-        yield told(f"{last.type}: {last.message or ''}".rstrip(), "  ")
+        yield indented(f"{last.type}: {last.message or ''}".rstrip(), "  ")
 
 
 def _steps(story: "RunStory") -> Iterable[str]:

@@ -111,11 +111,11 @@ class _Report:
         self._pause, self._away_s, self._said = Event(), 0.0, ""
 
     def refuse(self, refusal: "Refusal") -> None:
-        from veltrix.commands.terminal import shown
+        from veltrix.commands.terminal import one_line
 
         if len(self._refusals) < REFUSALS_MAX:
             self._refusals.append(refusal)
-        self._progress.say(shown(refusal))
+        self._progress.say(one_line(refusal))
 
     def wait(self, again: "Again") -> None:
         if again.why != self._said:

@@ -99,8 +99,8 @@ def _echo_json(text: bytes) -> None:
 
     Outside of strings JSON has none of them, and within it may write any as an escape.
     """
-    told = text.decode()
-    typer.echo(_OTHERS.sub(_escaped, told) if sys.stdout.isatty() else told)
+    indented = text.decode()
+    typer.echo(_OTHERS.sub(_escaped, indented) if sys.stdout.isatty() else indented)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -122,7 +122,7 @@ def columns(
 
     The first column is never cut: it is what the next command is told.
     """
-    cells = [list(headings), *([shown(cell) for cell in row] for row in rows)]
+    cells = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
     if width is not None:
         _narrow(widths, width - 2 * (len(widths) - 1))
@@ -151,10 +151,10 @@ def _cut(text: str, chars: int) -> str:
 
 def print_error(line: str) -> None:
     """A line on standard error, in which nothing steers a terminal either."""
-    typer.echo(told(line), err=True)
+    typer.echo(indented(line), err=True)
 
 
-def shown(value: Any) -> str:
+def one_line(value: Any) -> str:
     """A value as text on one line; nothing in it steers a terminal, for much comes from others."""
     match value:
         case None:
@@ -168,7 +168,7 @@ def shown(value: Any) -> str:
     return _still(str(value).replace("\r\n", "\n").replace("\n", _NEWLINE))
 
 
-def told(text: str, indent: str = "") -> str:
+def indented(text: str, indent: str = "") -> str:
     """A text with its own lines, each after the indent; nothing else in it steers a terminal."""
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join(f"{indent}{_still(line.expandtabs())}".rstrip() for line in lines)

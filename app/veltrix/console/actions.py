@@ -171,8 +171,8 @@ def mode_of(form: Form) -> ReplayMode:
     try:
         return ReplayMode(form.get("from", ""))
     except ValueError:
-        told = f"from must be {' or '.join(ReplayMode)}"
-        raise Problem("invalid-request", told) from None
+        detail = f"from must be {' or '.join(ReplayMode)}"
+        raise Problem("invalid-request", detail) from None
 
 
 def reason_of(form: Form) -> str:

@@ -42,7 +42,7 @@ def groups(request: Request, visitor: Visitor) -> Response:
         visitor,
         "failures.html",
         place="Failures",
-        found=_shown(found, visitor),
+        found=_for(found, visitor),
         kinds=list(GroupKind),
         states=list(GroupState),
         workflows=workflows,
@@ -59,7 +59,7 @@ def groups_file(request: Request, visitor: Visitor, suffix: str) -> Response:
 
         def find(cursor: str | None, limit: int) -> GroupPage:
             found = read.page(tx, wanted, order, cursor=cursor, limit=limit)
-            return _shown(found, visitor)
+            return _for(found, visitor)
 
         return exported("failures", suffix, find, start)
 
@@ -201,7 +201,7 @@ def _replays_request(request: Request) -> tuple[ReplayState | None, str | None]:
     return None if state is None else ReplayState(state), cursor
 
 
-def _shown(found: GroupPage, visitor: Visitor) -> GroupPage:
+def _for(found: GroupPage, visitor: Visitor) -> GroupPage:
     if not visitor.sees_payloads:
         for row in found.items:
             read.redact(row)

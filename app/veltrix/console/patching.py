@@ -37,7 +37,7 @@ EXAMPLE = """[
 ]"""
 
 
-class Shown(msgspec.Struct, frozen=True):
+class PayloadView(msgspec.Struct, frozen=True):
     """A payload as a patch would change it: lines that differ, or why it cannot be changed."""
 
     run: str
@@ -75,7 +75,7 @@ def plan_patch(request: Request, visitor: Visitor, form: Form) -> Response:
     return RedirectResponse(address(f"/replays/{story.id}"), 303)
 
 
-def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
+def of_replay(request: Request, found: ReplayStory) -> list[PayloadView]:
     """What the patch of a planned replay will make of its first payloads."""
     if found.patch is None:
         return []
@@ -84,8 +84,8 @@ def of_replay(request: Request, found: ReplayStory) -> list[Shown]:
     with transaction(services.engine, snapshot=True) as tx:
         first = read.runs(tx, found.id, limit=SHOWN_RUNS).items
         runs = [(run.run, run.generation) for run in first if run.moved_at is None]
-        shown = previews(tx, runs, patch, services.settings.event_bytes_max)
-    return [_shown(one) for one in shown]
+        seen = previews(tx, runs, patch, services.settings.event_bytes_max)
+    return [_view_of(one) for one in seen]
 
 
 def _planned(request: Request, visitor: Visitor, form: Form) -> ReplayStory:
@@ -156,7 +156,7 @@ def _page(
         patch=form.get("patch", "").replace("\r\n", "\n"),
         example=EXAMPLE,
         count=found.count,
-        items=[_shown(one) if is_changed else _as_it_is(one) for one in found.items],
+        items=[_view_of(one) if is_changed else _as_it_is(one) for one in found.items],
         is_changed=is_changed,
         refused=refused,
         rate=services.settings.replay_rate,
@@ -166,13 +166,13 @@ def _page(
     )
 
 
-def _as_it_is(one: Preview) -> Shown:
-    return Shown(one.run, one.workflow, pretty(one.before), None, [])
+def _as_it_is(one: Preview) -> PayloadView:
+    return PayloadView(one.run, one.workflow, pretty(one.before), None, [])
 
 
-def _shown(one: Preview) -> Shown:
+def _view_of(one: Preview) -> PayloadView:
     if one.refused is not None:
         lines = pretty(one.before)
-        return Shown(one.run, one.workflow, lines, one.refused.message, one.refused.errors)
+        return PayloadView(one.run, one.workflow, lines, one.refused.message, one.refused.errors)
     changes = compared(one.before, one.after)
-    return Shown(one.run, one.workflow, changes or pretty(one.after), None, [])
+    return PayloadView(one.run, one.workflow, changes or pretty(one.after), None, [])

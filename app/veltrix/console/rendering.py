@@ -76,7 +76,7 @@ def rendered(
         places=PLACES,
         place=place,
         query={k: v for k, v in request.query_params.items() if k not in _SAID},
-        told=told_of(request.query_params),
+        notice=notice_of(request.query_params),
         now=datetime.now(UTC),
         flower_url=flower_url(settings),
         environment=settings.environment.strip(),
@@ -85,16 +85,16 @@ def rendered(
     return HTMLResponse(body, status_code=status)
 
 
-def told_of(query: Mapping[str, str]) -> str | None:
+def notice_of(query: Mapping[str, str]) -> str | None:
     """What an action on many runs did, by the words in the address that it led to."""
     done, moved, requested = (query.get(name, "") for name in ("done", "moved", "requested"))
     if done not in {"cancelled", "archived", "restored"} or not _is_count(moved):
         return None
-    said = f"{int(moved):,} run{' is' if moved == '1' else 's are'} {done}."
+    words = f"{int(moved):,} run{' is' if moved == '1' else 's are'} {done}."
     if not _is_count(requested):
-        return said
+        return words
     ends = "1 more ends" if requested == "1" else f"{int(requested):,} more end"
-    return f"{said} {ends} before the next step."
+    return f"{words} {ends} before the next step."
 
 
 def _is_count(text: str) -> bool:
@@ -156,8 +156,8 @@ def asset(name: str) -> str:
 def address(path: str, query: Mapping[str, Any] | None = None, **changes: Any) -> str:
     """An address of the console with these fields; empty ones are left out."""
     fields = {**(query or {}), **changes}
-    asked = urlencode({k: str(v) for k, v in fields.items() if v not in {None, ""}})
-    return f"{BASE}{path}?{asked}" if asked else f"{BASE}{path}"
+    sent = urlencode({k: str(v) for k, v in fields.items() if v not in {None, ""}})
+    return f"{BASE}{path}?{sent}" if sent else f"{BASE}{path}"
 
 
 def at(time: datetime | None) -> Markup | str:
@@ -186,9 +186,9 @@ def ago(time: datetime | None, now: datetime) -> Markup | str:
         return "\N{EN DASH}"
     utc = time.astimezone(UTC)
     exact = f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d} UTC"
-    said = _roughly((now - time).total_seconds())
+    words = _roughly((now - time).total_seconds())
     return Markup('<time class="ago" datetime="{}" title="{}">{}</time>').format(
-        utc.isoformat(), exact, said
+        utc.isoformat(), exact, words
     )
 
 
@@ -199,8 +199,8 @@ def _roughly(seconds: float) -> str:
         return "now"
     for unit, of_s, below_s in _UNITS:
         if size < below_s:
-            said = f"{int(size // of_s)} {unit}"
-            return f"{said} ago" if seconds > 0 else f"in {said}"
+            words = f"{int(size // of_s)} {unit}"
+            return f"{words} ago" if seconds > 0 else f"in {words}"
     raise AssertionError(seconds)
 
 

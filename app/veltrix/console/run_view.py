@@ -131,21 +131,21 @@ def fault_of(found: RunStory) -> RunError | None:
         if last is None:
             return None
         return RunError(last.type, last.step or None, last.message, trace_of(last.traceback))
-    said = _error_of(found)
+    error = _error_of(found)
     trace = None if last is None else trace_of(last.traceback)
     if last is not None:
-        said = said or (last.type, last.message)
-    type_, message = said or (found.reason or "failed", None)
+        error = error or (last.type, last.message)
+    type_, message = error or (found.reason or "failed", None)
     return RunError(type_, found.failed_step, message, trace)
 
 
 def _error_of(found: RunStory) -> tuple[str, str | None] | None:
     """Type and message of the outcome, if it is an error."""
     try:
-        said = msgspec.json.decode(found.outcome or b"null", type=_Error | None)
+        error = msgspec.json.decode(found.outcome or b"null", type=_Error | None)
     except msgspec.ValidationError:
         return None
-    return None if said is None or said.type is None else (said.type, said.message)
+    return None if error is None or error.type is None else (error.type, error.message)
 
 
 class _Error(msgspec.Struct):

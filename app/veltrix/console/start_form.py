@@ -114,12 +114,12 @@ def _field(name: str, part: Any, schema: dict[str, Any], is_required: bool) -> F
         is_required=is_required,
         title=str(found.get("title") or name)[:100],
         about=str(found.get("description") or "")[:300],
-        default=_shown(kind, default),
+        default=_default_text(kind, default),
         options=options,
     )
 
 
-def _shown(kind: str, default: Any) -> str:
+def _default_text(kind: str, default: Any) -> str:
     if default is None:
         return ""
     if isinstance(default, str) and kind not in {"json", "choice"}:

@@ -162,7 +162,7 @@ class KeyRing:
         if held.ends_at <= monotonic():
             self.failures.note("expired")
             raise _unauthorized(
-                f"the API key {held.author.name!r} expired at {_told(held.expires_at)};"
+                f"the API key {held.author.name!r} expired at {_time_text(held.expires_at)};"
                 " who makes keys can make the next one"
             )
         return held.author
@@ -251,7 +251,7 @@ def may_see_payloads(author: Author) -> bool:
     return allows(author.scopes, Scope.PAYLOADS_READ)
 
 
-def _told(time: datetime | None) -> str:
+def _time_text(time: datetime | None) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if time is not None else "a time"
 
 

@@ -43,8 +43,8 @@ async def events_within(
             await asyncio.sleep(0)
     strays = [one for one in found if isinstance(one, EventForbidden)]
     if strays:
-        told = {"status": 403, "events": len(strays), "first": str(strays[0])}
-        await note_refused(request, author, BOUND, told)
+        result = {"status": 403, "events": len(strays), "first": str(strays[0])}
+        await note_refused(request, author, BOUND, result)
     return found
 
 
@@ -72,8 +72,8 @@ async def check_bounds(
             group=group,
         )
     except Problem as refused:
-        told = {"status": refused.status, "why": refused.detail}
-        await note_refused(request, author, BOUND, told)
+        result = {"status": refused.status, "why": refused.detail}
+        await note_refused(request, author, BOUND, result)
         raise
 
 

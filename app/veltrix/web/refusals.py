@@ -104,7 +104,7 @@ class Refusals:
                 del self._minutes[key]
             if not any(minute.repeats for minute in self._minutes.values()):
                 self._has_repeats.clear()
-        rows = [row for minute in ended.values() if (row := _told(minute, now)) is not None]
+        rows = [row for minute in ended.values() if (row := _repeated(minute, now)) is not None]
         try:
             self.write(*rows)
         except Exception:
@@ -139,7 +139,7 @@ def route_of(request: Request) -> str:
     return "/".join(names.get(part, part) for part in path.split("/"))
 
 
-def _told(minute: _Minute, now: float) -> Audited | None:
+def _repeated(minute: _Minute, now: float) -> Audited | None:
     if minute.last is None or not minute.repeats:
         return None
     told = {"repeats": minute.repeats, "within_s": round(now - minute.began, 1)}

@@ -27,10 +27,10 @@ def nowhere(kind: str, name: str, known: Sequence[str]) -> str:
 
 def misfit(error: msgspec.ValidationError, type_: type) -> str:
     """Why a body is not of this type; of a field that is nowhere, which fields there are."""
-    told = str(error)
-    unknown = _UNKNOWN.fullmatch(told)
+    text = str(error)
+    unknown = _UNKNOWN.fullmatch(text)
     if unknown is None:
-        return f"the body does not fit: {told}"
+        return f"the body does not fit: {text}"
     at = unknown["at"] or ""
     where = f"the body does not fit at ${at}" if at else "the body does not fit"
     return f"{where}: {nowhere('field', unknown['name'], _fields_at(type_, at))}"

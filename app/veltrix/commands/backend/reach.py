@@ -91,11 +91,11 @@ def reached(author: str | None = None) -> "Iterator[Backend]":
     if author is not None:
         raise CommandRefused("over HTTP the key says who acts; leave --author out")
     key = key_of(link.key_file)
-    with Transport(spoken_to(link.url), key, ca_file=link.ca_file, wait=_told_and_paused) as way:
+    with Transport(spoken_to(link.url), key, ca_file=link.ca_file, wait=_say_and_pause) as way:
         yield HttpBackend(way)
 
 
-def _told_and_paused(again: "Again") -> None:
+def _say_and_pause(again: "Again") -> None:
     from veltrix.client.transport import pause
     from veltrix.commands.terminal import print_error
 
