@@ -61,11 +61,16 @@ def veltrix(unset_veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, database_ur
     return unset_veltrix
 
 
-def as_process(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
-    """`veltrix` with these arguments as a process of its own, to be sent signals."""
+def as_process(where: str, *arguments: str) -> "subprocess.Popen[str]":
+    """`veltrix` with these arguments as a process of its own, to be sent signals.
+
+    `where` is the URL of the database, or of an api.
+    """
+    name = "URL" if where.startswith("http") else "DATABASE_URL"
+    env = {key: value for key, value in os.environ.items() if key != f"{PREFIX}DATABASE_URL"}
     return subprocess.Popen(
         [sys.executable, "-m", "veltrix.cli", *arguments],
-        env=os.environ | {f"{PREFIX}DATABASE_URL": database_url},
+        env=env | {f"{PREFIX}{name}": where},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

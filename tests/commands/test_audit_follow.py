@@ -2,13 +2,16 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO
 
+import pytest
 from sqlalchemy import Engine
 
 from tests.commands.conftest import Veltrix, as_process
+from tests.support.served import served
 from tests.support.wait import until
 from veltrix.access.audit import Audited, append
 from veltrix.store.transactions import transaction
@@ -18,8 +21,18 @@ def entry(reason: str) -> Audited:
     return Audited(author="ann", action="run.cancel", reason=reason, target="run")
 
 
+@pytest.fixture(params=["database", "http"])
+def where(request: pytest.FixtureRequest, engine: Engine, database_url: str) -> Iterator[str]:
+    """What is asked: the database itself, or an api before it."""
+    if request.param == "database":
+        yield database_url
+        return
+    with served(engine, database_url) as api:
+        yield api.url
+
+
 def test_every_entry_is_followed_once_and_in_the_order_of_the_commits(
-    veltrix: Veltrix, engine: Engine, database_url: str
+    veltrix: Veltrix, engine: Engine, where: str
 ) -> None:
     assert veltrix("keys", "create", "before", "--scope", "runs:read").code == 0
     told: SimpleQueue[dict[str, object]] = SimpleQueue()
@@ -36,7 +49,7 @@ def test_every_entry_is_followed_once_and_in_the_order_of_the_commits(
         except Empty:
             return None
 
-    with as_process(database_url, "audit", "--follow", "--json") as following:
+    with as_process(where, "audit", "--follow", "--json") as following:
         assert following.stdout is not None
         reader = Thread(target=read, args=(following.stdout,))
         reader.start()

@@ -102,12 +102,6 @@ select count(*) from started
 """
 
 
-def first_id_at(moment: datetime) -> str:
-    """A bound: every event accepted from this moment on has a greater id, every earlier less."""
-    ms = f"{max(0, int(moment.timestamp() * 1000)):012x}"
-    return f"{ms[:8]}-{ms[8:]}-0000-0000-000000000000"
-
-
 def types_unrouted_lately(
     tx: Connection, *, behind_s: float, ahead_s: float
 ) -> tuple[datetime, list[str]]:

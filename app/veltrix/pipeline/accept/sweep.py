@@ -13,12 +13,11 @@ from functools import partial
 from sqlalchemy import Connection, Engine
 
 from veltrix.access.audit import Audited, append
-from veltrix.domain.ids import run_id, workflow_suffix
+from veltrix.domain.ids import first_id_at, run_id, workflow_suffix
 from veltrix.pipeline.accept.routing import is_match
 from veltrix.pipeline.accept.startable_rows import (
     LAST_ID,
     Stretch,
-    first_id_at,
     read_stretch,
     read_unrouted,
     start,
