@@ -1,0 +1,142 @@
+"""`veltrix doctor`: what can lose, duplicate, stall or hide work, and the cure of each."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from veltrix.commands.options import AsJson
+from veltrix.doctor.rule import Severity
+
+if TYPE_CHECKING:
+    from veltrix.doctor.examine import Examination
+    from veltrix.doctor.rule import Rule
+
+_WIDTH_MAX = 100
+
+
+def doctor(
+    celery_app: Annotated[
+        str | None,
+        typer.Option(help="Examine this Celery application instead.", metavar="MODULE:NAME"),
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Where its modules are imported from.", exists=True)
+    ] = Path(),
+    python: Annotated[
+        str, typer.Option(help="The Python that imports it.  [default: this one]")
+    ] = sys.executable,
+    fail_on: Annotated[
+        Severity, typer.Option(help="Exit with 1 for findings as bad as this or worse.")
+    ] = Severity.STALL,
+    explain: Annotated[
+        str | None, typer.Option(help="Tell the whole story of this rule.", metavar="ID")
+    ] = None,
+    is_listed: Annotated[bool, typer.Option("--list", help="List all rules.")] = False,
+    is_sarif: Annotated[bool, typer.Option("--sarif", help="As SARIF 2.1.0.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name every setting that can lose, duplicate, stall or hide work.
+
+    Exit code 1 when something is found (see --fail-on), 2 when nothing could be checked. What could
+    not be checked is listed, and is not fine.
+
+    Example: veltrix doctor --celery-app mypkg.celery:app
+    """
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.doctor.catalogue import all_rules
+    from veltrix.doctor.examine import examine
+
+    rules = list(all_rules())
+    if explain is not None:
+        _explain([rule for rule in rules if rule.id == explain.upper()], explain, rules)
+        return
+    if is_listed:
+        _list(rules, as_json)
+        return
+    found = examine(rules, _readers(celery_app, folder, python))
+    if is_sarif:
+        _print_sarif(found, rules)
+    elif as_json:
+        _print_json(found)
+    else:
+        _print(found)
+    if not found.held and not found.findings:
+        raise CommandRefused("nothing could be checked; see above")
+    if found.at_least(fail_on):
+        raise typer.Exit(1)
+
+
+def _readers(celery_app: str | None, folder: Path, python: str) -> dict[type, Callable[[], object]]:
+    from veltrix.doctor.facts.celery_app import CeleryApp, import_app
+
+    if celery_app is None:
+        from veltrix.commands.mistakes import CommandRefused
+
+        raise CommandRefused("name a Celery application with --celery-app MODULE:NAME")
+    return {CeleryApp: lambda: import_app(celery_app, folder, python)}
+
+
+def _print(found: "Examination") -> None:
+    from veltrix.doctor.report.text import Style, lines_of
+
+    width = min(_WIDTH_MAX, shutil.get_terminal_size().columns)
+    # Whether there are colours is for `typer.echo`, which takes them out where they do not belong.
+    for line in lines_of(found, Style(has_colour=True), width):
+        typer.echo(line)
+
+
+def _print_json(found: "Examination") -> None:
+    from veltrix.commands.terminal import print_json
+
+    print_json({"findings": found.findings, "not_checked": found.not_checked, "held": found.held})
+
+
+def _print_sarif(found: "Examination", rules: "list[Rule]") -> None:
+    from importlib.metadata import version
+
+    from veltrix.commands.terminal import print_json
+    from veltrix.doctor.report.sarif import sarif
+
+    print_json(sarif(found, rules, version("veltrix")))
+
+
+def _explain(chosen: "list[Rule]", asked: str, rules: "list[Rule]") -> None:
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.doctor.report.explain import explain
+
+    if not chosen:
+        near = sorted({rule.id for rule in rules if rule.id[:1] == asked[:1].upper()})
+        told = f"; those of {asked[:1].upper()} are {', '.join(near)}" if near else ""
+        raise CommandRefused(f"no rule is called {asked[:20]!r}{told}; --list has all")
+    width = min(_WIDTH_MAX, shutil.get_terminal_size().columns)
+    for line in explain(chosen, width):
+        typer.echo(line)
+
+
+def _list(rules: "list[Rule]", as_json: bool) -> None:
+    from veltrix.commands.terminal import print_json, print_table
+
+    if as_json:
+        told: list[dict[str, Any]] = [
+            {
+                "id": rule.id,
+                "severity": rule.severity,
+                "subject": rule.subject,
+                "title": rule.title,
+                "why": rule.why,
+                "safe": rule.safe,
+                "source": rule.source,
+                "reads": rule.reads.__name__,
+            }
+            for rule in rules
+        ]
+        print_json(told)
+        return
+    print_table(
+        ["id", "severity", "subject", "what is looked for"],
+        [(rule.id, rule.severity, rule.subject, rule.title) for rule in rules],
+    )
