@@ -23,6 +23,10 @@ def doctor(
         str | None,
         typer.Option(help="Examine this Celery application instead.", metavar="MODULE:NAME"),
     ] = None,
+    celery_config: Annotated[
+        Path | None,
+        typer.Option(help="Examine this module of Celery settings instead.", metavar="FILE"),
+    ] = None,
     folder: Annotated[
         Path, typer.Option(help="Where its modules are imported from.", exists=True)
     ] = Path(),
@@ -57,7 +61,7 @@ def doctor(
     if is_listed:
         _list(rules, as_json)
         return
-    found = examine(rules, _readers(celery_app, folder, python))
+    found = examine(rules, _readers(celery_app, celery_config, folder, python))
     if is_sarif:
         _print_sarif(found, rules)
     elif as_json:
@@ -70,14 +74,22 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _readers(celery_app: str | None, folder: Path, python: str) -> dict[type, Callable[[], object]]:
-    from veltrix.doctor.facts.celery_app import CeleryApp, import_app
+def _readers(
+    celery_app: str | None, celery_config: Path | None, folder: Path, python: str
+) -> dict[type, Callable[[], object]]:
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.doctor.facts.celery_app import CeleryApp, import_config
+    from veltrix.doctor.facts.celery_read import import_or_read
 
-    if celery_app is None:
-        from veltrix.commands.mistakes import CommandRefused
-
-        raise CommandRefused("name a Celery application with --celery-app MODULE:NAME")
-    return {CeleryApp: lambda: import_app(celery_app, folder, python)}
+    if celery_app is not None and celery_config is not None:
+        raise CommandRefused("name --celery-app or --celery-config, not both")
+    if celery_app is not None:
+        return {CeleryApp: lambda: import_or_read(celery_app, folder, python)}
+    if celery_config is not None:
+        return {CeleryApp: lambda: import_config(celery_config, folder, python)}
+    raise CommandRefused(
+        "name a Celery application with --celery-app MODULE:NAME, or --celery-config FILE"
+    )
 
 
 def _print(found: "Examination") -> None:

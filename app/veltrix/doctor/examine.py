@@ -79,8 +79,10 @@ def examine(
         if isinstance(known, Unread):
             not_checked.append(_not_checked(rule, str(known)))
             continue
+        evidence: list[Evidence] = []
         try:
-            evidence = list(rule.check(known))
+            for one in rule.check(known):
+                evidence.append(one)  # noqa: PERF402 - what is seen before it fails is true
         except Unread as unread:
             not_checked.append(_not_checked(rule, str(unread)))
         except Exception as error:  # noqa: BLE001 - a rule that fails has checked nothing
@@ -88,7 +90,7 @@ def examine(
             not_checked.append(_not_checked(rule, reason))
         else:
             held += not evidence
-            findings += [_finding(rule, one, (accepted or {}).get(rule.id)) for one in evidence]
+        findings += [_finding(rule, one, (accepted or {}).get(rule.id)) for one in evidence]
     findings.sort(key=lambda one: (one.accepted is not None, one.severity.rank, one.id))
     return Examination(findings=findings, not_checked=not_checked, held=held)
 

@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,9 @@ from typing import Any
 import msgspec
 
 from veltrix.doctor.examine import Unread
+from veltrix.doctor.facts.celery_commands import CeleryCommand, read_commands
+from veltrix.doctor.facts.celery_probe import plain
+from veltrix.doctor.facts.code import CeleryCode, read_code
 
 PROBE = Path(__file__).with_name("celery_probe.py")
 PROBE_S = 60.0
@@ -48,12 +53,23 @@ class CeleryQueue(msgspec.Struct):
     delivery_mode: int | str | None = None
     no_declare: bool | None = None
 
+    @property
+    def is_quorum(self) -> bool:
+        """It is declared as a quorum queue."""
+        return self.arguments.get("x-queue-type") == "quorum"
+
+    @property
+    def has_dead_letters(self) -> bool:
+        """What it drops goes to another exchange, as far as its declaration says."""
+        return bool(self.arguments.get("x-dead-letter-exchange"))
+
 
 class CeleryApp(msgspec.Struct, dict=True):
     """What is known of an application. `is_read` is True when its code was read and not run.
 
     `config` has every key that its Celery knows, with the value in effect; `given` the keys that
-    somebody set, as they wrote them; `unknown` what Celery ignores.
+    somebody set, as they wrote them; `unknown` what Celery ignores. Where it is read, `hidden` says
+    of which keys the value is not known, and `incomplete` why others may be set somewhere else.
     """
 
     name: str
@@ -68,11 +84,81 @@ class CeleryApp(msgspec.Struct, dict=True):
     trouble: str | None = None
     folder: str = "."
     is_read: bool = False
+    hidden: dict[str, str] = {}
+    incomplete: str | None = None
+
+    def value(self, key: str) -> Any:
+        """The value in effect; None for a key that this Celery does not know.
+
+        Raises Unread where the code was only read and does not tell.
+        """
+        if key in self.hidden:
+            raise Unread(self.hidden[key])
+        if self.incomplete is not None and key not in self.given:
+            raise Unread(self.incomplete)
+        return self.config.get(key)
+
+    def option(self, task: CeleryTask, name: str, key: str | None = None) -> Any:
+        """An option of a task, or the setting that it follows."""
+        if name in task.options or not self.is_read:
+            return task.options.get(name)
+        return self.value(key or f"task_{name}")
 
     @property
     def is_on_amqp(self) -> bool:
         """Its broker is RabbitMQ, or another that speaks AMQP."""
-        return str(self.config.get("broker_url") or "amqp://").startswith(("amqp", "pyamqp"))
+        return str(self.value("broker_url") or "amqp://").startswith(("amqp", "pyamqp"))
+
+    @property
+    def is_on_redis(self) -> bool:
+        """Its broker is Redis, or speaks as Redis does."""
+        return str(self.value("broker_url") or "").startswith(("redis", "sentinel", "valkey"))
+
+    @property
+    def declared_queues(self) -> list[CeleryQueue]:
+        """Its queues. Raises Unread where the code was only read."""
+        if self.is_read:
+            raise Unread(f"which queues it has is known when it runs ({self.trouble})")
+        return self.queues
+
+    @property
+    def is_delayed_by_broker(self) -> bool:
+        """Countdowns wait in RabbitMQ: there are quorum queues, and no direct exchanges."""
+        queues = self.declared_queues
+        return any(one.is_quorum for one in queues) and not any(
+            one.exchange_type == "direct" for one in queues
+        )
+
+    def version(self, package: str) -> tuple[int, ...] | None:
+        """What is installed, as numbers. None: it is not, or was not asked."""
+        numbers = []
+        for part in self.versions.get(package, "").split(".")[:3]:
+            digits = "".join(one for one in part if one.isdigit())
+            if not digits:
+                break
+            numbers.append(int(digits))
+        return tuple(numbers) or None
+
+    @cached_property
+    def commands(self) -> list[CeleryCommand]:
+        """Command lines of Celery in the files of its folder."""
+        return read_commands(Path(self.folder))
+
+    @cached_property
+    def code(self) -> CeleryCode:
+        """Its modules, and those beside them."""
+        return read_code(Path(self.folder))
+
+    def workers(self) -> list[CeleryCommand]:
+        """Command lines of workers. Raises Unread where there are none."""
+        found = [one for one in self.commands if one.kind in {"worker", "multi"}]
+        if not found:
+            raise Unread("no file of its folder has the command line of a worker")
+        return found
+
+    def shown(self, file: str | None) -> str | None:
+        """A file as seen from its folder."""
+        return None if file is None else _shown(file, self.folder)
 
     def origin(self, key: str) -> tuple[str, str | None, int | None]:
         """Where a setting comes from: in words, and the file and line if they can be found."""
@@ -96,31 +182,73 @@ class CeleryApp(msgspec.Struct, dict=True):
         return found
 
 
-def import_app(spec: str, folder: Path, python: str = sys.executable) -> CeleryApp:
+def import_app(
+    spec: str, folder: Path, python: str = sys.executable, timeout_s: float = PROBE_S
+) -> CeleryApp:
     """The application, imported in a process of its own by that Python.
 
     Raises Unread where it cannot be imported.
     """
+    return _probed(spec, "app", folder, python, timeout_s)
+
+
+def import_config(
+    file: Path, folder: Path, python: str = sys.executable, timeout_s: float = PROBE_S
+) -> CeleryApp:
+    """A bare application with a module of settings, which runs in a process of its own.
+
+    Raises Unread where it cannot be run.
+    """
+    if not file.is_file():
+        raise Unread(f"there is no file {file}; name a module of settings")
+    return _probed(str(file.resolve()), "config", folder, python, timeout_s)
+
+
+def _probed(spec: str, kind: str, folder: Path, python: str, timeout_s: float) -> CeleryApp:
     with tempfile.TemporaryDirectory(prefix="veltrix-doctor-") as place:
         output = Path(place) / "told.json"
-        command = [python, "-B", str(PROBE), str(folder.resolve()), spec, str(output)]
-        try:
-            ended = subprocess.run(command, capture_output=True, timeout=PROBE_S, check=False)
-        except subprocess.TimeoutExpired:
+        last = _run(
+            [python, "-B", str(PROBE), str(folder.resolve()), spec, str(output), kind],
+            Path(place) / "errors.txt",
+            timeout_s,
+        )
+        if last is None:
             raise Unread(
-                f"{spec} was not imported within {PROBE_S:g} s; does it connect to something?"
-            ) from None
-        except OSError as error:
-            raise Unread(
-                f"{python} cannot be run: {error.strerror}; name another --python"
-            ) from None
+                f"{spec} was not imported within {timeout_s:g} s; does it connect to something?"
+            )
         if not output.is_file():
-            last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
-            raise Unread(f"{spec} ended the Python that imported it: {last[0][:300]}")
+            raise Unread(f"{spec} ended the Python that imported it: {last}")
         told = msgspec.json.decode(output.read_bytes())
     if "error" in told:
         raise Unread(f"{spec} cannot be imported from {folder}: {told['error']}")
     return msgspec.convert(told | {"folder": str(folder.resolve())}, CeleryApp)
+
+
+def _run(command: list[str], errors: Path, timeout_s: float) -> str | None:
+    """The last line of what it complained, or None if it did not end in time. Nothing is left."""
+    with errors.open("wb") as stderr:
+        try:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # what it started ends with it
+            )
+        except OSError as error:
+            raise Unread(
+                f"{command[0]} cannot be run: {error.strerror}; name another --python"
+            ) from None
+        try:
+            child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return plain(lines[-1])[:300] if lines else "no word"
 
 
 def _shown(file: str, folder: str) -> str:
@@ -144,6 +272,9 @@ def _written(tree: ast.AST) -> Iterator[tuple[str, int]]:
                     yield target.attr, node.lineno
                 elif isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
                     yield str(target.slice.value), node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Queue":
+            for first in node.args[:1]:
+                yield f"Queue {ast.unparse(first).strip(chr(39))}", node.lineno
         elif isinstance(node, ast.keyword) and node.arg is not None:
             yield node.arg, node.value.lineno
         elif isinstance(node, ast.Dict):
@@ -154,5 +285,5 @@ def _written(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 def transport_options(app: CeleryApp) -> Mapping[str, Any]:
     """`broker_transport_options`, empty where there are none."""
-    options = app.config.get("broker_transport_options")
+    options = app.value("broker_transport_options")
     return options if isinstance(options, dict) else {}

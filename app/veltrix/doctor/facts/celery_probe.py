@@ -22,7 +22,7 @@ TASK_OPTIONS = (
     "acks_late", "acks_on_failure_or_timeout", "acks_on_failure", "acks_on_timeout",
     "reject_on_worker_lost", "retry_on_worker_lost", "ignore_result", "time_limit",
     "soft_time_limit", "rate_limit", "expires", "serializer", "compression", "max_retries",
-    "default_retry_delay", "track_started", "priority", "queue", "delivery_mode",
+    "default_retry_delay", "track_started", "priority", "queue", "delivery_mode", "mandatory",
 )  # fmt: skip
 QUEUE_OPTIONS = (
     "durable", "auto_delete", "exclusive", "expires", "message_ttl", "max_length",
@@ -39,23 +39,28 @@ PACKAGES = [
     "sqlalchemy",
     "django",
 ]
-PASSWORD = re.compile(r"(?<=://)([^/@\s]*):([^@/\s]*)@")
+# As far as the last @ of the word: a password may have any other sign in it, unquoted.
+PASSWORD = re.compile(r"(?<=://)\S*@")
+PARAMETER = re.compile(
+    r"((?:^|[?&;,\s])\w*(?:passw|secret|token|key|credential|pwd)\w*=)[^&\s]+", re.IGNORECASE
+)
 
 
 def main() -> None:
-    folder, spec, output = sys.argv[1:4]
+    """What is found, or why nothing is, goes to the file that the caller named."""
+    folder, spec, output, kind = sys.argv[1:5]
     # This file's own folder would be first: a module of theirs may have the name of one of ours.
     sys.path[0] = folder
     os.chdir(folder)
     try:
-        told = look(spec)
+        told = look(find(spec) if kind == "app" else bare(spec), spec)
     except BaseException as error:  # noqa: BLE001 - a SystemExit of theirs, too
         told = {"error": said(error)}
     Path(output).write_text(json.dumps(told), encoding="utf-8")
 
 
-def look(spec: str) -> dict[str, Any]:
-    app = find(spec)
+def look(app: Any, spec: str) -> dict[str, Any]:
+    """All that is asked of an application, after its own modules are imported."""
     app.finalize(auto=True)
     trouble = None
     try:
@@ -106,6 +111,30 @@ def find(spec: str) -> Any:
     return _only(vars(module), spec)
 
 
+def bare(file: str) -> Any:
+    """An application that has nothing but the settings of a file."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    from celery import Celery
+    from celery.app import defaults
+
+    spec = spec_from_file_location("their_settings", file)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules["their_settings"] = module
+    spec.loader.exec_module(module)
+    known = {key for key, _ in defaults.flatten(defaults.NAMESPACES)}
+    old = set(getattr(defaults, "_TO_NEW_KEY", ()))
+    is_named = any(  # as Django has them: CELERY_TASK_ACKS_LATE, which was never a name of its own
+        name.startswith("CELERY_") and name not in old and name[7:].lower() in known
+        for name in vars(module)
+    )
+    app = Celery("settings")
+    app.config_from_object(module, namespace="CELERY" if is_named else None)
+    return app
+
+
 def _only(names: dict[str, Any], spec: str) -> Any:
     from celery import Celery
 
@@ -122,7 +151,13 @@ def settings(app: Any) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     known = [key for key, _ in defaults.flatten(defaults.NAMESPACES)]
     conf = app.conf
     conf.get("task_acks_late")  # which loads it
-    config = {key: value_of(conf.get(key)) for key in known}
+    config = {
+        key: "***" if _is_secret(key) and conf.get(key) else value_of(conf.get(key))
+        for key in known
+    }
+    for key in ("broker_url", "result_backend"):  # which may come from the environment
+        with suppress(AttributeError):
+            config[key] = value_of(getattr(conf, key))
     given: dict[str, str] = {}
     unknown: list[str] = []
     namespace = (getattr(conf, "prefix", None) or "").rstrip("_")
@@ -161,6 +196,7 @@ def looks_set(name: str, layer: Any) -> bool:
 
 
 def tasks(app: Any) -> list[dict[str, Any]]:
+    """Its tasks with the options in effect, and where their code begins; not those of Celery."""
     found = []
     for name, task in sorted(app.tasks.items()):
         if name.startswith("celery."):
@@ -177,6 +213,7 @@ def tasks(app: Any) -> list[dict[str, Any]]:
 
 
 def queues(app: Any) -> list[dict[str, Any]]:
+    """Its queues as it would declare them; nothing is declared."""
     found = []
     for name, queue in sorted(dict(app.amqp.queues).items()):
         exchange = queue.exchange
@@ -195,6 +232,7 @@ def queues(app: Any) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
+    """What is installed of the packages that matter."""
     from importlib import metadata
 
     found = {}
@@ -218,6 +256,7 @@ def files() -> list[str]:
 
 
 def value_of(value: Any) -> Any:
+    """A value as JSON has it, without secrets."""
     if isinstance(value, float) and value - value != 0:  # JSON has no form for what is not finite
         return str(value)
     if value is None or isinstance(value, (bool, int, float)):
@@ -234,16 +273,18 @@ def value_of(value: Any) -> Any:
 
 
 def _is_secret(name: str) -> bool:
-    return re.search("passw|secret|token|credential|private", name, re.IGNORECASE) is not None
+    words = "passw|pwd|secret|token|credential|private|access_key|api_?key|security_key|sas"
+    return re.search(words, name, re.IGNORECASE) is not None
 
 
 def said(error: BaseException) -> str:
+    """An error in one line, without secrets."""
     return f"{type(error).__name__}: {plain(str(error))[:LONG]}"
 
 
 def plain(text: str) -> str:
     """Without the passwords of URLs in it."""
-    return PASSWORD.sub(r"\1:***@", text)
+    return PARAMETER.sub(r"\1***", PASSWORD.sub("***@", text))
 
 
 if __name__ == "__main__":
