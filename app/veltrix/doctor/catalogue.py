@@ -7,9 +7,35 @@ from collections.abc import Iterator
 from itertools import chain
 
 from veltrix.doctor.rule import Rule
-from veltrix.doctor.rules import celery_publishing, celery_settings
+from veltrix.doctor.rules import (
+    celery_acknowledging,
+    celery_messages,
+    celery_publishing,
+    celery_queues,
+    celery_results,
+    celery_settings,
+    celery_versions,
+    celery_watching,
+    celery_worker,
+    code_publishing,
+    code_tasks,
+    code_workflows,
+)
 
-SUBJECTS = (celery_settings.rules, celery_publishing.rules)
+SUBJECTS = (
+    celery_settings.rules,
+    celery_publishing.rules,
+    celery_queues.rules,
+    celery_messages.rules,
+    celery_acknowledging.rules,
+    celery_worker.rules,
+    celery_results.rules,
+    celery_watching.rules,
+    celery_versions.rules,
+    code_publishing.rules,
+    code_tasks.rules,
+    code_workflows.rules,
+)
 
 # Rows that nobody sees before it happens: `veltrix prove` makes it happen.
 PROVED_ONLY: dict[str, str] = {}
