@@ -1,0 +1,1 @@
+"""A shop with Celery as the first page of its documentation shows it."""

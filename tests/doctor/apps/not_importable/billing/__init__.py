@@ -1,0 +1,1 @@
+"""It needs what only production has."""
