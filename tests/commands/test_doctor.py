@@ -255,6 +255,15 @@ def test_what_cannot_be_imported_is_one_sentence(
     assert ran.code == 2
 
 
+def test_a_misspelt_name_is_not_another_application(unset_veltrix: Veltrix, tmp_path: Path) -> None:
+    write(tmp_path, {"shop.py": "from celery import Celery\napp = Celery('shop')"})
+
+    ran = unset_veltrix("doctor", "--celery-app", "shp", "--folder", str(tmp_path))
+
+    assert ran.code == 2
+    assert "No module named 'shp'" in " ".join(ran.out.split())
+
+
 def test_what_is_printed_by_theirs_is_not_in_the_answer(
     unset_veltrix: Veltrix, tmp_path: Path
 ) -> None:

@@ -201,7 +201,9 @@ def import_config(
     """
     if not file.is_file():
         raise Unread(f"there is no file {file}; name a module of settings")
-    return _probed(str(file.resolve()), "config", folder, python, timeout_s)
+    app = _probed(str(file.resolve()), "config", folder, python, timeout_s)
+    app.trouble = "a file of settings has none"
+    return app
 
 
 def _probed(spec: str, kind: str, folder: Path, python: str, timeout_s: float) -> CeleryApp:

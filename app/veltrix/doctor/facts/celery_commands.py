@@ -20,21 +20,28 @@ SKIPPED = {
 _ENDS = re.compile(r"(?:&&|\|\||;|\||>)")
 # Of a list: not the comma in -Q a,b.
 _PUNCTUATION = re.compile(r"[\"'\[\]]|,(?=[\s\"'])")
+_FLOWER = re.compile(r"\bFLOWER_([A-Z_]+)")
 _COMMENT = re.compile(r"\s#")
 _ITEM = re.compile(r"^\s*-\s+['\"]?([^\s'\"]+)['\"]?\s*$")
 
 
 class CeleryCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """`celery worker ...` in a file. `arguments` may have secrets and are never printed whole."""
+    """`celery worker ...` in a file. `arguments` may have secrets and are never printed whole.
+
+    `flower` has names of options that the file gives to Flower as FLOWER_ variables.
+    """
 
     kind: str
     arguments: list[str]
     file: str
     line: int
+    flower: frozenset[str] = frozenset()
 
     def has(self, *names: str) -> bool:
         """One of these options is on it: `--pool`, `-P`."""
-        return self.option(*names) is not None
+        return self.option(*names) is not None or any(
+            one.lstrip("-").replace("-", "_") in self.flower for one in names
+        )
 
     def option(self, *names: str) -> str | None:
         """The value of an option, empty for one without a value, None where it is not given."""
@@ -86,6 +93,7 @@ def files_of(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
 
 
 def _commands(text: str, file: str) -> Iterator[CeleryCommand]:
+    flower = frozenset(one.lower() for one in _FLOWER.findall(text))
     for line, words in _lines(text):
         for piece in _ENDS.split(_COMMENT.split(words)[0]):
             tokens = piece.split()
@@ -95,7 +103,7 @@ def _commands(text: str, file: str) -> Iterator[CeleryCommand]:
             rest = tokens[names.index("celery") + 1 :]
             kind = next((one for one in rest if one in KINDS), None)
             if kind is not None:
-                yield CeleryCommand(kind=kind, arguments=rest, file=file, line=line)
+                yield CeleryCommand(kind=kind, arguments=rest, file=file, line=line, flower=flower)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

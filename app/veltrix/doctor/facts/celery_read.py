@@ -35,6 +35,9 @@ def read_app(spec: str, folder: Path, why: str) -> CeleryApp:
 
     Raises Unread where no module makes a Celery application.
     """
+    module = folder / spec.partition(":")[0].replace(".", "/")
+    if not module.is_dir() and not module.with_suffix(".py").is_file():
+        raise Unread(why)  # a name that is not there is no application of another name
     code = read_code(folder)
     known = {key: value_of(option.default) for key, option in _defaults()}
     source = _Source(code, folder, known, spec)

@@ -118,6 +118,24 @@ class CeleryCode:
         """`self.retry(...)` in tasks."""
         return [one for one in self.named("retry") if one.task and one.on in _selves(one.task)]
 
+    def canvas(self, *names: str) -> Iterator[CallPlace]:
+        """Calls of these names that are Celery's: `chain` is one of itertools, too."""
+        for call in self.named(*names):
+            is_imported = (call.file, call.name) in self._from_celery and not call.on
+            if is_imported or call.on in {"celery", "canvas", "celery.canvas"}:
+                yield call
+
+    @cached_property
+    def _from_celery(self) -> set[tuple[str, str]]:
+        """(file, name) of what modules import from Celery."""
+        return {
+            (one.file, name.asname or name.name)
+            for one in self.places
+            if isinstance(one.node, ast.ImportFrom)
+            and (one.node.module or "").partition(".")[0] == "celery"
+            for name in one.node.names
+        }
+
     def has_name(self, name: str) -> bool:
         """A name, an attribute or something imported is called this somewhere."""
         return any(

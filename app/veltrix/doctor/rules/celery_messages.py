@@ -1,7 +1,7 @@
 """Messages that a worker cannot read, or has no task for, and so drops."""
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from difflib import get_close_matches
 
 from veltrix.doctor.celery_evidence import of_setting, of_task
 from veltrix.doctor.examine import Unread
@@ -76,16 +76,24 @@ def unknown_tasks(app: CeleryApp) -> Iterator[Evidence]:
     if app.is_read:
         raise Unread(f"which tasks it has is known when it runs ({app.trouble})")
     if app.trouble is not None:
-        raise Unread(f"not all of its modules could be imported: {app.trouble}")
+        raise Unread(f"which tasks there are is not known: {app.trouble}")
     names = {one.name for one in app.tasks}
+    modules = {name.rpartition(".")[0] for name in names}
+
+    def is_ours(name: object) -> bool:
+        """It is meant as one of these, and not as a task of another application."""
+        if not isinstance(name, str) or name in names or set(name) & set("*?["):
+            return False
+        return name.rpartition(".")[0] in modules or bool(get_close_matches(name, names, 1, 0.8))
+
     schedule = app.value("beat_schedule")
     for entry in schedule.values() if isinstance(schedule, dict) else ():
         name = entry.get("task") if isinstance(entry, dict) else None
-        if isinstance(name, str) and name not in names and not name.startswith("celery."):
+        if is_ours(name):
             told = f"beat_schedule has {name!r}, which is no task here"
             yield of_setting(app, "beat_schedule", "name a task that is registered", told)
     routes = app.value("task_routes")
     for pattern in routes if isinstance(routes, dict) else ():
-        if not any(pattern == one or fnmatchcase(one, pattern) for one in names) and names:
-            told = f"task_routes has {pattern!r}, which fits no task"
+        if is_ours(pattern):
+            told = f"task_routes has {pattern!r}, which is no task here"
             yield of_setting(app, "task_routes", "name a task that is registered", told)

@@ -27,6 +27,13 @@ def routed_options(app: CeleryApp) -> dict[str, Any]:
     return found
 
 
+def _annotated(app: CeleryApp) -> dict[str, Any]:
+    """Options that all tasks are given."""
+    annotations = app.value("task_annotations")
+    found = annotations.get("*") if isinstance(annotations, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 @rules.rule(
     "P01",
     Severity.LOSS,
@@ -57,8 +64,9 @@ def sent_without_mandatory(app: CeleryApp) -> Iterator[Evidence]:
         return
     cure = 'task_annotations = {"*": {"mandatory": True}}  # with confirm_publish'
     bad = [task for task in app.tasks if not app.option(task, "mandatory", "task_annotations")]
-    if bad and len(bad) == len(app.tasks):
-        told = f"none of {len(bad)} tasks is sent as mandatory"
+    is_bare = not app.tasks and not _annotated(app).get("mandatory")
+    if is_bare or (bad and len(bad) == len(app.tasks)):
+        told = f"none of {len(bad)} tasks is sent as mandatory" if bad else "nothing is mandatory"
         yield of_setting(app, "task_annotations", cure, told)
         return
     for task in bad:

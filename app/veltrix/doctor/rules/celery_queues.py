@@ -19,8 +19,10 @@ _LIMITS = {
 
 
 def on_amqp(app: CeleryApp) -> list[CeleryQueue]:
-    """Its queues, if they are in RabbitMQ."""
-    return app.declared_queues if app.is_on_amqp else []
+    """Its queues, if they are in RabbitMQ; not those of a broadcast, which are for the moment."""
+    if not app.is_on_amqp:
+        return []
+    return [one for one in app.declared_queues if one.exchange_type != "fanout"]
 
 
 def ttl_of(queue: CeleryQueue) -> object:

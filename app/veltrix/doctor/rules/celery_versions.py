@@ -45,7 +45,7 @@ def amqp_of_confirms(app: CeleryApp) -> Iterator[Evidence]:
     source="https://github.com/celery/celery/issues/10171",
 )
 def growing_messages(app: CeleryApp) -> Iterator[Evidence]:
-    if any(app.code.named("chord", "group", "chain")):
+    if any(app.code.canvas("chord", "group", "chain")):
         yield from older(app, "celery", (5, 7), _CELERY)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from veltrix.doctor.celery_evidence import of_command, of_setting
 from veltrix.doctor.facts.celery_app import CeleryApp
+from veltrix.doctor.facts.celery_commands import CeleryCommand
 from veltrix.doctor.rule import Evidence, Rules, Severity
 
 rules = Rules("watching")
@@ -57,7 +58,7 @@ def events_expire(app: CeleryApp) -> Iterator[Evidence]:
 def flower_forgets(app: CeleryApp) -> Iterator[Evidence]:
     for command in app.commands:
         if command.kind == "flower" and not (
-            _is_on(command.option("--persistent"))
+            _is_on(command, "--persistent")
             and command.has("--state_save_interval", "--state-save-interval")
         ):
             cure = "--persistent=True --db=/var/lib/flower/flower --state_save_interval=60000"
@@ -77,7 +78,7 @@ def flower_is_open(app: CeleryApp) -> Iterator[Evidence]:
     names = ("--basic_auth", "--basic-auth", "--auth", "--auth_provider", "--auth-provider")
     read_only = ("--read_only", "--read-only")
     for command in app.commands:
-        is_open = not command.has(*names) and not _is_on(command.option(*read_only))
+        is_open = not command.has(*names) and not _is_on(command, *read_only)
         if command.kind == "flower" and is_open:
             cure = "--read_only=True, and --basic_auth or a proxy that asks who it is"
             yield of_command(command, "neither authentication nor --read_only", cure)
@@ -99,6 +100,6 @@ def pings_as_health(app: CeleryApp) -> Iterator[Evidence]:
             yield of_command(command, "ping as a health check", cure)
 
 
-def _is_on(value: str | None) -> bool:
+def _is_on(command: CeleryCommand, *names: str) -> bool:
     """An option of Flower is given, and not as false."""
-    return value is not None and value.lower() not in {"false", "0", "no"}
+    return command.has(*names) and (command.option(*names) or "").lower() not in {"false", "0"}

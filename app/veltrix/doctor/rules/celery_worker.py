@@ -1,5 +1,6 @@
 """Workers of a Celery application: limits, connections, delays, and how they are started."""
 
+import re
 from collections.abc import Iterator
 
 from veltrix.doctor.celery_evidence import of_command, of_setting, of_task
@@ -13,6 +14,7 @@ CONSUMER_TIMEOUT_S = 1800
 VISIBILITY_S = 3600
 PREFETCH_MAX = 65535
 _WORKERS = "https://docs.celeryq.dev/en/stable/userguide/workers.html"
+_REVOKES = re.compile(r"control$|result$|AsyncResult\(", re.IGNORECASE)
 _LIMITS = "task_time_limit = 600\ntask_soft_time_limit = 540"
 
 
@@ -278,7 +280,8 @@ def heartbeats(app: CeleryApp) -> Iterator[Evidence]:
     source=f"{_WORKERS}#persistent-revokes",
 )
 def revokes_forgotten(app: CeleryApp) -> Iterator[Evidence]:
-    if not any(app.code.named("revoke")) or app.value("worker_state_db"):
+    revokes = [one for one in app.code.named("revoke") if _REVOKES.search(one.on)]
+    if not revokes or app.value("worker_state_db"):
         return
     commands = app.workers()
     for command in commands:

@@ -13,6 +13,8 @@ from veltrix.doctor.rules.celery_acknowledging import is_late
 rules = Rules("code of tasks")
 _CANVAS = "https://docs.celeryq.dev/en/stable/userguide/canvas.html"
 _ENGINES = ("create_engine", "create_async_engine")
+# Of a result, not of an order in somebody's shop.
+_STATE = re.compile(r"(result|AsyncResult\(.*\))\.(state|status)$", re.IGNORECASE)
 _MARK = re.compile(
     r"\bfrom\s+\S*(outbox|events?|messages?)\S*\s.*\bwhere\b.*\bid\s*>\s*[:%$]",
     re.IGNORECASE | re.DOTALL,
@@ -95,9 +97,8 @@ def chains_repeat(app: CeleryApp) -> Iterator[Evidence]:
     source="https://github.com/celery/celery/issues/4207",
 )
 def chords(app: CeleryApp) -> Iterator[Evidence]:
-    for call in app.code.named("chord"):
-        if call.on in {"", "celery"} and not isinstance(call.parents[-1], ast.alias):
-            yield of_place(call, "chord(...)", "count what is done in a table of your own")
+    for call in app.code.canvas("chord"):
+        yield of_place(call, "chord(...)", "count what is done in a table of your own")
 
 
 @rules.rule(
@@ -190,7 +191,7 @@ def trusts_pending(app: CeleryApp) -> Iterator[Evidence]:
             continue
         sides = [place.node.left, *place.node.comparators]
         told = [ast.unparse(one) for one in sides]
-        is_state = any(one.endswith((".state", ".status")) for one in told)
+        is_state = any(_STATE.search(one) for one in told)
         if is_state and any(one in {"'PENDING'", "states.PENDING", "PENDING"} for one in told):
             cure = "a row for each task before it is sent"
             yield of_place(place, "a state is compared with PENDING", cure)
@@ -198,9 +199,7 @@ def trusts_pending(app: CeleryApp) -> Iterator[Evidence]:
 
 def _chains(app: CeleryApp) -> Iterator[Place]:
     """Chains, callbacks, and signatures that are joined by `|`."""
-    for call in app.code.named("chain"):
-        if call.on in {"", "celery"}:
-            yield call
+    yield from app.code.canvas("chain")
     for call in app.code.publishes:
         if call.keyword("link") is not None:
             yield call
@@ -219,8 +218,9 @@ def _is_caught(call: CallPlace) -> bool:
         if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return False
         if isinstance(parent, ast.Try) and inner in parent.body:
-            names = {ast.unparse(one.type) if one.type else "" for one in parent.handlers}
-            return bool(names & {"", "Exception", "BaseException"}) and "Retry" not in names
+            names = [ast.unparse(one.type) if one.type else "" for one in parent.handlers]
+            is_let_out = any(one.endswith("Retry") for one in names)
+            return bool({"", "Exception", "BaseException"} & set(names)) and not is_let_out
         inner = parent
     return False
 

@@ -1,5 +1,6 @@
 """Its tasks: retries, delays, transactions and engines, as they should be."""
 
+from itertools import chain
 from typing import Any
 
 import amqp.exceptions
@@ -51,6 +52,10 @@ def cancel(identity: str) -> None:
 
 
 def state(found: dict[str, Any]) -> bool:
-    """A dictionary and its get, and a delay that is no task's."""
+    """What looks as Celery's and is not: get, delay, chain, apply_async, PENDING."""
     found["signal"].delay(3)
-    return found.get("state") == "PENDING"
+    found["token"].revoke()
+    found["all"] = list(chain([1], [2]))
+    with found["pool"] as pool:
+        pool.apply_async(state, ({},))
+    return found.get("state") == "PENDING" or found["order"].status == "PENDING"
