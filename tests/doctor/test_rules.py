@@ -11,7 +11,7 @@ from tests.doctor.examined import celery_rules, facts_of, held_against, write
 from tests.doctor.tripping import OLD, TRIPPING
 from tests.doctor.workflow_code import BAD
 from veltrix.doctor.catalogue import all_rules
-from veltrix.doctor.examine import examine
+from veltrix.doctor.examine import Unread, examine
 from veltrix.doctor.facts.celery_app import CeleryApp, CeleryQueue, import_app, import_config
 from veltrix.doctor.facts.workflow_code import WorkflowCode, read_workflows
 
@@ -162,3 +162,14 @@ def test_our_own_workflows_have_no_fault(name: str) -> None:
 
     assert not found.findings
     assert not found.not_checked
+
+
+def test_workflows_of_an_installed_package_are_found_where_python_has_it(tmp_path: Path) -> None:
+    found = read_workflows(["celery.contrib.rdb"], tmp_path)
+
+    assert [Path(module.file).name for module in found.modules] == ["rdb.py"]
+
+
+def test_workflows_that_are_nowhere_are_told(tmp_path: Path) -> None:
+    with pytest.raises(Unread, match="nothing_of_this_name cannot be read"):
+        read_workflows(["nothing_of_this_name"], tmp_path)

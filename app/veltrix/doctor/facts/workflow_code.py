@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import msgspec
@@ -51,16 +52,30 @@ def read_workflows(names: Sequence[str], folder: Path) -> WorkflowCode:
     """The modules of these names below a folder. Raises Unread where one is not there."""
     modules = []
     for name in names:
-        place = folder / name.replace(".", "/")
+        place = _place(name, folder)
         path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
         below = sorted(place.rglob("*.py")) if place.is_dir() else [path]
         try:
             for one in below:
                 tree = ast.parse(one.read_text(encoding="utf-8"))
-                modules.append(SourceModule(str(one.relative_to(folder)), tree))
+                shown = one.relative_to(folder) if one.is_relative_to(folder) else one
+                modules.append(SourceModule(str(shown), tree))
         except (OSError, SyntaxError, ValueError) as error:
             raise Unread(f"{name} cannot be read from {folder}: {type(error).__name__}") from None
     return WorkflowCode(modules)
+
+
+def _place(name: str, folder: Path) -> Path:
+    """Where a module is: below the folder, or where Python has its package. Nothing is imported."""
+    parts = name.split(".")
+    place = folder.joinpath(*parts)
+    if place.is_dir() or place.with_suffix(".py").is_file():
+        return place
+    found = PathFinder.find_spec(parts[0])
+    if found is None or found.origin is None:
+        return place
+    top = Path(found.origin)
+    return (top.parent if top.name == "__init__.py" else top.with_suffix("")).joinpath(*parts[1:])
 
 
 def _has(function: Function, names: set[str]) -> bool:

@@ -1,7 +1,9 @@
 """The examination as SARIF 2.1.0, which code hosts show beside the lines of a change."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from veltrix.doctor.examine import Examination, Finding
 from veltrix.doctor.rule import Rule, Severity
@@ -17,7 +19,9 @@ _LEVELS = {
 
 def sarif(found: Examination, rules: Iterable[Rule], version: str) -> dict[str, Any]:
     """The document. Findings that somebody accepted are suppressed in it, with the reason."""
-    by_id = {rule.id: rule for rule in rules}
+    by_id: dict[str, list[Rule]] = {}
+    for rule in rules:
+        by_id.setdefault(rule.id, []).append(rule)
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -36,15 +40,23 @@ def sarif(found: Examination, rules: Iterable[Rule], version: str) -> dict[str, 
     }
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
+def _rule(rules: list[Rule]) -> dict[str, Any]:
+    """Rules of one id are one row of the catalogue, seen in several places: one rule of SARIF."""
+    worst = min(rules, key=lambda rule: rule.severity.rank)
+    stories = [f"{one.why}\n\nSafe: {one.safe}\n\nSource: {one.source}" for one in rules]
     return {
-        "id": rule.id,
-        "shortDescription": {"text": rule.title},
-        "fullDescription": {"text": rule.why},
-        "help": {"text": f"{rule.why}\n\nSafe: {rule.safe}\n\nSource: {rule.source}"},
-        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
-        "properties": {"severity": rule.severity.value, "subject": rule.subject},
+        "id": worst.id,
+        "shortDescription": {"text": "; ".join(dict.fromkeys(rule.title for rule in rules))},
+        "fullDescription": {"text": " ".join(dict.fromkeys(rule.why for rule in rules))},
+        "help": {"text": "\n\n".join(stories)},
+        "defaultConfiguration": {"level": _LEVELS[worst.severity]},
+        "properties": {"severity": worst.severity.value, "subject": worst.subject},
     }
+
+
+def _uri(file: str) -> str:
+    """Of a file outside of the examined folder with its scheme, as the standard asks."""
+    return Path(file).as_uri() if Path(file).is_absolute() else quote(Path(file).as_posix())
 
 
 def _result(one: Finding) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def _result(one: Finding) -> dict[str, Any]:
         "message": {"text": f"{one.title}: {one.found} ({one.origin}). Cure: {one.cure}"},
     }
     if one.file is not None:
-        place: dict[str, Any] = {"artifactLocation": {"uri": one.file}}
+        place: dict[str, Any] = {"artifactLocation": {"uri": _uri(one.file)}}
         if one.line is not None:
             place["region"] = {"startLine": one.line}
         result["locations"] = [{"physicalLocation": place}]
