@@ -236,10 +236,10 @@ def test_rabbitmq_takes_the_files_it_boots_with(tmp_path: Path, broker: Broker) 
     for file in (tmp_path / "rabbitmq_accounts.json", ROOT / "deploy/rabbitmq/rights.json"):
         admin._ask("POST", "/api/definitions", json.loads(file.read_text()))
 
-    found = {one["name"]: one["tags"] for one in admin._get("/api/users")}
+    found = {one["name"]: one["tags"] for one in admin.get("/api/users")}
     for user in users():
         assert tuple(found[user.name]) == user.tags
-        (rights,) = admin._get(f"/api/users/{user.name}/permissions")
+        (rights,) = admin.get(f"/api/users/{user.name}/permissions")
         wanted = (user.configure, user.write, user.read)
         assert (rights["configure"], rights["write"], rights["read"]) == wanted
         password = (tmp_path / f"rabbitmq_password_{user.role}").read_text()

@@ -96,7 +96,7 @@ def test_a_policy_matches_the_queues_it_names_and_no_other(
     apply(plan(management.live(), topology), channel, management.put_policy)
 
     def effective() -> dict[str, str | None]:
-        queues = management._get(f"/api/queues/{management._vhost}")
+        queues = management.get(f"/api/queues/{management._vhost}")
         return {q["name"]: q.get("policy") for q in queues}
 
     until(lambda: effective().get("orders"), what="the policy to take effect")

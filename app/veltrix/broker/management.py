@@ -45,12 +45,12 @@ class Management:
 
     def messages_by_queue(self) -> dict[str, int]:
         """Messages per queue, unacknowledged ones too, up to 5 s old. Raises BrokerAway."""
-        found = self._get(f"/api/queues/{self._vhost}?columns=name,messages")
+        found = self.get(f"/api/queues/{self._vhost}?columns=name,messages")
         return {queue["name"]: queue.get("messages", 0) for queue in found}
 
     def bindings_of(self, queue: str) -> list[tuple[str, str, dict[str, Any]]]:
         """(exchange, routing key, arguments) of each. Raises BrokerAway or ManagementRefused."""
-        found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
+        found = self.get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return [(b["source"], b["routing_key"], b["arguments"]) for b in found if b["source"]]
 
     def put_policy(self, policy: Policy) -> None:
@@ -72,26 +72,27 @@ class Management:
         return LiveTopology(
             exchanges={
                 x["name"]: Exchange(x["name"], x["type"], x["arguments"])
-                for x in self._get(f"/api/exchanges/{host}")
+                for x in self.get(f"/api/exchanges/{host}")
             },
             queues={
                 q["name"]: LiveQueue(
                     q["name"], q.get("type"), q.get("messages", 0), q.get("consumers", 0)
                 )
-                for q in self._get(f"/api/queues/{host}")
+                for q in self.get(f"/api/queues/{host}")
             },
             bindings={
                 (b["source"], b["destination"], b["routing_key"])
-                for b in self._get(f"/api/bindings/{host}")
+                for b in self.get(f"/api/bindings/{host}")
             },
             policies={
                 p["name"]: Policy(p["name"], p["pattern"], p["definition"], p["priority"])
-                for p in self._get(f"/api/policies/{host}")
+                for p in self.get(f"/api/policies/{host}")
             },
         )
 
-    def _get(self, path: str) -> Any:
-        return json.loads(self._ask("GET", path))
+    def get(self, path: str) -> Any:
+        """What is there, `{vhost}` being ours. Raises BrokerAway or ManagementRefused."""
+        return json.loads(self._ask("GET", path.replace("{vhost}", self._vhost)))
 
     def _ask(self, method: str, path: str, body: Any = None) -> bytes:
         connection = (

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
 _WIDTH_MAX = 100
 
 
+class Profile(StrEnum):
+    """What a deployment is for: in production nothing is implied by one node or an old broker."""
+
+    SINGLE = "single"
+    PRODUCTION = "production"
+
+
 def doctor(
+    is_live: Annotated[
+        bool, typer.Option("--live", help="Ask RabbitMQ and PostgreSQL, too.")
+    ] = False,
+    profile: Annotated[
+        Profile, typer.Option(help="What is accepted of one node is not in production.")
+    ] = Profile.SINGLE,
     celery_app: Annotated[
         str | None,
         typer.Option(help="Examine this Celery application instead.", metavar="MODULE:NAME"),
@@ -45,10 +59,12 @@ def doctor(
 ) -> None:
     """Name every setting that can lose, duplicate, stall or hide work.
 
+    Of this deployment: its settings, and with --live what its servers have and say. What
+    VELTRIX_DOCTOR_ACCEPTED names is shown and does not count.
     Exit code 1 when something is found (see --fail-on), 2 when nothing could be checked. What could
     not be checked is listed, and is not fine.
 
-    Example: veltrix doctor --celery-app mypkg.celery:app
+    Example: veltrix doctor --live
     """
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.doctor.catalogue import all_rules
@@ -61,7 +77,12 @@ def doctor(
     if is_listed:
         _list(rules, as_json)
         return
-    found = examine(rules, _readers(celery_app, celery_config, folder, python))
+    accepted: dict[str, str] = {}
+    if celery_app is None and celery_config is None:
+        readers, accepted = _of_platform(rules, is_live=is_live)
+    else:
+        readers = _readers(celery_app, celery_config, folder, python)
+    found = examine(rules, readers, accepted, is_production=profile is Profile.PRODUCTION)
     if is_sarif:
         _print_sarif(found, rules)
     elif as_json:
@@ -83,13 +104,28 @@ def _readers(
 
     if celery_app is not None and celery_config is not None:
         raise CommandRefused("name --celery-app or --celery-config, not both")
-    if celery_app is not None:
-        return {CeleryApp: lambda: import_or_read(celery_app, folder, python)}
     if celery_config is not None:
         return {CeleryApp: lambda: import_config(celery_config, folder, python)}
-    raise CommandRefused(
-        "name a Celery application with --celery-app MODULE:NAME, or --celery-config FILE"
-    )
+    return {CeleryApp: lambda: import_or_read(celery_app or "", folder, python)}
+
+
+def _of_platform(
+    rules: "list[Rule]", *, is_live: bool
+) -> tuple[dict[type, Callable[[], object]], dict[str, str]]:
+    """What reads the facts of this deployment, and what it has accepted."""
+    from veltrix.commands.mistakes import CommandRefused
+    from veltrix.commands.terminal import operator_settings
+    from veltrix.doctor.platform import readers_of
+    from veltrix.settings.rules import accepted_findings
+
+    settings = operator_settings()
+    accepted = accepted_findings(settings.doctor_accepted)
+    if unknown := sorted(accepted.keys() - {rule.id for rule in rules}):
+        raise CommandRefused(
+            f"VELTRIX_DOCTOR_ACCEPTED names {', '.join(unknown)}, and no rule has that id; take it"
+            " out (`veltrix doctor --list` has all)"
+        )
+    return readers_of(settings, is_live=is_live), accepted
 
 
 def _print(found: "Examination") -> None:

@@ -60,11 +60,14 @@ def examine(
     rules: Iterable[Rule],
     readers: Mapping[type, Reader],
     accepted: Mapping[str, str] | None = None,
+    *,
+    is_production: bool = False,
 ) -> Examination:
     """Read the facts that `rules` need, each once, and hold every rule against its own.
 
     A reader raises Unread for what cannot be read. A rule without a reader is not asked about: it
-    is about something else than what is examined. `accepted` has reasons by id.
+    is about something else than what is examined. `accepted` has reasons by id. In production
+    nothing is accepted for what the kind of deployment implies.
     """
     facts: dict[type, object | Unread] = {}
     findings: list[Finding] = []
@@ -82,7 +85,8 @@ def examine(
         evidence: list[Evidence] = []
         try:
             for one in rule.check(known):
-                evidence.append(one)  # noqa: PERF402 - what is seen before it fails is true
+                if is_production or not one.is_of_production:
+                    evidence.append(one)  # noqa: PERF401 - what is seen before it fails is true
         except Unread as unread:
             not_checked.append(_not_checked(rule, str(unread)))
         except Exception as error:  # noqa: BLE001 - a rule that fails has checked nothing
@@ -90,7 +94,9 @@ def examine(
             not_checked.append(_not_checked(rule, reason))
         else:
             held += not evidence
-        findings += [_finding(rule, one, (accepted or {}).get(rule.id)) for one in evidence]
+        for one in evidence:
+            implied = None if is_production else one.implied_by
+            findings.append(_finding(rule, one, (accepted or {}).get(rule.id, implied)))
     findings.sort(key=lambda one: (one.accepted is not None, one.severity.rank, one.id))
     return Examination(findings=findings, not_checked=not_checked, held=held)
 

@@ -39,6 +39,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     cure: str
     file: str | None = None
     line: int | None = None
+    implied_by: str | None = None
+    is_of_production: bool = False
 
 
 Check = Callable[[Any], Iterable[Evidence]]

@@ -52,6 +52,7 @@ from veltrix.api.looks import Looks
 from veltrix.api.openapi import document_of
 from veltrix.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from veltrix.console.server import BASE, make_console
+from veltrix.doctor.starting import check_start
 from veltrix.leaving import end_within
 from veltrix.pipeline.accept.writers import Writers
 from veltrix.pipeline.relay.hints import HintRelay
@@ -164,6 +165,7 @@ def serve(settings: Settings) -> None:
     """
     require(settings, "database_url", "broker_url")
     configure_logs(settings.log_format, settings.log_level)
+    check_start(settings)
     certificate = certificate_of(settings)
     is_tls = certificate is not None
     for warning in (

@@ -21,6 +21,7 @@ from veltrix.access import answers, sessions
 from veltrix.bootstrap import collect_rarely, engine_for, event_ids, real_sources, say_powers
 from veltrix.broker.connect import BrokerAway, broker_url
 from veltrix.broker.drain import Drain
+from veltrix.doctor.starting import check_start
 from veltrix.domain.backoff import Backoff
 from veltrix.health import HealthServer
 from veltrix.operations.books.books import Measuring, fold_once, recount_once
@@ -81,6 +82,7 @@ def run_relay(settings: Settings, stop: Event) -> None:
     """
     require(settings, "database_url", "broker_url")
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # ten lines per refused connection
+    check_start(settings)
     for warning in (
         *link_warnings(settings),
         *open_warnings("HEALTH_HOST", settings.health_host, is_tls=False),

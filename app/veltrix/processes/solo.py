@@ -12,6 +12,7 @@ from types import FrameType
 from veltrix import log_lines, telemetry
 from veltrix.bootstrap import real_sources
 from veltrix.broker.connect import broker_url
+from veltrix.doctor.starting import check_start
 from veltrix.pipeline.execute.coroutines import forks
 from veltrix.processes.worker import workflows_and_queues
 from veltrix.settings.fields import Settings
@@ -36,6 +37,7 @@ def run_solo(settings: Settings) -> int:
     """
     require(settings, "database_url", "broker_url")
     log_lines.take_over_logging(settings.log_format, settings.log_level)
+    check_start(settings)
     settings = settings.model_copy(update={"step_timeout_s": _FOR_EVER_S})
     workflows, queues = workflows_and_queues(settings)
     forks.watch_forks()

@@ -23,6 +23,7 @@ from veltrix import log_lines, telemetry
 from veltrix.authoring.workflows import Workflow
 from veltrix.bootstrap import collect_rarely, engine_for, real_sources, say_powers, workflows_of
 from veltrix.broker.celery_app import make_celery
+from veltrix.doctor.starting import check_start
 from veltrix.leaving import end_within
 from veltrix.releases.registrable import Workflows, mistakes_of, registered_names
 from veltrix.settings.fields import Settings
@@ -55,6 +56,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     """
     require(settings, "database_url", "broker_url")
     _tame_celery(settings)
+    check_start(settings)
     workflows, queues = workflows_and_queues(settings)
     sources = real_sources()
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"

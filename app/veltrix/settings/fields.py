@@ -89,6 +89,11 @@ class Settings(BaseModel):
     prove_effects: Path | None = _setting(
         None, "Folder in which steps of `veltrix prove` note that they began; it sets this itself"
     )
+    doctor_accepted: str = _setting(
+        "",
+        "Findings of `veltrix doctor` that this deployment lives with, as `ID=reason; ID=reason`;"
+        " each is said at every start, and a finding of loss that is not among them ends it",
+    )
     admin_key_file: Path | None = _setting(
         None, "File with the first API key, which gets every scope; made into a key at start"
     )

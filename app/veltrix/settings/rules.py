@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from veltrix.domain.local_names import networks_of
 from veltrix.settings.fields import PREFIX, Settings
 
+_FINDING = re.compile(r"[A-Z]\d{2}")
 _NODE_NAME = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
@@ -61,7 +62,24 @@ def mistake_of(detail: ErrorDetails) -> str:
 
 def cross_check(settings: Settings) -> list[str]:
     """A sentence for each combination that loses, doubles or stalls; empty: there is none."""
-    return [*_orders(settings), *_names(settings), *_flower(settings), *_addresses(settings)]
+    return [
+        *_orders(settings),
+        *_names(settings),
+        *_flower(settings),
+        *_addresses(settings),
+        *_accepted(settings),
+    ]
+
+
+def accepted_findings(text: str) -> dict[str, str]:
+    """VELTRIX_DOCTOR_ACCEPTED by id. Raises ValueError naming the part that is none."""
+    found: dict[str, str] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        id_, _, reason = (piece.strip() for piece in part.partition("="))
+        if not _FINDING.fullmatch(id_) or not reason:
+            raise ValueError(part)
+        found[id_] = reason
+    return found
 
 
 # (the smaller, the larger, may they be equal, what happens otherwise)
@@ -128,4 +146,14 @@ def _addresses(settings: Settings) -> Iterator[str]:
         yield (
             f"{PREFIX}METRICS_ADDRESSES cannot be used: {error}; write addresses or networks such"
             " as 10.0.0.7,10.1.0.0/16, separated by commas."
+        )
+
+
+def _accepted(settings: Settings) -> Iterator[str]:
+    try:
+        accepted_findings(settings.doctor_accepted)
+    except ValueError as error:
+        yield (
+            f"{PREFIX}DOCTOR_ACCEPTED has {str(error)!r}; write each finding with its reason, as"
+            " D08=a copy of the data that may be lost; B10=one node is enough here."
         )

@@ -18,6 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from veltrix.store.arrays import TextArray, register_arrays
 from veltrix.store.errors import keeps_connection
 
+
+class SessionShared(psycopg.OperationalError):
+    """A pooler gives each transaction another session: nothing of ours can work there."""
+
+
 _STAND_BY = (
     "the server is a stand-by, or read-only: nothing can be written there; the name must lead to"
     " the primary"
@@ -110,7 +115,7 @@ def _make_ours(
         raise psycopg.errors.ReadOnlySqlTransaction(_STAND_BY)
     # Who pools names a process of PostgreSQL that is not the one which answers.
     if pid != connection.info.backend_pid and _is_shared(connection, pid):
-        raise psycopg.OperationalError(_SHARED)
+        raise SessionShared(_SHARED)
     if not dropped:
         return True
     _asked(connection, _SET, wanted)

@@ -1,0 +1,136 @@
+"""Workers, queues and books, as the database has them."""
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from veltrix.doctor.examine import Unread
+from veltrix.doctor.facts.postgres import away, doctor_engine
+from veltrix.operations.books import read, read_workers
+from veltrix.operations.books.read_workers import WorkerRow
+from veltrix.pipeline.relay.due_rows import queues_subscribed
+from veltrix.pipeline.relay.queue_rows import Unserved, unserved
+from veltrix.settings.fields import Settings
+from veltrix.store.errors import sqlstate_of
+from veltrix.store.transactions import transaction
+
+WORKERS_MAX = 1_000
+# Runs that are due for longer: a relay would have handed them over, or a worker taken them.
+_LATE = """
+select queue, count(*), extract(epoch from now() - min(due_at))::float8 from (
+    select queue, due_at from runs
+    where due_at < now() - %(late_s)s * interval '1 second' order by queue, due_at limit 1000
+) as late group by queue order by queue
+"""
+# The newest attempts alone: the table is only added to, by id.
+_CRASHES = """
+select count(*) filter (where is_crash), count(*) from (
+    select is_crash from failed_attempts
+    where failed_at > now() - interval '1 hour'
+        and id > (select max(id) from failed_attempts) - 5000
+    order by id desc
+) as recent
+"""
+_UNFOLDED = """
+select count(*), coalesce(extract(epoch from now())::float8 - min(minute) * 60.0, 0)::float8
+from (select minute from counter_deltas order by id limit 1000) as oldest
+"""
+_DEAD = "select count(*) from (select from dead_letters where seen_at is null limit 1000) as unseen"
+
+
+class LateQueue(msgspec.Struct, frozen=True):
+    """A queue with runs that should have begun; up to 1,000 are counted."""
+
+    queue: str
+    runs: int
+    oldest_s: float
+
+
+class LiveWorkers(msgspec.Struct, frozen=True, kw_only=True):
+    """Who works, what waits, and whether the books balance.
+
+    `crashes` of `attempts` that failed in the last hour. `unfolded_s`: age of the oldest count
+    that no relay has booked. `unseen`: dead letters that nobody has looked at, up to 1,000.
+    """
+
+    workers: list[WorkerRow]
+    unserved: list[Unserved]
+    late: list[LateQueue]
+    crashes: int
+    attempts: int
+    unfolded: int
+    unfolded_s: float
+    unseen: int
+    unaccounted: int
+    oldest_at: datetime | None
+    as_of: datetime
+
+
+def read_live_workers(settings: Settings) -> LiveWorkers:
+    """All of it in one snapshot. Raises Unread."""
+    if settings.database_url is None:
+        raise Unread("VELTRIX_DATABASE_URL is not set, so nobody knows the workers; set it")
+    engine = doctor_engine(settings)
+    try:
+        with transaction(engine, snapshot=True) as tx:
+            return _read(tx, late_s=settings.hold_s_max)
+    except DBAPIError as error:
+        if sqlstate_of(error) in {"42P01", "42703"}:
+            raise Unread(
+                "the database does not have this version's tables; run `veltrix db upgrade`"
+            ) from None
+        raise away(error) from None
+    finally:
+        engine.dispose()
+
+
+def subscribed_queues(settings: Settings) -> list[str]:
+    """The workflow queues: of the subscriptions, or of the workflows where there are none.
+
+    Where the database cannot be asked, those of the workflows; none that cannot be imported.
+    """
+    names: list[str] = []
+    if settings.database_url is not None:
+        engine = doctor_engine(settings)
+        try:
+            with transaction(engine) as tx:
+                names = sorted(queues_subscribed(tx))
+        except DBAPIError:
+            names = []  # told by the rules of the database
+        finally:
+            engine.dispose()
+    return names or _queues_of_workflows(settings)
+
+
+def _queues_of_workflows(settings: Settings) -> list[str]:
+    from veltrix.bootstrap import workflows_of
+
+    try:
+        found = workflows_of(settings)
+    except Exception as error:  # noqa: BLE001 - of whatever their modules do
+        raise Unread(
+            f"which queues there should be is not known: {settings.workflows!r} cannot be imported"
+            f" ({type(error).__name__}); set VELTRIX_WORKFLOWS, or VELTRIX_DATABASE_URL"
+        ) from None
+    return sorted({workflow.queue for workflow, _ in found.values()})
+
+
+def _read(tx: Connection, *, late_s: float) -> LiveWorkers:
+    books = read.totals(tx)
+    crashes, attempts = tx.exec_driver_sql(_CRASHES).one()
+    unfolded, unfolded_s = tx.exec_driver_sql(_UNFOLDED).one()
+    return LiveWorkers(
+        workers=read_workers.page(tx, after=None, limit=WORKERS_MAX).items,
+        unserved=unserved(tx),
+        late=[LateQueue(*row) for row in tx.exec_driver_sql(_LATE, {"late_s": late_s})],
+        crashes=crashes,
+        attempts=attempts,
+        unfolded=unfolded,
+        unfolded_s=unfolded_s,
+        unseen=tx.exec_driver_sql(_DEAD).scalar_one(),
+        unaccounted=books.unaccounted,
+        oldest_at=books.oldest_at,
+        as_of=books.as_of,
+    )

@@ -1,0 +1,178 @@
+"""Workers, waiting runs and the books."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from veltrix.doctor.facts.workers import LiveWorkers
+from veltrix.doctor.rule import Evidence, Rules, Severity
+
+rules = Rules("workers and books")
+
+UNFOLDED_S_MAX = 300.0  # a minute is as fine as its age is known
+CRASHES_MAX = 3
+RELEASES_SETTLED = timedelta(minutes=15)
+_OPERATING = "docs/how-to/operating.md"
+
+
+@rules.rule(
+    "O12",
+    Severity.LOSS,
+    LiveWorkers,
+    title="the books do not balance",
+    why="An event was accepted that is neither routed nor unrouted, or a run is in no state:"
+    " something was lost, or counted twice.",
+    safe="veltrix balance  # unaccounted 0",
+    source="docs/reference/guarantees.md",
+)
+def unaccounted(facts: LiveWorkers) -> Iterator[Evidence]:
+    if facts.unaccounted:
+        yield Evidence(
+            found=f"{facts.unaccounted:,} events and runs are unaccounted for",
+            origin="counters and rows in one snapshot",
+            cure="veltrix balance --by 20  # names the sources; then tell us",
+        )
+
+
+@rules.rule(
+    "O09",
+    Severity.STALL,
+    LiveWorkers,
+    title="a queue has open runs and no worker serves it",
+    why="They wait until a worker with that queue comes.",
+    safe="VELTRIX_WORKER_QUEUES empty on some worker that has the workflow",
+    source=_OPERATING,
+)
+def unserved_queues(facts: LiveWorkers) -> Iterator[Evidence]:
+    for one in facts.unserved:
+        yield Evidence(
+            found=f"queue {one.queue!r} has {one.told}",
+            origin=f"the oldest began {one.oldest_started_at:%Y-%m-%d %H:%M:%S}",
+            cure=f"VELTRIX_WORKER_QUEUES={one.queue} veltrix worker",
+        )
+
+
+@rules.rule(
+    "O13",
+    Severity.STALL,
+    LiveWorkers,
+    title="runs are due and nobody hands them over",
+    why="A relay hands a due run over at once, unless its queue is full: none runs, or workers do"
+    " not keep up.",
+    safe="two relays; veltrix_relay_lag_seconds below a second",
+    source=_OPERATING,
+)
+def late_runs(facts: LiveWorkers) -> Iterator[Evidence]:
+    for one in facts.late:
+        yield Evidence(
+            found=f"{one.runs:,} runs of queue {one.queue!r} are due, for up to {one.oldest_s:,.0f}"
+            " s",
+            origin="runs.due_at",
+            cure="veltrix relay  # and, if one runs, more workers for that queue",
+        )
+
+
+@rules.rule(
+    "O14",
+    Severity.BLIND,
+    LiveWorkers,
+    title="nobody books what happened",
+    why="Relays book counts every second: while none does, figures are old and no due run is"
+    " handed over.",
+    safe="veltrix relay",
+    source=_OPERATING,
+)
+def not_booked(facts: LiveWorkers) -> Iterator[Evidence]:
+    if facts.unfolded and facts.unfolded_s > UNFOLDED_S_MAX:
+        yield Evidence(
+            found=f"{facts.unfolded:,} counts are not booked, the oldest of {facts.unfolded_s:,.0f}"
+            " s ago",
+            origin="table counter_deltas",
+            cure="veltrix relay",
+        )
+
+
+@rules.rule(
+    "O11",
+    Severity.BLIND,
+    LiveWorkers,
+    title="a worker is silent",
+    why="It said no goodbye and reports nothing: it died, is frozen, or cannot reach the database;"
+    " what it had in hand waits for its leases to end.",
+    safe="veltrix worker under a supervisor that looks at /livez",
+    source=_OPERATING,
+)
+def silent(facts: LiveWorkers) -> Iterator[Evidence]:
+    for worker in facts.workers:
+        if not worker.is_present:
+            yield Evidence(
+                found=f"worker {worker.name!r} was last heard of at"
+                f" {worker.seen_at:%Y-%m-%d %H:%M:%S}",
+                origin="table workers",
+                cure="look at its log and /livez; start it again",
+            )
+
+
+@rules.rule(
+    "O15",
+    Severity.BLIND,
+    LiveWorkers,
+    title="workers have different code",
+    why="Side by side they are a deploy, which should be over: until then the later release routes,"
+    " and runs of what only one side has wait for it.",
+    safe="one VELTRIX_RELEASE on all workers",
+    source="docs/how-to/rollback.md",
+)
+def different_code(facts: LiveWorkers) -> Iterator[Evidence]:
+    versions: dict[str, dict[str, list[str]]] = {}
+    present = [worker for worker in facts.workers if worker.is_present]
+    for worker in present:
+        for workflow, codes in worker.code_versions.items():
+            for code in codes:
+                versions.setdefault(workflow, {}).setdefault(code, []).append(worker.name)
+    is_settled = all(facts.as_of - one.started_at > RELEASES_SETTLED for one in present)
+    for workflow, found in sorted(versions.items()):
+        if len(found) > 1 and is_settled:
+            told = ", ".join(f"{code} on {', '.join(who)}" for code, who in sorted(found.items()))
+            yield Evidence(
+                found=f"workflow {workflow!r} is {told}",
+                origin="what workers report",
+                cure="bring the same release to all workers, or end the old ones",
+            )
+
+
+@rules.rule(
+    "W02",
+    Severity.SLOW,
+    LiveWorkers,
+    title="processes of workers die at work",
+    why="A run that kills its process is tried again, alone, and fails as poison in the end; every"
+    " death delays the runs beside it.",
+    safe="veltrix failures list  # none of kind poison",
+    source="docs/how-to/failures.md",
+)
+def crashes(facts: LiveWorkers) -> Iterator[Evidence]:
+    if facts.crashes > CRASHES_MAX:
+        yield Evidence(
+            found=f"{facts.crashes:,} of {facts.attempts:,} attempts that failed in the last hour"
+            " ended with their process",
+            origin="table failed_attempts",
+            cure="veltrix failures list  # then VELTRIX_CHILD_MEMORY_MAX, if memory ran out",
+        )
+
+
+@rules.rule(
+    "O10",
+    Severity.BLIND,
+    LiveWorkers,
+    title="dead letters are there that nobody has looked at",
+    why="Each is a message that no code of ours understood: of a foreign producer, or altered.",
+    safe="veltrix events dead-letters  # none unseen",
+    source="docs/how-to/failures.md",
+)
+def unseen_letters(facts: LiveWorkers) -> Iterator[Evidence]:
+    if facts.unseen:
+        yield Evidence(
+            found=f"{facts.unseen:,} dead letters are unseen",
+            origin="table dead_letters",
+            cure="veltrix events dead-letters  # and `veltrix events seen` for those",
+        )

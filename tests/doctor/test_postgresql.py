@@ -1,0 +1,268 @@
+"""Each rule of PostgreSQL sees its fault on a real server, and is silent without it.
+
+On recorded facts: a clock that differs (another test of the run sets clocks wrong with faketime;
+here the machine's own is given), rows that are dead by the hundred thousand.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+
+from tests.doctor.conftest import held_against, unaccepted
+from tests.support.pooler import pgbouncer
+from tests.support.roles import make_roles
+from tests.support.services import Services
+from veltrix.dev.servers.ports import free_port
+from veltrix.dev.servers.postgres import Postgres
+from veltrix.doctor.examine import Examination, Reader, examine
+from veltrix.doctor.facts import postgres as facts_of
+from veltrix.doctor.facts.postgres import (
+    LiveDatabase,
+    LongTransaction,
+    ServerSetting,
+    TableState,
+    read_database,
+)
+from veltrix.doctor.rules import postgresql
+from veltrix.settings.fields import Settings
+from veltrix.store.schema import downgrade, upgrade
+
+Look = Callable[..., Examination]
+# Of the run's server, which is started without fsync.
+OF_TESTS = {"fsync = off", "full_page_writes = off"}
+
+
+def look_at(url: str, unix_s: Callable[[], float] | None = None) -> Examination:
+    settings = Settings.model_validate({"database_url": url})
+    given = {} if unix_s is None else {"unix_s": unix_s}
+    readers: dict[type, Reader] = {LiveDatabase: lambda: read_database(settings, **given)}
+    return held_against(postgresql.rules, readers)
+
+
+def found_of(found: Examination, id_: str) -> list[str]:
+    return [one.found for one in found.findings if one.id == id_ and one.found not in OF_TESTS]
+
+
+def plain(url: str) -> psycopg.Connection[Any]:
+    """A connection that sets nothing of ours."""
+    text = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(text, autocommit=True)
+
+
+def run_sql(url: str, statement: sql.SQL | sql.Composed) -> None:
+    with plain(url) as connection:
+        connection.execute(statement)
+
+
+def said(text: str, **names: str) -> sql.Composed:
+    parts = {key: sql.Identifier(value) for key, value in names.items()}
+    return sql.SQL(text).format(**parts)
+
+
+def test_a_durable_server_with_our_schema_has_no_fault(own_postgres: Postgres) -> None:
+    url = own_postgres.create_database("shop")
+    upgrade(url)
+
+    assert look_at(url).findings == []
+
+
+def test_a_server_without_fsync_is_seen(database_url: str) -> None:
+    found = look_at(database_url)
+
+    assert {one.found for one in found.findings} == OF_TESTS
+    assert {one.origin for one in found.findings} == {"command line"}
+    assert {one.severity.value for one in found.findings} == {"loss"}
+    assert "ALTER SYSTEM SET fsync = on;" in {one.cure for one in found.findings}
+
+
+def test_a_role_and_a_database_that_commit_unsafely_are_seen(database_url: str) -> None:
+    app = make_roles(database_url).app
+    name, database = make_url(app).username or "", make_url(app).database or ""
+    assert found_of(look_at(app), "D08") == []
+
+    run_sql(database_url, said("alter role {r} set synchronous_commit = off", r=name))
+    run_sql(database_url, said("alter database {d} set synchronous_commit = local", d=database))
+
+    found = [one for one in look_at(app).findings if one.found not in OF_TESTS]
+    assert {(one.found, one.origin) for one in found} == {
+        ("synchronous_commit=off", f"set for role {name}"),
+        ("synchronous_commit=local", f"set for database {database}"),
+    }
+    assert f"ALTER role {name} RESET synchronous_commit;" in {one.cure for one in found}
+
+
+def test_the_cure_of_a_role_that_commits_unsafely_cures(database_url: str) -> None:
+    app = make_roles(database_url).app
+    name = make_url(app).username or ""
+    run_sql(database_url, said("alter role {r} set synchronous_commit = off", r=name))
+    (one,) = (one for one in look_at(app).findings if one.found not in OF_TESTS)
+
+    run_sql(database_url, sql.SQL(one.cure))
+
+    assert found_of(look_at(app), "D08") == []
+
+
+def test_an_unlogged_table_is_seen(database_url: str) -> None:
+    run_sql(database_url, said("alter table runs set unlogged"))
+
+    assert found_of(look_at(database_url), "D08") == ["table 'runs' is unlogged"]
+
+
+def test_a_pooler_by_transaction_is_seen_and_one_by_session_is_not(database_url: str) -> None:
+    with pgbouncer(database_url, "session") as url:
+        assert "D18" not in unaccepted(look_at(url))
+    with pgbouncer(database_url, "transaction") as url:
+        settings = Settings.model_validate({"database_url": url})
+        readers: dict[type, Reader] = {LiveDatabase: lambda: read_database(settings)}
+        found = examine(postgresql.rules, readers)
+
+    assert unaccepted(found) == {"D18"}
+    assert {one.reason for one in found.not_checked} == {
+        "a pooler that pools by transaction is between; see D18"
+    }
+
+
+def test_read_only_sessions_are_seen(database_url: str) -> None:
+    database = make_url(database_url).database or ""
+    assert "D19" not in unaccepted(look_at(database_url))
+
+    statement = "alter database {d} set default_transaction_read_only = on"
+    run_sql(database_url, said(statement, d=database))
+
+    assert found_of(look_at(database_url), "D19") == ["sessions are read-only"]
+
+
+def test_a_stand_by_is_seen_and_that_nobody_waits_for_it(
+    own_postgres: Postgres, services: Services
+) -> None:
+    url = own_postgres.create_database("shop")
+    upgrade(url)
+    standby = Postgres(services.folder("standby"), copied_from=own_postgres)
+    standby.start()
+    try:
+        assert found_of(look_at(standby.url_of("shop")), "D19") == ["the server is a stand-by"]
+        found = [one for one in look_at(url).findings if one.id == "D25"]
+        assert [one.severity.value for one in found] == ["loss"]
+
+        for statement in found[0].cure.split(";")[:-1]:
+            run_sql(url, sql.SQL(statement))
+
+        assert "D25" not in unaccepted(look_at(url))
+    finally:
+        standby.stop()
+
+
+def test_a_role_with_few_sessions_is_seen(database_url: str) -> None:
+    app = make_roles(database_url).app
+    assert "D20" not in unaccepted(look_at(app))
+
+    name = make_url(app).username or ""
+    run_sql(database_url, said("alter role {r} connection limit 9", r=name))
+
+    assert found_of(look_at(app), "D20") == ["1 of 9 sessions of the role are in use"]
+
+
+def test_a_schema_behind_this_code_is_seen(database_url: str, empty_url: str) -> None:
+    assert "D21" not in unaccepted(look_at(database_url))
+    assert found_of(look_at(empty_url), "D21") == ["the schema is at nothing"]
+
+    downgrade(database_url, "-1")
+
+    (found,) = found_of(look_at(database_url), "D21")
+    assert found.startswith("the schema is at 0")
+
+
+@contextmanager
+def idle_in_transaction(engine: Engine) -> Iterator[int]:
+    with engine.connect() as connection:
+        yield int(connection.exec_driver_sql("select pg_backend_pid()").scalar_one())
+
+
+def test_a_long_transaction_is_seen(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with idle_in_transaction(engine) as pid:
+        assert "D23" not in unaccepted(look_at(database_url))
+
+        monkeypatch.setattr(facts_of, "LONG_TRANSACTION_S", 0.0)
+
+        (found,) = found_of(look_at(database_url), "D23")
+    assert found.startswith(f"session {pid} of postgres (tests) has been idle in transaction")
+
+
+def test_a_table_without_autovacuum_is_seen(database_url: str) -> None:
+    assert "D24" not in unaccepted(look_at(database_url))
+
+    run_sql(database_url, said("alter table runs set (autovacuum_enabled = off)"))
+
+    assert found_of(look_at(database_url), "D24") == ["autovacuum_enabled of table 'runs' is off"]
+
+
+def test_clocks_that_differ_are_seen(database_url: str) -> None:
+    now_s = datetime.now(UTC).timestamp()
+
+    assert found_of(look_at(database_url, lambda: now_s), "D22") == []
+    (found,) = found_of(look_at(database_url, lambda: now_s - 60), "D22")
+    assert found.endswith("ahead of this machine")
+    assert found.startswith("the database is 60.")
+
+
+def recorded(**changes: Any) -> set[str]:
+    facts = LiveDatabase(**changes)
+    return unaccepted(examine(postgresql.rules, {LiveDatabase: lambda: facts}))
+
+
+@pytest.mark.parametrize(("dead", "is_seen"), [(1_000, False), (900_000, True)])
+def test_recorded_dead_rows(dead: int, is_seen: bool) -> None:
+    table = TableState("runs", "p", "r", 500_000, dead, None, "true")
+
+    assert ("D24" in recorded(tables={"runs": table})) is is_seen
+
+
+@pytest.mark.parametrize(("used", "is_seen"), [(100, False), (195, True)])
+def test_recorded_sessions_of_a_full_server(used: int, is_seen: bool) -> None:
+    most = ServerSetting("max_connections", "200", "configuration file", "", False)
+
+    assert ("D20" in recorded(used=used, settings={"max_connections": most})) is is_seen
+
+
+def test_a_session_that_is_not_ours_would_be_seen() -> None:
+    """Ours are asked at each connect, so no server shows it."""
+    off = ServerSetting("synchronous_commit", "off", "session", "", False)
+
+    assert "D08" in recorded(settings={"synchronous_commit": off})
+
+
+def test_recorded_autovacuum_that_is_off() -> None:
+    off = ServerSetting("autovacuum", "off", "configuration file", "", False)
+
+    assert "D24" in recorded(settings={"autovacuum": off})
+    assert "D23" in recorded(transactions=[LongTransaction(7, "", "shop", "active", 400.0)])
+
+
+def test_a_database_that_is_away_is_one_sentence_without_its_password() -> None:
+    url = f"postgresql+psycopg://u:secret@127.0.0.1:{free_port()}/x"
+    settings = Settings.model_validate({"database_url": url})
+    found = examine(postgresql.rules, {LiveDatabase: lambda: read_database(settings)})
+
+    (told,) = {one.reason for one in found.not_checked}
+    assert "cannot be asked" in told
+    assert "`veltrix config`" in told
+    assert "secret" not in told
+
+
+def test_a_password_that_is_wrong_is_one_sentence(database_url: str) -> None:
+    url = make_url(database_url).set(password="secret").render_as_string(hide_password=False)
+    settings = Settings.model_validate({"database_url": url})
+    found = examine(postgresql.rules, {LiveDatabase: lambda: read_database(settings)})
+
+    (told,) = {one.reason for one in found.not_checked}
+    assert "password authentication failed" in told
+    assert "secret" not in told
