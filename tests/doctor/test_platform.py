@@ -86,7 +86,7 @@ def test_what_is_accepted_is_read_and_mistakes_are_named() -> None:
             load_settings({"VELTRIX_DOCTOR_ACCEPTED": wrong}, env_file=None)
 
 
-def process(kind: str, folder: Path, **settings: str) -> "subprocess.Popen[str]":
+def begin(kind: str, folder: Path, **settings: str) -> "subprocess.Popen[str]":
     """A real process of ours; what it needs is away."""
     port = free_port()
     away = {
@@ -110,7 +110,7 @@ def process(kind: str, folder: Path, **settings: str) -> "subprocess.Popen[str]"
 
 @pytest.mark.parametrize("kind", ["api", "relay", "worker"])
 def test_a_process_does_not_start_on_a_setting_that_loses(tmp_path: Path, kind: str) -> None:
-    with process(kind, tmp_path) as child:
+    with begin(kind, tmp_path) as child:
         told, _ = child.communicate(timeout=60)
 
     assert child.returncode == 2
@@ -120,7 +120,7 @@ def test_a_process_does_not_start_on_a_setting_that_loses(tmp_path: Path, kind: 
 
 
 def test_what_is_accepted_is_said_at_each_start(tmp_path: Path) -> None:
-    with process("relay", tmp_path, DOCTOR_ACCEPTED="D08=it is a toy; B10=one node") as child:
+    with begin("relay", tmp_path, DOCTOR_ACCEPTED="D08=it is a toy; B10=one node") as child:
         assert child.stdout is not None
         told = []
         try:

@@ -13,7 +13,7 @@ from veltrix.prove.check.checker import PROPERTIES, check
 from veltrix.prove.check.evidence import (
     Begin,
     Books,
-    Evidence,
+    CheckedEvidence,
     Failed,
     JournalRow,
     StoredEvent,
@@ -39,7 +39,7 @@ from veltrix.prove.load.record import (
 RUN, OTHER = "run-1", "run-2"
 
 
-def good() -> tuple[list[Line], Evidence, list[Blow]]:
+def good() -> tuple[list[Line], CheckedEvidence, list[Blow]]:
     """Two events: one with transactional steps, one sent again and refused with other content."""
     record: list[Line] = [
         _asked(1, ["1", "2"], ["d1", "d2"], ["booking", "fast"]),
@@ -53,7 +53,7 @@ def good() -> tuple[list[Line], Evidence, list[Blow]]:
         _asked(5, ["4"], ["d4"], ["invalid"], ["no type"]),
         Told(5, 5.0, [400], [None], [False]),
     ]
-    evidence = Evidence(
+    evidence = CheckedEvidence(
         events=[
             StoredEvent("e1", "1", "veltrix.prove.booking", "d1", False, 1.0),
             StoredEvent("e2", "2", "veltrix.prove.fast", "d2", False, 1.0),
@@ -110,7 +110,7 @@ def _entry(seq: int, run: str, position: str, at: float, *, xid: str = "") -> Mo
     return Move(seq, run, 0, "entry", position, "", "", who, xid or str(seq), at)
 
 
-def broken(record: list[Line], evidence: Evidence, blows: list[Blow]) -> set[str]:
+def broken(record: list[Line], evidence: CheckedEvidence, blows: list[Blow]) -> set[str]:
     """The names of the properties that do not hold."""
     return {one.name for one in check(Case(record, evidence, blows)) if one.broken}
 
@@ -149,25 +149,25 @@ def test_what_was_not_answered_may_be_there_or_not_but_not_with_another_content(
     assert broken(record, evidence, blows) == {"nothing_invented"}
 
 
-Falsify = Callable[[list[Line], Evidence, list[Blow]], object]
+Falsify = Callable[[list[Line], CheckedEvidence, list[Blow]], object]
 
 
 def _replaced(items: list, index: int, **changes: object) -> None:  # type: ignore[type-arg]
     items[index] = items[index]._replace(**changes)
 
 
-def _run_again(evidence: Evidence) -> None:
+def _run_again(evidence: CheckedEvidence) -> None:
     evidence.moves.insert(4, _move(4, RUN, "queued", "running", 1.45, worker="w@h/7"))
     evidence.begins.append(Begin(RUN, "1", f"{RUN}:1", 1, 7, 1.47))
 
 
-def _renamed(evidence: Evidence, kind: str) -> None:
+def _renamed(evidence: CheckedEvidence, kind: str) -> None:
     """The second event and its run are of another kind."""
     _replaced(evidence.events, 1, type=f"veltrix.prove.{kind}")
     _replaced(evidence.runs, 1, workflow=f"prove_{kind}")
 
 
-def _past_its_limit(evidence: Evidence) -> None:
+def _past_its_limit(evidence: CheckedEvidence) -> None:
     _renamed(evidence, "limited_sleep")
     _replaced(evidence.runs, 1, state="failed", reason="timeout", settled_at=20.0)
     _replaced(evidence.moves, 8, new_state="failed", at=20.0)
@@ -176,7 +176,7 @@ def _past_its_limit(evidence: Evidence) -> None:
     evidence.books = Books(2, 2, 0, 2, 1, 1, 0)
 
 
-def _cancelled(record: list[Line], evidence: Evidence) -> None:
+def _cancelled(record: list[Line], evidence: CheckedEvidence) -> None:
     _renamed(evidence, "long")
     record.append(NotedCancel(OTHER, 20.0, "running"))
     _replaced(evidence.runs, 1, state="cancelled", settled_at=30.0)
@@ -186,7 +186,7 @@ def _cancelled(record: list[Line], evidence: Evidence) -> None:
     evidence.books = Books(2, 2, 0, 2, 1, 0, 1)
 
 
-def _waits_beside_an_idle_child(evidence: Evidence, blow: Blow) -> None:
+def _waits_beside_an_idle_child(evidence: CheckedEvidence, blow: Blow) -> None:
     """The worker child has nothing from 1.6 on, until it takes a run that waited since 1."""
     blow.is_harmless = True
     _replaced(evidence.moves, 7, at=10.0)

@@ -37,7 +37,7 @@ _DOCS_PAGE = (
 _GUARDS = [(b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY")]
 
 
-class Rule(Enum):
+class Doorway(Enum):
     """Who may come to a path where keys are asked for."""
 
     OPEN = "open"  # whoever wants
@@ -63,7 +63,7 @@ class Door:
             return
         throttle: Throttle = self._state.throttle
         is_hot = scope["path"] == EVENTS_PATH and scope["method"] == "POST"
-        rule = Rule.KEY if is_hot else self._rule_of(scope["path"])
+        rule = Doorway.KEY if is_hot else self._rule_of(scope["path"])
         try:
             _check_query(scope["query_string"])
             author = self._admitted(scope, rule)
@@ -72,23 +72,23 @@ class Door:
             await refused.response()(scope, receive, _guarded(send, is_page=False))
             return
         scope[AUTHOR] = author
-        if not is_hot and rule is not Rule.CONSOLE:  # where cookies say something
+        if not is_hot and rule is not Doorway.CONSOLE:  # where cookies say something
             scope["headers"] = _without_cookies(scope["headers"])
-        if not is_hot and rule is not Rule.CONSOLE:  # which guards its pages itself
-            send = _guarded(send, is_page=rule is Rule.OPEN)
+        if not is_hot and rule is not Doorway.CONSOLE:  # which guards its pages itself
+            send = _guarded(send, is_page=rule is Doorway.OPEN)
         try:
             await self._app(scope, receive, send)
         finally:
             throttle.leave(author)
 
-    def _rule_of(self, path: str) -> Rule:
+    def _rule_of(self, path: str) -> Doorway:
         if path in _OPEN or path.startswith(_OPEN_UNDER):
-            return Rule.OPEN
+            return Doorway.OPEN
         if path == self._console or path.startswith(f"{self._console}/"):
-            return Rule.CONSOLE
-        return Rule.METRICS if path == METRICS_PATH else Rule.KEY
+            return Doorway.CONSOLE
+        return Doorway.METRICS if path == METRICS_PATH else Doorway.KEY
 
-    def _admitted(self, scope: Scope, rule: Rule) -> Author | None:
+    def _admitted(self, scope: Scope, rule: Doorway) -> Author | None:
         """Who asks; None: whoever it is. Raises a 400, 401 or 403 Problem."""
         authorization = host = origin = site = forwarded = None
         for name, value in scope["headers"]:
@@ -103,7 +103,7 @@ class Door:
             elif name in _FORWARDED or name.startswith(_FORWARDED_PREFIX):
                 forwarded = name.decode("latin-1")
         keys = self._state.services.keys
-        is_open = rule is Rule.OPEN or rule is Rule.CONSOLE or scope["method"] == "OPTIONS"
+        is_open = rule is Doorway.OPEN or rule is Doorway.CONSOLE or scope["method"] == "OPTIONS"
         if not keys.is_required:
             # A link of another page may lead to what is open. What the console changes it checks.
             check_local(host, *((None, None) if is_open else (origin, site)), forwarded)
@@ -115,7 +115,7 @@ class Door:
             )
         if is_open:
             return None
-        if rule is Rule.METRICS and forwarded is None and self._is_scraper(scope.get("client")):
+        if rule is Doorway.METRICS and forwarded is None and self._is_scraper(scope.get("client")):
             return SCRAPER
         admitted: Author = keys.author_of(authorization)
         return admitted

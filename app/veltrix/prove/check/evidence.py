@@ -169,7 +169,7 @@ class Books(NamedTuple):
     cancelled: int = 0
 
 
-class Evidence(msgspec.Struct):
+class CheckedEvidence(msgspec.Struct):
     """Everything the checker looks at, besides the record."""
 
     events: list[StoredEvent]
@@ -214,12 +214,12 @@ class Clock:
 
 def read_evidence(
     connection: psycopg.Connection, source: str, effects: Path | None, clock: Clock
-) -> Evidence:
+) -> CheckedEvidence:
     """The evidence of one source, in a database of its own. `effects`: the file of the notes."""
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         books = connection.execute(_BOOKS, {"source": source}).fetchone()
-        return Evidence(
+        return CheckedEvidence(
             events=list(_events(connection, source)),
             runs=list(_runs(connection, source)),
             entries=list(_entries(connection, source)),

@@ -7,7 +7,7 @@ the event was taken: the ledger may have it, and then it has to be right.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
-from veltrix.prove.check.evidence import Begin, Evidence, JournalRow, StoredEvent, StoredRun
+from veltrix.prove.check.evidence import Begin, CheckedEvidence, JournalRow, StoredEvent, StoredRun
 from veltrix.prove.deployment.witness import Move
 from veltrix.prove.faults.injections import Blow
 from veltrix.prove.load.record import (
@@ -33,7 +33,7 @@ class Case:
     def __init__(
         self,
         record: Iterable[Line],
-        evidence: Evidence,
+        evidence: CheckedEvidence,
         blows: list[Blow],
         *,
         committed: Collection[tuple[int, str, str]] = (),
@@ -68,7 +68,7 @@ class Case:
         self._read(record)
         self._find(evidence)
 
-    def _find(self, evidence: Evidence) -> None:
+    def _find(self, evidence: CheckedEvidence) -> None:
         self.by_sender: dict[str, list[StoredEvent]] = defaultdict(list)
         self.sender_of = {event.event_id: event.sender_id for event in evidence.events}
         accepted_at: dict[str, float] = {}

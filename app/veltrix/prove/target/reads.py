@@ -17,7 +17,14 @@ import msgspec
 import uvloop
 
 from veltrix.domain.states import OPEN
-from veltrix.prove.check.evidence import Begin, Books, Evidence, JournalRow, StoredEvent, StoredRun
+from veltrix.prove.check.evidence import (
+    Begin,
+    Books,
+    CheckedEvidence,
+    JournalRow,
+    StoredEvent,
+    StoredRun,
+)
 from veltrix.prove.load.items import content_digest
 from veltrix.prove.target.http_api import Api
 
@@ -32,7 +39,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Unread(Exception):
+class ReadFailed(Exception):
     """A document could not be read, however often it was tried."""
 
 
@@ -155,12 +162,12 @@ class Reading:
     def read(self, sender_ids: Collection[str], listed: Collection[str]) -> None:
         """All documents: of the events, of their runs, and of runs of `listed` workflows.
 
-        Of the latter those whose event is from a source of ours, or gone. Raises Unread.
+        Of the latter those whose event is from a source of ours, or gone. Raises ReadFailed.
         """
         self._run(lambda client: self._read(client, sender_ids, listed))
 
     def read_open(self, runs_max: int) -> int:
-        """Read the oldest runs again that were open; how many are still. Raises Unread."""
+        """Read the oldest runs again that were open; how many are still. Raises ReadFailed."""
         open_ = sorted(id_ for id_, run in self.runs.items() if run.is_open)[:runs_max]
         self._run(lambda client: self._read_runs(client, open_))
         return sum(run.is_open for run in self.runs.values())
@@ -168,7 +175,7 @@ class Reading:
     def read_unrouted(self, is_late: Callable[[str], bool], events_max: int) -> int:
         """Read events again, and their runs, that have started none; how many still have not.
 
-        Of those whose type `is_late` says should have. Raises Unread.
+        Of those whose type `is_late` says should have. Raises ReadFailed.
         """
 
         def late() -> list[str]:
@@ -179,13 +186,13 @@ class Reading:
             self._run(lambda client: self._read(client, left, ()))
         return len(late())
 
-    def evidence(self, books: Books) -> Evidence:
+    def evidence(self, books: Books) -> CheckedEvidence:
         """What was read, for the checker. What cannot be read from outside is empty."""
         runs = self.runs.values()
         booked: Counter[str] = Counter()
         for run in runs:
             booked.update(run.booked())
-        return Evidence(
+        return CheckedEvidence(
             events=[event.stored(id_) for id_, event in self.events.items()],
             runs=[run.stored() for run in runs],
             entries=[entry for run in runs for entry in run.entries()],
@@ -272,14 +279,14 @@ async def _each(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> Non
                 return
             try:
                 await call(item)
-            except (Unread, msgspec.MsgspecError) as error:
+            except (ReadFailed, msgspec.MsgspecError) as error:
                 errors.append(error)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(AT_ONCE):
             tasks.create_task(work())
     if errors:
-        raise Unread(str(errors[0]))
+        raise ReadFailed(str(errors[0]))
 
 
 async def _get(
@@ -302,4 +309,4 @@ async def _get(
                 break
         await asyncio.sleep(pause_s)
         pause_s *= 2
-    raise Unread(f"GET {path}: {why}")
+    raise ReadFailed(f"GET {path}: {why}")

@@ -30,7 +30,7 @@ from veltrix.prove.report.summary import summarise
 from veltrix.prove.scenario import RECORD_FILE, Plan
 from veltrix.prove.target.first_event import check_is_served
 from veltrix.prove.target.http_api import Api, TargetBalance
-from veltrix.prove.target.reads import Reading, Unread
+from veltrix.prove.target.reads import ReadFailed, Reading
 from veltrix.prove.target.starts import Starts
 
 _LOOK_S = 0.25
@@ -233,7 +233,7 @@ class Visit:
             reading.read(ids, names)
             self._await_open(reading)
             balance = self._api.balance()
-        except (Unread, CannotStart) as error:
+        except (ReadFailed, CannotStart) as error:
             self.note(f"the target could not be read, so nothing is known of it: {error}")
             self._unseen = dict.fromkeys(_names(), "needs a target that answers")
             reading = Reading(self._api, self._source_of, self._say)
