@@ -90,7 +90,7 @@ def test_a_rule_tells_its_story(rule: Any) -> None:
     assert rule.title
     assert rule.title[-1] != "."
     assert rule.why.endswith(".")
-    assert len(rule.why.split()) <= 30
+    assert len(rule.why.split()) <= 45
     assert rule.safe.strip()
     assert rule.source.strip()
 
