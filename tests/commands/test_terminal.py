@@ -31,6 +31,28 @@ def test_a_table_is_as_wide_as_its_terminal_and_keeps_the_first_column() -> None
     assert all(lines[1].startswith(rows[0][0]) for lines in (narrow, tight))
 
 
+def test_columns_that_can_be_spared_go_before_a_text_is_cut_and_numbers_and_times_are_whole() -> (
+    None
+):
+    rows = [("0199d2c4-6f3a-7b21-9e55-1f7c86a9d0e3", "fulfil_order", 1_000, NOW, "no money")]
+    headings = ["run", "workflow", "claims", "started", "reason"]
+
+    lines = [
+        terminal.columns(headings, rows, width, ("claims", "started"))[1] for width in (85, 70, 60)
+    ]
+
+    assert [("1,000" in line, "12:00:00" in line) for line in lines] == [
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
+    assert all("no money" in line for line in lines[:2])
+    assert len(lines[1]) <= 70
+    tight = terminal.columns(headings, rows, 20)[1]
+    assert "1,000 " in tight
+    assert "2026-01-31 12:00:00" in tight
+
+
 def test_a_text_keeps_its_lines_or_says_where_they_end() -> None:
     text = "no\tmoney\r\nat\x1b[31m all"
 

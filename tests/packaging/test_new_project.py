@@ -28,6 +28,14 @@ class Stranger:
         self.commands += 1
         return done(self._found(command), self.folder, VELTRIX_FLOWER_PORT="0")
 
+    def refused(self, *command: str) -> str:
+        """What is said where the command ends with 2."""
+        ended = subprocess.run(
+            self._found(command), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 2, ended.stderr
+        return ended.stderr
+
     @contextmanager
     def beside(self, *command: str) -> Iterator[Path]:
         """In another terminal, ended by Ctrl-C."""
@@ -103,13 +111,45 @@ def test_init_keeps_what_is_there_and_writes_no_sample_beside_workflows(
 ) -> None:
     (stranger.folder / "workflows").mkdir()
     (stranger.folder / "README.md").write_text("mine")
+    (stranger.folder / "requirements.txt").write_text("flask  # not veltrix\n")
 
     told = stranger.run("veltrix", "init")
 
     assert "kept  README.md" in told
     assert (stranger.folder / "README.md").read_text() == "mine"
     assert "wrote Dockerfile" in told
+    assert "requirements.txt does not ask for Veltrix: add the line  ./veltrix-" in told
     assert not (stranger.folder / "workflows.py").exists()
     assert not (stranger.folder / "events.ndjson").exists()
-    assert "FROM python" in (stranger.folder / "Dockerfile").read_text()
-    assert "my-shop" in (stranger.folder / "docker-compose.override.yml").read_text()
+    assert "\nCOPY workflows/ workflows/\n" in (stranger.folder / "Dockerfile").read_text()
+    compose = (stranger.folder / "docker-compose.override.yml").read_text()
+    assert "my-shop" in compose
+    assert "VELTRIX_WORKFLOWS: workflows" in compose
+
+
+def test_a_project_asks_for_the_very_wheel_that_wrote_it(stranger: Stranger, wheel: Path) -> None:
+    told = stranger.run("veltrix", "init", "Two Words/mail")
+
+    folder = stranger.folder / "Two Words" / "mail"
+    assert "cd 'Two Words/mail' && veltrix dev" in told
+    assert (folder / wheel.name).read_bytes() == wheel.read_bytes()
+    assert (folder / "requirements.txt").read_text() == f"./{wheel.name}\n"
+    assert f"./{wheel.name}[embedded]\n" in (folder / "requirements-dev.txt").read_text()
+    command = ("install", "--no-index", "--no-deps", "--dry-run", "-r", "requirements.txt")
+    python = stranger.folder / ".venv" / "bin" / "python"
+    done([*PIP, "--python", python, *command], folder)  # what the image does with it
+    image = (folder / "Dockerfile").read_text()
+    assert "COPY requirements.txt *.whl ./" in image
+    assert "useradd --system --no-create-home --uid 10001 veltrix" in image, (
+        "mail is a user already"
+    )
+
+
+def test_what_is_in_the_way_is_said_and_kept(stranger: Stranger) -> None:
+    (stranger.folder / "taken").write_text("a file")
+    (stranger.folder / "half").mkdir()
+    (stranger.folder / "half" / "README.md").symlink_to("nowhere")
+
+    assert "taken is a file; name a folder" in stranger.refused("veltrix", "init", "taken")
+    assert "kept  README.md" in stranger.run("veltrix", "init", "half")
+    assert (stranger.folder / "half" / "workflows.py").is_file()

@@ -92,6 +92,7 @@ def _list(found: "AuditPage", as_json: bool) -> None:
             (a.id, a.at, a.author, a.action, a.target_id, a.runs, a.is_refused, a.reason)
             for a in found.items
         ],
+        spare=("refused", "runs"),
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")

@@ -76,4 +76,5 @@ def _print(books: "Balance") -> None:
             )
             for a in books.by
         ],
+        spare=("refused", "duplicates", "unrouted", "settled"),
     )

@@ -55,6 +55,7 @@ def dead_letters(
             (x.id, x.received_at, x.queue, x.reason, x.detail, len(x.run_ids), x.seen_by)
             for x in letters
         ],
+        spare=("runs", "seen by"),
     )
     if len(letters) == limit:
         print_error(f"more: --after {letters[-1].id}")

@@ -57,6 +57,7 @@ def list_(
     print_table(
         ["event", "accepted", "type", "source", "id", "unrouted"],
         [(e.event, e.accepted_at, e.type, e.source, e.id, e.unrouted) for e in found.items],
+        spare=("unrouted", "accepted"),
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")

@@ -81,6 +81,7 @@ def list_(
             )
             for g in found.items
         ],
+        spare=("first seen", "kind", "total", "last seen"),
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")

@@ -218,6 +218,7 @@ def list_(
             )
             for r in found.items
         ],
+        spare=("succeeded", "by", "replayed"),
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")

@@ -67,6 +67,7 @@ def runs(
     print_table(
         ["run", "workflow", "state", "gen", "attempt", "claims", "started", "settled", "reason"],
         [_ROW(run) for run in found.items],
+        spare=("claims", "gen", "attempt", "settled", "started"),
     )
     if found.next is not None:
         print_error(f"more: --after {found.next}")

@@ -107,25 +107,44 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows under headings on standard output; on a terminal as wide as that, else whole."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()
+) -> None:
+    """Rows under headings on standard output; on a terminal as wide as that, else whole.
+
+    Where the terminal is too narrow the columns `spare` are left out, the first of them first.
+    """
     is_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else None
-    for number, line in enumerate(columns(headings, rows, width)):
+    for number, line in enumerate(columns(headings, rows, width, spare)):
         typer.echo(typer.style(line, bold=True) if number == 0 and not is_plain() else line)
 
 
 def columns(
-    headings: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None = None
+    headings: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    width: int | None = None,
+    spare: Sequence[str] = (),
 ) -> list[str]:
     """Lines with aligned columns, as wide as the text is; or as `width`, where texts can be cut.
 
-    The first column is never cut: it is what the next command is told.
+    The first column is never cut: it is what the next command is told; nor are numbers and times,
+    which would be others then. Those of `spare` are left out, one after the other, before any text
+    is cut.
     """
-    cells = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
+    values = [list(row) for row in rows]
+    cells = [list(headings), *([one_line(cell) for cell in row] for row in values)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    texts = [i > 0 and any(isinstance(row[i], str) for row in values) for i in range(len(headings))]
     if width is not None:
-        _narrow(widths, width - 2 * (len(widths) - 1))
+        for name in spare:
+            if sum(widths) + 2 * (len(widths) - 1) <= width:
+                break
+            at = cells[0].index(name)
+            for line in cells:
+                del line[at]
+            del widths[at], texts[at]
+        _narrow(widths, texts, width - 2 * (len(widths) - 1))
     return [
         "  ".join(
             _cut(cell, most).ljust(most) for cell, most in zip(row, widths, strict=True)
@@ -134,13 +153,14 @@ def columns(
     ]
 
 
-def _narrow(widths: list[int], width: int) -> None:
-    """Make the widest columns but the first narrower until all fit, if they can."""
+def _narrow(widths: list[int], texts: list[bool], width: int) -> None:
+    """Make the widest columns of texts narrower until all fit, if they can."""
     while (over := sum(widths) - width) > 0:
-        widest = max(range(1, len(widths)), key=widths.__getitem__, default=0)
+        able = [i for i, is_text in enumerate(texts) if is_text]
+        widest = max(able, key=widths.__getitem__, default=0)
         if widest == 0 or widths[widest] <= _CELL_CHARS_MIN:
             return
-        others = [w for i, w in enumerate(widths) if i not in {0, widest}]
+        others = [widths[i] for i in able if i != widest]
         least = max(_CELL_CHARS_MIN, min(widths[widest] - 1, max(others, default=0)))
         widths[widest] = max(least, widths[widest] - over)
 

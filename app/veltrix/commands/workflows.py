@@ -41,6 +41,7 @@ def list_(as_json: AsJson = False) -> None:
             )
             for s in found
         ],
+        spare=("about", "since", "code"),
     )
     print_unserved(bare)
 
