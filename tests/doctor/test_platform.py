@@ -111,7 +111,10 @@ def begin(kind: str, folder: Path, **settings: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize("kind", ["api", "relay", "worker"])
 def test_a_process_does_not_start_on_a_setting_that_loses(tmp_path: Path, kind: str) -> None:
     with begin(kind, tmp_path) as child:
-        told, _ = child.communicate(timeout=60)
+        try:
+            told, _ = child.communicate(timeout=60)
+        finally:
+            child.kill()  # one that did start
 
     assert child.returncode == 2
     assert "veltrix: D08: a database URL asks for commits" in told
