@@ -22,7 +22,7 @@ _SEND = "veltrix send events.ndjson      # in another terminal: two orders, one 
 _SEND_YOURS = "veltrix send --help             # in another terminal: send an event of yours"
 
 
-class Release(NamedTuple):
+class Installed(NamedTuple):
     """How a project asks for the Veltrix that this is: a requirement, and its wheel if it is one.
 
     Of the package index only what was installed from it: there the name may be somebody else's.
@@ -47,13 +47,13 @@ def init(
         raise CommandRefused(f"{folder} is a file; name a folder")
     is_package = (folder / "workflows").is_dir()
     has_workflows = is_package or (folder / "workflows.py").exists()
-    release = release_of_this()
+    this = installed()
     facts = {
         "name": name_of(folder),
-        "requirement": release.requirement,
-        "embedded": _with_extra(release.requirement, "embedded"),
-        "note": release.note,
-        "wheels": " *.whl" if release.requirement.startswith("./") else "",
+        "requirement": this.requirement,
+        "embedded": _with_extra(this.requirement, "embedded"),
+        "note": this.note,
+        "wheels": " *.whl" if this.requirement.startswith("./") else "",
         "modules": "workflows/" if is_package else "workflows.py",
         "into": "workflows/" if is_package else "./",
         "send": _SEND_YOURS if has_workflows else _SEND,
@@ -67,10 +67,10 @@ def init(
         if not is_new:
             kept.append(path)
         typer.echo(f"{'wrote' if is_new else 'kept':<6}{path}")
-    if release.wheel is not None and not (folder / release.wheel.name).exists():
-        shutil.copyfile(release.wheel, folder / release.wheel.name)
-        typer.echo(f"wrote {release.wheel.name}")
-    _say_next(folder, kept, release.requirement, has_workflows=has_workflows)
+    if this.wheel is not None and not (folder / this.wheel.name).exists():
+        shutil.copyfile(this.wheel, folder / this.wheel.name)
+        typer.echo(f"wrote {this.wheel.name}")
+    _say_next(folder, kept, this.requirement, has_workflows=has_workflows)
 
 
 def _say_next(folder: Path, kept: list[str], requirement: str, *, has_workflows: bool) -> None:
@@ -96,19 +96,19 @@ def name_of(folder: Path) -> str:
     return _NO_NAME.sub("-", folder.name.lower()).strip("-") or "shop"
 
 
-def release_of_this() -> Release:
+def installed() -> Installed:
     """What the project has to ask for, as pip wrote down how this was installed (PEP 610)."""
     this = distribution("veltrix")
     origin = json.loads(this.read_text("direct_url.json") or "{}")
     if not origin:
-        return Release(f"veltrix=={this.version}", "", None)
+        return Installed(f"veltrix=={this.version}", "", None)
     parts = urlsplit(origin.get("url", ""))
     wheel = Path(unquote(parts.path))
     if parts.scheme == "file" and wheel.suffix == ".whl" and wheel.is_file():
-        return Release(f"./{wheel.name}", "", wheel)
+        return Installed(f"./{wheel.name}", "", wheel)
     name = f"veltrix-{this.version}-py3-none-any.whl"
     note = f"# Put {name} here, as `make wheel` in the repository of Veltrix makes it.\n"
-    return Release(f"./{name}", note, None)
+    return Installed(f"./{name}", note, None)
 
 
 def _with_extra(requirement: str, extra: str) -> str:
