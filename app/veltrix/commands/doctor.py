@@ -83,12 +83,7 @@ def doctor(
     else:
         readers = _readers(celery_app, celery_config, folder, python)
     found = examine(rules, readers, accepted, is_production=profile is Profile.PRODUCTION)
-    if is_sarif:
-        _print_sarif(found, rules)
-    elif as_json:
-        _print_json(found)
-    else:
-        _print(found)
+    _tell(found, rules, is_sarif=is_sarif, as_json=as_json)
     if not found.held and not found.findings:
         raise CommandRefused("nothing could be checked; see above")
     if found.at_least(fail_on):
@@ -126,6 +121,15 @@ def _of_platform(
             " out (`veltrix doctor --list` has all)"
         )
     return readers_of(settings, is_live=is_live), accepted
+
+
+def _tell(found: "Examination", rules: "list[Rule]", *, is_sarif: bool, as_json: bool) -> None:
+    if is_sarif:
+        _print_sarif(found, rules)
+    elif as_json:
+        _print_json(found)
+    else:
+        _print(found)
 
 
 def _print(found: "Examination") -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from veltrix.doctor.facts.celery_app import CeleryApp, CeleryQueue, CeleryTask
 from veltrix.doctor.facts.celery_commands import CeleryCommand
-from veltrix.doctor.facts.code import Place
+from veltrix.doctor.facts.code import CodePlace
 from veltrix.doctor.rule import Evidence
 
 
@@ -35,7 +35,7 @@ def of_queue(app: CeleryApp, queue: CeleryQueue, found: str, cure: str) -> Evide
     )
 
 
-def of_place(place: Place, found: str, cure: str) -> Evidence:
+def of_place(place: CodePlace, found: str, cure: str) -> Evidence:
     """A line of code."""
     origin = f"{place.file}:{place.line}"
     return Evidence(found=found, origin=origin, cure=cure, file=place.file, line=place.line)

@@ -26,7 +26,7 @@ class SourceModule(msgspec.Struct, frozen=True):
     tree: ast.Module
 
 
-class Place(msgspec.Struct, frozen=True):
+class CodePlace(msgspec.Struct, frozen=True):
     """A node with what it is in, the outermost first."""
 
     file: str
@@ -52,7 +52,7 @@ class Place(msgspec.Struct, frozen=True):
         return None
 
 
-class CallPlace(Place, frozen=True):
+class CallPlace(CodePlace, frozen=True):
     """A call: `name` is what is called, `on` what it is called on, as it is written."""
 
     call: ast.Call
@@ -64,7 +64,7 @@ class CallPlace(Place, frozen=True):
         return next((one.value for one in self.call.keywords if one.arg == name), None)
 
 
-class WrittenKeys(Place, frozen=True):
+class WrittenKeys(CodePlace, frozen=True):
     """A dictionary that is written down, with its keys."""
 
     keys: frozenset[str]
@@ -77,7 +77,7 @@ class CeleryCode:
         self.modules = modules
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[CodePlace]:
         """Every node of every module."""
         return [place for module in self.modules for place in _walk(module.file, module.tree, ())]
 
@@ -226,7 +226,7 @@ def _selves(task: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     return {*first, task.name, "self", "current_task"}
 
 
-def _walk(file: str, node: ast.AST, parents: tuple[ast.AST, ...]) -> Iterator[Place]:
+def _walk(file: str, node: ast.AST, parents: tuple[ast.AST, ...]) -> Iterator[CodePlace]:
     for child in ast.iter_child_nodes(node):
-        yield Place(file, child, parents)
+        yield CodePlace(file, child, parents)
         yield from _walk(file, child, (*parents, child))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from veltrix.doctor.celery_evidence import of_place
 from veltrix.doctor.facts.celery_app import CeleryApp
-from veltrix.doctor.facts.code import CallPlace, Place, number_of
+from veltrix.doctor.facts.code import CallPlace, CodePlace, number_of
 from veltrix.doctor.rule import Evidence, Rules, Severity
 
 rules = Rules("code that publishes")
@@ -42,7 +42,7 @@ def caught_too_narrowly(app: CeleryApp) -> Iterator[Evidence]:
         seen.add(id(tried))
         handler = next(one for one in tried.handlers if "OperationalError" in _names(one))
         cure = "except (OperationalError, amqp.exceptions.AMQPError, OSError, EncodeError):"
-        yield of_place(Place(call.file, handler, ()), "only OperationalError is caught", cure)
+        yield of_place(CodePlace(call.file, handler, ()), "only OperationalError is caught", cure)
 
 
 @rules.rule(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from veltrix.doctor.celery_evidence import of_place
 from veltrix.doctor.facts.celery_app import CeleryApp
-from veltrix.doctor.facts.code import CallPlace, Place
+from veltrix.doctor.facts.code import CallPlace, CodePlace
 from veltrix.doctor.rule import Evidence, Rules, Severity
 from veltrix.doctor.rules.celery_acknowledging import is_late
 
@@ -197,7 +197,7 @@ def trusts_pending(app: CeleryApp) -> Iterator[Evidence]:
             yield of_place(place, "a state is compared with PENDING", cure)
 
 
-def _chains(app: CeleryApp) -> Iterator[Place]:
+def _chains(app: CeleryApp) -> Iterator[CodePlace]:
     """Chains, callbacks, and signatures that are joined by `|`."""
     yield from app.code.canvas("chain")
     for call in app.code.publishes:
