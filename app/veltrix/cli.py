@@ -35,7 +35,7 @@ from veltrix.commands import (
 )
 from veltrix.commands.grouped_help import in_groups
 from veltrix.commands.mistakes import sentences_of
-from veltrix.settings.command_line import is_debugging
+from veltrix.settings.command_line import is_debugging, take_from_env_file
 
 HELP = """Events in, workflows out, every event accounted for.
 
@@ -155,6 +155,7 @@ def main() -> None:
     """The console script; workflows of the folder it stands in are found, as by `python -m`."""
     if not sys.flags.safe_path:
         sys.path.insert(0, "")
+    take_from_env_file()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,6 +1,10 @@
 """Every command of operators prints the same, asked of the database and of an api over HTTP."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -280,3 +284,20 @@ def test_who_may_not_call_is_told_so_in_a_sentence_with_its_cure(
     assert "leave one of them out" in both.err
     assert "without TLS" in plain.err
     assert "is no address" in nothing.err
+
+
+def test_where_an_api_is_may_stand_in_the_env_file_as_settings_may(
+    ways: Ways, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"VELTRIX_URL={ways.api.url}\nVELTRIX_API_KEY_FILE=key\n")
+    (tmp_path / "key").write_text(Path("key").read_text())
+    command = [sys.executable, "-m", "veltrix.cli", "balance", "--json"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("VELTRIX_")}
+
+    told = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    covered = env | {"VELTRIX_URL": "http://127.0.0.1:1"}
+    other = subprocess.run(command, cwd=tmp_path, env=covered, capture_output=True, check=False)
+
+    assert (told.returncode, json.loads(told.stdout)["unaccounted"]) == (0, 0)
+    assert other.returncode == 2, "the environment covers the file"
+    assert b"127.0.0.1:1" in other.stderr

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from veltrix.settings.command_line import NOT_SETTINGS
 from veltrix.settings.fields import PREFIX, Settings
-from veltrix.settings.load import ENV_FILE, NOT_SETTINGS, SECRETS
+from veltrix.settings.load import ENV_FILE, SECRETS
 from veltrix.settings.rules import ORDERS, allowed, bounds_of
 
 _HEAD = f"""# Settings

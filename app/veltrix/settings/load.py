@@ -14,17 +14,13 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, url
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 
+from veltrix.settings.command_line import NOT_SETTINGS
 from veltrix.settings.fields import PREFIX, Settings
 from veltrix.settings.links import link_mistakes
 from veltrix.settings.rules import cross_check, mistake_of
 
 SECRETS = frozenset(
     {"database_url", "database_owner_url", "broker_url", "management_url", "flower_basic_auth"}
-)
-# Ours, and not settings of a process: commands that call an api are told them.
-NOT_SETTINGS = frozenset(
-    f"{PREFIX}{name}"
-    for name in ("URL", "API_URL", "API_KEY", "API_KEY_FILE", "API_CA_FILE", "DEBUG")
 )
 ENV_FILE = Path(".env")
 # Where a running `veltrix dev` is: for commands in the same folder that are not told otherwise.
