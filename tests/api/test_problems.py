@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import veltrix
+from tests.api.conftest import Api
 from veltrix.web.problems import PROBLEMS, Problem
 
 SOURCE = Path(veltrix.__file__).parent
@@ -40,6 +41,13 @@ def test_every_problem_of_the_list_is_said_somewhere() -> None:
     own = (SOURCE / "web" / "problems.py").read_text(encoding="utf-8").partition("_OF_STATUS")[2]
 
     assert not [s for s in PROBLEMS if f'"{s}"' not in source + own and s not in OF_STARLETTE]
+
+
+def test_an_unknown_path_and_a_wrong_method_are_sentences_with_a_cure(api: Api) -> None:
+    lost, wrong = api.get("/v1/v1/runs"), api.request("PUT", "/v1/events")
+
+    assert lost.body["detail"] == "there is no path '/v1/v1/runs'; /docs has those there are"
+    assert wrong.body["detail"].startswith("'/v1/events' does not take PUT; it takes ")
 
 
 def test_a_problem_has_the_status_of_its_kind_and_no_other() -> None:

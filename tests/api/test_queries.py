@@ -139,5 +139,5 @@ def test_a_start_is_told_which_fields_there_are(api: Client, engine: Engine) -> 
     subscribe(engine)
     answer = api.call("POST", "/v1/workflows/fulfil/runs", json.dumps({"data": {}}).encode())
 
-    assert problem(answer) == (400, "invalid-request")
+    assert problem(answer) == (400, "invalid-body")
     assert "input, inputs, start_at and delay_s" in answer.body["detail"]

@@ -205,7 +205,7 @@ def _body_of(raw: bytes, inputs_max: int) -> tuple[StartBody, list[msgspec.Raw] 
             )
         inputs = _inputs_of(body)
     except msgspec.ValidationError as error:
-        raise Problem("invalid-request", misfit(error, StartBody)) from None
+        raise Problem("invalid-body", misfit(error, StartBody)) from None
     except (ValueError, RecursionError) as error:
         raise Problem(
             "invalid-body",

@@ -26,6 +26,7 @@ from veltrix.web.methods import allowed
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:veltrix:problem:"
 _RETRY_AFTER_S = 1
+_PATH_CHARS = 100
 
 
 class ProblemKind(NamedTuple):
@@ -65,7 +66,9 @@ PROBLEMS: Mapping[str, ProblemKind] = {
         400, "The database takes no such event.", "Mend what `detail` names."
     ),
     "invalid-body": ProblemKind(
-        400, "The body, or the JSON in it, cannot be read.", "Mend what `detail` names."
+        400,
+        "The body is not JSON, or has not the members or types that are asked for.",
+        "Mend what `detail` names.",
     ),
     "invalid-input": ProblemKind(
         400, "The input does not fit the workflow's schema.", "Mend the places that `errors` lists."
@@ -252,8 +255,13 @@ def _invalid_request(error: RequestValidationError) -> Problem:
 
 async def _render(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    path = repr(request.url.path[:_PATH_CHARS])
     if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:  # Starlette tells those of one route
-        problem.headers = {"Allow": ", ".join(allowed(request.app.routes, request.scope))}
+        taken = ", ".join(allowed(request.app.routes, request.scope))
+        problem.headers = {"Allow": taken}
+        problem.detail = f"{path} does not take {request.method[:_PATH_CHARS]}; it takes {taken}"
+    elif problem.status == HTTPStatus.NOT_FOUND and isinstance(error, HTTPException):
+        problem.detail = f"there is no path {path}; /docs has those there are"
     return problem.response()
 
 
