@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from veltrix.prove import load
 from veltrix.prove.check.logs import nothing_unforeseen
 
 RAW = """{"event": "api.started"}
@@ -15,6 +16,10 @@ WITHIN = (
     '{"event": "callback.failed", "exception": "Traceback (most recent call last):\\n  File'
     ' \\"consumer.py\\"\\nInternalError: 541\\n"}\n'
 )
+
+
+# Where they really are: they were moved once, and their faults were ours from then on.
+ODD_AUTHORS = [str(file) for file in sorted(Path(load.__file__).parent.glob("authors*.py"))]
 
 
 def test_a_traceback_is_found_and_what_it_came_to_is_said(tmp_path: Path) -> None:
@@ -68,8 +73,7 @@ def test_only_a_clock_of_faketime_refuses_a_sleep(tmp_path: Path) -> None:
 
 def test_what_an_odd_author_of_prove_raised_is_his(tmp_path: Path) -> None:
     (tmp_path / "worker-1.log").write_text(
-        WITHIN.replace("consumer.py", "/x/veltrix/prove/authors_harm.py")
-        + RAW.replace("api.py", "/x/veltrix/prove/authors.py")
+        WITHIN.replace("consumer.py", ODD_AUTHORS[0]) + RAW.replace("api.py", ODD_AUTHORS[1])
     )
 
     assert nothing_unforeseen(tmp_path).is_held

@@ -10,7 +10,7 @@ from veltrix.prove.check.properties import SAMPLES_MAX, Property
 NAME = "nothing_unforeseen"
 PROMISE = "No process meets an error of which it can say no more than where it happened."
 _RAW = "Traceback (most recent call last)"
-_AUTHORS = "/veltrix/prove/authors"
+_AUTHORS = "/veltrix/prove/load/authors"
 _REFUSED_SLEEP = "OSError: [Errno 22] Invalid argument of a sleep"
 
 
