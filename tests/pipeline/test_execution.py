@@ -96,7 +96,7 @@ def live(execution: Execution, journal: dict[str, JournalEntry], chance: random.
             execution.unwritten, execution.failed_attempts = [], []
         if chance.random() < 0.15:
             for one in waiting:
-                one.call.is_awaited = True
+                one.call.is_accounted = True
             execution.close()
             return False
     journal.update((entry.position, entry) for entry in execution.unwritten)

@@ -45,7 +45,7 @@ def charge(card: str) -> None:
 
 def pending(position: str = "2", arguments: str = '[["4711"],{}]') -> PendingStep:
     call = StepCall(charge, ("4711",), {})
-    call.is_awaited = True
+    call.is_accounted = True
     found: Any = PendingStep.__new__(PendingStep)
     found.execution, found.call, found.position = _Run, call, position
     found.attempt, found.started, found.arguments = 3, 1.5, arguments

@@ -7,12 +7,13 @@ the first request of the first branch of a `gather` at "3".
 """
 
 import random as _random
+import sys
 import threading
 import uuid as _uuid
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from types import CoroutineType
+from types import CodeType, CoroutineType
 from typing import Any, Protocol
 
 from veltrix.domain.context import step_context
@@ -48,8 +49,18 @@ def type_and_message(error: BaseException) -> tuple[str, str]:
         return type_, f"(no message: {type(broken).__name__} in its __str__)"
 
 
+# Calls of steps, `gather` and `sleep` that were made and not awaited so far, the first one first:
+# by which code, at which of its instructions. The line of that is worth asking for only in trouble.
+OpenCalls = dict[Any, tuple[CodeType, int]]
+
+
 class Recorder(Protocol):
-    """The place in a run that is being advanced now; the engine's side of `now uuid random`."""
+    """The place in a run that is being advanced now; the engine's side of `now uuid random`.
+
+    `open_calls` are those of the whole run.
+    """
+
+    open_calls: OpenCalls
 
     def record(self, name: str, make: Callable[[], Any]) -> Any:
         """The value recorded at this position, or the one that `make` gives, from now on."""
@@ -142,7 +153,10 @@ class Sleep:
         self.seconds = seconds
 
     def __await__(self) -> Generator[Any, Any, None]:
-        if here.recorder is not None or here.is_closing:
+        if here.recorder is not None:
+            here.recorder.open_calls.pop(self, None)
+            yield self
+        elif here.is_closing:
             yield self
         elif is_engine_here() and not is_part_of_step():
             raise OutsideRun("sleep()")
@@ -157,7 +171,11 @@ def sleep(duration: float | timedelta) -> Sleep:
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
     if not 0 <= seconds <= 10 * 366 * 86_400:
         raise ValueError(f"sleep takes 0 seconds to ten years, not {seconds!r}")
-    return Sleep(seconds)
+    made = Sleep(seconds)
+    if here.recorder is not None:
+        caller = sys._getframe(1)  # noqa: SLF001 - `inspect` takes many times as long
+        here.recorder.open_calls[made] = caller.f_code, caller.f_lasti
+    return made
 
 
 class Gather:
@@ -179,6 +197,8 @@ class Gather:
 
     def __await__(self) -> Generator[Any, Any, list[Any]]:
         if here.recorder is not None or here.is_closing:
+            if here.recorder is not None:
+                here.recorder.open_calls.pop(self, None)
             answer: list[Any] = yield self
             return answer
         if is_engine_here() and not is_part_of_step():
@@ -194,7 +214,11 @@ def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather
     All branches come to their end; then the first failure, in the order of the branches, is raised
     (or, with `return_exceptions`, stands in the list).
     """
-    return Gather(branches, return_exceptions)
+    made = Gather(branches, return_exceptions)
+    if here.recorder is not None:
+        caller = sys._getframe(1)  # noqa: SLF001 - `inspect` takes many times as long
+        here.recorder.open_calls[made] = caller.f_code, caller.f_lasti
+    return made
 
 
 def coroutine_of(awaitable: Awaitable[Any]) -> Coroutine[Any, Any, Any]:

@@ -1,5 +1,6 @@
 """Steps as their authors declare and call them."""
 
+import sys
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -66,19 +67,24 @@ class RetryPolicy:
 
 
 class StepCall:
-    """A step with its arguments, to be awaited (or given to `gather`)."""
+    """A step with its arguments, to be awaited (or given to `gather`).
 
-    __slots__ = ("arguments", "is_awaited", "keywords", "step")
+    `is_accounted`: it was awaited, or its run knows that it is to be.
+    """
+
+    __slots__ = ("arguments", "is_accounted", "keywords", "step")
 
     def __init__(
         self, step: "Step[..., Any]", arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> None:
         self.step, self.arguments, self.keywords = step, arguments, keywords
-        self.is_awaited = False
+        self.is_accounted = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        self.is_awaited = True
-        if here.recorder is not None:
+        self.is_accounted = True
+        recorder = here.recorder
+        if recorder is not None:
+            recorder.open_calls.pop(self, None)
             return (yield self)
         if here.is_closing:
             yield self  # whoever closes it gives it up then, however often it tries
@@ -101,7 +107,7 @@ class StepCall:
         return outcome
 
     def __del__(self) -> None:
-        if not self.is_awaited:
+        if not self.is_accounted:
             warnings.warn(
                 f"step {self.step.name!r} was called but never awaited: it did not run",
                 RuntimeWarning,
@@ -143,7 +149,13 @@ class Step(Generic[P, R]):
             )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        return StepCall(self, args, kwargs)
+        call = StepCall(self, args, kwargs)
+        recorder = here.recorder
+        if recorder is not None:
+            caller = sys._getframe(1)  # noqa: SLF001 - `inspect` takes many times as long
+            recorder.open_calls[call] = caller.f_code, caller.f_lasti
+            call.is_accounted = True
+        return call
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"

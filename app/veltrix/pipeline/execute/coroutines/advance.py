@@ -22,6 +22,7 @@ from veltrix.pipeline.execute.coroutines.execution import (
     PendingStep,
 )
 from veltrix.pipeline.execute.coroutines.foreign import as_foreign, foreign_request
+from veltrix.pipeline.execute.coroutines.forgotten import dropped, left_open, misused
 from veltrix.pipeline.execute.journal_rows import JournalEntry
 
 Answer = tuple[bool, Any, BaseException | None]  # answered now?, with this value, or this error
@@ -62,6 +63,8 @@ def _resume(
         here.recorder = None
         if execution.mismatch is not None:
             return execution.end(endings.mismatch(execution, execution.mismatch))
+        if execution.open_calls and (forgotten := dropped(execution.open_calls)) is not None:
+            return execution.end(endings.failure(execution, forgotten))
         try:
             if type(request) is StepCall:
                 is_answered, value, error = _ask_step(execution, branch, request)
@@ -153,6 +156,9 @@ def _finish(
     del execution.branches[branch]
     parent = branch.parent
     if parent is None:
+        calls = execution.open_calls
+        if calls and not execution.entries:  # a mismatch is said as such
+            error = left_open(calls) if error is None else misused(calls, error)
         if error is None:
             execution.end(endings.success(execution, value))
         else:

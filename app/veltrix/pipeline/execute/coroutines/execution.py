@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from veltrix.authoring.encoding import arguments_text, encode
+from veltrix.authoring.flow import OpenCalls
 from veltrix.authoring.steps import StepCall
 from veltrix.authoring.workflows import Workflow
 from veltrix.domain.places import DEPLOY_POSITION, WORKER_POSITION
@@ -143,6 +144,7 @@ class Branch:
         "is_errors_returned",
         "keys",
         "open_branches",
+        "open_calls",
         "parent",
         "prefix",
         "requests_made",
@@ -160,6 +162,7 @@ class Branch:
     ) -> None:
         self.execution, self.coroutine, self.prefix = execution, coroutine, prefix
         self.context = context
+        self.open_calls = execution.open_calls
         self.parent, self.index = parent, index
         self.requests_made = self.keys = 0
         self.open_branches = 0
@@ -220,6 +223,7 @@ class Execution:
         "key",
         "limits",
         "mismatch",
+        "open_calls",
         "pending",
         "settlement",
         "todo",
@@ -246,6 +250,7 @@ class Execution:
         self.todo: list[PendingStep] = []  # given; the sync ones not begun, the next one last
         # What sleeps or backs off, as a heap: until when, its branch, the step to be tried again.
         self.wakes: list[tuple[float, int, Branch, PendingStep | None]] = []
+        self.open_calls: OpenCalls = {}
         self.in_flight = 0  # given, and not yet ended
         self.settlement: Settlement | None = None
         self.mismatch: str | None = None
