@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from veltrix import on_worker_start, resource, step
+from veltrix import StepFailed, on_worker_start, resource, step
 from veltrix.authoring.definitions import DefinitionError
 from veltrix.authoring.resources import close_resources, start_hooks
 
@@ -91,6 +91,46 @@ def test_who_is_cancelled_takes_it_from_nobody() -> None:
         return await second
 
     assert asyncio.run(ask()) == "made"
+
+
+def test_a_making_that_hangs_is_given_up_and_begun_anew() -> None:
+    tries: list[str] = []
+
+    @resource
+    async def client() -> AsyncIterator[str]:
+        tries.append("begun")
+        try:
+            if len(tries) == 1:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            tries.append("given up")
+            raise
+        yield "made"
+
+    async def ask() -> list[Any]:
+        first = [asyncio.wait_for(client(), 0.01) for _ in range(2)]
+        ended = await asyncio.gather(*first, return_exceptions=True)
+        return [*map(type, ended), await client(), await client()]
+
+    assert asyncio.run(ask()) == [TimeoutError, TimeoutError, "made", "made"]
+    assert tries == ["begun", "given up", "begun"]
+
+
+def test_an_async_one_in_a_def_step_says_what_step_can_have_it() -> None:
+    @resource
+    async def client() -> AsyncIterator[str]:
+        yield "made"
+
+    @step
+    def ask() -> object:
+        return client()
+
+    async def flow() -> object:
+        return await ask()
+
+    coroutine: Any = flow()
+    with pytest.raises(StepFailed, match="make the step an async def"):
+        coroutine.send(None)  # as in a worker, whose main thread has no event loop
 
 
 def test_a_copy_of_the_process_has_its_own() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from veltrix.authoring.code import name_of
 from veltrix.authoring.definitions import DefinitionError
-from veltrix.authoring.flow import here
+from veltrix.authoring.flow import NonRetryable, here, is_part_of_step
 
 if TYPE_CHECKING:
     import asyncio  # the front door loads none: who has a loop has it loaded
@@ -67,6 +67,10 @@ def resource(function: Callable[[], Any], /) -> Callable[[], Any]:
     )
 
 
+class ResourceMisplaced(NonRetryable, RuntimeError):
+    """A resource was asked for where there can be none; no attempt can succeed."""
+
+
 class _Resource(Generic[T]):
     def __init__(self, function: Callable[[], Any]) -> None:
         if inspect.signature(function).parameters:
@@ -75,7 +79,7 @@ class _Resource(Generic[T]):
 
     def _check_here(self) -> None:
         if here.recorder is not None:
-            raise RuntimeError(
+            raise ResourceMisplaced(
                 f"resource {self.name!r} was asked for in a workflow's own code, which may do"
                 " nothing but call steps; ask for it in a step"
             )
@@ -122,9 +126,18 @@ class _AsyncResource(_Resource[T]):
     def __init__(self, function: Callable[[], AsyncIterator[T]]) -> None:
         super().__init__(function)
         self._made: dict[asyncio.AbstractEventLoop, asyncio.Task[T]] = {}
+        self._waiting: dict[asyncio.Task[T], int] = {}  # how many wait for what is being made
 
-    async def __call__(self) -> T:
+    def __call__(self) -> Awaitable[T]:
         self._check_here()
+        if is_part_of_step() and not _has_loop():
+            raise ResourceMisplaced(
+                f"resource {self.name!r} is async def, and was asked for in a def step; make the"
+                " step an async def, and await the resource there"
+            )
+        return self._get()
+
+    async def _get(self) -> T:
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -134,12 +147,21 @@ class _AsyncResource(_Resource[T]):
         if making is None:
             # By itself: the step that asks first may be cancelled, and others wait for it too.
             making = self._made[loop] = loop.create_task(self._make(), context=Context())
+        if _is_made(making):
+            return making.result()
+        self._waiting[making] = self._waiting.get(making, 0) + 1
         try:
             return await asyncio.shield(making)
         except BaseException:
-            if making.done() and (making.cancelled() or making.exception() is not None):
-                self._made.pop(loop, None)
+            # Who asks from now on has it made anew: this making may have failed, or hang.
+            if self._made.get(loop) is making and not _is_made(making):
+                del self._made[loop]
             raise
+        finally:
+            self._waiting[making] -= 1
+            if not self._waiting[making]:
+                del self._waiting[making]
+                making.cancel()  # nobody waits for it any more; nothing where it is made
 
     async def _make(self) -> T:
         import asyncio
@@ -156,6 +178,20 @@ class _AsyncResource(_Resource[T]):
         self._made.pop(loop, None)
         if await anext(generator, _NOTHING) is not _NOTHING:
             raise RuntimeError(f"resource {self.name!r} yields more than once")
+
+
+def _is_made(making: "asyncio.Task[Any]") -> bool:
+    return making.done() and not making.cancelled() and making.exception() is None
+
+
+def _has_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 _NOTHING: Any = object()
