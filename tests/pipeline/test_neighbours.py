@@ -2,11 +2,14 @@
 
 import asyncio
 import contextvars
+import inspect
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Engine, text
 
@@ -349,19 +352,41 @@ async def _limits() -> None:
         await who()
 
 
+async def _gathers() -> None:
+    await asyncio.gather(who(), who())
+
+
+async def _waits_for() -> None:
+    await asyncio.wait_for(who(), 1)
+
+
+async def _makes_tasks() -> None:
+    await asyncio.create_task(who_in_branch("task"))
+
+
+async def _calls_out() -> None:
+    async with httpx.AsyncClient() as client:
+        await client.get("http://127.0.0.1:9/")
+
+
 @pytest.mark.parametrize(
-    ("foreign", "name"),
+    ("foreign", "name", "cure"),
     [
-        (_sleeps, "asyncio.sleep"),
-        (_waits, "asyncio.Event.wait"),
-        (_groups, "asyncio.TaskGroup.__aenter__"),
-        (_yields, "asyncio.sleep"),
-        (_limits, "asyncio.timeout"),
+        (_sleeps, "asyncio.sleep", "use sleep() of Veltrix"),
+        (_waits, "asyncio.Event.wait", "move it into a @step"),
+        (_groups, "asyncio.TaskGroup.__aenter__", "use gather() of Veltrix"),
+        (_yields, "asyncio.sleep", "use sleep() of Veltrix"),
+        (_limits, "asyncio.timeout", "give the step, or the workflow, a timeout_s"),
+        (_gathers, "asyncio.gather", "use gather() of Veltrix"),
+        (_waits_for, "asyncio.wait_for", "give the step, or the workflow, a timeout_s"),
+        (_makes_tasks, "asyncio.create_task", "use gather() of Veltrix"),
+        (_calls_out, "httpx.AsyncClient.get", "move it into a @step"),
     ],
-    ids=lambda one: getattr(one, "__name__", ""),
+    ids=lambda one: getattr(one, "__name__", None),
 )
+@pytest.mark.filterwarnings("ignore:coroutine 'who_in_branch' was never awaited")
 def test_what_a_workflow_may_not_await_is_named_at_once(
-    engine: Engine, hands: Hands, foreign: Any, name: str
+    engine: Engine, hands: Hands, foreign: Any, name: str, cure: str
 ) -> None:
     @workflow(name="fulfil")
     async def awaits(event: Event[Any]) -> None:
@@ -374,6 +399,11 @@ def test_what_a_workflow_may_not_await_is_named_at_once(
     assert row.outcome["type"] == "ForeignAwait"
     start = f"{name} was awaited in workflow 'fulfil', test_neighbours.py:"
     assert row.outcome["message"].startswith(start), row.outcome["message"]
+    assert row.outcome["message"].endswith(f"; {cure}")
+    line = int(row.outcome["message"].removeprefix(start).partition(":")[0])
+    last_line = inspect.getsource(foreign).splitlines()[-1]
+    source = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert source[line - 1] == last_line or name.split(".")[1] in source[line - 1]
 
 
 def test_an_exception_that_a_branch_returns_is_its_value(engine: Engine, hands: Hands) -> None:
