@@ -80,7 +80,7 @@ def test_any_callable_can_be_a_step_and_its_workflow_has_a_code_version(
         return await _named_by_the_workflow(event.data)  # type: ignore[name-defined] # noqa: F821
 
     data: Any = [1, 2, 3] if function is len else 3
-    given: Any = asyncio.run(flow(Event(source="/s", id="1", type="t", data=data)))  # type: ignore[arg-type]
+    given: Any = asyncio.run(flow(Event(source="/s", id="1", type="t", data=data)))
     assert given == outcome
     assert one.name == name
     assert len(flow.code_version(None)) == 16

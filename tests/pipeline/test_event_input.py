@@ -1,6 +1,6 @@
 """What a workflow is given as its event's data, by the type that it declares."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, NewType
@@ -32,7 +32,7 @@ def data_of(
     async def take(event: Any) -> None: ...
 
     take.__annotations__["event"] = Event[type_]
-    function: Callable[[Event[Any]], Awaitable[None]] = take
+    function: Callable[[Event[Any]], Coroutine[Any, Any, None]] = take
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     claim = Claim(
         run_id="r", workflow="take", queue="q", generation=0, attempt=1, alone=False, crashes=0,

@@ -1,7 +1,7 @@
 """Workflows as their authors declare them."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
@@ -27,7 +27,7 @@ class Workflow(Generic[Data, Outcome]):
     """A business workflow: the code a run executes. Calling it runs it as plain code."""
 
     name: str
-    function: Callable[[Event[Data]], Awaitable[Outcome]]
+    function: Callable[[Event[Data]], Coroutine[Any, Any, Outcome]]
     types: tuple[str, ...]
     queue: str
     policy: RetryPolicy
@@ -36,7 +36,7 @@ class Workflow(Generic[Data, Outcome]):
     timeout_s: float | None
     codec: Codec = field(repr=False)
 
-    def __call__(self, event: Event[Data]) -> Awaitable[Outcome]:
+    def __call__(self, event: Event[Data]) -> Coroutine[Any, Any, Outcome]:
         return self.function(event)
 
     def code_version(self, release: str | None) -> str:
@@ -61,7 +61,7 @@ class WorkflowDecorator(Protocol):
     """`workflow` with its options."""
 
     def __call__(
-        self, function: Callable[[Event[Data]], Awaitable[Outcome]], /
+        self, function: Callable[[Event[Data]], Coroutine[Any, Any, Outcome]], /
     ) -> Workflow[Data, Outcome]: ...
 
 
@@ -87,7 +87,7 @@ def workflow(
         raise DefinitionError("@workflow takes options: write @workflow() or @workflow(on=...)")
     types = (on,) if isinstance(on, str) else tuple(on)
 
-    def decorate(function: Callable[[Event[Any]], Awaitable[Any]]) -> Workflow[Any, Any]:
+    def decorate(function: Callable[[Event[Any]], Coroutine[Any, Any, Any]]) -> Workflow[Any, Any]:
         name_ = name or name_of(function)
         predicates: dict[str, Any] = {"when": when, "key": key}
         for what, predicate in predicates.items():
