@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from veltrix import Event, step, transaction, workflow
+from veltrix import Event, on_worker_start, resource, step, transaction, workflow
 from veltrix.authoring.definitions import DefinitionError
 
 loose: Any = workflow  # as those write it who ask no type checker
@@ -37,6 +37,9 @@ class AddsAsync:
 
     async def __call__(self, one: int) -> int:
         return one + 1
+
+
+async def takes_one(event: Event[Any]) -> None: ...
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -139,3 +142,36 @@ def test_a_step_in_the_body_of_a_class_is_a_method() -> None:
 def test_what_cannot_be_a_workflow_says_what_can(make: Any, words: str) -> None:
     with pytest.raises(DefinitionError, match=words):
         make()
+
+
+any_step: Any = step
+any_resource: Any = resource
+any_hook: Any = on_worker_start
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: any_step(retrys=3), "@step has no option 'retrys'; did you mean 'retries'?"),
+        (lambda: any_step(colour=3), "@step has no option 'colour'; it has name, retries, "),
+        (lambda: any_step(retries="3"), "option 'retries' of @step must be int, not '3'"),
+        (lambda: any_step(timeout_s=True), "must be int or float or None, not True"),
+        (lambda: any_step(non_retryable=ValueError), "must be tuple or list or set"),
+        (lambda: any_step(loose()(takes_one)), "'takes_one' is a workflow, and cannot be a step"),
+        (lambda: loose()(any_step(add_async)), "'add_async' is a step, and cannot be a workflow"),
+        (lambda: loose(retrys=3), "@workflow has no option 'retrys'; did you mean 'retries'?"),
+        (lambda: loose(queue=3), "option 'queue' of @workflow must be str, not 3"),
+        (lambda: any_resource(None), "@resource takes a generator that yields once"),
+        (lambda: any_resource(size=3), "@resource has no option 'size'; it has none"),
+        (lambda: any_hook(None), "@on_worker_start takes a function; write it without parentheses"),
+        (lambda: any_step(Adds.method), "step 'method' is a method"),
+        (lambda: any_step(generates), "step 'generates' is a generator"),
+    ],
+)
+def test_a_wrong_declaration_is_told_with_its_file_and_line(make: Any, words: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        make()
+
+    line = make.__code__.co_firstlineno
+    assert str(refused.value).startswith(f"tests/domain/test_definitions.py:{line}: ")
+    assert words in str(refused.value)

@@ -9,10 +9,10 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from veltrix.authoring.code import name_of
-from veltrix.authoring.definitions import DefinitionError
+from veltrix.authoring.definitions import DefinitionError, check_options
 from veltrix.authoring.flow import NonRetryable, here, is_part_of_step
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Closer = Callable[[], Any]
 start_hooks: list[StartHook] = []
 
 
-def on_worker_start(function: StartHook) -> StartHook:
+def on_worker_start(function: StartHook = cast(Any, None), /) -> StartHook:  # noqa: B008 - a mark
     """`@on_worker_start`: called once in each child of a worker, before its first run.
 
     A `def` or `async def` without arguments. What it raises is logged, and the child goes on: a
@@ -49,7 +49,7 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def resource(function: Callable[[], Iterator[T]], /) -> Callable[[], T]: ...
 @overload
 def resource(function: Callable[[], AsyncIterator[T]], /) -> Callable[[], Awaitable[T]]: ...
-def resource(function: Callable[[], Any], /) -> Callable[[], Any]:
+def resource(function: Any = None, /, **options: Any) -> Callable[[], Any]:
     """Make a generator that yields once a resource: calling it gives what it yielded.
 
     It is made when a step of this process first asks for it, is the same for all later ones, and
@@ -57,13 +57,14 @@ def resource(function: Callable[[], Any], /) -> Callable[[], Any]:
     steps. If making it fails, so does the attempt of the step, and the next one makes it anew. A
     process that is killed closes nothing. Raises DefinitionError if it is no such generator.
     """
+    check_options("@resource", options, {})
     if inspect.isasyncgenfunction(function):
         return _AsyncResource(function)
     if inspect.isgeneratorfunction(function):
         return _SyncResource(function)
     raise DefinitionError(
         "@resource takes a generator that yields once: what it yields is the resource, and what"
-        " comes after the yield closes it"
+        " comes after the yield closes it; write it without parentheses"
     )
 
 

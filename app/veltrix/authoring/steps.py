@@ -8,7 +8,13 @@ from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from veltrix.authoring.code import name_of
-from veltrix.authoring.definitions import DefinitionError, check_step, is_async
+from veltrix.authoring.definitions import (
+    NUMBER,
+    DefinitionError,
+    check_options,
+    check_step,
+    is_async,
+)
 from veltrix.authoring.encoding import Codec
 from veltrix.authoring.flow import (
     NonRetryable,
@@ -181,6 +187,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
 
     It takes effect at least once; `idempotency_key()` is the same in every attempt.
     """
+    check_options("@step", options, _KNOWN)
     decorate = StepDecorator(**options)
     return decorate(function) if function is not None else decorate
 
@@ -203,8 +210,20 @@ def transaction(function: Any = None, /, **options: Any) -> Any:
 
     Its changes are committed with the record that it is done. The code may run more than once.
     """
+    check_options("@transaction", options, _KNOWN)
     decorate = TransactionDecorator(**options)
     return decorate(function) if function is not None else decorate
+
+
+_KNOWN = {
+    "name": (str, type(None)),
+    "retries": int,
+    "backoff_s": NUMBER,
+    "backoff_factor": NUMBER,
+    "backoff_s_max": NUMBER,
+    "timeout_s": (*NUMBER, type(None)),
+    "non_retryable": (tuple, list, set, frozenset),
+}
 
 
 class _Options:

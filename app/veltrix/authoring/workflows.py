@@ -3,12 +3,12 @@
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, Never, ParamSpec, Protocol, TypeVar, cast
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from veltrix.authoring.code import code_digest, name_of, referred
-from veltrix.authoring.definitions import DefinitionError, is_async
+from veltrix.authoring.definitions import NUMBER, DefinitionError, check_options, is_async
 from veltrix.authoring.encoding import Codec
 from veltrix.authoring.steps import RetryPolicy, Step
 from veltrix.domain.events import Event
@@ -20,6 +20,15 @@ Outcome = TypeVarWithDefault("Outcome", default=Any)
 
 DEFAULT_QUEUE = "default"
 NAME_CHARS_MAX = 200
+_KNOWN = {
+    "on": (str, tuple, list, set, frozenset),
+    "name": (str, type(None)),
+    "queue": str,
+    "when": object,
+    "key": object,
+    "retries": int,
+    "timeout_s": (*NUMBER, type(None)),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ def workflow(
     key: Callable[[Event[Any]], str | None] | None = None,
     retries: int = 3,
     timeout_s: float | None = None,
+    **unknown: Never,
 ) -> "WorkflowDecorator":
     """Make an `async def` a workflow, started by the event types in `on`, or by name.
 
@@ -85,6 +95,8 @@ def workflow(
     """
     if function is not None:
         raise DefinitionError("@workflow takes options: write @workflow() or @workflow(on=...)")
+    given = {"name": name, "queue": queue, "retries": retries, "timeout_s": timeout_s, "on": on}
+    check_options("@workflow", {**given, **unknown}, _KNOWN)
     types = (on,) if isinstance(on, str) else tuple(on)
 
     def decorate(function: Callable[[Event[Any]], Coroutine[Any, Any, Any]]) -> Workflow[Any, Any]:
@@ -112,6 +124,10 @@ def workflow(
 def _check_definition(
     name: str, function: object, types: Sequence[str], queue: str, timeout_s: float | None
 ) -> None:
+    if isinstance(function, Step):
+        raise DefinitionError(
+            f"{name!r} is a step, and cannot be a workflow too; keep one of the two decorators"
+        )
     if not is_async(function):
         raise DefinitionError(f"workflow {name!r} must be an async def, without yield")
     if len(inspect.signature(cast(Any, function)).parameters) != 1:
