@@ -19,7 +19,7 @@ from veltrix.domain.context import log_facts
 
 _WAIT_S = 0.1  # for a reader that is slow; once it stood still so long, not again for a second
 _AGAIN_AFTER_S = 1.0
-_OF_LIBRARIES = ("celery", "kombu", "amqp", "billiard", "sqlalchemy")
+_OF_LIBRARIES = ("alembic", "celery", "kombu", "amqp", "billiard", "sqlalchemy")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 

@@ -222,6 +222,19 @@ def test_workflows_that_can_never_run_are_all_named_and_nothing_is_registered(
     assert veltrix("workflows", "list", "--json").json == []
 
 
+def test_an_error_of_the_authors_module_is_a_sentence_with_its_line(
+    veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_at_import.py").write_text("x = 1\n\ny = nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("VELTRIX_WORKFLOWS", "broken_at_import")
+
+    ran = veltrix("workflows", "register")
+
+    said = "veltrix: broken_at_import.py:3: NameError: name 'nowhere' is not defined\n"
+    assert (ran.code, ran.err) == (2, said)
+
+
 def test_topology_is_planned_applied_and_shown(
     veltrix: Veltrix, monkeypatch: pytest.MonkeyPatch, engine: Engine, broker: Broker
 ) -> None:
