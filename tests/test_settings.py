@@ -1,5 +1,6 @@
 """Wrong settings stop a process at its start, with a sentence and a cure for each mistake."""
 
+import os
 import re
 from itertools import chain
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from veltrix import telemetry
+from veltrix.commands.processes import _solo_settings
 from veltrix.docs import settings_page
 from veltrix.settings.fields import Settings
 from veltrix.settings.load import (
@@ -327,3 +329,26 @@ def test_a_remark_beside_a_setting_is_no_title_of_the_page() -> None:
     assert titles[0] == "Where things are"
     assert all(len(title) <= 30 for title in titles)
     assert all(settings_page.groups().values())
+
+
+def test_solo_has_the_servers_of_a_dev_in_its_folder_and_the_authors_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("VELTRIX_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PAYMENT_KEY", "of the terminal")
+    monkeypatch.setenv("PAYMENT_URL", "")  # to be as before at the end
+    monkeypatch.delenv("PAYMENT_URL")
+    (tmp_path / ".veltrix").mkdir()
+    (tmp_path / ".veltrix" / "env").write_text("export VELTRIX_BROKER_URL=amqp://a:b@127.0.0.1/\n")
+    (tmp_path / ".env").write_text("PAYMENT_URL=http://pay\nPAYMENT_KEY=file\nPGHOST=far\n")
+
+    settings = _solo_settings()
+
+    assert settings.broker_url is not None
+    assert settings.broker_url.get_secret_value() == "amqp://a:b@127.0.0.1/"
+    assert os.environ["PAYMENT_URL"] == "http://pay"
+    assert os.environ["PAYMENT_KEY"] == "of the terminal"
+    assert os.environ.get("PGHOST") != "far"

@@ -63,7 +63,8 @@ def worker(
     Until SIGTERM or Ctrl-C: what is in hand is finished or handed back, nothing is lost.
     Children: VELTRIX_WORKER_CHILDREN; time to finish: VELTRIX_GRACE_S. Any number run side by
     side, each with a VELTRIX_WORKER_NAME of its own. With --solo one run at a time, here, without
-    limits of time for steps: breakpoint() has this terminal.
+    limits of time for steps: breakpoint() has this terminal. A `veltrix dev`
+    of this folder is found.
 
     Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
     """
@@ -71,7 +72,7 @@ def worker(
     if solo:
         from veltrix.processes.solo import run_solo
 
-        raise typer.Exit(run_solo(_settings()))
+        raise typer.Exit(run_solo(_solo_settings()))
     from veltrix.processes.worker import start
 
     raise typer.Exit(start(_settings))
@@ -96,11 +97,14 @@ def dev(
     reload: Annotated[
         bool, typer.Option(help="Start the worker again when a Python file here changes.")
     ] = True,
+    worker: Annotated[
+        bool, typer.Option(help="Without one, run `veltrix worker --solo` beside it.")
+    ] = True,
 ) -> None:
     """Run everything here, in one terminal.
 
     PostgreSQL, RabbitMQ, api, relay, worker and Flower. Ctrl-C stops it. Other commands in this
-    folder find what runs by themselves. A file with a syntax error keeps the code before.
+    folder find what runs by themselves. A file that cannot be imported keeps the code before.
 
     Example: veltrix dev
     """
@@ -114,7 +118,7 @@ def dev(
             "veltrix dev speaks plain HTTP, on loopback: leave VELTRIX_API_TLS_CERT and"
             " VELTRIX_FLOWER_TLS_CERT out for it"
         )
-    raise typer.Exit(run_dev(folder, settings=settings, is_reloading=reload))
+    raise typer.Exit(run_dev(folder, settings=settings, is_reloading=reload, has_worker=worker))
 
 
 def _hear() -> None:
@@ -134,11 +138,19 @@ def _hear() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
-def _settings() -> "Settings":
+def _solo_settings() -> "Settings":
+    """As `veltrix dev` gives them: its servers, and for steps what `.env` has beside settings."""
+    from veltrix.settings.load import DEV_FILE, give_to_authors
+
+    give_to_authors()
+    return _settings(DEV_FILE)
+
+
+def _settings(dev_file: Path | None = None) -> "Settings":
     """The settings of a process that keeps running; its logs are configured."""
     from veltrix.settings.load import load_settings
     from veltrix.telemetry import configure_logs
 
-    settings = load_settings()
+    settings = load_settings(dev_file=dev_file)
     configure_logs(settings.log_format, settings.log_level)
     return settings

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from veltrix.dev.children import CannotStart, Leash
 from veltrix.dev.platform import Kind, command, is_ready
+from veltrix.dev.probe import Probe
 from veltrix.dev.processes import Spec, Supervisor
 from veltrix.dev.servers.ports import Claims
 from veltrix.dev.servers.postgres import Postgres
@@ -29,6 +30,8 @@ from veltrix.store.transactions import make_engine
 
 _DATABASE = "veltrix"
 _KINDS: tuple[Kind, ...] = ("api", "relay", "worker", "flower")
+# Who saves a file waits for the worker: of this, steps have what it does not need to hand back.
+_WORKER_GRACE_S, _HAND_BACK_S = 10.0, 5.0
 _TICK_S = 0.25
 _LOOK_S = 2.0  # between looks at the servers, so that one that cannot run is not started in a loop
 # Beyond the worker's own grace, which begins when it gets the signal.
@@ -68,6 +71,7 @@ def run_dev(
     settings: Settings,
     environ: Mapping[str, str] | None = None,
     is_reloading: bool = True,
+    has_worker: bool = True,
     out: Callable[[str], None] = _write_line,
 ) -> int:
     """Run PostgreSQL, RabbitMQ, api, relay, worker and Flower until Ctrl-C; the exit code.
@@ -77,10 +81,9 @@ def run_dev(
     what a killed `dev` left is ended first. A second Ctrl-C does not wait for work in hand.
     Processes get `environ`, which is ours, above what `.env` has beside settings. The worker is
     started again when a Python file below the current folder has changed, if it `is_reloading`.
+    Without a worker (`has_worker`) somebody runs one beside it, as `veltrix worker --solo`.
     """
-    # What libpq reads would lead the platform to a database of the author's.
-    theirs = {n: value for n, value in variables_of_authors().items() if not n.startswith("PG")}
-    environ = theirs | dict(os.environ if environ is None else environ)
+    environ = variables_of_authors() | dict(os.environ if environ is None else environ)
     folder = folder.absolute()
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     leash, claims = Leash(folder), Claims()
@@ -92,8 +95,10 @@ def run_dev(
         code = 0
         try:
             leash.open()
-            sources = SourceFiles(Path.cwd()) if is_reloading else None
-            _run(folder, supervisor, claims, postgres, rabbitmq, settings, environ, sources, out)
+            sources = SourceFiles(Path.cwd()) if is_reloading and has_worker else None
+            kinds = tuple(kind for kind in _KINDS if has_worker or kind != "worker")
+            servers = postgres, rabbitmq
+            _run(folder, supervisor, leash, claims, servers, settings, environ, kinds, sources, out)
         except KeyboardInterrupt:
             out("stopping; Ctrl-C again does not wait for work in hand")
         except (CannotStart, SchemaError) as error:
@@ -113,22 +118,29 @@ def run_dev(
 def _run(
     folder: Path,
     supervisor: Supervisor,
+    leash: Leash,
     claims: Claims,
-    postgres: Postgres | None,
-    rabbitmq: RabbitMQ | None,
+    embedded: tuple[Postgres | None, RabbitMQ | None],
     settings: Settings,
     environ: Mapping[str, str],
+    kinds: tuple[Kind, ...],
     sources: SourceFiles | None,
     out: Callable[[str], None],
 ) -> NoReturn:
     """Everything started and kept running; ends by an exception only."""
     say = _printer(out)
-    servers = _start_servers(postgres, rabbitmq, settings, say)
+    servers = _start_servers(*embedded, settings, say)
     ports = _choose_ports(folder / "ports.json", settings, claims, say)
     variables = _variables(servers, ports)
     _write_env(folder / "env", variables)
     supervisor.open()
-    for kind in _KINDS:
+    grace_s = _grace_s(settings)
+    environ = {**environ, f"{PREFIX}GRACE_S": f"{grace_s:g}"}
+    reload = None
+    if sources is not None:
+        probe = Probe(leash, folder / "probe.log", _environment(environ, variables))
+        reload = _Reload(sources, probe, supervisor, grace_s, say)
+    for kind in kinds:
         # Nobody is before this api who would have to be told: Ctrl-C needs no time for that.
         end = signal.SIGINT if kind == "api" else signal.SIGTERM
         supervisor.start(Spec(kind, command(kind), _environment(environ, variables), end=end))
@@ -137,27 +149,61 @@ def _run(
     is_announced, look_at = False, 0.0
     while True:
         supervisor.tick(_TICK_S)
-        if sources is not None:
-            _reload(sources, supervisor, say)
-        if not is_announced and all(is_ready(kind, ports[kind]) for kind in _KINDS):
+        if reload is not None:
+            reload.look()
+        if not is_announced and all(is_ready(kind, ports[kind]) for kind in kinds):
             is_announced = True
-            out("  Ready.")
+            alone = "" if "worker" in kinds else " No worker: run `veltrix worker --solo`."
+            out(f"  Ready.{alone}")
         if time.monotonic() >= look_at:
             servers.keep_running(say)
             look_at = time.monotonic() + _LOOK_S
 
 
-def _reload(sources: SourceFiles, supervisor: Supervisor, say: Callable[[str, str], None]) -> None:
-    """Start the worker again where its code changed; a syntax error keeps the code before."""
-    changed = sources.changed()
-    if not changed:
-        return
-    if mistake := sources.mistake():
-        say("worker", f"{mistake}; going on with the code before")
-        return
-    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-    say("worker", f"{os.path.relpath(changed[0])}{more} changed; starting again")
-    supervisor.restart("worker")
+class _Reload:
+    """The worker starts again where its code changed; a mistake in it keeps the code before."""
+
+    def __init__(
+        self,
+        sources: SourceFiles,
+        probe: Probe,
+        supervisor: Supervisor,
+        grace_s: float,
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._sources, self._probe, self._supervisor, self._say = sources, probe, supervisor, say
+        self._steps_s = grace_s - _HAND_BACK_S
+        self._changed: list[Path] = []
+
+    def look(self) -> None:
+        """At the files, and at what an import of them has found: once, without waiting."""
+        if changed := self._sources.changed():
+            self._changed = sorted({*self._changed, *changed})
+            if mistake := self._sources.mistake():
+                self._probe.end()
+                self._keep(mistake)
+                return
+            self._probe.begin()
+        has_ended, mistake = self._probe.ended()
+        if has_ended and mistake:
+            self._keep(mistake)
+        elif has_ended:
+            changed, self._changed = self._changed, []
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            name = os.path.relpath(changed[0])
+            again = f"starting again; steps in hand have {self._steps_s:g} s"
+            self._say("worker", f"{name}{more} changed; {again}")
+            self._supervisor.restart("worker")
+
+    def _keep(self, mistake: str) -> None:
+        self._say("worker", f"{mistake}; going on with the code before")
+
+
+def _grace_s(settings: Settings) -> float:
+    """What is in hand is handed back soon, and begun again, unless the settings say otherwise."""
+    is_chosen = "grace_s" in settings.model_fields_set
+    is_too_short = settings.step_overrun_s >= _WORKER_GRACE_S
+    return settings.grace_s if is_chosen or is_too_short else _WORKER_GRACE_S
 
 
 def _start_servers(

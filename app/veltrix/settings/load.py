@@ -188,8 +188,18 @@ def _below(
 
 
 def variables_of_authors(path: Path = ENV_FILE) -> dict[str, str]:
-    """What the file has beside our settings: for the steps of who develops."""
-    return {n: value for n, value in _all_of_file(path).items() if not n.startswith(PREFIX)}
+    """What the file has beside our settings: for the steps of who develops.
+
+    Without what libpq reads: that would lead the platform to a database of the author's.
+    """
+    of_others = (PREFIX, "PG")
+    return {n: value for n, value in _all_of_file(path).items() if not n.startswith(of_others)}
+
+
+def give_to_authors(path: Path = ENV_FILE) -> None:
+    """Put those into the environment of this process, below what it has."""
+    for name, value in variables_of_authors(path).items():
+        os.environ.setdefault(name, value)
 
 
 def _read_env_file(path: Path | None) -> dict[str, str]:
