@@ -1,10 +1,10 @@
 """Steps as their authors declare and call them."""
 
-import sys
 import warnings
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
+from sys import _getframe  # `inspect` takes many times as long
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from veltrix.authoring.code import name_of
@@ -158,7 +158,7 @@ class Step(Generic[P, R]):
         call = StepCall(self, args, kwargs)
         recorder = here.recorder
         if recorder is not None:
-            caller = sys._getframe(1)  # noqa: SLF001 - `inspect` takes many times as long
+            caller = _getframe(1)
             recorder.open_calls[call] = caller.f_code, caller.f_lasti
             call.is_accounted = True
         return call
