@@ -271,6 +271,7 @@ def test_who_may_not_call_is_told_so_in_a_sentence_with_its_cure(
 
     without = veltrix("runs", *there)
     read = veltrix("run", run_id, *there, "--key-file", "key", "--json")
+    told = veltrix("run", run_id, *there, "--key-file", "key")
     act = veltrix("replay", "run", run_id, "--reason", "r", *there, "--key-file", "key")
     both = ways.http("runs", "--key-file", "key")
     plain = veltrix("runs", "--url", "http://api.example", "--key-file", "key")
@@ -280,6 +281,7 @@ def test_who_may_not_call_is_told_so_in_a_sentence_with_its_cure(
     assert "401" in without.err
     assert "--key-file" in without.err
     assert read.json["redacted"] is True
+    assert "Withheld, for the key may not see payloads" in told.out
     assert "lacks the scope runs:replay" in act.err
     assert "leave one of them out" in both.err
     assert "without TLS" in plain.err

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.5
 _NULL = b"null"
+_WITHHELD = "(withheld)"
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
 
 
@@ -162,6 +163,8 @@ def _lines(story: "RunStory") -> Iterator[str]:
             [(a.action, a.generation, a.author, a.acted_at, a.reason) for a in story.actions],
         )
     yield from _last_error(story)
+    if story.redacted:
+        yield "\nWithheld, for the key may not see payloads: arguments, outputs, messages, outcome."
     if story.outcome is not None or (story.state == RunState.SUCCEEDED and not story.redacted):
         yield f"\noutcome\n{one_line(bytes(story.outcome or _NULL).decode())}"
 
@@ -178,7 +181,8 @@ def _last_error(story: "RunStory") -> Iterator[str]:
     if last.traceback:
         yield indented(last.traceback.rstrip(), "  ")
     else:
-        yield indented(f"{last.type}: {last.message or ''}".rstrip(), "  ")
+        told = _WITHHELD if story.redacted else last.message or ""
+        yield indented(f"{last.type}: {told}".rstrip(), "  ")
 
 
 def _steps(story: "RunStory") -> Iterable[str]:
@@ -220,7 +224,7 @@ def _attempts(story: "RunStory") -> Iterable[str]:
                 a.began_at or a.failed_at,
                 _took(a.took_ms),
                 None if a.retry_delay_s is None else _took(round(a.retry_delay_s * 1000)),
-                f"{a.type}: {a.message}",
+                f"{a.type}: {_WITHHELD if story.redacted else a.message}",
             )
             for a in story.failed_attempts
         ],

@@ -1,5 +1,6 @@
 """`veltrix send`: a file of events, or what comes through a pipe."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -171,7 +172,7 @@ def _show_place(progress: "Progress", sender: "Sender", file: str) -> None:
     line = sender.sent.next_line
     progress.say(
         f"stopped: everything before line {line:,} was taken or refused; go on with"
-        f" veltrix send {file} --from-line {line}"
+        f" veltrix send {shlex.quote(file)} --from-line {line}"
     )
 
 

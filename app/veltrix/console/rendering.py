@@ -224,10 +224,15 @@ def count(number: int | None) -> str:
     return "\N{EN DASH}" if number is None else f"{number:,}"
 
 
+_RATE_MIN = 0.01
+
+
 def rate(per_s: float | None) -> str:
-    """A number per second, to about three digits."""
+    """A number per second or minute, to about three digits; of a few an hour it says so."""
     if per_s is None:
         return "\N{EN DASH}"
+    if 0 < per_s < _RATE_MIN:
+        return f"< {_RATE_MIN}"
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
