@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import structlog
 from sqlalchemy import Engine
 
 from tests.support.empty import empty_database
@@ -22,6 +23,14 @@ from veltrix.store.transactions import make_engine
 
 _FAILED = pytest.StashKey[bool]()
 _SERVICES = pytest.StashKey[Services]()
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs in this process sets how lines of log are written from then on."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

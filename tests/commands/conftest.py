@@ -5,12 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import structlog
 
 from veltrix.cli import run
 from veltrix.settings.fields import PREFIX
@@ -39,19 +38,17 @@ Veltrix = Callable[..., Ran]
 @pytest.fixture
 def unset_veltrix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Veltrix]:
+) -> Veltrix:
     """`unset_veltrix("runs", "--json")` in an empty folder, without any setting."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody answers a question
-    logs = structlog.get_config()
 
     def call(*arguments: str) -> Ran:
         capsys.readouterr()
         code = run(arguments)
         return Ran(code, *capsys.readouterr())
 
-    yield call
-    structlog.configure(**logs)
+    return call
 
 
 @pytest.fixture
