@@ -240,6 +240,54 @@ def test_a_step_that_closes_standard_output_closes_it_for_nobody() -> None:
     assert ran.stdout.count('"watch.failed"') == 3
 
 
+PRINTING = """
+import sys
+from types import SimpleNamespace
+from veltrix import log_lines
+from veltrix.domain.context import StepContext, run_here, step_context
+log_lines.take_over_logging("json", "info", has_prints=sys.argv[1] == "yes")
+print("outside")
+run_here.set(SimpleNamespace(run_id="run-1", event_id="event-1", workflow="fulfil"))
+step_context.set(StepContext("run-1", "fulfil", "3", 2, "run-1:3", None, "reserve"))
+print("two\\nlines", {"of": "a step"})
+print("a line in ", end="")
+print("parts")
+print("a question? ", end="", flush=True)
+print("x" * 9_000, end="")
+step_context.set(None)
+print("of the workflow")
+run_here.set(None)
+print("outside again")
+"""
+
+
+@pytest.mark.parametrize("has_prints", [True, False])
+def test_what_a_step_prints_is_a_line_of_its_run_unless_somebody_debugs_it(
+    has_prints: bool,
+) -> None:
+    command = [sys.executable, "-c", PRINTING, "yes" if has_prints else "no"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    lines = [json.loads(one) for one in ran.stdout.splitlines() if one.startswith("{")]
+    bare = [one for one in ran.stdout.splitlines() if not one.startswith("{")]
+    if not has_prints:
+        assert not lines
+        assert bare[:4] == ["outside", "two", "lines {'of': 'a step'}", "a line in parts"]
+        return
+    assert bare == ["outside", "outside again"]
+    assert [(one["event"], one.get("step")) for one in lines] == [
+        ("two", "reserve"),
+        ("lines {'of': 'a step'}", "reserve"),
+        ("a line in parts", "reserve"),
+        ("a question? ", "reserve"),
+        ("x" * 9_000, "reserve"),
+        ("of the workflow", None),
+    ]
+    assert {(one["logger"], one["level"], one["run_id"]) for one in lines} == {
+        ("print", "info", "run-1")
+    }
+
+
 class _Interrupted(io.RawIOBase):
     """A file in the middle of whose writing a signal comes, whose handler logs."""
 

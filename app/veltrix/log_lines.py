@@ -20,6 +20,8 @@ from veltrix.domain.context import log_facts
 _WAIT_S = 0.1  # for a reader that is slow; once it stood still so long, not again for a second
 _AGAIN_AFTER_S = 1.0
 _OF_LIBRARIES = ("alembic", "celery", "kombu", "amqp", "billiard", "sqlalchemy")
+_PRINTED_CHARS_MAX = 8_192  # of a line that is not ended
+_PRINTED_LINES_MAX = 100  # that are not ended
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -159,16 +161,20 @@ def configure(log_format: str, log_level: str) -> tuple[Rendering, LogFile, int]
     return rendering, file, level
 
 
-def take_over_logging(log_format: str, log_level: str) -> None:
-    """In a worker: `logging` writes lines like ours too, and `print` loses what it cannot write."""
+def take_over_logging(log_format: str, log_level: str, *, has_prints: bool = True) -> None:
+    """In a worker: `logging` and `print` write lines like ours, and lose what cannot be written.
+
+    Without `has_prints` standard output stays as code writes it: a debugger asks its questions
+    there. Whatever is printed outside of a run stays so too.
+    """
     rendering, file, level = configure(log_format, log_level)
     root = logging.getLogger()
     root.handlers[:] = [AuthorsLogs(rendering, file)]
     root.setLevel(level)
     for name in _OF_LIBRARIES:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
-    for name in ("stdout", "stderr"):
-        _forgive(name)
+    _forgive("stdout", Prints(rendering, file) if has_prints else None)
+    _forgive("stderr")
 
 
 class _Lossy(io.FileIO):
@@ -179,17 +185,73 @@ class _Lossy(io.FileIO):
             return memoryview(data).nbytes
 
 
+class Prints:
+    """What code of runs prints, as lines that say of which run and step they are.
+
+    A line without its end waits for it, as it would in a terminal; of few runs at a time, and not
+    for ever: one that is long is told in parts.
+    """
+
+    def __init__(self, rendering: Rendering, file: LogFile) -> None:
+        self._rendering, self._file = rendering, file
+        self._begun: dict[tuple[Any, Any], tuple[dict[str, Any], str]] = {}
+
+    def take(self, text: str) -> bool:
+        """Whether it was printed by code of a run, and is told."""
+        facts = log_facts()
+        if not facts:
+            return False
+        key = facts["run_id"], facts.get("position")
+        *lines, rest = (self._begun.pop(key, (facts, ""))[1] + text).split("\n")
+        for line in lines:
+            self._tell(facts, line)
+        if len(rest) >= _PRINTED_CHARS_MAX:
+            self._tell(facts, rest)
+        elif rest:
+            self._begun[key] = facts, rest
+        while len(self._begun) > _PRINTED_LINES_MAX:
+            with contextlib.suppress(KeyError, StopIteration, RuntimeError):  # of another thread
+                self._tell(*self._begun.pop(next(iter(self._begun))))
+        return True
+
+    def flush(self) -> None:
+        """Tell the beginning of a line that this run has printed."""
+        if self._begun and (facts := log_facts()):
+            begun = self._begun.pop((facts["run_id"], facts.get("position")), None)
+            if begun is not None:
+                self._tell(*begun)
+
+    def _tell(self, facts: dict[str, Any], line: str) -> None:
+        if line.strip():
+            self._file.msg(
+                self._rendering(None, "info", {"logger": "print", **facts, "event": line})
+            )
+
+
 class _Lasting(io.TextIOWrapper):
+    prints: Prints | None = None
+
+    def write(self, text: str, /) -> int:
+        if self.prints is not None and self.prints.take(text):
+            return len(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        if self.prints is not None:
+            self.prints.flush()
+        super().flush()
+
     def close(self) -> None:
         """A step that closes it closes it for the runs after it as well."""
         self.flush()
 
 
-def _forgive(name: str) -> None:
+def _forgive(name: str, prints: Prints | None = None) -> None:
     file = getattr(sys, name)
     try:
         raw = _Lossy(file.fileno(), "w", closefd=False)
     except (OSError, ValueError):
         return
     lasting = _Lasting(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+    lasting.prints = prints
     setattr(sys, name, lasting)

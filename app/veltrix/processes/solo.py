@@ -36,7 +36,7 @@ def run_solo(settings: Settings) -> int:
     hand comes due when its lease is over, as after any crash.
     """
     require(settings, "database_url", "broker_url")
-    log_lines.take_over_logging(settings.log_format, settings.log_level)
+    log_lines.take_over_logging(settings.log_format, settings.log_level, has_prints=False)
     check_start(settings)
     settings = settings.model_copy(update={"step_timeout_s": _FOR_EVER_S})
     workflows, queues = workflows_and_queues(settings)
