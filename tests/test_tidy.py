@@ -355,6 +355,20 @@ def test_locked_requirements_name_hashes_and_no_place(file: str) -> None:
         assert f"{pin}\n    --hash=sha256:" in text, f"{pin} has no hash"
 
 
+FACES = {"api", "commands", "console", "web"}
+
+
+def test_a_folder_has_few_files_unless_it_is_a_face() -> None:
+    package = Path("app/veltrix")
+    full = {
+        str(folder.relative_to(package))
+        for folder in package.rglob("*")
+        if folder.is_dir() and len(set(folder.glob("*.py")) - {folder / "__init__.py"}) > 16
+    }
+
+    assert full <= FACES
+
+
 def test_each_public_class_has_a_name_of_its_own() -> None:
     places: dict[str, list[str]] = {}
     for path in python_files("app"):

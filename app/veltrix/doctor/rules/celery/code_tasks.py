@@ -8,7 +8,7 @@ from veltrix.doctor.celery_evidence import of_place
 from veltrix.doctor.facts.celery_app import CeleryApp
 from veltrix.doctor.facts.code import CallPlace, CodePlace
 from veltrix.doctor.rule import Evidence, Rules, Severity
-from veltrix.doctor.rules.celery_acknowledging import is_late
+from veltrix.doctor.rules.celery.acknowledging import is_late
 
 rules = Rules("code of tasks")
 _CANVAS = "https://docs.celeryq.dev/en/stable/userguide/canvas.html"

@@ -7,7 +7,7 @@ from veltrix.doctor.celery_evidence import of_command, of_setting, of_task
 from veltrix.doctor.facts.celery_app import CeleryApp, CeleryTask, transport_options
 from veltrix.doctor.facts.code import number_of
 from veltrix.doctor.rule import Evidence, Rules, Severity
-from veltrix.doctor.rules.celery_acknowledging import TASKS_PAGE, is_late
+from veltrix.doctor.rules.celery.acknowledging import TASKS_PAGE, is_late
 
 rules = Rules("workers")
 CONSUMER_TIMEOUT_S = 1800

@@ -1,0 +1,1 @@
+"""Rules about a Celery application and its code, whoever it is of."""
