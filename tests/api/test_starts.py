@@ -250,3 +250,9 @@ def test_without_keys_a_key_with_a_colon_is_one_of_its_own(api: Api, engine: Eng
         assert api.start("report", {"input": 1}, **{"idempotency-key": key}).status == 202
 
     assert rows(engine, "select count(*) from runs") == [(3,)]
+
+
+def test_a_start_without_an_input_is_told_that_one_is_taken(api: Api) -> None:
+    answer = api.start("fulfil", b"{}")
+
+    assert answer.body["detail"] == "the workflow 'fulfil' takes an input: send it as `input`"

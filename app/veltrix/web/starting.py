@@ -36,9 +36,14 @@ def submission_of(
     value: Any = msgspec.json.decode(raw) if raw else None
     if violations := workflow.violations(value):
         first = f"{violations[0].at or '/'}: {violations[0].message}"
+        detail = (
+            f"the input does not fit the workflow {start.workflow!r}: {first}"
+            if raw
+            else f"the workflow {start.workflow!r} takes an input: send it as `input`"
+        )
         return Problem(
             "invalid-input",
-            f"the input does not fit the workflow {start.workflow!r}: {first}",
+            detail,
             attribute="input",
             errors=[{"at": v.at, "message": v.message} for v in violations],
         )

@@ -168,7 +168,7 @@ _EMPTY = NotDone(
 )
 _EVERYTHING = NotDone(
     "needs-all",
-    "the request selects every run there is; narrow the filter, or say `all: true`",
+    "the filter says no more than a state, so it is every run in it; narrow it, or say `all: true`",
 )
 _TOO_MANY = NotDone(
     "too-many-runs",
