@@ -442,12 +442,25 @@ def test_who_sends_no_more_still_reads_his_answer(api: Api) -> None:
         assert one.is_closed()
 
 
-def test_trailers_have_an_end(api: Api) -> None:
+@pytest.mark.parametrize("together", [0, 1, 10_000, 60_000, 70_000])
+def test_trailers_have_an_end(api: Api, together: int) -> None:
+    """However much of them comes in the packet of the head."""
     top = head("/v1/events", BINARY | {"ce-id": "long", "Transfer-Encoding": "chunked"})
+    begun = top + b"2\r\n{}\r\n0\r\nx: " + b"y" * together
     with line(api) as one:
-        one.send(top + b"2\r\n{}\r\n0\r\nx: ", b"y" * 70_000)
+        one.send(begun, b"y" * (70_000 - together))
         assert one.answer()[0] == 431
         assert one.is_closed()
+
+
+def test_a_long_train_of_requests_is_no_long_head(api_of: ApiOf) -> None:
+    """More bytes than a head may have, cut so that a head is always begun and never whole."""
+    api = api_of(limits=ConnectionLimits(head_bytes_max=4_096))
+    count, cut = 400, 1_021
+    train = head("/livez", {}, method="GET") * count
+    with line(api) as one:
+        one.send(*(train[begun : begun + cut] for begun in range(0, len(train), cut)))
+        assert [one.answer()[0] for _ in range(count)] == [200] * count
 
 
 def test_a_body_may_come_in_chunks_of_one_byte(api: Api) -> None:

@@ -61,6 +61,7 @@ class ApiConnection(HttpToolsProtocol):
         self._is_in_message = False  # after its head
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
+        self._is_from_before = False  # all of that is of the message that it began with
         self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
         self._is_ending = False
         self._queued = 0  # bytes that the kernel had for the client then, at the last look
@@ -122,8 +123,8 @@ class ApiConnection(HttpToolsProtocol):
             whole = self._take_head(data)
             if whole is None:
                 return
-            data, self._extra = whole, -len(whole)
-        self._bodied = 0
+            data = whole
+        self._bodied, self._is_from_before = 0, True
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -140,9 +141,9 @@ class ApiConnection(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         """Trailers, extensions of chunks, and heads that came in pieces have an end as well."""
         if not (self._is_in_message or self._is_in_head):
-            self._extra = 0
             return
-        self._extra += size - (_CHUNKED * self._bodied)
+        # Of a packet that ended one message and began another nobody says how much is whose.
+        self._extra += size - (_CHUNKED * self._bodied) if self._is_from_before else 0
         if self._extra > self.gate.limits.head_bytes_max:
             self._refuse(
                 Problem(
@@ -186,7 +187,9 @@ class ApiConnection(HttpToolsProtocol):
             head.clear()
         # llhttp takes a request that offers to upgrade for one without a body.
         if b"pgrade" in data[:end].lower():
-            data = _OFFER.sub(b"x-upgrade", data[:end]) + data[end:]
+            top = _OFFER.sub(b"x-upgrade", data[:end])
+            data, end = top + data[end:], len(top)
+        self._extra = -(end + len(_END))
         return data
 
     # ---- what the parser calls
@@ -265,7 +268,8 @@ class ApiConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
-        self._is_in_message = False
+        self._is_in_message = self._is_from_before = False
+        self._extra = 0
         self.deadline = _NEVER  # it is for us now
         self.gate.whole(self)
         if not self.parser.should_keep_alive():  # a trailer may say so
