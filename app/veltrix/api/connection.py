@@ -7,11 +7,8 @@ around a value is no part of it, and a body that was not read ends the connectio
 
 import asyncio
 import re
-import sys
 import urllib.parse
 from collections import deque
-from fcntl import ioctl
-from termios import TIOCOUTQ
 from typing import Any, cast
 
 import httptools
@@ -24,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from veltrix.api.cycle import WRITTEN_BYTES, Cycle, give_up
 from veltrix.api.gate import Gate, Guest
+from veltrix.api.unread import UnreadAnswers, queued_bytes
 from veltrix.web.problems import MEDIA_TYPE, Problem
 
 _END = b"\r\n\r\n"
@@ -62,12 +60,9 @@ class ApiConnection(HttpToolsProtocol):
         self._extra = 0  # bytes of the message, or of that head, that are no body
         self._bodied = 0  # bytes of body in what is being parsed
         self._is_from_before = False  # all of that is of the message that it began with
-        self._unread_until = _NEVER  # as `deadline`; reading moves it, and nothing else
+        self.unread = UnreadAnswers(gate.limits.write_s)
         self._is_ending = False
         self._queued = 0  # bytes that the kernel had for the client then, at the last look
-        self.given = 0  # bytes of answers that were made ready to be sent
-        self._sent = 0  # of these, at the last look
-        self._unread_s = gate.limits.write_s
         self._running: Cycle | None = None  # being answered
         self._is_lingering = False  # answered, and only read to its end
         self._is_deaf = False  # what comes is no request, or one too many
@@ -330,43 +325,27 @@ class ApiConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._look_at_end(now)
         is_ours = self.flow.read_paused and not (self._is_lingering or self.transport.is_closing())
-        return self._is_unread(now) or (now >= self.deadline and not is_ours)
+        return self.unread.is_over(self.transport, now) or (now >= self.deadline and not is_ours)
 
     def _look_at_end(self, now: float) -> None:
         """All is said: whoever goes on reading what the kernel has for him has time for it.
 
         Over TLS a loop only waits for the client's goodbye, which comes after the last byte.
         """
-        queued = _queued(self.transport)
+        queued = queued_bytes(self.transport)
         if not self._is_ending:
             self._is_ending = True
-            self.deadline = min(self.deadline, now + self._unread_s)
+            self.deadline = min(self.deadline, now + self.unread.patience_s)
             if not self.transport.get_write_buffer_size():
                 self.gate.lingers(self)
         elif queued < self._queued:
-            self.deadline = now + self._unread_s
+            self.deadline = now + self.unread.patience_s
         self._queued = queued
-
-    def _is_unread(self, now: float) -> bool:
-        """It has had its time to read some of what waits for it.
-
-        Looked at, not told: a loop says only that all of it has been read, and over TLS not even
-        how much there is, only that a part of the answer waits behind the one before. The kernel
-        takes nothing more until a third of its megabytes is read, which is progress all the same.
-        """
-        unread = self.transport.get_write_buffer_size()
-        sent = self.given - unread - (_queued(self.transport) if unread else 0)
-        if not unread:
-            self._unread_until = _NEVER
-        elif sent > self._sent or self._unread_until == _NEVER:
-            self._unread_until = now + self._unread_s
-        self._sent = sent
-        return now >= self._unread_until
 
     def close_late(self) -> None:
         """Too slow: an answer if it began to ask, and the end."""
         is_asking = self._head or self._is_in_head or self._is_in_message
-        if self._is_lingering or self._unread_until != _NEVER or not is_asking:
+        if self._is_lingering or self.unread.is_waiting() or not is_asking:
             self.transport.abort()
         else:
             self._refuse(Problem("too-slow", "the request did not come in time"))
@@ -380,23 +359,13 @@ class ApiConnection(HttpToolsProtocol):
             self._refuse(Problem("unavailable", "this api is shutting down: try again"))
         else:
             super().shutdown()
-        self._unread_s = self.gate.limits.linger_s
-        soon = self.loop.time() + self._unread_s
-        self._unread_until = min(self._unread_until, soon)
+        now, soon_s = self.loop.time(), self.gate.limits.linger_s
+        self.unread.hurry(now, soon_s)
         if self._is_ending:
-            self.deadline = min(self.deadline, soon)
+            self.deadline = min(self.deadline, now + soon_s)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cast(Cycle, cycle)
         if cycle.more_body:  # it may have waited for the one before
             self.deadline = max(self.deadline, self.loop.time() + self.gate.limits.body_s)
         super()._start_asgi_task(cycle, app)
-
-
-def _queued(transport: asyncio.Transport) -> int:
-    """Bytes in the kernel that the client's has not taken; 0 where that cannot be asked."""
-    try:
-        answer = ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
-    except (OSError, ValueError, AttributeError):  # closed meanwhile
-        return 0
-    return int.from_bytes(answer, sys.byteorder)

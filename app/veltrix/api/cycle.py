@@ -6,6 +6,8 @@ from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from veltrix.api.unread import UnreadAnswers
+
 WRITTEN_BYTES = 64 * 1024  # of an answer at a time: what nobody reads is not made ready to be sent
 
 
@@ -13,7 +15,7 @@ class Lingerer(Protocol):
     """A connection that may be read to its end before it is closed."""
 
     transport: asyncio.Transport
-    given: int
+    unread: UnreadAnswers
 
     def linger(self) -> None:
         """Read what comes, and close when the client has read its answer."""
@@ -70,7 +72,7 @@ class Cycle(RequestResponseCycle):
             self.keep_alive = False
             self.transport = cast(asyncio.Transport, _Lingering(self._connection))
         for part in _parts(message):
-            self._connection.given += len(part.get("body", b""))
+            self._connection.unread.given += len(part.get("body", b""))
             await super().send(part)
 
 
