@@ -6,6 +6,7 @@ the version itself), blocked connections, a virtual host's default queue type (n
 """
 
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
@@ -452,13 +453,14 @@ def test_all_is_read_in_few_requests(
     topology: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    connect = socket.create_connection
+    connect, reader = socket.create_connection, threading.get_ident()
 
     def counted(*args: Any, **kwargs: Any) -> socket.socket:
-        asked.append(args)
+        if threading.get_ident() == reader:  # other threads may be asking, too
+            asked.append(args)
         return connect(*args, **kwargs)
 
     monkeypatch.setattr(socket, "create_connection", counted)
     read_broker(settings, lambda: QUEUES)
 
-    assert 5 < len(asked) <= 11
+    assert 5 < len(asked) <= 11, asked

@@ -33,6 +33,9 @@ def test_what_a_killed_api_answered_is_kept_and_what_it_did_not_may_be_sent_agai
     with Producers(seen.platform.api_url, sizes=(1, 1, 1, 40, 100)) as producers:
         until(lambda: len(producers.receipts) > 2_000, 30, "2,000 receipts")
         seen.platform.kill("api-1")
+    # Its servers finish what it had asked of them: a commit may come after its death.
+    of_it = "select count(*) from pg_stat_activity where application_name ~ 'accept'"
+    until(lambda: seen.ask(of_it) == [(0,)], what="its sessions to end")
     answered, unanswered = dict(producers.receipts), producers.unanswered
     contents, run_ids = seen.contents(), seen.run_ids()
 
