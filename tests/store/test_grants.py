@@ -10,6 +10,7 @@ from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
 import veltrix.store.access_tables
+import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.roles import Roles, make_roles

@@ -8,6 +8,7 @@ from kombu import Exchange, Queue
 
 from veltrix.broker.connect import address_of, broker_url, tls_of
 from veltrix.broker.names import RUNS
+from veltrix.domain.events import CANARY_WORKFLOW
 from veltrix.settings.fields import Settings
 
 
@@ -16,10 +17,10 @@ class _OnlyByRelay(RuntimeError):
 
 
 def make_celery(settings: Settings, workflows: Iterable[str], queues: list[str]) -> Celery:
-    """The app of a worker or of Flower: each workflow is a task of the same name."""
+    """The app of a worker or of Flower: each workflow, and the canary, is a task of that name."""
     celery = Celery("veltrix", set_as_current=False, autofinalize=False)
     celery.conf.update(_settings(settings, queues))
-    for name in workflows:
+    for name in {*workflows, CANARY_WORKFLOW}:
         celery.task(name=name, acks_late=True)(_never)
     celery.finalize()
     return celery

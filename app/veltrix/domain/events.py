@@ -20,8 +20,19 @@ STARTS_TYPE = "veltrix.start"
 EDITS_SOURCE_PREFIX = "/veltrix/edits/"
 EDITS_TYPE = "veltrix.edit"
 OWN_SOURCE_PREFIXES = (STARTS_SOURCE_PREFIX, EDITS_SOURCE_PREFIX)  # no producer may use them
+# An event of the platform that goes all the way, so that somebody sees it did. It is taken and
+# executed as any other; books, lists and figures leave it out.
+CANARY_SOURCE = "/veltrix/canary"
+CANARY_TYPE_PREFIX = "veltrix.canary."  # and the queue that it goes through
+CANARY_WORKFLOW = "veltrix.canary"  # in every worker, without a subscription
+CANARY_ACCOUNT = -2  # in no book
 # Where an edited event keeps what its origin was: CloudEvents names are a to z and digits.
 ORIGIN_SOURCE, ORIGIN_ID, ORIGIN_TYPE = "originsource", "originid", "origintype"
+
+
+def is_half_canary(source: str, type_: str) -> bool:
+    """Whether its source or its type is the canary's, and not both: nobody else may have them."""
+    return (source == CANARY_SOURCE) != type_.startswith(CANARY_TYPE_PREFIX)
 
 
 class NewEvent(msgspec.Struct, kw_only=True, gc=False):

@@ -13,6 +13,7 @@ from veltrix import log_lines, telemetry
 from veltrix.bootstrap import real_sources
 from veltrix.broker.connect import broker_url
 from veltrix.doctor.starting import check_start
+from veltrix.domain.events import CANARY_WORKFLOW
 from veltrix.pipeline.execute.coroutines import forks
 from veltrix.processes.worker import workflows_and_queues
 from veltrix.settings.fields import Settings
@@ -65,7 +66,7 @@ def run_solo(settings: Settings) -> int:
         consumer = SoloConsumer(
             broker_url(settings),
             queues,
-            workflows,
+            {*workflows, CANARY_WORKFLOW},
             partial(_run_and_hear, child, hear),
             sources.new_id,
             sources.monotonic,

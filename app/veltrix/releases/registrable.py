@@ -9,6 +9,7 @@ from veltrix.authoring.code import code_of
 from veltrix.authoring.flow import type_and_message
 from veltrix.authoring.workflows import Workflow
 from veltrix.broker.topology import check_queue_name
+from veltrix.domain.events import CANARY_WORKFLOW
 from veltrix.domain.ids import workflow_suffix
 from veltrix.releases.register import subscription_of
 
@@ -41,6 +42,8 @@ def mistakes_of(workflows: Workflows, registered: Iterable[str] = ()) -> dict[st
 
 
 def _unregistrable(workflow: Workflow, version: str) -> str | None:
+    if workflow.name == CANARY_WORKFLOW:
+        return "that is the canary's name, which the platform has; give it another"
     if mistakes := workflow.mistakes():
         return "; ".join(mistakes)
     try:

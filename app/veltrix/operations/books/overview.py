@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
+from veltrix.domain.events import CANARY_ACCOUNT
 from veltrix.store.loads import PRESENT_S
 
 LETTERS_MAX = 1_000
@@ -51,7 +52,7 @@ class Minute(msgspec.Struct, frozen=True):
     settled: int
 
 
-_QUEUES = """
+_QUEUES = f"""
 with served as (
     select distinct json_object_keys(load -> 'queues') as queue from workers
     where seen_at > now() - %(present_s)s * interval '1 second'
@@ -60,8 +61,9 @@ select queue, count(*) filter (where state = 'queued'), count(*) filter (where s
     count(*) filter (where state = 'waiting'), min(started_at),
     exists (select from served where served.queue = runs.queue),
     min(due_at) filter (where due_at < now())
-from runs where due_at is not null group by queue order by queue
-"""
+from runs where due_at is not null and account_id <> {CANARY_ACCOUNT}
+group by queue order by queue
+"""  # noqa: S608 - a number of ours
 
 _WORKERS = """
 select id, node, started_at, seen_at, seen_at > now() - %(present_s)s * interval '1 second',
@@ -69,7 +71,7 @@ select id, node, started_at, seen_at, seen_at > now() - %(present_s)s * interval
 from workers where load ->> 'left' is null order by node, id limit %(max)s
 """
 
-_MINUTES = """
+_MINUTES = f"""
 select minute, sum(accepted)::bigint, sum(started)::bigint,
     sum(succeeded + failed + cancelled)::bigint
 from (
@@ -77,10 +79,11 @@ from (
     where minute > floor(extract(epoch from now()) / 60)::int - %(minutes)s
     union all
     select minute, accepted, started, succeeded, failed, cancelled from counter_deltas
-    where minute > floor(extract(epoch from now()) / 60)::int - %(minutes)s
+    where account_id <> {CANARY_ACCOUNT}
+        and minute > floor(extract(epoch from now()) / 60)::int - %(minutes)s
 ) as counted
 group by minute order by minute
-"""
+"""  # noqa: S608 - a number of ours
 
 _LETTERS = """
 select count(*) from (select from dead_letters where seen_at is null limit %(max)s) as unseen

@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
+from veltrix.domain.events import CANARY_ACCOUNT
 from veltrix.store.tables import COUNTED
 
 _COLUMNS = ", ".join(COUNTED)
@@ -33,12 +34,13 @@ living as materialized (
             select account_id, {_COLUMNS}, discrepancy from counters where not is_sealed
             union all
             select account_id, {_COLUMNS}, 0 from counter_deltas
+            where account_id <> {CANARY_ACCOUNT}
         ) as both_tables group by account_id
     ) as counted
     full join (
         select account_id, {_COUNT_STATES},
             min(started_at) as oldest_at
-        from runs where due_at is not null group by account_id
+        from runs where due_at is not null and account_id <> {CANARY_ACCOUNT} group by account_id
     ) as open using (account_id)
 ), judged as materialized (
     select *, greatest(discrepancy, {_ASTRAY.format(open=f" - ({_OPEN})")}) as unaccounted

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.selectable import Subquery
 from sqlalchemy.types import NullType
 
+from veltrix.domain.events import CANARY_ACCOUNT, CANARY_WORKFLOW
 from veltrix.domain.failure_groups import UNGROUPED
 from veltrix.domain.ids import Id, first_id_at, runs_range
 from veltrix.domain.states import OPEN, RunState
@@ -187,6 +188,8 @@ def _bounds(wanted: RunQuery, cursor: str | None) -> list[ColumnElement[bool]]:
     if wanted.event is not None:
         first, last = runs_range(wanted.event)
         bounds.append(and_(runs.c.id > first, runs.c.id <= last))
+    if wanted.event is None and wanted.ids is None and wanted.workflow != CANARY_WORKFLOW:
+        bounds.append(runs.c.account_id != CANARY_ACCOUNT)
     if wanted.ids is not None:
         ids = bindparam(None, TextArray(wanted.ids), type_=NullType())
         bounds.append(runs.c.id == any_(cast(ids, ARRAY(runs.c.id.type))))

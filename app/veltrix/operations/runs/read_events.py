@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import Subquery
 
+from veltrix.domain.events import CANARY_ACCOUNT, CANARY_SOURCE
 from veltrix.domain.ids import Id, first_id_at
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.accept.ledger_rows import runs_of
@@ -182,6 +183,8 @@ def _bounds(wanted: EventFilter, cursor: str | None) -> list[ColumnElement[bool]
         bounds.append(events.c.id >= first_id_at(wanted.since))
     if wanted.until is not None:
         bounds.append(events.c.id < first_id_at(wanted.until))
+    if wanted.source != CANARY_SOURCE:
+        bounds.append(events.c.account_id != CANARY_ACCOUNT)
     return bounds
 
 

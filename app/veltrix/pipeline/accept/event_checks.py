@@ -6,7 +6,12 @@ from collections.abc import Sized
 import msgspec
 
 from veltrix.domain.attribute_values import is_integer, is_media_type, is_time, is_uri
-from veltrix.domain.events import OWN_SOURCE_PREFIXES
+from veltrix.domain.events import (
+    CANARY_SOURCE,
+    CANARY_TYPE_PREFIX,
+    OWN_SOURCE_PREFIXES,
+    is_half_canary,
+)
 from veltrix.domain.json_text import json_problem
 
 KEY_BYTES_MAX = 1_024  # source, id, type: two of them fit into an index row (at most 2,704 bytes)
@@ -69,6 +74,9 @@ def check_attributes(wire: Wire) -> None:
                 _check_text(wire, name, getattr(wire, name), KEY_BYTES_MAX)
     if source and source.startswith(OWN_SOURCE_PREFIXES):
         raise bad(wire, "source", f"sources below {' and '.join(OWN_SOURCE_PREFIXES)} are reserved")
+    if source and type_ and is_half_canary(source, type_):
+        told = f"the source {CANARY_SOURCE} and types below {CANARY_TYPE_PREFIX} are the canary's"
+        raise bad(wire, "type" if source == CANARY_SOURCE else "source", told)
     if source and " " in source and not is_uri(source):
         raise bad(wire, "source", "source must be a URI-reference, which has no spaces")
     for name in ("subject", "datacontenttype", "dataschema", "traceparent"):

@@ -11,7 +11,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from veltrix.domain.events import NewEvent
+from veltrix.domain.events import CANARY_ACCOUNT, CANARY_SOURCE, NewEvent
 from veltrix.domain.ids import minute_of, runs_range
 from veltrix.pipeline.accept.receipts import StartedRun
 from veltrix.store.arrays import BoolArray, BytesArray, IntArray, TextArray
@@ -253,11 +253,12 @@ def accounts(
 ) -> dict[tuple[str, str], int]:
     """The account id of each (source, type), made if new. Commit it before it is cached.
 
-    When there are `accounts_max` of them, it is OVERFLOW_ACCOUNT for each new one.
+    When there are `accounts_max` of them, it is OVERFLOW_ACCOUNT for each new one. All canaries
+    have one that is in no book.
     """
-    wanted = sorted(set(pairs))
-    missing = set(wanted)
-    ids: dict[tuple[str, str], int] = {}
+    wanted = set(pairs)
+    ids = dict.fromkeys((pair for pair in wanted if pair[0] == CANARY_SOURCE), CANARY_ACCOUNT)
+    missing = wanted - ids.keys()
     while missing:  # a second look finds what another process inserted meanwhile
         keys = sorted(missing)
         *found, (_, _, room) = tx.exec_driver_sql(

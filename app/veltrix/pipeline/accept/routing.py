@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from veltrix.domain.events import CANARY_TYPE_PREFIX, CANARY_WORKFLOW
 from veltrix.domain.ids import workflow_suffix
 
 _TYPES_REMEMBERED_MAX = 10_000
@@ -31,23 +32,37 @@ class RoutingTable:
         """`subscribed`: (workflow, queue, types) of each workflow."""
         self._exact: dict[str, list[Route]] = {}
         self._prefixes: list[tuple[str, Route]] = []
-        for workflow, queue, types in sorted(subscribed, key=lambda s: s[0]):
+        subscribed = sorted(subscribed, key=lambda s: s[0])
+        for workflow, queue, types in subscribed:
             route = Route(workflow, queue, workflow_suffix(workflow))
             for pattern in types:
                 if pattern.endswith(".*"):
                     self._prefixes.append((pattern, route))
                 else:
                     self._exact.setdefault(pattern, []).append(route)
+        self._canaries = {
+            CANARY_TYPE_PREFIX + queue: [Route(CANARY_WORKFLOW, queue, suffix)]
+            for suffix in [workflow_suffix(CANARY_WORKFLOW)]
+            for queue in {queue for _, queue, _ in subscribed}
+        }
         self._remembered: dict[str, list[Route]] = {}
 
     def routes(self, type_: str) -> list[Route]:
-        """What an event of this type starts: each workflow once, by name. Empty: unrouted."""
+        """What an event of this type starts: each workflow once, by name. Empty: unrouted.
+
+        A canary goes through the queue of its type, and starts nothing that a pattern names.
+        """
         found = self._remembered.get(type_)
         if found is None:
-            every = [
-                *self._exact.get(type_, ()),
-                *(route for pattern, route in self._prefixes if is_match(pattern, type_)),
-            ]
+            is_canary = type_.startswith(CANARY_TYPE_PREFIX)
+            every = (
+                self._canaries.get(type_, [])
+                if is_canary
+                else [
+                    *self._exact.get(type_, ()),
+                    *(route for pattern, route in self._prefixes if is_match(pattern, type_)),
+                ]
+            )
             found = sorted(set(every), key=lambda route: route.workflow)
             if len(self._remembered) >= _TYPES_REMEMBERED_MAX:
                 self._remembered.clear()

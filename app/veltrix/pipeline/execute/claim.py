@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from veltrix.authoring.workflows import Workflow
+from veltrix.domain.events import CANARY_WORKFLOW
 from veltrix.domain.states import Reason
-from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.pipeline.execute import canary, journal_rows, lease_rows
 from veltrix.pipeline.execute.coroutines import endings, moves
 from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.journal_rows import Past
@@ -54,7 +55,7 @@ def executions(
     """
     found: list[Execution] = []
     for one in claims:
-        workflow, code_version = workflows.get(one.workflow, (None, None))
+        workflow, code_version = workflows.get(one.workflow) or _built_in(one.workflow)
         execution = Execution(
             one,
             workflow or _UNKNOWN,
@@ -67,6 +68,10 @@ def executions(
             execution.end(endings.deploy_awaited(execution, Reason.UNKNOWN_WORKFLOW, detail))
         found.append(execution)
     return found
+
+
+def _built_in(name: str) -> tuple[Workflow | None, str | None]:
+    return (canary.CANARY, canary.VERSION) if name == CANARY_WORKFLOW else (None, None)
 
 
 def anew(
