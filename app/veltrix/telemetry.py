@@ -140,6 +140,32 @@ children_recycled = Counter(
 # Told by the worker's sidecar, which counts them when it is asked.
 WORKER_TROUBLES = "veltrix_worker_troubles", "Processes of this worker that are stuck, by what on"
 
+# Doctor
+doctor_findings = Gauge(
+    "veltrix_doctor_findings",
+    "Places where a rule is broken now, and nobody has accepted it",
+    ["id", "severity", "subject"],
+)
+doctor_not_checked = Gauge(
+    "veltrix_doctor_not_checked", "Rules that could not be checked at the last look"
+)
+doctor_looked_at_seconds = Gauge(
+    "veltrix_doctor_looked_at_seconds", "When the last look ended, in seconds since 1970"
+)
+doctor_look_seconds = Gauge("veltrix_doctor_look_seconds", "How long the last look took")
+canary_seconds = Histogram(
+    "veltrix_canary_seconds",
+    "From sending a canary event to its outcome",
+    ["queue"],
+    buckets=_LATENCY,
+)
+canaries = Counter(
+    "veltrix_canaries",
+    "Canary events by what became of them: out, late, lost; refused: each time that it was sent",
+    ["queue", "ending"],
+)
+canaries_waiting = Gauge("veltrix_canaries_waiting", "Canary events that are on their way")
+
 # Books
 unaccounted = Gauge(
     "veltrix_unaccounted", "Events and runs the books cannot account for: must be 0"

@@ -34,6 +34,7 @@ _TAGS = [
     {"name": "dead letters", "description": "Messages that reached nobody's code"},
     {"name": "workers", "description": "Who runs what"},
     {"name": "balance", "description": "Accepted against settled and open"},
+    {"name": "doctor", "description": "What can lose, repeat, stall or hide work"},
     {"name": "audit", "description": "Who did what, and why"},
     {"name": "health", "description": "For probes and Prometheus; needs no key"},
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from veltrix.commands.options import AsJson
+from veltrix.commands.options import ApiKeyFile, AsJson, CaFile
 from veltrix.doctor.rule import Severity
 
 if TYPE_CHECKING:
@@ -26,10 +26,20 @@ class Profile(StrEnum):
     PRODUCTION = "production"
 
 
+_Watching = Annotated[bool, typer.Option("--watch", help="Go on looking, with canary events.")]
+_FailOn = Annotated[
+    Severity, typer.Option(help="Exit with 1 for findings as bad as this or worse.")
+]
+_Explained = Annotated[
+    str | None, typer.Option(help="Tell the whole story of this rule.", metavar="ID")
+]
+
+
 def doctor(
     is_live: Annotated[
         bool, typer.Option("--live", help="Ask RabbitMQ and PostgreSQL, too.")
     ] = False,
+    is_watching: _Watching = False,
     profile: Annotated[
         Profile, typer.Option(help="What is accepted of one node is not in production.")
     ] = Profile.SINGLE,
@@ -47,15 +57,13 @@ def doctor(
     python: Annotated[
         str, typer.Option(help="The Python that imports it.  [default: this one]")
     ] = sys.executable,
-    fail_on: Annotated[
-        Severity, typer.Option(help="Exit with 1 for findings as bad as this or worse.")
-    ] = Severity.STALL,
-    explain: Annotated[
-        str | None, typer.Option(help="Tell the whole story of this rule.", metavar="ID")
-    ] = None,
+    fail_on: _FailOn = Severity.STALL,
+    explain: _Explained = None,
     is_listed: Annotated[bool, typer.Option("--list", help="List all rules.")] = False,
     is_sarif: Annotated[bool, typer.Option("--sarif", help="As SARIF 2.1.0.")] = False,
     as_json: AsJson = False,
+    key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Name every setting that can lose, duplicate, stall or hide work.
 
@@ -64,24 +72,28 @@ def doctor(
     Exit code 1 when something is found (see --fail-on), 2 when nothing could be checked. What could
     not be checked is listed, and is not fine.
 
+    With --watch it goes on, and sends canary events; GET /v1/doctor and the console show it.
+
     Example: veltrix doctor --live
     """
+    if is_watching:
+        from veltrix.commands.doctor_watch import watch
+
+        watch(key_file, ca_file, is_production=profile is Profile.PRODUCTION)
+        return
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.doctor.catalogue import all_rules
     from veltrix.doctor.examine import examine
 
     rules = list(all_rules())
-    if explain is not None:
-        _explain([rule for rule in rules if rule.id == explain.upper()], explain, rules)
+    if explain is not None or is_listed:
+        _tell_rules(rules, explain, as_json=as_json)
         return
-    if is_listed:
-        _list(rules, as_json)
-        return
-    accepted: dict[str, str] = {}
-    if celery_app is None and celery_config is None:
-        readers, accepted = _of_platform(rules, is_live=is_live)
-    else:
-        readers = _readers(celery_app, celery_config, folder, python)
+    readers, accepted = (
+        _of_platform(rules, is_live=is_live)
+        if celery_app is None and celery_config is None
+        else (_readers(celery_app, celery_config, folder, python), {})
+    )
     found = examine(rules, readers, accepted, is_production=profile is Profile.PRODUCTION)
     _tell(found, rules, is_sarif=is_sarif, as_json=as_json)
     if not found.held and not found.findings:
@@ -154,6 +166,13 @@ def _print_sarif(found: "Examination", rules: "list[Rule]") -> None:
     from veltrix.doctor.report.sarif import sarif
 
     print_json(sarif(found, rules, version("veltrix")))
+
+
+def _tell_rules(rules: "list[Rule]", explained: str | None, *, as_json: bool) -> None:
+    if explained is None:
+        _list(rules, as_json)
+    else:
+        _explain([rule for rule in rules if rule.id == explained.upper()], explained, rules)
 
 
 def _explain(chosen: "list[Rule]", asked: str, rules: "list[Rule]") -> None:

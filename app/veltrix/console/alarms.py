@@ -8,6 +8,8 @@ import msgspec
 
 from veltrix.console.figures import Figures
 from veltrix.console.rendering import address, age, count, took
+from veltrix.doctor.rule import Severity
+from veltrix.doctor.watch.report import WatchReport
 from veltrix.domain.states import RunState
 from veltrix.operations.books.overview import QueueRuns
 from veltrix.operations.runs.read_pace import WorkflowPace
@@ -17,6 +19,7 @@ SLOWER_TIMES = 2.0
 SLOWER_S_MIN = 0.5
 SLOWER_RUNS_MIN = 40  # twenty in each half
 NAMED_MAX = 5
+_SAID_HERE = frozenset({"O09", "O10", "O11", "O12", "O13"})
 
 
 class UrgentNotice(msgspec.Struct, frozen=True):
@@ -39,6 +42,7 @@ def alarms(figures: Figures) -> list[UrgentNotice]:
         *(_bare(queue, now) for queue in figures.queues if not queue.is_served),
         *_overdue(figures.queues, now),
         *_absent(figures),
+        *_found(figures.watch, now),
         *(_slower(pace) for pace in figures.paces[1:] if _is_slower(pace)),
     ]
     return sorted(found, key=lambda alarm: not alarm.is_bad)
@@ -99,6 +103,33 @@ def _absent(figures: Figures) -> Iterator[UrgentNotice]:
         yield UrgentNotice(
             "This api has no connection to RabbitMQ",
             "Events are accepted, and runs go out when relays reach it.",
+            is_bad=False,
+        )
+
+
+def _found(watch: WatchReport, now: datetime) -> Iterator[UrgentNotice]:
+    """What the doctor's watch has found, but for what this page says in words of its own."""
+    if watch.look is None:
+        return
+    if not watch.look.is_watched:
+        yield UrgentNotice(
+            f"The doctor's watch is silent since {age(watch.look.looked_at, now)}",
+            "What loses or stalls work would be named by it: start veltrix doctor --watch.",
+            is_bad=False,
+        )
+        return
+    findings = [one.finding for one in watch.findings if one.finding.id not in _SAID_HERE]
+    open_ = [one for one in findings if one.accepted is None]
+    for one in open_[:NAMED_MAX]:
+        yield UrgentNotice(
+            f"{one.id} {one.title}",
+            f"{one.found[:1].upper()}{one.found[1:]}. Cure: {one.cure}",
+            is_bad=one.severity is Severity.LOSS,
+        )
+    if len(open_) > NAMED_MAX:
+        yield UrgentNotice(
+            f"{count(len(open_) - NAMED_MAX)} more findings of the doctor",
+            "veltrix doctor --live names them all.",
             is_bad=False,
         )
 

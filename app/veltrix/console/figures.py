@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from veltrix.doctor.watch.report import WatchReport
 from veltrix.operations.books import overview
 from veltrix.operations.books.books import Balance
 from veltrix.operations.books.overview import ChildRow, Minute, QueueRuns
@@ -29,6 +30,7 @@ class Figures(msgspec.Struct, frozen=True):
     minutes: list[Minute]
     unseen_letters: int
     has_broker: bool
+    watch: WatchReport
 
     @property
     def oldest_started_at(self) -> datetime | None:

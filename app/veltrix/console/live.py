@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from veltrix.console.alarms import alarms
 from veltrix.console.figures import MINUTES, Figures
 from veltrix.console.rendering import fragment
+from veltrix.doctor.watch.report import read_report
 from veltrix.operations.books import overview
 from veltrix.operations.books.books import Balance, balance
 from veltrix.operations.failures.read_urgent import urgent
@@ -166,6 +167,7 @@ class Live:
                 minutes=overview.minutes(tx, MINUTES),
                 unseen_letters=overview.unseen_letters(tx),
                 has_broker=self._is_broker_up(),
+                watch=read_report(tx),
             )
 
 

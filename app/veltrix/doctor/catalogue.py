@@ -10,6 +10,7 @@ from itertools import chain
 from veltrix.doctor.by_construction import BY_CONSTRUCTION
 from veltrix.doctor.rule import Rule
 from veltrix.doctor.rules import (
+    canaries,
     code_workflows,
     platform_settings,
     postgresql,
@@ -41,6 +42,7 @@ SUBJECTS = (
     rabbitmq_node.rules,
     postgresql.rules,
     workers.rules,
+    canaries.rules,
     settings.rules,
     publishing.rules,
     queues.rules,

@@ -30,6 +30,7 @@ from veltrix.api import (
     balance,
     bulk,
     dead_letters,
+    doctor,
     edits,
     event_reads,
     failures,
@@ -98,7 +99,7 @@ _ADMIN_KEY = Audited(
 
 PARTS = (
     *(event_reads, workflows, starts, bulk, runs, edits, failures, replays),
-    *(dead_letters, workers, queues, audit, balance, health),
+    *(dead_letters, workers, queues, audit, balance, doctor, health),
 )
 
 _log = logger("api")

@@ -149,6 +149,9 @@ class Settings(BaseModel):
     worker_port: int = _setting(
         8082, "Port of the worker's /livez, /readyz, /metrics", ge=0, le=65535
     )
+    doctor_port: int = _setting(
+        8083, "Port of /livez, /readyz, /metrics of `veltrix doctor --watch`", ge=0, le=65535
+    )
     flower_host: str = _setting("127.0.0.1", "Address Flower listens on")
     flower_port: int = _setting(5555, "Port of Flower", ge=0, le=65535)
     flower_tls_cert: Path | None = _setting(
@@ -568,6 +571,28 @@ class Settings(BaseModel):
     )
     recount_s: float = _setting(
         10.0, "Pause between recounts of closed minutes", unit="seconds", ge=0.1, le=3600
+    )
+
+    # Doctor
+    doctor_interval_s: float = _setting(
+        10.0, "Pause between the looks of `veltrix doctor --watch`", unit="seconds", ge=1, le=3600
+    )
+    doctor_apis: str = _setting(
+        "",
+        "Addresses of the apis that get canary events, separated by commas, each by itself and not"
+        " through a load balancer; without any, the api of this machine",
+    )
+    doctor_canary_s: float = _setting(
+        15.0,
+        "How long a canary event may take to come out at the other end",
+        unit="seconds",
+        full="it is a finding: late",
+        metric="veltrix_canaries_total",
+        ge=1,
+        le=3600,
+    )
+    doctor_webhook: SecretStr | None = _setting(
+        None, "Where a CloudEvent is posted when a finding appears, and when it is gone"
     )
 
     # Replays

@@ -1,0 +1,1 @@
+"""The watch: the live rules again and again, with canary events, until somebody is told."""

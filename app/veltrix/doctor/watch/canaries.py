@@ -1,0 +1,185 @@
+"""Canary events: sent to every api and through every queue, and looked for at the other end.
+
+One that has not come out is sent again as it is: its identity is known, so nothing piles up where
+it is stuck, and an api is asked all the same.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Engine
+
+from veltrix import telemetry
+from veltrix.client.errors import ApiAway, ApiError
+from veltrix.client.events import EventPoster
+from veltrix.client.transport import Again, Transport
+from veltrix.doctor.facts.canaries import ApiTrouble, CanaryWays, LateCanary, LostCanary
+from veltrix.doctor.watch import canary_rows
+from veltrix.doctor.watch.canary_rows import CanaryEnding, CanaryOnWay
+from veltrix.domain.events import CANARY_SOURCE, CANARY_TYPE_PREFIX
+from veltrix.pipeline.relay.due_rows import queues_subscribed
+from veltrix.store.transactions import open_autocommit
+
+SENT_MAX = 50  # at one look; the others have their turn at the next
+API_S = 3.0  # for an api to answer
+LOST_SAID_S = 600.0
+_WHY_CHARS = 200
+_ENDED = {"succeeded": "out", "failed": "lost", "cancelled": "lost"}
+
+
+class _Planned(msgspec.Struct, frozen=True):
+    id: str
+    queue: str
+    is_new: bool
+
+
+class Canaries:
+    """Sends canaries and looks what became of them; `look` again and again. For one thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        apis: Sequence[str],
+        *,
+        new_id: Callable[[], str],
+        may_take_s: float,
+        key: str | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._engine, self._new_id, self._may_take_s = engine, new_id, may_take_s
+        self._apis = {
+            api: Transport(
+                api, key, ca_file=ca_file, timeout_s=API_S, attempts_max=1, wait=_give_up
+            )
+            for api in apis
+        }
+        self._turn = 0
+        self._queues: set[str] = set()  # at the last look: every api knows them by now
+
+    def close(self) -> None:
+        """Let the connections to the apis go."""
+        for transport in self._apis.values():
+            transport.close()
+
+    def look(self) -> CanaryWays:
+        """Book what came out, send what is due, and tell what is late, lost or refused."""
+        with open_autocommit(self._engine) as tx:
+            found = canary_rows.on_way(tx)
+            endings = [end for one in found if (end := self._ending(one)) is not None]
+            canary_rows.note_endings(tx, endings)
+            ended = {one.id for one in endings}
+            subscribed = set(queues_subscribed(tx))
+            left = [one for one in found if one.id not in ended]
+            given_up = {one.id for one in left if self._is_given_up(one, subscribed)}
+            canary_rows.drop(tx, sorted(given_up))
+            waiting = [one for one in left if one.id not in given_up]
+            plan = self._plan(sorted(subscribed & self._queues), waiting)
+            self._queues = subscribed
+            new = [(one.id, one.queue, api) for api, some in plan.items() for one in some]
+            known = {one.id for one in waiting}
+            canary_rows.note_sending(tx, [one for one in new if one[0] not in known])
+            lost = canary_rows.lost_lately(tx, LOST_SAID_S)
+            canary_rows.forget(tx)
+        self._count(found, endings, waiting)
+        troubles = [
+            trouble for api, some in plan.items() if (trouble := self._post(api, some)) is not None
+        ]
+        return CanaryWays(
+            troubles=troubles,
+            late=[
+                LateCanary(one.queue, one.api, one.age_s, one.event_id is not None)
+                for one in waiting
+                if one.age_s > self._may_take_s
+            ],
+            lost=[
+                LostCanary(queue, api, "was accepted and came to nothing") for queue, api in lost
+            ],
+            may_take_s=self._may_take_s,
+        )
+
+    def _is_given_up(self, one: CanaryOnWay, subscribed: set[str]) -> bool:
+        """No api took it, and its queue or its api is no more."""
+        is_gone = one.queue not in subscribed or one.api not in self._apis
+        return one.event_id is None and is_gone
+
+    def _ending(self, one: CanaryOnWay) -> CanaryEnding | None:
+        """None: it is on its way. One that was accepted for long, and has no run, is lost."""
+        if one.event_id is not None and one.state is None and one.age_s > self._may_take_s:
+            return CanaryEnding(one.id, "lost", None, one.event_id)
+        ending = _ENDED.get(one.state or "")
+        if ending == "out" and (one.took_s or 0) > self._may_take_s:
+            ending = "late"
+        return None if ending is None else CanaryEnding(one.id, ending, one.took_s, one.event_id)
+
+    def _plan(
+        self, queues: Sequence[str], waiting: Sequence[CanaryOnWay]
+    ) -> dict[str, list[_Planned]]:
+        """By api: what waits there, and as many new ones that each queue and api has one."""
+        plan: dict[str, list[_Planned]] = {api: [] for api in self._apis}
+        for one in waiting:
+            if one.api in plan:
+                plan[one.api].append(_Planned(one.id, one.queue, is_new=False))
+        taken = {(one.queue, one.api) for one in waiting}
+        apis, count = list(self._apis), max(len(queues), len(self._apis))
+        if not queues or not apis:
+            return plan
+        for number in range(self._turn, self._turn + min(count, SENT_MAX)):
+            # A turn later the same queue goes by another api.
+            api = apis[(number + number // count) % len(apis)]
+            pair = (queues[number % len(queues)], api)
+            if pair not in taken:
+                taken.add(pair)
+                plan[api].append(_Planned(self._new_id(), pair[0], is_new=True))
+        self._turn += min(count, SENT_MAX)
+        return plan
+
+    def _post(self, api: str, planned: Sequence[_Planned]) -> ApiTrouble | None:
+        if not planned:
+            return None
+        poster = EventPoster(self._apis[api], _give_up)
+        texts = [_text(one) for one in planned]
+        try:
+            answers = [item for _, item in sorted(poster.post(texts), key=lambda one: one[0])]
+        except ApiError as error:
+            for one in planned:
+                telemetry.canaries.labels(one.queue, "refused").inc()
+            return ApiTrouble(api, str(error)[:_WHY_CHARS])
+        refused = [item for item in answers if item.status != 202]
+        for one, item in zip(planned, answers, strict=True):
+            if item.status != 202:
+                telemetry.canaries.labels(one.queue, "refused").inc()
+        if len(refused) < len(planned):
+            return None
+        return ApiTrouble(api, f"{refused[0].status} {refused[0].detail}"[:_WHY_CHARS])
+
+    def _count(
+        self,
+        found: Sequence[CanaryOnWay],
+        endings: Sequence[CanaryEnding],
+        waiting: Sequence[CanaryOnWay],
+    ) -> None:
+        queues = {one.id: one.queue for one in found}
+        for ending in endings:
+            queue = queues[ending.id]
+            telemetry.canaries.labels(queue, ending.ending).inc()
+            if ending.ending in ("out", "late") and ending.took_s is not None:
+                telemetry.canary_seconds.labels(queue).observe(max(0.0, ending.took_s))
+        telemetry.canaries_waiting.set(len(waiting))
+
+
+def _give_up(again: Again) -> None:
+    raise ApiAway(again.why)
+
+
+def _text(one: _Planned) -> bytes:
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": one.id,
+            "source": CANARY_SOURCE,
+            "type": CANARY_TYPE_PREFIX + one.queue,
+            "datacontenttype": "application/json",
+            "data": {"number": 1},
+        }
+    )

@@ -1,0 +1,101 @@
+"""Telling a webhook what appeared and what is gone: a CloudEvent each, until it is taken."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import msgspec
+from sqlalchemy import Engine
+
+from veltrix.doctor.watch import look_rows
+from veltrix.doctor.watch.look_rows import SeenFinding
+from veltrix.domain.backoff import Backoff
+from veltrix.domain.events import STRUCTURED_TYPE
+from veltrix.store.transactions import open_autocommit
+from veltrix.telemetry import logger
+
+SOURCE = "/veltrix/doctor"
+TOLD_MAX = 20  # at one look
+TIMEOUT_S = 5.0
+PAUSE_S, PAUSE_S_MAX = 10.0, 600.0
+
+_log = logger("doctor")
+
+
+class Webhook:
+    """Posts what nobody was told of yet, the oldest first. For one thread.
+
+    A refusal ends this try: the next is after a growing pause, and nothing is skipped. At least
+    once: who hears it twice finds the same event id.
+    """
+
+    def __init__(self, engine: Engine, url: str, monotonic_s: float) -> None:
+        self._engine, self._url = engine, url
+        self._backoff = Backoff(PAUSE_S, PAUSE_S_MAX)
+        self._again_at = monotonic_s
+        # Redirects are not followed: the address is a secret, and where it leads is not known.
+        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
+
+    def close(self) -> None:
+        """Let its connection go."""
+        self._client.close()
+
+    def tell(self, monotonic_s: float) -> int:
+        """Post what is due; how many were taken."""
+        if monotonic_s < self._again_at:
+            return 0
+        told = 0
+        with open_autocommit(self._engine) as tx:
+            for finding, is_new in look_rows.untold(tx, TOLD_MAX):
+                why = self._post(finding, is_new=is_new)
+                if why is not None:
+                    pause_s = self._backoff.extend(monotonic_s)
+                    self._again_at = monotonic_s + pause_s
+                    _log.warning("webhook.refused", why=why, again_in_s=round(pause_s, 1))
+                    break
+                look_rows.note_told(tx, [finding])
+                told += 1
+            else:
+                self._backoff.reset()
+        return told
+
+    def _post(self, finding: SeenFinding, *, is_new: bool) -> str | None:
+        """None: it was taken; else why not, without the address."""
+        body = event_of(finding, is_new=is_new)
+        try:
+            answer = self._client.post(
+                self._url, content=body, headers={"content-type": STRUCTURED_TYPE}
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return type(error).__name__
+        return None if answer.is_success else f"status {answer.status_code}"
+
+
+def event_of(seen: SeenFinding, *, is_new: bool) -> bytes:
+    """The CloudEvent that tells of it, in the JSON format."""
+    moment = seen.appeared_at if is_new or seen.gone_at is None else seen.gone_at
+    what = "appeared" if is_new else "gone"
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "id": f"{seen.key}-{what}-{moment.timestamp():.6f}",
+            "source": SOURCE,
+            "type": f"veltrix.finding.{what}",
+            "time": moment.isoformat(),
+            "datacontenttype": "application/json",
+            "data": seen.finding,
+        }
+    )
+
+
+@contextmanager
+def opened(engine: Engine, url: str | None, monotonic_s: float) -> Iterator[Webhook | None]:
+    """The webhook, closed in the end; None where there is none."""
+    if url is None:
+        yield None
+        return
+    webhook = Webhook(engine, url, monotonic_s)
+    try:
+        yield webhook
+    finally:
+        webhook.close()
