@@ -1,9 +1,9 @@
 """What the doctor's watch sees, and the canary events that it sends.
 
 Canaries are events and runs as all others, in an account that is in no book. No role of the
-platform may delete events; a function of the owner's deletes canaries that have ended, and nothing
-else. Older code runs on this schema, and has never heard of a canary: its apis take one for an
-event that nobody subscribes to.
+platform may delete events; a function of the owner's deletes canaries that have ended: of the
+journal, which no role may change, only what a canary's step writes. Older code runs on this schema,
+and has never heard of a canary: its apis take one for an event that nobody subscribes to.
 """
 
 import sqlalchemy as sa
@@ -32,7 +32,8 @@ with old as (
         and r.settled_at is not null
     returning r.id
 ), gone_journal as (
-    delete from {schema}.journal j using gone_runs r where j.run_id = r.id
+    delete from {schema}.journal j using gone_runs r
+    where j.run_id = r.id and j.name = 'veltrix.canary.sing'
 ), gone_attempts as (
     delete from {schema}.failed_attempts f using gone_runs r where f.run_id = r.id
 ), gone_identities as (
