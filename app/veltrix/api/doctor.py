@@ -52,8 +52,9 @@ _REPORT: dict[str, Any] = {
             "queue": "orders",
             "api": "https://api-1:8080",
             "sent_at": "2026-01-31T12:00:00Z",
-            "ending": None,
-            "took_s": None,
+            "ending": "out",
+            "took_s": 0.118,
+            "on_way_since": None,
         }
     ],
 }

@@ -36,13 +36,17 @@ class CanaryEnding(msgspec.Struct, frozen=True):
 
 
 class CanaryRow(msgspec.Struct, frozen=True):
-    """The last canary of a queue and an api; `ending` None: it is on its way."""
+    """The last canary of a queue and an api that ended, or the first; `ending` None: none did.
+
+    `on_way_since`: since when one is on its way; None: none is.
+    """
 
     queue: str
     api: str
     sent_at: datetime
     ending: str | None
     took_s: float | None
+    on_way_since: datetime | None
 
 
 # An event has the id of its sender; its run has an id right behind that of the event.
@@ -74,9 +78,10 @@ where c.id = t.id and c.ending is null
 """
 
 _LATEST = """
-select distinct on (queue, api) queue, api, sent_at, ending, (took_ms / 1000.0)::float8
+select distinct on (queue, api) queue, api, sent_at, ending, (took_ms / 1000.0)::float8,
+    min(sent_at) filter (where ending is null) over (partition by queue, api)
 from canaries where sent_at > now() - %(shown_s)s * interval '1 second'
-order by queue, api, sent_at desc
+order by queue, api, ending is null, sent_at desc
 """
 
 _LOST = """
