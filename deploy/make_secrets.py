@@ -20,6 +20,7 @@ BROKER_USERS = {
     "relay": "policymaker",
     "worker": "",
     "flower": "management",
+    "doctor": "monitoring,policymaker",
     "operator": "monitoring,policymaker",
 }
 
@@ -59,6 +60,7 @@ def make_secrets(folder: Path) -> list[str]:
         broker[role] = password
     keep("rabbitmq_accounts.json", json.dumps(rabbitmq_users(broker), indent=2))
     keep("admin_key", secrets.token_hex(32))
+    keep("doctor_key", secrets.token_hex(32))
     keep("flower_basic_auth", f"{USER}:{secrets.token_urlsafe(32)}")
     return made
 

@@ -48,7 +48,7 @@ BIN = Path(sys.executable).parent
 COMPOSE = ROOT / "docker-compose.yml"
 SECRETS = "/run/secrets"
 IMAGE = "veltrix:latest"
-RUNNING = ("api-1", "api-2", "relay-1", "relay-2", "worker-1", "worker-2", "flower")
+RUNNING = ("api-1", "api-2", "relay-1", "relay-2", "worker-1", "worker-2", "doctor", "flower")
 ONCE = ("migrate", "register")
 START_S = 40.0
 LEAVE_S = 20.0
@@ -179,7 +179,7 @@ def test_secrets_are_made_once_and_fit_together(tmp_path: Path) -> None:
         password = files[f"rabbitmq_password_{role}"]
         assert settings.broker_url is not None
         assert f"veltrix-{role}:{password}@" in settings.broker_url.get_secret_value()
-        assert (settings.management_url is not None) == (role in {"relay", "flower"})
+        assert (settings.management_url is not None) == (role in {"relay", "flower", "doctor"})
         if settings.management_url is not None:
             assert f"veltrix-{role}:{password}@" in settings.management_url.get_secret_value()
         if role != "flower":
@@ -347,7 +347,9 @@ def test_the_dockerfile_has_no_findings_and_its_process_is_no_shell_and_not_root
     assert copied == set(taken)
 
 
-def environment_of(name: str, secrets: Path, port: int | None = None) -> dict[str, str]:
+def environment_of(
+    name: str, secrets: Path, port: int | None = None, apis: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """What compose gives a service, moved to this machine: its secrets, loopback and a free port.
 
     On loopback an api asks for keys only when it is told to.
@@ -358,6 +360,9 @@ def environment_of(name: str, secrets: Path, port: int | None = None) -> dict[st
         value = str(given or "").replace(SECRETS, str(secrets))
         if variable.endswith("_HOST"):
             value = LOOPBACK
+        if variable.endswith("_DOCTOR_APIS"):
+            for api, its in (apis or {}).items():
+                value = value.replace(f"//{api}:8080", f"//{LOOPBACK}:{its}")
         if variable.endswith("_PORT") and port is not None:
             value = str(port)
         moved[variable] = value
@@ -400,7 +405,7 @@ class Composed:
     def start(self, name: str) -> Child:
         """`veltrix` as the image's entry point, with the service's command and environment."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-        own = environment_of(name, self.secrets, self.ports.get(name))
+        own = environment_of(name, self.secrets, self.ports.get(name), self.ports)
         argv = (str(BIN / "veltrix"), *self._services[name]["command"])
         environment = {**inherited, "PYTHONPATH": str(ROOT), **own}
         spec = Spec(name, argv, environment, self.log(name))
@@ -526,6 +531,25 @@ def test_what_the_file_starts_takes_events_and_settles_them(
     until(lambda: names <= set(composed.ask("flower", "/api/workers")), what="Flower to see both")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         answer(f"http://{LOOPBACK}:{composed.ports['api-1']}/v1/balance", None, {})
+
+    def is_watched_and_well() -> bool:
+        report.update(composed.ask("api-1", "/v1/doctor"))
+        out = {one["api"] for one in report["canaries"] if one["ending"] == "out"}
+        found.clear()  # what the first look met while all of it began is gone soon
+        found.update(
+            (one["finding"]["id"], one["finding"]["found"])
+            for one in report["findings"]
+            if not one["finding"]["accepted"]
+        )
+        return len(out) == 2 and set(found) == {"D08"}  # PostgreSQL waits for no disk here
+
+    report: dict[str, Any] = {}
+    found: dict[str, str] = {}
+    until(is_watched_and_well, 2 * START_S, "a canary through each api, and no fault")
+    implied = {one["finding"]["id"] for one in report["findings"] if one["finding"]["accepted"]}
+    assert implied <= {"B09", "B10", "B18"}
+    # What RabbitMQ tells administrators only.
+    assert {one["id"] for one in report["look"]["not_checked"]} <= {"B14", "B20"}
 
     for name in RUNNING:
         assert "ACCESS_REFUSED" not in composed.log(name).read_text(), name

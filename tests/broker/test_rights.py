@@ -116,6 +116,15 @@ FORBIDDEN: dict[str, Acts] = {
         "an answer": publish("reply.celery.pidbox"),
         "by the default exchange": publish(""),
     },
+    "doctor": {
+        **LISTEN_IN,
+        **DESTROY,
+        "declares": make("other"),
+        "a run": publish("veltrix.runs"),
+        "an event": publish("celeryev", "task.x"),
+        "a command": COMMAND,
+        "by the default exchange": publish(""),
+    },
     "relay": {
         **{name: act for name, act in LISTEN_IN.items() if PIDBOX in name},
         **{name: act for name, act in DESTROY.items() if PIDBOX in name},
@@ -159,8 +168,8 @@ def test_nobody_is_administrator_and_management_is_for_who_needs_it(stage: Broke
 
     assert who(lambda it: it._ask("PUT", "/api/users/mine", {"password": "x", "tags": ""})) == set()
     assert who(lambda it: it._ask("PUT", "/api/vhosts/mine")) == set()
-    assert who(lambda it: it.put_policy(policy)) == {"relay", "operator"}
-    assert who(lambda it: it.messages_by_queue()) == {"relay", "flower", "operator"}
+    assert who(lambda it: it.put_policy(policy)) == {"relay", "doctor", "operator"}
+    assert who(lambda it: it.messages_by_queue()) == set(ROLES) - {"api", "worker"}
     path = f"/api/queues/{stage.vhost}/orders"
     assert who(lambda it: it._ask("DELETE", f"{path}/contents")) == {"relay", "operator"}
     assert may("flower", lambda it: it._ask("DELETE", path)) is False

@@ -270,6 +270,27 @@ def test_a_connection_without_heartbeats_is_seen(
     assert found[0].found.startswith("connection 'careless' of user 'veltrix'")
 
 
+def test_who_only_asks_workers_needs_no_heartbeat_and_who_consumes_runs_does(
+    topology: None, look: Look, broker: Broker
+) -> None:
+    connection = open_connection(broker.url, name="celery of flower", heartbeat_s=0)
+    try:
+        channel = connection.channel()
+        careless = open_connection(broker.url, name="careless", heartbeat_s=0)
+        found = until(lambda: [one for one in look().findings if one.id == "P11"], what="P11")
+        assert ["'careless'" in one.found for one in found] == [True]
+        close_connection(careless)
+        channel.basic_qos(0, 1, a_global=False)
+        channel.basic_consume("orders")
+        flower = "'celery of flower'"
+        until(
+            lambda: [o for o in look().findings if o.id == "P11" and flower in o.found],
+            what="that it consumes",
+        )
+    finally:
+        close_connection(connection)
+
+
 def test_our_own_users_may_have_their_rights(topology: None, look: Look, broker: Broker) -> None:
     for user in users():
         account_of(broker, user)  # their names end with the virtual host's: strangers here

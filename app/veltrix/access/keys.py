@@ -15,11 +15,18 @@ from sqlalchemy.dialects.postgresql import insert
 
 from veltrix.access.key_limits import KeyLimits, mistake_of
 from veltrix.access.scopes import ALL_SCOPES, Scope, unknown_scopes
+from veltrix.domain.events import CANARY_SOURCE
 from veltrix.store.access_tables import api_keys
 
 ADMIN_NAME = "admin"
-# Authors of what nobody's key did, and the key of VELTRIX_ADMIN_KEY_FILE.
-OWN_NAMES = frozenset({ADMIN_NAME, "local", "preview", "veltrix", "veltrix_admin_key_file"})
+DOCTOR_NAME = "veltrix-doctor"
+# Authors of what nobody's key did, and the keys of VELTRIX_ADMIN_KEY_FILE and _DOCTOR_KEY_FILE.
+OWN_NAMES = frozenset(
+    {
+        *(ADMIN_NAME, DOCTOR_NAME, "local", "preview", "veltrix"),
+        *("veltrix_admin_key_file", "veltrix_doctor_key_file"),
+    }
+)
 TOKEN_CHARS_MIN = 32
 _LIMITS = [api_keys.c[name] for name in KeyLimits.__struct_fields__]
 
@@ -98,12 +105,30 @@ def put_admin(tx: Connection, token: str) -> bool:
     Whether it changed.
     Raises KeyRefused when the token is too short to be random.
     """
-    _check(ADMIN_NAME, [Scope.ADMIN], token)
+    return _put(tx, ADMIN_NAME, Scope.ADMIN, token, "VELTRIX_ADMIN_KEY_FILE")
+
+
+def put_doctor(tx: Connection, token: str) -> bool:
+    """As `put_admin`, for the content of the doctor's key file: it sends canary events only."""
+    only = KeyLimits(sources=(CANARY_SOURCE,))
+    return _put(tx, DOCTOR_NAME, Scope.EVENTS_WRITE, token, "VELTRIX_DOCTOR_KEY_FILE", only)
+
+
+def _put(
+    tx: Connection,
+    name: str,
+    scope: Scope,
+    token: str,
+    created_by: str,
+    limits: KeyLimits | None = None,
+) -> bool:
+    _check(name, [scope], token)
     put = insert(api_keys).values(
-        name=ADMIN_NAME,
+        name=name,
         hash=hash_of(token),
-        scopes=[Scope.ADMIN.value],
-        created_by="VELTRIX_ADMIN_KEY_FILE",
+        scopes=[scope.value],
+        created_by=created_by,
+        **(msgspec.structs.asdict(limits) if limits is not None else {}),
     )
     changed = tx.execute(
         put.on_conflict_do_update(

@@ -7,7 +7,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 
 from veltrix.broker.connect import address_of, broker_url, tls_of
-from veltrix.broker.names import RUNS
+from veltrix.broker.names import CONNECTION_PREFIX, RUNS
 from veltrix.domain.events import CANARY_WORKFLOW
 from veltrix.settings.fields import Settings
 
@@ -16,12 +16,17 @@ class _OnlyByRelay(RuntimeError):
     """A workflow's task was called as a Celery task."""
 
 
-def make_celery(settings: Settings, workflows: Iterable[str], queues: list[str]) -> Celery:
-    """The app of a worker or of Flower: each workflow, and the canary, is a task of that name."""
+def make_celery(
+    settings: Settings, workflows: Iterable[str], queues: list[str], *, name: str = "a command"
+) -> Celery:
+    """The app of a worker or of Flower: each workflow, and the canary, is a task of that name.
+
+    `name` is what RabbitMQ knows its connections by.
+    """
     celery = Celery("veltrix", set_as_current=False, autofinalize=False)
-    celery.conf.update(_settings(settings, queues))
-    for name in {*workflows, CANARY_WORKFLOW}:
-        celery.task(name=name, acks_late=True)(_never)
+    celery.conf.update(_settings(settings, queues, name))
+    for workflow in {*workflows, CANARY_WORKFLOW}:
+        celery.task(name=workflow, acks_late=True)(_never)
     celery.finalize()
     return celery
 
@@ -32,7 +37,7 @@ def _never(*_: Any) -> None:
     )
 
 
-def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
+def _settings(settings: Settings, queues: list[str], name: str) -> dict[str, Any]:
     url = broker_url(settings)
     # The topology declares them: a user without the right to may use what is there.
     exchange = Exchange(RUNS, type="topic", durable=True, no_declare=True)
@@ -47,7 +52,7 @@ def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
         "broker_pool_acquire_timeout": 5.0,
-        "broker_transport_options": {"confirm_publish": True},
+        "broker_transport_options": _transport(name),
         # Late acknowledgement; what failed is a row, so its message is done (W01, W02, W05, W06).
         "task_acks_late": True,
         "task_acks_on_failure": True,
@@ -99,4 +104,15 @@ def _settings(settings: Settings, queues: list[str]) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         "enable_utc": True,
         "timezone": "UTC",
+    }
+
+
+def _transport(name: str) -> dict[str, Any]:
+    """RabbitMQ and `veltrix doctor` know its connections by their name.
+
+    Those that only ask and answer what Flower shows have no heartbeat: kombu would not send it.
+    """
+    return {
+        "confirm_publish": True,
+        "client_properties": {"connection_name": f"{CONNECTION_PREFIX}{name}"},
     }

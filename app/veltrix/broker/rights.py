@@ -75,6 +75,11 @@ def users(queues: Iterable[str] = ()) -> list[User]:
             tags=("management",),
         ),
         User(
+            "doctor",
+            "looks at everything, and touches nothing",
+            tags=("monitoring", "policymaker"),  # who may see policies may change them, too
+        ),
+        User(
             "operator",
             "people: `veltrix topology`, the management pages",
             configure=_ALL,

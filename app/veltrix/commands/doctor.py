@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from veltrix.commands.options import ApiKeyFile, AsJson, CaFile
+from veltrix.commands.options import AsJson, CaFile
 from veltrix.doctor.rule import Severity
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ def doctor(
     is_listed: Annotated[bool, typer.Option("--list", help="List all rules.")] = False,
     is_sarif: Annotated[bool, typer.Option("--sarif", help="As SARIF 2.1.0.")] = False,
     as_json: AsJson = False,
-    key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
 ) -> None:
     """Name every setting that can lose, duplicate, stall or hide work.
@@ -79,7 +78,7 @@ def doctor(
     if is_watching:
         from veltrix.commands.doctor_watch import watch
 
-        watch(key_file, ca_file, is_production=profile is Profile.PRODUCTION)
+        watch(ca_file, is_production=profile is Profile.PRODUCTION)
         return
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.doctor.catalogue import all_rules

@@ -8,10 +8,9 @@ from types import FrameType
 import typer
 
 from veltrix.commands.mistakes import CommandRefused
-from veltrix.commands.options import key_of
 
 
-def watch(key_file: Path | None, ca_file: Path | None, *, is_production: bool) -> None:
+def watch(ca_file: Path | None, *, is_production: bool) -> None:
     """Look until SIGTERM or Ctrl-C. Raises CommandRefused, SettingsError."""
     from veltrix.leaving import end_now, end_within
 
@@ -26,7 +25,6 @@ def watch(key_file: Path | None, ca_file: Path | None, *, is_production: bool) -
 
     settings = load_settings(dev_file=DEV_FILE)
     configure_logs(settings.log_format, settings.log_level)
-    key = key_of(key_file)
     webhook = settings.doctor_webhook.get_secret_value() if settings.doctor_webhook else ""
     if webhook and api_mistake(webhook, settings.plain_hosts) is not None:
         raise CommandRefused(
@@ -50,6 +48,6 @@ def watch(key_file: Path | None, ca_file: Path | None, *, is_production: bool) -
         err=True,
     )
     try:
-        run_watch(settings, stop, key=key, ca_file=ca_file, is_production=is_production)
+        run_watch(settings, stop, ca_file=ca_file, is_production=is_production)
     except ApiMistake as mistake:
         raise CommandRefused(str(mistake)) from None

@@ -47,7 +47,7 @@ def run_flower(settings: Settings) -> None:
     _configure(settings)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    celery = make_celery(settings, [], [])
+    celery = make_celery(settings, [], [], name="flower")
     certificate = _certificate_of(settings)
     is_tls = certificate is not None
     for warning in open_warnings("FLOWER_HOST", settings.flower_host, is_tls=is_tls):

@@ -8,6 +8,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from sqlalchemy import Connection
+
+from veltrix.access import keys
+from veltrix.access.audit import Audited, append
 from veltrix.bootstrap import engine_for, real_sources
 from veltrix.doctor.catalogue import all_rules
 from veltrix.doctor.examine import Reader
@@ -17,13 +21,23 @@ from veltrix.doctor.platform import readers_of
 from veltrix.doctor.watch.canaries import Canaries
 from veltrix.doctor.watch.watch import DoctorWatch
 from veltrix.doctor.watch.webhook import opened
+from veltrix.domain.events import CANARY_SOURCE
 from veltrix.health import HealthServer
 from veltrix.processes.relay import Duty, keep
 from veltrix.settings.fields import Settings
 from veltrix.settings.links import open_warnings
-from veltrix.settings.load import require
+from veltrix.settings.load import SettingsError, require
 from veltrix.settings.rules import accepted_findings
 from veltrix.telemetry import logger
+
+_DOCTOR_KEY = Audited(
+    author="VELTRIX_DOCTOR_KEY_FILE",
+    action="key.create",
+    reason="",
+    target="key",
+    target_id=keys.DOCTOR_NAME,
+    request={"scopes": ["events:write"], "sources": [CANARY_SOURCE]},
+)
 
 _log = logger("doctor")
 
@@ -32,16 +46,17 @@ def run_watch(
     settings: Settings,
     stop: Event,
     *,
-    key: str | None = None,
     ca_file: Path | None = None,
     is_production: bool = False,
 ) -> None:
     """Look every VELTRIX_DOCTOR_INTERVAL_S until `stop` is set.
 
     PostgreSQL, RabbitMQ and the apis may be away at the start and at any time. Raises
-    SettingsError if PostgreSQL is not configured, ApiMistake for an api that cannot be called.
+    SettingsError if PostgreSQL is not configured or the key file cannot be used, ApiMistake for an
+    api that cannot be called.
     """
     require(settings, "database_url")
+    key = _key_of(settings)
     for warning in open_warnings("HEALTH_HOST", settings.health_host, is_tls=False):
         _log.warning("link.open", detail=warning)
     sources = real_sources()
@@ -71,6 +86,7 @@ def run_watch(
             webhook=webhook,
             monotonic=sources.monotonic,
             unix_s=lambda: sources.unix_ms() / 1_000,
+            prepare=lambda tx: _put_key(tx, key),
         )
         troubles: dict[str, str] = {}
         with _health(settings, watch, troubles):
@@ -84,6 +100,25 @@ def apis_of(settings: Settings) -> list[str]:
     scheme = "http" if settings.api_tls_cert is None else "https"
     own = f"{scheme}://127.0.0.1:{settings.api_port}"
     return list(dict.fromkeys(named or [own]))
+
+
+def _key_of(settings: Settings) -> str | None:
+    file = settings.doctor_key_file
+    if file is None:
+        return None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError([f"VELTRIX_DOCTOR_KEY_FILE cannot be read: {error}"]) from None
+    if len(key) < keys.TOKEN_CHARS_MIN or not key.isascii() or not key.isprintable():
+        told = "VELTRIX_DOCTOR_KEY_FILE has no key; `openssl rand -hex 32` makes one"
+        raise SettingsError([told])
+    return key
+
+
+def _put_key(tx: Connection, key: str | None) -> None:
+    if key is not None and keys.put_doctor(tx, key):
+        append(tx, [_DOCTOR_KEY])
 
 
 def _readers(settings: Settings, canaries: Canaries) -> dict[type, Reader]:

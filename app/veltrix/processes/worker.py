@@ -62,7 +62,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"
     stamps, troubles = Stamps(folder / "stamps"), Troubles(folder / "troubles")
     places = Places(folder / "places")
-    celery = make_celery(settings, workflows, queues)
+    celery = make_celery(settings, workflows, queues, name=node)
     parent = celery.veltrix_parent = Parent(
         settings, queues, stamps, places, troubles, sources.new_id, sources.monotonic
     )

@@ -582,6 +582,11 @@ class Settings(BaseModel):
         "Addresses of the apis that get canary events, separated by commas, each by itself and not"
         " through a load balancer; without any, the api of this machine",
     )
+    doctor_key_file: Path | None = _setting(
+        None,
+        "File with the API key of the canary events, made into a key that sends nothing else; 32"
+        " random characters or more. Without it they are sent without a key",
+    )
     doctor_canary_s: float = _setting(
         15.0,
         "How long a canary event may take to come out at the other end",

@@ -43,7 +43,7 @@ def refusing_api(ways: CanaryWays) -> Iterator[Evidence]:
             found=f"api {one.api!r} took no canary: {one.why}",
             origin="POST /v1/events",
             cure="look at its log and /readyz; VELTRIX_DOCTOR_APIS names the apis,"
-            " VELTRIX_API_KEY_FILE a key that may send events",
+            " VELTRIX_DOCTOR_KEY_FILE the file with its key",
         )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from veltrix.broker.names import CONNECTION_PREFIX
 from veltrix.broker.rights import users
 from veltrix.doctor.facts.rabbitmq import NETS, LiveBroker
 from veltrix.doctor.rule import Evidence, Rules, Severity
@@ -108,9 +109,16 @@ def old_version(broker: LiveBroker) -> Iterator[Evidence]:
     source="https://www.rabbitmq.com/docs/heartbeats",
 )
 def no_heartbeat(broker: LiveBroker) -> Iterator[Evidence]:
+    takers = {
+        (row.get("channel_details") or {}).get("connection_name")
+        for row in broker.rows("consumers")
+        if row["queue"]["name"] in broker.names
+    }
     for row in broker.rows("connections"):
+        name = (row.get("client_properties") or {}).get("connection_name") or row["name"]
+        if name.startswith(CONNECTION_PREFIX) and row["name"] not in takers:
+            continue  # asks and answers what Flower shows: lost with it, nothing is
         if row.get("timeout") == 0 and str(row.get("protocol", "")).startswith("AMQP"):
-            name = (row.get("client_properties") or {}).get("connection_name") or row["name"]
             yield Evidence(
                 found=f"connection {name!r} of user {row.get('user')!r} has heartbeat 0",
                 origin="what client and server agreed on",

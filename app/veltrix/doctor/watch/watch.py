@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from veltrix import telemetry
 from veltrix.doctor.examine import Examination, Reader, examine
@@ -22,6 +22,7 @@ class DoctorWatch:
     """`once` is a look, if this is the watch whose turn it is. For one thread.
 
     Any number stand by: one looks, and when it does not for three intervals, the next does.
+    `prepare` is done once, before the first look.
     """
 
     def __init__(
@@ -37,19 +38,24 @@ class DoctorWatch:
         webhook: Webhook | None,
         monotonic: Callable[[], float],
         unix_s: Callable[[], float],
+        prepare: Callable[[Connection], object] = lambda _tx: None,
     ) -> None:
         self._engine, self._name, self._webhook = engine, name, webhook
         self._readers, self._accepted = readers, accepted
         self._rules = [rule for rule in rules if rule.reads in readers]
         self._is_production, self._interval_s = is_production, interval_s
         self._monotonic, self._unix_s = monotonic, unix_s
+        self._prepare, self._is_prepared = prepare, False
         self.is_looking = False
 
     def once(self) -> int:
         """Look, write and tell; 0, for the pause that follows."""
         hold_s = HOLD_INTERVALS * self._interval_s
         with transaction(self._engine) as tx:
+            if not self._is_prepared:
+                self._prepare(tx)
             is_ours = look_rows.take(tx, self._name, hold_s)
+        self._is_prepared = True
         if is_ours != self.is_looking:
             self.is_looking = is_ours
             _log.info("watch.looking" if is_ours else "watch.standing_by", watch=self._name)
