@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from tests.doctor.conftest import unaccepted
 from tests.support.services import Broker, Services
@@ -18,9 +19,12 @@ from veltrix.dev.platform import Platform
 from veltrix.dev.servers.ports import free_port
 from veltrix.dev.servers.postgres import Postgres
 from veltrix.doctor.catalogue import all_rules
-from veltrix.doctor.examine import examine
+from veltrix.doctor.examine import Examination, examine
 from veltrix.doctor.facts.platform_settings import PlatformSettings, settings_in_effect
+from veltrix.doctor.facts.postgres import LiveDatabase
+from veltrix.doctor.facts.workers import LiveWorkers
 from veltrix.doctor.facts.workflow_code import WorkflowCode
+from veltrix.doctor.platform import LiveReaders, readers_of
 from veltrix.doctor.rules import platform_settings
 from veltrix.settings.fields import PREFIX, Settings
 from veltrix.settings.load import SettingsError, load_settings
@@ -228,3 +232,67 @@ def test_a_platform_as_dev_has_it_shows_what_one_node_implies(
     assert code == 1
     assert {one["id"] for one in found["findings"]} >= {"B09", "B10", "B18"}
     assert {one["accepted"] for one in found["findings"]} == {None}
+
+
+def ids_of(found: Examination) -> list[str]:
+    assert found.not_checked == []
+    return [one.id for one in found.findings]
+
+
+def sessions_of_doctor(engine: Engine) -> list[int]:
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "select pid from pg_stat_activity where application_name = 'veltrix-doctor'"
+            " and datname = current_database()"
+        )
+        return [row[0] for row in found]
+
+
+def test_who_looks_again_and_again_keeps_its_session(
+    database_url: str, broker: Broker, engine: Engine
+) -> None:
+    settings = Settings.model_validate(
+        {
+            "database_url": database_url,
+            "broker_url": broker.url,
+            "management_url": broker.management_url,
+        }
+    )
+    with LiveReaders(settings) as live:
+        once = examine(all_rules(), live.readers)
+        (first,) = sessions_of_doctor(engine)
+        again = examine(all_rules(), live.readers)
+
+        assert sessions_of_doctor(engine) == [first]
+        assert ids_of(again) == ids_of(once)
+
+        with engine.connect() as connection:  # as by a restart of the server
+            connection.exec_driver_sql(f"select pg_terminate_backend({first}, 5000)")
+
+        assert ids_of(examine(all_rules(), live.readers)) == ids_of(once)
+        (other,) = sessions_of_doctor(engine)
+        assert other != first
+    until(lambda: sessions_of_doctor(engine) == [])
+
+    assert examine(all_rules(), readers_of(settings, is_live=True)).not_checked == []
+    until(lambda: sessions_of_doctor(engine) == [])
+
+
+def test_a_kept_session_says_that_the_database_is_away_and_comes_back(
+    own_postgres: Postgres,
+) -> None:
+    url = own_postgres.create_database("shop")
+    upgrade(url)
+    rules = [rule for rule in all_rules() if rule.reads in {LiveDatabase, LiveWorkers}]
+    with LiveReaders(Settings.model_validate({"database_url": url})) as live:
+        assert examine(rules, live.readers).not_checked == []
+        own_postgres.stop()
+
+        away = examine(rules, live.readers)
+        assert len(away.not_checked) == len(rules)
+        assert {one.reason.partition("(")[0] for one in away.not_checked} == {
+            "the database cannot be asked "
+        }
+
+        own_postgres.start()
+        assert examine(rules, live.readers).not_checked == []

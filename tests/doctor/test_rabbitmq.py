@@ -8,6 +8,7 @@ the version itself), blocked connections, a virtual host's default queue type (n
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from http.client import HTTPConnection
 from itertools import chain
 from typing import Any
 
@@ -470,18 +471,26 @@ def test_a_part_that_was_refused_is_unread() -> None:
         broker.rows("nodes")
 
 
-def test_all_is_read_in_few_requests(
+def test_all_is_read_in_few_requests_over_one_connection(
     topology: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    connect, reader = socket.create_connection, threading.get_ident()
+    connected, asked = [], []
+    connect, ask_for = socket.create_connection, HTTPConnection.request
+    reader = threading.get_ident()
 
     def counted(*args: Any, **kwargs: Any) -> socket.socket:
         if threading.get_ident() == reader:  # other threads may be asking, too
-            asked.append(args)
+            connected.append(args)
         return connect(*args, **kwargs)
 
+    def requested(self: HTTPConnection, method: str, path: str, *args: Any) -> None:
+        if threading.get_ident() == reader:
+            asked.append(path)
+        ask_for(self, method, path, *args)
+
     monkeypatch.setattr(socket, "create_connection", counted)
+    monkeypatch.setattr(HTTPConnection, "request", requested)
     read_broker(settings, lambda: QUEUES)
 
+    assert len(connected) == 1
     assert 5 < len(asked) <= 11, asked

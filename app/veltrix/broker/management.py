@@ -6,6 +6,8 @@ Without it AMQP still tells whether a queue exists; that look goes through pika.
 import base64
 import http.client
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -42,6 +44,17 @@ class Management:
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
         self._vhost = quote(vhost, safe="")
+        self._kept: http.client.HTTPConnection | None = None
+
+    @contextmanager
+    def one_connection(self) -> Iterator[None]:
+        """All requests of the block go over one connection, which is closed at its end."""
+        self._kept = self._connection()
+        try:
+            yield
+        finally:
+            kept, self._kept = self._kept, None
+            kept.close()
 
     def messages_by_queue(self) -> dict[str, int]:
         """Messages per queue, unacknowledged ones too, up to 5 s old. Raises BrokerAway."""
@@ -94,14 +107,15 @@ class Management:
         """What is there, `{vhost}` being ours. Raises BrokerAway or ManagementRefused."""
         return json.loads(self._ask("GET", path.replace("{vhost}", self._vhost)))
 
-    def _ask(self, method: str, path: str, body: Any = None) -> bytes:
-        connection = (
-            http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-            if self._tls is None
-            else http.client.HTTPSConnection(
-                self._host, self._port, timeout=TIMEOUT_S, context=self._tls
-            )
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=TIMEOUT_S, context=self._tls
         )
+
+    def _ask(self, method: str, path: str, body: Any = None) -> bytes:
+        connection = self._kept or self._connection()
         try:
             connection.request(
                 method, path, None if body is None else json.dumps(body), self._headers
@@ -109,9 +123,11 @@ class Management:
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
+            connection.close()  # one that is kept connects anew
             raise BrokerAway(f"management at {self._host}: {error}") from error
         finally:
-            connection.close()
+            if connection is not self._kept:
+                connection.close()
         if response.status >= 500:
             raise BrokerAway(f"management at {self._host}: {response.status}")
         if response.status >= 400:

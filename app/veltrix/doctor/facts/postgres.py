@@ -2,21 +2,21 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
 import msgspec
 import psycopg
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from veltrix.bootstrap import engine_for
 from veltrix.doctor.examine import Unread
+from veltrix.doctor.facts.session import LookingSession
 from veltrix.settings.fields import Settings
 from veltrix.store import schema
 from veltrix.store.connections import SessionShared
 from veltrix.store.errors import told
-from veltrix.store.transactions import open_autocommit
 
 SETTINGS = (
     "fsync",
@@ -148,29 +148,28 @@ class LiveDatabase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_database(settings: Settings, unix_s: Callable[[], float] = time.time) -> LiveDatabase:
-    """All of it, in a dozen statements on one session. Raises Unread."""
-    if settings.database_url is None:
+    """`look_at_database` in a session for this one look. Raises Unread."""
+    with closing(LookingSession(settings)) as session:
+        return look_at_database(session, unix_s)
+
+
+def look_at_database(
+    session: LookingSession, unix_s: Callable[[], float] = time.time
+) -> LiveDatabase:
+    """All of it, in a dozen statements. Raises Unread."""
+    if not session.is_configured:
         raise Unread(
             "VELTRIX_DATABASE_URL is not set; set it to"
             " postgresql+psycopg://user:password@host/database?sslmode=verify-full"
         )
-    engine = doctor_engine(settings)
     try:
-        with open_autocommit(engine) as tx:
-            return _read(tx, unix_s)
+        return session.look(lambda tx: _read(tx, unix_s))
     except SessionShared as error:
         return LiveDatabase(pooler=told(error))
     except (DBAPIError, psycopg.Error) as error:
         if isinstance(error, DBAPIError) and isinstance(error.orig, SessionShared):
             return LiveDatabase(pooler=told(error))
         raise away(error) from None
-    finally:
-        engine.dispose()
-
-
-def doctor_engine(settings: Settings) -> Engine:
-    """An engine that only looks; a stand-by will do."""
-    return engine_for(settings, "veltrix-doctor", statement_timeout_s=5.0, is_writer=False)
 
 
 def away(error: Exception) -> Unread:

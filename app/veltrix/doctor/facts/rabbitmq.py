@@ -142,11 +142,10 @@ def read_broker(settings: Settings, queues: Callable[[], list[str]]) -> LiveBrok
     target = wanted(queues(), limits_of(settings))
     management = management_of(settings)
     try:
-        return (
-            _by_amqp(settings, target)
-            if management is None
-            else _by_management(management, target, vhost_of(broker_url(settings)))
-        )
+        if management is None:
+            return _by_amqp(settings, target)
+        with management.one_connection():
+            return _by_management(management, target, vhost_of(broker_url(settings)))
     except BrokerAway as error:
         raise Unread(
             f"RabbitMQ cannot be reached ({error}); start it, or see where it is looked for with"

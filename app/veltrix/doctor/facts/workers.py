@@ -1,20 +1,22 @@
 """Workers, queues and books, as the database has them."""
 
+from contextlib import closing, suppress
 from datetime import datetime
 
 import msgspec
+import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from veltrix.doctor.examine import Unread
-from veltrix.doctor.facts.postgres import away, doctor_engine
+from veltrix.doctor.facts.postgres import away
+from veltrix.doctor.facts.session import LookingSession
 from veltrix.operations.books import read, read_workers
 from veltrix.operations.books.read_workers import WorkerRow
 from veltrix.pipeline.relay.due_rows import queues_subscribed
 from veltrix.pipeline.relay.queue_rows import Unserved, unserved
 from veltrix.settings.fields import Settings
 from veltrix.store.errors import sqlstate_of
-from veltrix.store.transactions import transaction
 
 WORKERS_MAX = 1_000
 # Runs that are due for longer: a relay would have handed them over, or a worker taken them.
@@ -69,38 +71,37 @@ class LiveWorkers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_live_workers(settings: Settings) -> LiveWorkers:
+    """`look_at_workers` in a session for this one look. Raises Unread."""
+    with closing(LookingSession(settings)) as session:
+        return look_at_workers(session, settings)
+
+
+def look_at_workers(session: LookingSession, settings: Settings) -> LiveWorkers:
     """All of it in one snapshot. Raises Unread."""
-    if settings.database_url is None:
+    if not session.is_configured:
         raise Unread("VELTRIX_DATABASE_URL is not set, so nobody knows the workers; set it")
-    engine = doctor_engine(settings)
     try:
-        with transaction(engine, snapshot=True) as tx:
-            return _read(tx, late_s=settings.hold_s_max)
-    except DBAPIError as error:
+        return session.look_at_once(lambda tx: _read(tx, late_s=settings.hold_s_max))
+    except (DBAPIError, psycopg.Error) as error:
         if sqlstate_of(error) in {"42P01", "42703"}:
             raise Unread(
                 "the database does not have this version's tables; run `veltrix db upgrade`"
             ) from None
         raise away(error) from None
-    finally:
-        engine.dispose()
 
 
-def subscribed_queues(settings: Settings) -> list[str]:
+def subscribed_queues(settings: Settings, session: LookingSession | None = None) -> list[str]:
     """The workflow queues: of the subscriptions, or of the workflows where there are none.
 
     Where the database cannot be asked, those of the workflows; none that cannot be imported.
     """
+    if session is None:
+        with closing(LookingSession(settings)) as once:
+            return subscribed_queues(settings, once)
     names: list[str] = []
-    if settings.database_url is not None:
-        engine = doctor_engine(settings)
-        try:
-            with transaction(engine) as tx:
-                names = sorted(queues_subscribed(tx))
-        except DBAPIError:
-            names = []  # told by the rules of the database
-        finally:
-            engine.dispose()
+    if session.is_configured:
+        with suppress(DBAPIError, psycopg.Error):  # told by the rules of the database
+            names = sorted(session.look(queues_subscribed))
     return names or _queues_of_workflows(settings)
 
 
