@@ -4,11 +4,13 @@ On recorded facts: a clock that differs (another test of the run sets clocks wro
 here the machine's own is given), rows that are dead by the hundred thousand.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from psycopg import sql
@@ -27,6 +29,7 @@ from veltrix.doctor.facts.postgres import (
     LiveDatabase,
     LongTransaction,
     ServerSetting,
+    StoredSize,
     TableState,
     read_database,
 )
@@ -203,6 +206,60 @@ def test_a_table_without_autovacuum_is_seen(database_url: str) -> None:
     run_sql(database_url, said("alter table runs set (autovacuum_enabled = off)"))
 
     assert found_of(look_at(database_url), "D24") == ["autovacuum_enabled of table 'runs' is off"]
+
+
+@pytest.fixture
+def swollen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its table of counts was large once: a row is left here and there, and the rest is vacuumed.
+
+    What is large is smaller here than on a server that works.
+    """
+    monkeypatch.setattr(postgresql, "BLOAT_BYTES_MIN", 200_000)
+    run_sql(
+        database_url,
+        said(
+            "insert into counter_deltas (account_id, minute)"
+            " select 1, n from generate_series(1, 20000) n"
+        ),
+    )
+    run_sql(database_url, said("vacuum analyze counter_deltas"))
+    assert found_of(look_at(database_url), "D24") == []
+    run_sql(database_url, said("delete from counter_deltas where minute % 500 <> 0"))
+    run_sql(database_url, said("vacuum analyze counter_deltas"))
+    return database_url
+
+
+def test_a_table_and_an_index_that_are_far_too_large_are_seen(swollen: str) -> None:
+    (table, index) = (one for one in look_at(swollen).findings if one.id == "D24")
+
+    assert re.fullmatch(
+        r"table 'counter_deltas' has \d MiB for 40 rows, and 0 MiB would do", table.found
+    )
+    assert index.found.startswith("index 'counter_deltas_pkey' of table 'counter_deltas' has ")
+    assert table.severity.value == index.severity.value == "slow"
+
+
+def test_the_cures_of_what_is_too_large_cure(swollen: str) -> None:
+    for one in look_at(swollen).findings:
+        if one.id == "D24":
+            run_sql(swollen, sql.SQL(one.cure))
+
+    assert found_of(look_at(swollen), "D24") == []
+
+
+@pytest.mark.parametrize(("mib", "is_seen"), [(200, False), (900, False), (2_000, True)])
+def test_recorded_sizes_of_a_table(mib: int, is_seen: bool) -> None:
+    """A million and a half of runs."""
+    size = StoredSize("runs", None, mib * 1024**2, 1_500_000, 300.0)
+
+    assert ("D24" in recorded(sizes=[size])) is is_seen
+
+
+def test_a_size_without_statistics_is_seen_where_no_row_is_so_wide() -> None:
+    size = StoredSize("runs", None, 4 * 1024**3, 1_500_000, 0.0)
+
+    assert "D24" not in recorded(sizes=[size])
+    assert "D24" in recorded(sizes=[msgspec.structs.replace(size, rows=100_000)])
 
 
 def test_clocks_that_differ_are_seen(database_url: str) -> None:

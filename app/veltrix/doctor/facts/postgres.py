@@ -55,6 +55,29 @@ select c.relname, c.relpersistence::text, c.relkind::text,
 from pg_catalog.pg_class c left join pg_catalog.pg_stat_user_tables s on s.relid = c.oid
 where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
 """
+# Tables that change all the time, and their indexes: sizes of files beside what statistics say is
+# in them. No statistics yet: nothing is known of a row.
+SIZED = ("runs", "counter_deltas", "journal", "workers")
+_SIZES = """
+with sized as (
+    select c.oid, c.relname, greatest(c.reltuples, s.n_live_tup, 0)::float8 as live,
+        coalesce(s.n_dead_tup, 0)::float8 as dead
+    from pg_catalog.pg_class c left join pg_catalog.pg_stat_user_tables s on s.relid = c.oid
+    where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
+        and c.relname = any(%(names)s::text[])
+)
+select t.relname, null::name, pg_catalog.pg_relation_size(t.oid), t.live + t.dead,
+    coalesce((select sum(p.avg_width * (1 - p.null_frac)) from pg_catalog.pg_stats p
+        where p.schemaname = 'public' and p.tablename = t.relname), 0)::float8
+from sized t
+union all
+select t.relname, i.relname, pg_catalog.pg_relation_size(i.oid), t.dead
+    + case when x.indpred is null then greatest(t.live, i.reltuples) else i.reltuples end, 0
+from sized t join pg_catalog.pg_index x on x.indrelid = t.oid
+join pg_catalog.pg_class i on i.oid = x.indexrelid
+where i.reltuples >= 0 and x.indisvalid
+order by 1, 2 nulls first
+"""
 _SESSIONS = """
 select pid, coalesce(application_name, ''), coalesce(usename, ''), coalesce(state, ''),
     extract(epoch from now() - xact_start)::float8
@@ -105,6 +128,19 @@ class TableState(msgspec.Struct, frozen=True):
     autovacuum: str
 
 
+class StoredSize(msgspec.Struct, frozen=True):
+    """How much a table takes on disk, or an `index` of it, beside what it holds.
+
+    `rows` are counted with dead ones. `width` is what the columns of one take, 0: not known.
+    """
+
+    table: str
+    index: str | None
+    bytes: int
+    rows: float
+    width: float
+
+
 class LongTransaction(msgspec.Struct, frozen=True):
     """A transaction that has been open for long, by whom."""
 
@@ -127,6 +163,7 @@ class LiveDatabase(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, ServerSetting] = {}
     of_roles: list[tuple[str, str, str]] = []
     tables: dict[str, TableState] = {}
+    sizes: list[StoredSize] = []
     transactions: list[LongTransaction] = []
     standbys: list[tuple[str, str]] = []
     used: int = 0
@@ -196,6 +233,7 @@ def _read(tx: Connection, unix_s: Callable[[], float]) -> LiveDatabase:
         },
         of_roles=[(row[0], row[1], row[2]) for row in tx.exec_driver_sql(_OF_ROLES)],
         tables={table.name: table for table in tables},
+        sizes=[StoredSize(*row) for row in tx.exec_driver_sql(_SIZES, {"names": list(SIZED)})],
         transactions=[
             LongTransaction(*row)
             for row in tx.exec_driver_sql(_SESSIONS, {"long_s": LONG_TRANSACTION_S})

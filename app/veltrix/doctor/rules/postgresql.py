@@ -13,6 +13,11 @@ SPARE_CONNECTIONS_MIN = 10
 FULL_SHARE_MAX = 0.9
 CLOCK_OFFSET_S_MAX = 5.0
 DEAD_ROWS_MIN, DEAD_SHARE_MAX = 200_000, 1.0
+# A file that was large once is no fault: its room is filled again. These are far beyond that.
+BLOAT_BYTES_MIN = 256 * 1024 * 1024
+TABLE_TIMES_MAX, INDEX_TIMES_MAX = 3, 4
+ROW_HEAD_BYTES = 36  # header, line pointer and alignment of each row
+ROW_BYTES_UNKNOWN, INDEX_ENTRY_BYTES = 1024, 64
 _HOT = ("runs", "counter_deltas", "journal", "workers", "events", "identities")
 _WAL = "https://www.postgresql.org/docs/current/runtime-config-wal.html"
 _MUST_BE_ON = {
@@ -274,6 +279,39 @@ def not_vacuumed(facts: LiveDatabase) -> Iterator[Evidence]:
                 f" {table.live_rows:,}",
                 origin=f"last autovacuum: {table.vacuumed_at or 'never'}",
                 cure=f"VACUUM (VERBOSE) {table.name};  -- and look for long transactions",
+            )
+
+
+@rules.rule(
+    "D24",
+    Severity.SLOW,
+    LiveDatabase,
+    title="a hot table or index is far larger than what it holds",
+    why="Vacuum gives no room back: what once grew stays large, and is read, cached and backed up"
+    " with its gaps.",
+    safe="reindex index concurrently runs_due_idx;",
+    source="https://www.postgresql.org/docs/current/routine-reindex.html",
+)
+def bloated(facts: LiveDatabase) -> Iterator[Evidence]:
+    facts.need()
+    for one in facts.sizes:
+        if one.index is None:
+            row_bytes = ROW_HEAD_BYTES + one.width if one.width else ROW_BYTES_UNKNOWN
+            times, what = TABLE_TIMES_MAX, f"table {one.table!r}"
+            cure = (
+                f"VACUUM (FULL, ANALYZE) {one.table};  -- locks it while it runs;"
+                f" pg_repack -t {one.table} does not"
+            )
+        else:
+            row_bytes, times = INDEX_ENTRY_BYTES, INDEX_TIMES_MAX
+            what = f"index {one.index!r} of table {one.table!r}"
+            cure = f"REINDEX INDEX CONCURRENTLY {one.index};"
+        if one.bytes > max(BLOAT_BYTES_MIN, one.rows * row_bytes * times):
+            yield Evidence(
+                found=f"{what} has {one.bytes / 1024**2:,.0f} MiB for {one.rows:,.0f} rows, and"
+                f" {one.rows * row_bytes / 1024**2:,.0f} MiB would do",
+                origin="pg_relation_size and statistics",
+                cure=cure,
             )
 
 
