@@ -1,5 +1,6 @@
 """Each rule of workers and books sees its fault in real rows, and is silent without it."""
 
+import time
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ from veltrix.doctor.examine import Examination, Reader, Unread, examine
 from veltrix.doctor.facts.workers import LiveWorkers, read_live_workers, subscribed_queues
 from veltrix.doctor.rules import workers
 from veltrix.operations.books.books import fold_once
+from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
+from veltrix.pipeline.relay import due_rows
+from veltrix.settings.agreed import AGREED
 from veltrix.settings.fields import Settings
-from veltrix.store.transactions import transaction
+from veltrix.store.transactions import Link, transaction
+from veltrix.worker.child.watch import ChildWatch, give_up
 
 
 def look(database_url: str) -> Examination:
@@ -132,6 +137,124 @@ def test_books_that_do_not_balance_are_seen(database_url: str, engine: Engine) -
     found = [one for one in look(database_url).findings if one.id == "O12"]
     assert [one.found for one in found] == ["1 events and runs are unaccounted for"]
     assert found[0].severity.value == "loss"
+
+
+def say_settings(engine: Engine, node: str, **settings: float) -> None:
+    """A worker's watch reports, as a worker of these settings does; it began half an hour ago."""
+    watch = ChildWatch(
+        Settings.model_validate(settings),
+        worker_id=f"{node}/1",
+        node=node,
+        link=Link(engine, give_up),
+        async_steps=AsyncSteps(time.monotonic),
+        alarm=Alarm(time.monotonic),
+        stamp=lambda: None,
+        monotonic=time.monotonic,
+        queues=["orders"],
+        release="release 1",
+    )
+    watch.once()
+    watch._link.close()
+    execute(engine, "update workers set started_at = now() - interval '30 min'")
+
+
+def test_workers_with_different_settings_are_seen(database_url: str, engine: Engine) -> None:
+    say_settings(engine, "a@host")
+    say_settings(engine, "b@host", worker_children=7, list_runs_max=9)
+    assert found_of(database_url, "O19") == []
+
+    say_settings(engine, "c@host", step_timeout_s=5)
+
+    (found,) = (one for one in look(database_url).findings if one.id == "O19")
+    assert found.found == (
+        "VELTRIX_STEP_TIMEOUT_S is 5 on c@host, 60 on a@host, b@host: a step is ended on one and"
+        " has its time on another"
+    )
+    assert found.cure.startswith("VELTRIX_STEP_TIMEOUT_S=60  #")
+
+
+def test_settings_of_a_worker_that_has_just_begun_are_a_deploy(
+    database_url: str, engine: Engine
+) -> None:
+    say_settings(engine, "a@host")
+    say_settings(engine, "b@host", hold_s=30)
+    execute(engine, "update workers set started_at = now() where node = 'b@host'")
+
+    assert found_of(database_url, "O19") == []
+
+
+def test_a_worker_that_does_not_say_its_settings_differs_from_nobody(
+    database_url: str, engine: Engine
+) -> None:
+    report(engine, "old@host")
+    say_settings(engine, "a@host", output_bytes_max=2_000_000)
+
+    assert found_of(database_url, "O19") == []
+
+
+def test_no_secret_is_among_what_workers_report() -> None:
+    kinds = {Settings.model_fields[name].annotation for name in AGREED}
+
+    assert kinds == {int, float}
+
+
+def take_back(engine: Engine, count: int, *, minutes_ago: int) -> None:
+    """The relay's scan finds so many runs whose worker did not renew the lease."""
+    ids = add_runs(engine, count)
+    change_runs(
+        engine,
+        ids,
+        "state = 'running', lease_token = gen_random_uuid(), due_at = now() - interval '1 second'",
+    )
+    with transaction(engine) as tx:
+        scanned = due_rows.scan(
+            tx,
+            [due_rows.QueueShare("orders", 100)],
+            hold_s=8.0,
+            hold_s_max=300.0,
+            poison_crashes_max=3,
+            rescue=["orders"],
+        )
+    assert scanned is not None
+    assert sorted(scanned.rescued) == ids
+    execute(
+        engine,
+        "update failed_attempts set failed_at = now() - :ago * interval '1 min'"
+        " where failed_at > now() - interval '30 s'",
+        ago=minutes_ago,
+    )
+
+
+def test_runs_that_are_taken_back_again_and_again_are_seen(
+    database_url: str, engine: Engine
+) -> None:
+    take_back(engine, 40, minutes_ago=50)  # a worker that dies with all it had is no rate
+    take_back(engine, 1, minutes_ago=40)
+    take_back(engine, 1, minutes_ago=70)
+    fold_once(engine)
+    assert found_of(database_url, "O20") == []
+
+    take_back(engine, 1, minutes_ago=30)
+    take_back(engine, 1, minutes_ago=20)
+
+    found = [one for one in look(database_url).findings if one.id == "O20"]
+    assert [one.found for one in found] == [
+        "43 runs were taken back in the last hour beside 42 that began, in 4 different minutes"
+    ]
+    assert found[0].severity.value == "duplicate"
+
+
+def test_few_runs_taken_back_beside_very_many_are_not_seen(
+    database_url: str, engine: Engine
+) -> None:
+    for ago in (50, 40, 30, 20):
+        take_back(engine, 1, minutes_ago=ago)
+    fold_once(engine)
+    assert found_of(database_url, "O20") != []
+
+    execute(engine, "update counters set started = 5000")
+
+    assert found_of(database_url, "O20") == []
 
 
 @pytest.mark.parametrize(("crashes", "is_seen"), [(3, False), (4, True)])

@@ -6,6 +6,7 @@ A child reports about every second while it works and every 5 seconds while it d
      "workflows": {name: {"occupied_s": mean seconds a run occupies the child}},
      "children": 1,
      "release": id,        which code it has (app/veltrix/releases/release_rows.py)
+     "settings": {name: number},   those that all workers must have alike (veltrix.settings.agreed)
      "left": true}         only of a child that takes nothing any more, in its last report
 
 `occupied_s` is the time the child is busy with a run, not the time the run awaits something.

@@ -2,6 +2,7 @@
 
 from contextlib import closing, suppress
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import psycopg
@@ -16,7 +17,9 @@ from veltrix.operations.books.read_workers import WorkerRow
 from veltrix.pipeline.relay.due_rows import queues_subscribed
 from veltrix.pipeline.relay.queue_rows import Unserved, unserved
 from veltrix.settings.fields import Settings
+from veltrix.store.crashes import VANISHED
 from veltrix.store.errors import sqlstate_of
+from veltrix.store.loads import PRESENT_S
 
 WORKERS_MAX = 1_000
 # Runs that are due for longer: a relay would have handed them over, or a worker taken them.
@@ -26,14 +29,33 @@ select queue, count(*), extract(epoch from now() - min(due_at))::float8 from (
     where due_at < now() - %(late_s)s * interval '1 second' order by queue, due_at limit 1000
 ) as late group by queue order by queue
 """
-# The newest attempts alone: the table is only added to, by id.
-_CRASHES = """
-select count(*) filter (where is_crash), count(*) from (
-    select is_crash from failed_attempts
+# The newest attempts alone: the table is only added to, by id. Each rescue is such a row.
+_CRASHES = f"""
+select count(*) filter (where is_crash), count(*),
+    count(*) filter (where is_vanished),
+    count(distinct date_trunc('minute', failed_at)) filter (where is_vanished)
+from (
+    select is_crash, is_crash and type = '{VANISHED}' as is_vanished, failed_at
+    from failed_attempts
     where failed_at > now() - interval '1 hour'
         and id > (select max(id) from failed_attempts) - 5000
     order by id desc
 ) as recent
+"""  # noqa: S608 - put together from constants
+# At least so many: sources and types beyond 5,000 minutes of theirs are not added up.
+_STARTED = """
+select coalesce(sum(started), 0)::bigint from (
+    select started from counters
+    where minute >= floor(extract(epoch from now()) / 60)::int - 60
+    order by minute desc limit 5000
+) as recent
+"""
+# Children of one environment say the same, byte for byte: few texts, however many children.
+_SETTINGS = """
+select load ->> 'settings', array_agg(distinct node order by node) from workers
+where seen_at > now() - %(present_s)s * interval '1 second'
+    and load ->> 'left' is null and load ->> 'settings' is not null
+group by 1
 """
 _UNFOLDED = """
 select count(*), coalesce(extract(epoch from now())::float8 - min(minute) * 60.0, 0)::float8
@@ -53,7 +75,10 @@ class LateQueue(msgspec.Struct, frozen=True):
 class LiveWorkers(msgspec.Struct, frozen=True, kw_only=True):
     """Who works, what waits, and whether the books balance.
 
-    `crashes` of `attempts` that failed in the last hour. `unfolded_s`: age of the oldest count
+    `crashes` of `attempts` that failed in the last hour; `rescued` of them are runs taken back from
+    workers that were not heard of, in `rescued_minutes` different minutes, while `started` runs or
+    more began. `settings`: (what all workers must have alike, which of them have it so), where they
+    say it. `unfolded_s`: age of the oldest count
     that no relay has booked. `unseen`: dead letters that nobody has looked at, up to 1,000.
     """
 
@@ -62,6 +87,10 @@ class LiveWorkers(msgspec.Struct, frozen=True, kw_only=True):
     late: list[LateQueue]
     crashes: int
     attempts: int
+    rescued: int
+    rescued_minutes: int
+    started: int
+    settings: list[tuple[dict[str, Any], list[str]]]
     unfolded: int
     unfolded_s: float
     unseen: int
@@ -120,7 +149,7 @@ def _queues_of_workflows(settings: Settings) -> list[str]:
 
 def _read(tx: Connection, *, late_s: float) -> LiveWorkers:
     books = read.totals(tx)
-    crashes, attempts = tx.exec_driver_sql(_CRASHES).one()
+    crashes, attempts, rescued, rescued_minutes = tx.exec_driver_sql(_CRASHES).one()
     unfolded, unfolded_s = tx.exec_driver_sql(_UNFOLDED).one()
     return LiveWorkers(
         workers=read_workers.page(tx, after=None, limit=WORKERS_MAX).items,
@@ -128,6 +157,13 @@ def _read(tx: Connection, *, late_s: float) -> LiveWorkers:
         late=[LateQueue(*row) for row in tx.exec_driver_sql(_LATE, {"late_s": late_s})],
         crashes=crashes,
         attempts=attempts,
+        rescued=rescued,
+        rescued_minutes=rescued_minutes,
+        started=tx.exec_driver_sql(_STARTED).scalar_one() if rescued else 0,
+        settings=[
+            (msgspec.json.decode(text), nodes)
+            for text, nodes in tx.exec_driver_sql(_SETTINGS, {"present_s": PRESENT_S})
+        ],
         unfolded=unfolded,
         unfolded_s=unfolded_s,
         unseen=tx.exec_driver_sql(_DEAD).scalar_one(),

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 from veltrix.doctor.facts.workers import LiveWorkers
 from veltrix.doctor.rule import Evidence, Rules, Severity
+from veltrix.settings.agreed import AGREED
+from veltrix.settings.fields import PREFIX
 
 rules = Rules("workers and books")
 
 UNFOLDED_S_MAX = 300.0  # a minute is as fine as its age is known
 CRASHES_MAX = 3
 RELEASES_SETTLED = timedelta(minutes=15)
+# One death of a worker may take back hundreds of runs, in a minute or two: that is no rate.
+RESCUED_MINUTES_MAX, RESCUED_SHARE_MAX = 3, 0.001
 _OPERATING = "docs/how-to/operating.md"
 
 
@@ -124,12 +129,13 @@ def silent(facts: LiveWorkers) -> Iterator[Evidence]:
 )
 def different_code(facts: LiveWorkers) -> Iterator[Evidence]:
     versions: dict[str, dict[str, list[str]]] = {}
-    present = [worker for worker in facts.workers if worker.is_present]
-    for worker in present:
+    for worker in facts.workers:
+        if not worker.is_present:
+            continue
         for workflow, codes in worker.code_versions.items():
             for code in codes:
                 versions.setdefault(workflow, {}).setdefault(code, []).append(worker.name)
-    is_settled = all(facts.as_of - one.started_at > RELEASES_SETTLED for one in present)
+    is_settled = _is_settled(facts)
     for workflow, found in sorted(versions.items()):
         if len(found) > 1 and is_settled:
             told = ", ".join(f"{code} on {', '.join(who)}" for code, who in sorted(found.items()))
@@ -138,6 +144,59 @@ def different_code(facts: LiveWorkers) -> Iterator[Evidence]:
                 origin="what workers report",
                 cure="bring the same release to all workers, or end the old ones",
             )
+
+
+@rules.rule(
+    "O19",
+    Severity.BLIND,
+    LiveWorkers,
+    title="workers have different settings",
+    why="What becomes of a run depends on who claims it, and nobody sees why the same step ends"
+    " well here and badly there.",
+    safe="one environment for all workers",
+    source="docs/settings.md",
+)
+def different_settings(facts: LiveWorkers) -> Iterator[Evidence]:
+    if not _is_settled(facts):
+        return
+    for name, otherwise in AGREED.items():
+        found: dict[Any, set[str]] = {}
+        for settings, who in facts.settings:
+            if name in settings:
+                found.setdefault(settings[name], set()).update(who)
+        if len(found) > 1:
+            most = max(found, key=lambda value: (len(found[value]), value))
+            told = ", ".join(
+                f"{value:g} on {', '.join(sorted(found[value]))}" for value in sorted(found)
+            )
+            yield Evidence(
+                found=f"{PREFIX}{name.upper()} is {told}: {otherwise}",
+                origin="what workers report",
+                cure=f"{PREFIX}{name.upper()}={most:g}  # on all workers, or another value on all",
+            )
+
+
+@rules.rule(
+    "O20",
+    Severity.DUPLICATE,
+    LiveWorkers,
+    title="runs are taken back from workers again and again",
+    why="A step that was in hand runs again, also where its worker only stood still and goes on"
+    " with it.",
+    safe="veltrix_runs_rescued_total that grows after a crash only",
+    source=_OPERATING,
+)
+def often_rescued(facts: LiveWorkers) -> Iterator[Evidence]:
+    is_steady = facts.rescued_minutes > RESCUED_MINUTES_MAX
+    if is_steady and facts.rescued > facts.started * RESCUED_SHARE_MAX:
+        beside = f" beside {facts.started:,} that began" if facts.started else ""
+        yield Evidence(
+            found=f"{facts.rescued:,} runs were taken back in the last hour{beside}, in"
+            f" {facts.rescued_minutes} different minutes",
+            origin="table failed_attempts, type WorkerVanished",
+            cure="veltrix failures list  # then look for workers that are killed, swapped or"
+            " stopped, or that PostgreSQL does not answer",
+        )
 
 
 @rules.rule(
@@ -176,3 +235,12 @@ def unseen_letters(facts: LiveWorkers) -> Iterator[Evidence]:
             origin="table dead_letters",
             cure="veltrix events dead-letters  # and `veltrix events seen` for those",
         )
+
+
+def _is_settled(facts: LiveWorkers) -> bool:
+    """No worker is so new that a deploy may be under way."""
+    return all(
+        facts.as_of - worker.started_at > RELEASES_SETTLED
+        for worker in facts.workers
+        if worker.is_present
+    )

@@ -24,6 +24,7 @@ from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
+from veltrix.settings.agreed import agreed_of
 from veltrix.settings.fields import Settings
 from veltrix.store import loads
 from veltrix.store.transactions import Link
@@ -70,6 +71,7 @@ class ChildWatch:
         self._async_steps, self._alarm = async_steps, alarm
         self._stamp, self._monotonic = stamp, monotonic
         self._link, self._queues, self._release = link, queues, release
+        self._agreed = agreed_of(settings)
         self._batch: Batch | None = None
         self._to_hand_back: list[tuple[str, list[str]]] = []
         self._claim: tuple[str, list[str]] | None = None
@@ -277,6 +279,7 @@ class ChildWatch:
             "workflows": {w: {"occupied_s": s} for w, s in self._occupied.means().items()},
             "children": 1,
             "release": self._release,
+            "settings": self._agreed,
         }
 
 
