@@ -195,7 +195,7 @@ def test_lines_are_wrapped(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_that_is_made_of_the_code_is_current(name: str) -> None:
-    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), (
+def test_a_file_that_is_made_of_the_code_is_current(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == PAGES[name](), (
         "run `python -m veltrix.docs`"
     )
