@@ -1,6 +1,7 @@
 """Each rule of workers and books sees its fault in real rows, and is silent without it."""
 
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from tests.doctor.conftest import held_against, unaccepted
 from tests.support.due_runs import add_runs, change_runs
 from veltrix.bootstrap import workflows_of
 from veltrix.doctor.examine import Examination, Reader, Unread, examine
-from veltrix.doctor.facts.workers import LiveWorkers, read_live_workers, subscribed_queues
+from veltrix.doctor.facts.session import LookingSession
+from veltrix.doctor.facts.workers import (
+    BooksLook,
+    LiveWorkers,
+    look_at_workers,
+    read_live_workers,
+    subscribed_queues,
+)
 from veltrix.doctor.rules import workers
 from veltrix.operations.books.books import fold_once
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
@@ -255,6 +263,21 @@ def test_few_runs_taken_back_beside_very_many_are_not_seen(
     execute(engine, "update counters set started = 5000")
 
     assert found_of(database_url, "O20") == []
+
+
+def test_who_looks_again_and_again_counts_the_books_as_their_cost_allows(
+    database_url: str, engine: Engine
+) -> None:
+    (id_, _) = add_runs(engine, 2)
+    settings = Settings.model_validate({"database_url": database_url})
+    now = iter([0.0, 1.0, 400.0, 502.0, 503.0])  # it takes a second to count
+    books = BooksLook(lambda: next(now))
+    with closing(LookingSession(settings)) as session:
+        assert look_at_workers(session, settings, books).unaccounted == 0
+        execute(engine, "delete from runs where id = :id", id=id_)
+
+        assert look_at_workers(session, settings, books).unaccounted == 0
+        assert look_at_workers(session, settings, books).unaccounted == 1
 
 
 @pytest.mark.parametrize(("crashes", "is_seen"), [(3, False), (4, True)])

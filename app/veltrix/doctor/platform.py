@@ -36,20 +36,27 @@ def readers_of(settings: Settings, *, is_live: bool) -> dict[type, Callable[[], 
 class LiveReaders:
     """Readers of what the servers have and say, for who looks again and again.
 
-    Their session of PostgreSQL stays open from one look to the next. For one thread.
+    Their session of PostgreSQL stays open from one look to the next, and the books are counted
+    again only when their size allows it. For one thread.
     """
 
     def __init__(self, settings: Settings) -> None:
         from veltrix.doctor.facts.postgres import LiveDatabase, look_at_database
         from veltrix.doctor.facts.rabbitmq import LiveBroker, read_broker
         from veltrix.doctor.facts.session import LookingSession
-        from veltrix.doctor.facts.workers import LiveWorkers, look_at_workers, subscribed_queues
+        from veltrix.doctor.facts.workers import (
+            BooksLook,
+            LiveWorkers,
+            look_at_workers,
+            subscribed_queues,
+        )
 
+        books = BooksLook()
         session = self._session = LookingSession(settings)
         self.readers: Mapping[type, Callable[[], object]] = {
             LiveBroker: lambda: read_broker(settings, lambda: subscribed_queues(settings, session)),
             LiveDatabase: lambda: look_at_database(session),
-            LiveWorkers: lambda: look_at_workers(session, settings),
+            LiveWorkers: lambda: look_at_workers(session, settings, books),
         }
 
     def __enter__(self) -> Self:
