@@ -208,6 +208,13 @@ def test_a_table_without_autovacuum_is_seen(database_url: str) -> None:
     assert found_of(look_at(database_url), "D24") == ["autovacuum_enabled of table 'runs' is off"]
 
 
+def test_no_table_of_ours_is_partitioned(database_url: str) -> None:
+    """As by_construction says of D30; the first one that is needs a rule."""
+    settings = Settings.model_validate({"database_url": database_url})
+
+    assert {table.kind for table in read_database(settings).tables.values()} == {"r"}
+
+
 @pytest.fixture
 def swollen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Its table of counts was large once: a row is left here and there, and the rest is vacuumed.
