@@ -21,6 +21,7 @@ from tests.doctor.conftest import held_against, unaccepted
 from tests.support.pooler import pgbouncer
 from tests.support.roles import make_roles
 from tests.support.services import Services
+from tests.support.wait import until
 from veltrix.dev.servers.ports import free_port
 from veltrix.dev.servers.postgres import Postgres
 from veltrix.doctor.examine import Examination, Reader, examine
@@ -151,13 +152,14 @@ def test_a_stand_by_is_seen_and_that_nobody_waits_for_it(
     standby.start()
     try:
         assert found_of(look_at(standby.url_of("shop")), "D19") == ["the server is a stand-by"]
+        until(lambda: "D25" in unaccepted(look_at(url)))  # it follows soon after it answers
         found = [one for one in look_at(url).findings if one.id == "D25"]
         assert [one.severity.value for one in found] == ["loss"]
 
         for statement in found[0].cure.split(";")[:-1]:
             run_sql(url, sql.SQL(statement))
 
-        assert "D25" not in unaccepted(look_at(url))
+        until(lambda: "D25" not in unaccepted(look_at(url)))  # processes read the setting soon
     finally:
         standby.stop()
 
@@ -215,6 +217,15 @@ def test_no_table_of_ours_is_partitioned(database_url: str) -> None:
     assert {table.kind for table in read_database(settings).tables.values()} == {"r"}
 
 
+def counted(url: str, column: str) -> int:
+    """What statistics say of the table of counts; a session tells them when it ends, or later."""
+    with plain(url) as connection:
+        (found,) = connection.execute(
+            said("select {c} from pg_stat_user_tables where relname = 'counter_deltas'", c=column)
+        ).fetchone() or (0,)
+    return int(found)
+
+
 @pytest.fixture
 def swollen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Its table of counts was large once: a row is left here and there, and the rest is vacuumed.
@@ -229,9 +240,11 @@ def swollen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
             " select 1, n from generate_series(1, 20000) n"
         ),
     )
+    until(lambda: counted(database_url, "n_tup_ins") == 20_000)
     run_sql(database_url, said("vacuum analyze counter_deltas"))
     assert found_of(look_at(database_url), "D24") == []
     run_sql(database_url, said("delete from counter_deltas where minute % 500 <> 0"))
+    until(lambda: counted(database_url, "n_tup_del") == 19_960)
     run_sql(database_url, said("vacuum analyze counter_deltas"))
     return database_url
 
