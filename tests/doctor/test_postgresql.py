@@ -174,6 +174,17 @@ def test_a_role_with_few_sessions_is_seen(database_url: str) -> None:
     assert found_of(look_at(app), "D20") == ["1 of 9 sessions of the role are in use"]
 
 
+def test_a_database_with_few_sessions_is_seen(database_url: str) -> None:
+    app = make_roles(database_url).app
+    assert "D20" not in unaccepted(look_at(app))
+
+    name = make_url(database_url).database or ""
+    run_sql(database_url, said("alter database {d} connection limit 9", d=name))
+
+    found = [one for one in look_at(app).findings if one.id == "D20"]
+    assert "sessions of the database" in found[0].found
+
+
 def test_a_schema_behind_this_code_is_seen(database_url: str, empty_url: str) -> None:
     assert "D21" not in unaccepted(look_at(database_url))
     assert found_of(look_at(empty_url), "D21") == ["the schema is at nothing"]

@@ -16,8 +16,8 @@ from veltrix.bootstrap import engine_for, real_sources
 from veltrix.doctor.catalogue import all_rules
 from veltrix.doctor.examine import Reader
 from veltrix.doctor.facts.canaries import CanaryWays
-from veltrix.doctor.facts.workflow_code import WorkflowCode
-from veltrix.doctor.platform import readers_of
+from veltrix.doctor.facts.platform_settings import PlatformSettings
+from veltrix.doctor.platform import LiveReaders, readers_of
 from veltrix.doctor.watch.canaries import Canaries
 from veltrix.doctor.watch.watch import DoctorWatch
 from veltrix.doctor.watch.webhook import opened
@@ -75,11 +75,12 @@ def run_watch(
         )
         ending.callback(canaries.close)
         webhook = ending.enter_context(opened(engine, webhook_url, sources.monotonic()))
+        live = ending.enter_context(LiveReaders(settings))
         watch = DoctorWatch(
             engine,
             f"{socket.gethostname()}/{uuid.uuid4().hex[:8]}",
             list(all_rules()),
-            _readers(settings, canaries),
+            _readers(settings, live, canaries),
             accepted_findings(settings.doctor_accepted),
             is_production=is_production,
             interval_s=settings.doctor_interval_s,
@@ -121,11 +122,14 @@ def _put_key(tx: Connection, key: str | None) -> None:
         append(tx, [_DOCTOR_KEY])
 
 
-def _readers(settings: Settings, canaries: Canaries) -> dict[type, Reader]:
+def _readers(settings: Settings, live: LiveReaders, canaries: Canaries) -> dict[type, Reader]:
     """What is live, and the settings; the code of workflows does not change by itself."""
-    readers = readers_of(settings, is_live=True)
-    readers.pop(WorkflowCode, None)
-    return {**readers, CanaryWays: canaries.look}
+    static = readers_of(settings, is_live=False)
+    return {
+        PlatformSettings: static[PlatformSettings],
+        **live.readers,
+        CanaryWays: canaries.look,
+    }
 
 
 @contextmanager

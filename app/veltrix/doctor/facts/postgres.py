@@ -170,6 +170,7 @@ class LiveDatabase(msgspec.Struct, frozen=True, kw_only=True):
     used_by_role: int = 0
     role_limit: int = -1
     database_limit: int = -1
+    used_in_database: int = 0
     revision: str | None = None
     is_at_head: bool = True
     clock_offset_s: float = 0.0
@@ -223,7 +224,7 @@ def _read(tx: Connection, unix_s: Callable[[], float]) -> LiveDatabase:
         tx, "select pg_is_in_recovery(), extract(epoch from clock_timestamp())::float8"
     )
     middle_s = (before_s + unix_s()) / 2
-    used, _, role_limit, database_limit, used_by_role = _one(tx, _USED)
+    used, used_in_database, role_limit, database_limit, used_by_role = _one(tx, _USED)
     tables = [TableState(*row) for row in tx.exec_driver_sql(_TABLES)]
     return LiveDatabase(
         is_standby=is_standby,
@@ -243,6 +244,7 @@ def _read(tx: Connection, unix_s: Callable[[], float]) -> LiveDatabase:
         used_by_role=used_by_role,
         role_limit=role_limit,
         database_limit=database_limit,
+        used_in_database=used_in_database,
         revision=schema.revision_of(tx),
         is_at_head=schema.at_head(tx),
         clock_offset_s=now_s - middle_s,

@@ -161,6 +161,13 @@ def read_only(facts: LiveDatabase) -> Iterator[Evidence]:
     )
 
 
+_MORE_SESSIONS = {
+    "role": "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1;",
+    "database": "ALTER DATABASE name CONNECTION LIMIT -1;  -- the name in VELTRIX_DATABASE_URL",
+    "server": "ALTER SYSTEM SET max_connections = 300;  -- and start PostgreSQL again",
+}
+
+
 @rules.rule(
     "D20",
     Severity.STALL,
@@ -172,7 +179,10 @@ def read_only(facts: LiveDatabase) -> Iterator[Evidence]:
 )
 def few_sessions_left(facts: LiveDatabase) -> Iterator[Evidence]:
     facts.need()
-    limits = [("role", facts.role_limit, facts.used_by_role, "CONNECTION LIMIT")]
+    limits = [
+        ("role", facts.role_limit, facts.used_by_role, "CONNECTION LIMIT"),
+        ("database", facts.database_limit, facts.used_in_database, "CONNECTION LIMIT"),
+    ]
     server = facts.settings.get("max_connections")
     reserved = facts.settings.get("superuser_reserved_connections")
     if server is not None:
@@ -183,9 +193,7 @@ def few_sessions_left(facts: LiveDatabase) -> Iterator[Evidence]:
             yield Evidence(
                 found=f"{used:,} of {most:,} sessions of the {whose} are in use",
                 origin=name,
-                cure="ALTER SYSTEM SET max_connections = 300;  -- and start PostgreSQL again"
-                if whose == "server"
-                else "ALTER ROLE CURRENT_USER CONNECTION LIMIT -1;",
+                cure=_MORE_SESSIONS[whose],
             )
 
 

@@ -25,7 +25,8 @@ SENT_MAX = 50  # at one look; the others have their turn at the next
 API_S = 3.0  # for an api to answer
 LOST_SAID_S = 600.0
 _WHY_CHARS = 200
-_ENDED = {"succeeded": "out", "failed": "lost", "cancelled": "lost"}
+# Who cancels one knows that it did not come out.
+_ENDED = {"succeeded": "out", "failed": "lost", "cancelled": "late"}
 
 
 class _Planned(msgspec.Struct, frozen=True):

@@ -61,6 +61,8 @@ class DoctorWatch:
             _log.info("watch.looking" if is_ours else "watch.standing_by", watch=self._name)
         if not is_ours:
             telemetry.doctor_findings.clear()  # they are those of the one that looks
+            telemetry.doctor_not_checked.set(0)
+            telemetry.canaries_waiting.set(0)
             return 0
         began = self._monotonic()
         found = examine(
