@@ -240,7 +240,7 @@ CASES: dict[str, tuple[Deed, Deed, set[str]]] = {
         {"D19"},
     ),
     "a role with few sessions": (
-        sql("alter role current_user connection limit 20"),
+        sql("alter role current_user connection limit 12"),
         sql("alter role current_user connection limit -1"),
         {"D20"},
     ),
