@@ -15,6 +15,9 @@ from tests.support.workers import forget_workers, report
 from veltrix.console.alarms import alarms
 from veltrix.console.figures import Figures
 from veltrix.console.live import Live, Rates
+from veltrix.doctor.examine import Finding
+from veltrix.doctor.rule import Severity
+from veltrix.doctor.watch import look_rows
 from veltrix.operations.failures.read_urgent import urgent
 from veltrix.operations.runs.read_pace import WorkflowPace, paces
 from veltrix.pipeline.execute.journal_rows import JournalEntry
@@ -46,6 +49,47 @@ def test_a_new_failure_and_a_bare_queue_come_before_the_books(own: Shown) -> Non
     assert places == sorted(places)
     assert "nobody will do the open runs there" in page
     assert "calc&#39;!A0 " not in page  # of the error's message, which not everybody may read
+
+
+def finding(id_: str, severity: Severity, queue: str, accepted: str | None = None) -> Finding:
+    return Finding(
+        id=id_,
+        severity=severity,
+        subject="canaries",
+        title="an event is late",
+        why="So are others.",
+        found=f"that of queue {queue!r} is late",
+        origin="table canaries",
+        cure="more workers",
+        file=None,
+        line=None,
+        source="docs",
+        accepted=accepted,
+    )
+
+
+def test_what_the_doctors_watch_has_found_is_told_by_rule_and_a_silent_watch_too(
+    engine: Engine,
+) -> None:
+    def look(*findings: Finding, hold_s: float = 60.0) -> str:
+        with transaction(engine) as tx:
+            assert look_rows.take(tx, "one", hold_s)
+            look_rows.note(tx, "one", findings, [], held=50, took_ms=9, grace_s=0)
+        return told(engine)
+
+    assert "doctor" not in told(engine), "nobody has ever watched"
+    text = look(
+        *(finding("O16", Severity.STALL, queue) for queue in ("orders", "mails")),
+        finding("B06", Severity.LOSS, "orders"),
+        finding("B09", Severity.LOSS, "orders", accepted="single node"),
+        finding("O12", Severity.LOSS, "orders"),  # which this page says in its own words
+    )
+    assert "(O16): That of queue 'mails' is late, and 1 more. Cure: more workers" in text
+    assert "(B06)" in text
+    assert "B09" not in text
+    assert "O12" not in text
+    assert [one.is_bad for one in alarms(figures_of(engine))] == [True, False]
+    assert "The doctor's watch has said nothing for " in look(hold_s=0.0)
 
 
 def test_urgent_is_what_is_new_growing_or_back_and_nothing_else(own: Shown) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from veltrix.console.figures import Figures
 from veltrix.console.rendering import address, age, count, took
+from veltrix.doctor.examine import Finding
 from veltrix.doctor.rule import Severity
 from veltrix.doctor.watch.report import WatchReport
 from veltrix.domain.states import RunState
@@ -113,22 +114,27 @@ def _found(watch: WatchReport, now: datetime) -> Iterator[UrgentNotice]:
         return
     if not watch.look.is_watched:
         yield UrgentNotice(
-            f"The doctor's watch is silent since {age(watch.look.looked_at, now)}",
+            f"The doctor's watch has said nothing for {age(watch.look.looked_at, now)}",
             "What loses or stalls work would be named by it: start veltrix doctor --watch.",
             is_bad=False,
         )
         return
     findings = [one.finding for one in watch.findings if one.finding.id not in _SAID_HERE]
-    open_ = [one for one in findings if one.accepted is None]
-    for one in open_[:NAMED_MAX]:
+    by_rule: dict[str, list[Finding]] = {}
+    for one in findings:
+        if one.accepted is None:
+            by_rule.setdefault(one.id, []).append(one)
+    for same in list(by_rule.values())[:NAMED_MAX]:
+        one, others = same[0], len(same) - 1
+        more = f", and {count(others)} more" if others else ""
         yield UrgentNotice(
-            f"{one.id} {one.title}",
-            f"{one.found[:1].upper()}{one.found[1:]}. Cure: {one.cure}",
+            f"{one.title[:1].upper()}{one.title[1:]} ({one.id})",
+            f"{one.found[:1].upper()}{one.found[1:].rstrip('.?!')}{more}. Cure: {one.cure}",
             is_bad=one.severity is Severity.LOSS,
         )
-    if len(open_) > NAMED_MAX:
+    if len(by_rule) > NAMED_MAX:
         yield UrgentNotice(
-            f"{count(len(open_) - NAMED_MAX)} more findings of the doctor",
+            f"{count(len(by_rule) - NAMED_MAX)} more kinds of findings",
             "veltrix doctor --live names them all.",
             is_bad=False,
         )

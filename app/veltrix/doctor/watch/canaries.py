@@ -51,7 +51,7 @@ class Canaries:
         self._engine, self._new_id, self._may_take_s = engine, new_id, may_take_s
         self._apis = {
             api: Transport(
-                api, key, ca_file=ca_file, timeout_s=API_S, attempts_max=1, wait=_give_up
+                api, key, ca_file=ca_file, timeout_s=API_S, attempts_max=None, wait=_give_up
             )
             for api in apis
         }
@@ -170,6 +170,7 @@ class Canaries:
 
 
 def _give_up(again: Again) -> None:
+    """The next look is soon."""
     raise ApiAway(again.why)
 
 
