@@ -25,6 +25,7 @@ SENT_MAX = 50  # at one look; the others have their turn at the next
 API_S = 3.0  # for an api to answer
 LOST_SAID_S = 600.0
 _WHY_CHARS = 200
+_ENDINGS = ("out", "late", "lost", "refused")
 # Who cancels one knows that it did not come out.
 _ENDED = {"succeeded": "out", "failed": "lost", "cancelled": "late"}
 
@@ -166,6 +167,9 @@ class Canaries:
             telemetry.canaries.labels(queue, ending.ending).inc()
             if ending.ending in ("out", "late") and ending.took_s is not None:
                 telemetry.canary_seconds.labels(queue).observe(max(0.0, ending.took_s))
+        for queue in self._queues:
+            for name in _ENDINGS:  # a counter that begins at 1 has not grown, to Prometheus
+                telemetry.canaries.labels(queue, name)
         telemetry.canaries_waiting.set(len(waiting))
 
 
