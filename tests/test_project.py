@@ -53,6 +53,7 @@ def test_what_app_imports_is_required_by_name() -> None:
         "starlette": "fastapi",
         "click": "typer",
         "tornado": "flower",
+        "yaml": "pyyaml",
     }
     extras = PROJECT["optional-dependencies"]
     names = {
