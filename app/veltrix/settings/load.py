@@ -7,7 +7,7 @@ Precedence: `VELTRIX_X` or, for secrets, the file that `VELTRIX_X_FILE` names; t
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -213,21 +213,28 @@ def _all_of_file(path: Path | None) -> dict[str, str]:
     return {n: value for n, value in dotenv_values(path, interpolate=False).items() if value}
 
 
-def _unknown(given: Mapping[str, tuple[str, str]]) -> list[str]:
+def unknown_names(names: Collection[str]) -> dict[str, str]:
+    """What to do with each of these variables that no setting has."""
     known = {_variable(name) for name in Settings.model_fields}
     known |= {f"{_variable(name)}_FILE" for name in SECRETS} | NOT_SETTINGS
-    mistakes = []
-    for name in sorted(given.keys() - known):
+    cures = {}
+    for name in sorted(set(names) - known):
         # Without the prefix, which makes short names alike.
         bare = {one.removeprefix(PREFIX): one for one in sorted(known)}
         close = difflib.get_close_matches(name.removeprefix(PREFIX), list(bare), n=1, cutoff=0.7)
-        cure = (
+        cures[name] = (
             f"did you mean {bare[close[0]]}?"
             if close
             else "remove it; docs/settings.md has them all."
         )
-        mistakes.append(f"{name} ({_where(given[name][1])}) is not a setting; {cure}")
-    return mistakes
+    return cures
+
+
+def _unknown(given: Mapping[str, tuple[str, str]]) -> list[str]:
+    return [
+        f"{name} ({_where(given[name][1])}) is not a setting; {cure}"
+        for name, cure in unknown_names(given.keys()).items()
+    ]
 
 
 def _where(origin: str) -> str:
