@@ -70,7 +70,9 @@ def read_commands(folder: Path) -> list[CeleryCommand]:
     return found
 
 
-def files_of(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
+def files_of(
+    folder: Path, is_wanted: Callable[[str], bool], bytes_max: int = FILE_BYTES_MAX
+) -> Iterator[Path]:
     """Files of a folder and below, without environments and hidden folders; a bounded number."""
     count = 0
     for place, folders, names in os.walk(folder):
@@ -88,7 +90,7 @@ def files_of(folder: Path, is_wanted: Callable[[str], bool]) -> Iterator[Path]:
             count += 1
             if count > FILES_MAX:
                 return
-            if path.is_file() and path.stat().st_size <= FILE_BYTES_MAX:
+            if path.is_file() and path.stat().st_size <= bytes_max:
                 yield path
 
 
