@@ -26,6 +26,16 @@ class Profile(StrEnum):
     PRODUCTION = "production"
 
 
+_Live = Annotated[bool, typer.Option("--live", help="Ask RabbitMQ and PostgreSQL, too.")]
+_Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--files",
+        help="Examine this file that deploys something, or those of this folder. May be repeated.",
+        metavar="PATH",
+    ),
+]
+_Readers = dict[type, Callable[[], object]]
 _Watching = Annotated[bool, typer.Option("--watch", help="Go on looking, with canary events.")]
 _FailOn = Annotated[
     Severity, typer.Option(help="Exit with 1 for findings as bad as this or worse.")
@@ -36,9 +46,7 @@ _Explained = Annotated[
 
 
 def doctor(
-    is_live: Annotated[
-        bool, typer.Option("--live", help="Ask RabbitMQ and PostgreSQL, too.")
-    ] = False,
+    is_live: _Live = False,
     is_watching: _Watching = False,
     profile: Annotated[
         Profile, typer.Option(help="What is accepted of one node is not in production.")
@@ -57,6 +65,7 @@ def doctor(
     python: Annotated[
         str, typer.Option(help="The Python that imports it.  [default: this one]")
     ] = sys.executable,
+    files: _Files = None,
     fail_on: _FailOn = Severity.STALL,
     explain: _Explained = None,
     is_listed: Annotated[bool, typer.Option("--list", help="List all rules.")] = False,
@@ -66,8 +75,8 @@ def doctor(
 ) -> None:
     """Name every setting that can lose, duplicate, stall or hide work.
 
-    Of this deployment: its settings, and with --live what its servers have and say. What
-    VELTRIX_DOCTOR_ACCEPTED names is shown and does not count.
+    Of this deployment: its settings and its compose file, and with --live what its servers have and
+    say. With --files alone, of these. What VELTRIX_DOCTOR_ACCEPTED names does not count.
     Exit code 1 when something is found (see --fail-on), 2 when nothing could be checked. What could
     not be checked is listed, and is not fine.
 
@@ -89,9 +98,9 @@ def doctor(
         _tell_rules(rules, explain, as_json=as_json)
         return
     readers, accepted = (
-        _of_platform(rules, is_live=is_live)
+        _of_platform(rules, files, is_live=is_live)
         if celery_app is None and celery_config is None
-        else (_readers(celery_app, celery_config, folder, python), {})
+        else (_readers(celery_app, celery_config, folder, python, files), {})
     )
     found = examine(rules, readers, accepted, is_production=profile is Profile.PRODUCTION)
     _tell(found, rules, is_sarif=is_sarif, as_json=as_json)
@@ -102,25 +111,40 @@ def doctor(
 
 
 def _readers(
-    celery_app: str | None, celery_config: Path | None, folder: Path, python: str
-) -> dict[type, Callable[[], object]]:
+    celery_app: str | None,
+    celery_config: Path | None,
+    folder: Path,
+    python: str,
+    files: list[Path] | None,
+) -> _Readers:
     from veltrix.commands.mistakes import CommandRefused
+    from veltrix.doctor.deployment import readers_of_files
     from veltrix.doctor.facts.celery_app import CeleryApp, import_config
     from veltrix.doctor.facts.celery_read import import_or_read
 
     if celery_app is not None and celery_config is not None:
         raise CommandRefused("name --celery-app or --celery-config, not both")
+    readers = readers_of_files(files or _compose_files(folder), is_beside_app=True)
     if celery_config is not None:
-        return {CeleryApp: lambda: import_config(celery_config, folder, python)}
-    return {CeleryApp: lambda: import_or_read(celery_app or "", folder, python)}
+        readers[CeleryApp] = lambda: import_config(celery_config, folder, python)
+    else:
+        readers[CeleryApp] = lambda: import_or_read(celery_app or "", folder, python)
+    return readers
+
+
+def _compose_files(folder: Path) -> list[Path]:
+    from veltrix.doctor.facts.deployment.files import compose_in
+
+    return compose_in(folder)
 
 
 def _of_platform(
-    rules: "list[Rule]", *, is_live: bool
-) -> tuple[dict[type, Callable[[], object]], dict[str, str]]:
-    """What reads the facts of this deployment, and what it has accepted."""
+    rules: "list[Rule]", files: list[Path] | None, *, is_live: bool
+) -> tuple[_Readers, dict[str, str]]:
+    """What reads the facts of this deployment, or of files alone, and what it has accepted."""
     from veltrix.commands.mistakes import CommandRefused
     from veltrix.commands.terminal import operator_settings
+    from veltrix.doctor.deployment import readers_of_files
     from veltrix.doctor.platform import readers_of
     from veltrix.settings.rules import accepted_findings
 
@@ -131,7 +155,10 @@ def _of_platform(
             f"VELTRIX_DOCTOR_ACCEPTED names {', '.join(unknown)}, and no rule has that id; take it"
             " out (`veltrix doctor --list` has all)"
         )
-    return readers_of(settings, is_live=is_live), accepted
+    of_files = readers_of_files(files or _compose_files(Path()))
+    if files and not is_live:
+        return of_files, accepted
+    return readers_of(settings, is_live=is_live) | of_files, accepted
 
 
 def _tell(found: "Examination", rules: "list[Rule]", *, is_sarif: bool, as_json: bool) -> None:

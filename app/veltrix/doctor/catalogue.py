@@ -10,8 +10,12 @@ from itertools import chain
 from veltrix.doctor.by_construction import BY_CONSTRUCTION
 from veltrix.doctor.rule import Rule
 from veltrix.doctor.rules import (
+    broker_conf,
     canaries,
     code_workflows,
+    defined_queues,
+    deployed_processes,
+    deployed_servers,
     platform_settings,
     postgresql,
     rabbitmq_node,
@@ -43,6 +47,10 @@ SUBJECTS = (
     postgresql.rules,
     workers.rules,
     canaries.rules,
+    deployed_servers.rules,
+    deployed_processes.rules,
+    defined_queues.rules,
+    broker_conf.rules,
     settings.rules,
     publishing.rules,
     queues.rules,

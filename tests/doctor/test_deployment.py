@@ -1,0 +1,244 @@
+"""Rules of deployment files, on files as people have them, and on those that cannot be read."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.commands.conftest import Veltrix, unset_veltrix  # noqa: F401 - a fixture
+from tests.doctor.deploying import CASES, CONF, PROCESSES, QUEUES, SERVERS, Case, compose, rabbitmq
+from tests.doctor.examined import write
+from veltrix.doctor.catalogue import all_rules
+from veltrix.doctor.deployment import readers_of_files
+from veltrix.doctor.examine import Examination, examine
+from veltrix.doctor.report.sarif import sarif
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = Path(__file__).with_name("deployments")
+SECRET = "canary-3f9c"
+RULES = [one for one in all_rules() if one.subject in {SERVERS, PROCESSES, QUEUES, CONF}]
+
+
+def look(*paths: Path, is_production: bool = False) -> Examination:
+    return examine(RULES, readers_of_files(paths), is_production=is_production)
+
+
+def broken(found: Examination) -> set[tuple[str, str, str]]:
+    return {(one.id, one.subject, one.title) for one in found.findings}
+
+
+def ids(found: Examination) -> list[str]:
+    return sorted({one.id for one in found.findings if one.accepted is None})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id} {case.file}")
+def test_a_rule_sees_the_fault_and_is_silent_on_the_safe_file(case: Case, tmp_path: Path) -> None:
+    seen = {}
+    for name, text in (("bad", case.bad), ("safe", case.safe)):
+        found = look(write(tmp_path / name, {case.file: text}))
+        assert found.not_checked == []
+        assert SECRET not in msgspec.json.encode(found).decode()
+        seen[name] = [(one.id, one.subject) for one in found.findings]
+
+    assert (case.id, case.subject) in seen["bad"]
+    assert (case.id, case.subject) not in seen["safe"]
+
+
+def test_no_rule_is_without_a_case(tmp_path: Path) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for number, case in enumerate(CASES):
+        seen |= broken(look(write(tmp_path / str(number), {case.file: case.bad})))
+
+    assert seen == {(rule.id, rule.subject, rule.title) for rule in RULES}
+
+
+def test_a_strangers_compose_file() -> None:
+    found = look(DEPLOYMENTS / "stranger")
+
+    places = {one.id: one.line for one in found.findings}
+    assert ids(found) == ["D08", "D31", "O06", "P24", "W34"]
+    assert (places["D08"], places["W34"], places["O06"]) == (30, 17, 20)
+    assert all(one.file and one.file.endswith("docker-compose.yml") for one in found.findings)
+
+
+def test_manifests_of_kubernetes() -> None:
+    found = look(DEPLOYMENTS / "kubernetes")
+
+    assert ids(found) == ["B22", "O06", "P22", "W34"]
+    cures = {one.id: one.cure for one in found.findings}
+    assert cures["P22"] == "did you mean VELTRIX_WORKER_CHILDREN?"
+    assert cures["W34"] == "terminationGracePeriodSeconds: 40"
+    accepted = {one.id: one.accepted for one in found.findings if one.accepted}
+    assert accepted == {"B09": "single node", "B10": "single node", "B18": "old broker"}
+
+
+def test_what_rabbitmq_exports() -> None:
+    found = look(DEPLOYMENTS / "broker")
+
+    told = {(one.id, one.found) for one in found.findings}
+    assert ids(found) == [
+        *("B01", "B03", "B04", "B05", "B06", "B07", "B09", "B11", "P11", "P20", "W15"),
+    ]
+    assert ("B07", "message-ttl of queue 'hints' is 60000") in told
+    assert ("B06", "max-length of queues of policy 'bounded' with no overflow") in told
+    assert not [one for one in found.findings if "celeryev" in one.found]
+    places = {one.found: one.line for one in found.findings}
+    assert places["queue 'hints' is not durable"] == 29
+    assert places["message-ttl of queue 'hints' is 60000"] == 43
+
+
+def test_the_shipped_files_have_no_fault_but_what_one_node_implies() -> None:
+    readers = readers_of_files([ROOT / "docker-compose.yml"])
+    found = look(ROOT / "docker-compose.yml")
+
+    assert len(readers) == 3  # what it mounts into RabbitMQ was read, too
+    assert found.not_checked == []
+    assert {one.id for one in found.findings} <= {"B09", "B10", "B18"}
+    assert {one.accepted for one in found.findings} <= {"single node", "old broker"}
+    assert ids(found) == []
+    assert set(ids(look(ROOT / "docker-compose.yml", is_production=True))) >= {"B09", "B10"}
+
+
+def test_no_secret_is_told() -> None:
+    files = [path for path in DEPLOYMENTS.rglob("*") if path.is_file()]
+    assert all(SECRET in path.read_text(encoding="utf-8") for path in files)
+
+    found = look(DEPLOYMENTS)
+
+    told = msgspec.json.encode(found).decode() + json.dumps(sarif(found, RULES, "1"))
+    assert len(found.findings) > 20
+    assert SECRET not in told
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, after in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{after}: &{after} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n"
+    for before, after in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+UNREADABLE: dict[str, tuple[str, str | bytes, str]] = {
+    "no YAML": ("compose.yaml", f"services: [\n  {SECRET}: }}", "is not YAML (line 2)"),
+    "an unknown alias": ("compose.yaml", f"services: *{SECRET}", "is not YAML (line 1)"),
+    "a template": ("compose.yaml", "{{- if .Values.x }}\nkind: Pod", "helm template"),
+    "no text": ("compose.yaml", b"services: \xff\xfe", "UnicodeDecodeError"),
+    "too large": ("compose.yaml", "# " + "x" * 1_000_001, "is larger than 1,000,000 bytes"),
+    "too deep": ("compose.yaml", "[" * 5_000, "nested too deeply"),
+    "something else": ("compose.yaml", "a: 1", "has no services of compose"),
+    "nothing": ("compose.yaml", "", "has no services of compose"),
+    "a bomb": ("compose.yaml", BOMB, "has no services of compose"),
+    "a bomb of merges": ("compose.yaml", MERGES, "has no services of compose"),
+    "an alias of itself": ("compose.yaml", "a: &a {b: *a, <<: *a}", "has no services of compose"),
+    "no JSON": ("definitions.json", f'{{"queues": {SECRET}', "is not JSON (line 1)"),
+    "other JSON": ("definitions.json", '{"a": 1}', "has no definitions of RabbitMQ"),
+    "JSON that is too deep": ("definitions.json", "[" * 100_000, "nested too deeply"),
+    "a conf that is no text": ("rabbitmq.conf", b"\xff\xfe", "UnicodeDecodeError"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_one_sentence(name: str, tmp_path: Path) -> None:
+    file, text, told = UNREADABLE[name]
+    (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    begun = time.monotonic()
+
+    found = look(tmp_path / file)
+
+    assert time.monotonic() - begun < 5
+    assert not found.findings
+    (reason,) = {one.reason for one in found.not_checked}
+    assert told in reason
+    assert SECRET not in reason
+    assert "\n" not in reason
+
+
+def test_what_can_be_read_is_examined_beside_what_cannot(tmp_path: Path) -> None:
+    bad = compose("w: {image: a, command: celery worker, stop_grace_period: 1s}")
+    write(
+        tmp_path,
+        {"compose.yaml": bad, "templates/rabbitmq.yaml": "{{ if x }}\nkind: Pod # rabbitmq"},
+    )
+
+    found = look(tmp_path, tmp_path / "gone.yaml")
+
+    assert ids(found) == ["W34"]
+    (reason,) = {one.reason for one in found.not_checked}
+    assert "rabbitmq.yaml is a template" in reason
+    assert "gone.yaml is not there" in reason
+
+
+ODD: Sequence[object] = (None, 1, "x", [], [None, 1, [], {}], {}, {"name": 1, "arguments": []})
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_definitions_of_another_form_are_not_a_failure(odd: object, tmp_path: Path) -> None:
+    parts = ["vhosts", "exchanges", "queues", "bindings", "policies"]
+    rows = odd if isinstance(odd, list) else [odd]
+    write(tmp_path, {"definitions.json": json.dumps(dict.fromkeys(parts, rows))})
+    write(tmp_path, {"rabbit.json": json.dumps({"users": [], **dict.fromkeys(parts, odd)})})
+
+    assert "the rule failed" not in str(look(tmp_path).not_checked)
+
+
+@pytest.mark.parametrize("key", ["image", "command", "environment", "volumes", "ports", "deploy"])
+@pytest.mark.parametrize("odd", ["{}", "[]", "[[], {}, ~]", "~", "1", "{a: {b: [c]}}", "'${X}'"])
+def test_services_of_another_form_are_not_a_failure(key: str, odd: str, tmp_path: Path) -> None:
+    service = {"image": "rabbitmq", "command": "flower", "ports": "[5555]", key: odd}
+    text = ", ".join(f"{name}: {value}" for name, value in service.items())
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
+        f"spec: {{containers: [{{image: postgres, {key}: {odd}, env: {odd}}}], volumes: {odd}}}\n"
+    )
+    write(tmp_path, {"compose.yaml": compose(f"a: {{{text}}}"), "pod.yaml": pod})
+
+    assert "the rule failed" not in str(look(tmp_path).not_checked)
+
+
+@pytest.fixture
+def here(unset_veltrix: Veltrix, tmp_path: Path) -> Path:  # noqa: F811 - the fixture
+    """The current folder, with a compose file."""
+    return write(tmp_path, {"compose.yaml": compose("f: {image: mher/flower, ports: ['5555']}")})
+
+
+def test_the_compose_file_of_this_folder_is_examined(here: Path, unset_veltrix: Veltrix) -> None:  # noqa: F811
+    told = unset_veltrix("doctor", "--json")
+
+    assert told.code == 1
+    places = {one["id"]: (one["file"], one["line"]) for one in told.json["findings"]}
+    assert places["O06"] == ("compose.yaml", 2)
+
+
+def test_files_alone_need_no_settings(here: Path, unset_veltrix: Veltrix) -> None:  # noqa: F811
+    write(here, {"deploy/compose.yml": compose(rabbitmq("r1"))})
+
+    one = unset_veltrix("doctor", "--files", "deploy", "--json")
+    two = unset_veltrix("doctor", "--files", "deploy", "--files", "compose.yaml", "--json")
+    none = unset_veltrix("doctor", "--files", "gone.yaml")
+
+    assert (one.code, two.code, none.code) == (0, 1, 2)
+    assert {found["accepted"] for found in one.json["findings"]} == {"single node"}
+    assert one.json["not_checked"] == []
+    assert {found["id"] for found in two.json["findings"]} == {"B09", "B10", "O06"}
+    assert "gone.yaml is not there" in " ".join(none.out.split())
+
+
+def test_beside_an_application_its_compose_file_is_examined(
+    here: Path,
+    unset_veltrix: Veltrix,  # noqa: F811
+) -> None:
+    app = "from celery import Celery\napp = Celery('shop', broker='redis://redis/0')\n"
+    text = compose(
+        "flower: {image: shop, command: celery -A shop flower, ports: ['5555:5555']}",
+        "w: {image: shop, command: celery -A shop worker, stop_grace_period: 1s}",
+    )
+    write(here, {"shop/shop.py": app, "shop/docker-compose.yml": text})
+
+    told = unset_veltrix("doctor", "--celery-app", "shop", "--folder", "shop", "--json").json
+
+    files = [(one["id"], one["file"]) for one in told["findings"]]
+    assert ("W34", "shop/docker-compose.yml") in files
+    assert [one for one in files if one[0] == "O06"] == [("O06", "docker-compose.yml")]
