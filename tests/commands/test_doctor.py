@@ -147,6 +147,22 @@ def test_sarif_is_as_its_standard_says(unset_veltrix: Veltrix) -> None:
     assert any("locations" in one for one in told["runs"][0]["results"])
 
 
+def test_paths_of_sarif_begin_where_it_runs(unset_veltrix: Veltrix, tmp_path: Path) -> None:
+    app = "from celery import Celery\napp = Celery('shop')\napp.conf.task_always_eager = True\n"
+    flower = "services:\n  one: {image: mher/flower, ports: ['5555']}\n"
+    write(tmp_path, {"my shop/shop.py": app, "my shop/compose.yaml": flower})
+
+    told = unset_veltrix("doctor", "--celery-app", "shop", "--folder", "my shop", "--sarif").json
+
+    places = {
+        one["ruleId"]: one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for one in told["runs"][0]["results"]
+        if "locations" in one
+    }
+    assert (places["P17"], places["O06"]) == ("my%20shop/shop.py", "my%20shop/compose.yaml")
+    assert set(places.values()) == {"my%20shop/shop.py", "my%20shop/compose.yaml"}
+
+
 @pytest.mark.parametrize("name", ["default_rabbitmq", "django_style", "redis_visibility", "clean"])
 def test_secrets_are_in_no_output(name: str) -> None:
     files = [path for path in (APPS / name).rglob("*") if path.suffix in {".py", ".yaml"}]

@@ -103,7 +103,7 @@ def doctor(
         else (_readers(celery_app, celery_config, folder, python, files), {})
     )
     found = examine(rules, readers, accepted, is_production=profile is Profile.PRODUCTION)
-    _tell(found, rules, is_sarif=is_sarif, as_json=as_json)
+    _tell(found, rules, folder, is_sarif=is_sarif, as_json=as_json)
     if not found.held and not found.findings:
         raise CommandRefused("nothing could be checked; see above")
     if found.at_least(fail_on):
@@ -161,9 +161,11 @@ def _of_platform(
     return readers_of(settings, is_live=is_live) | of_files, accepted
 
 
-def _tell(found: "Examination", rules: "list[Rule]", *, is_sarif: bool, as_json: bool) -> None:
+def _tell(
+    found: "Examination", rules: "list[Rule]", folder: Path, *, is_sarif: bool, as_json: bool
+) -> None:
     if is_sarif:
-        _print_sarif(found, rules)
+        _print_sarif(found, rules, folder)
     elif as_json:
         _print_json(found)
     else:
@@ -185,13 +187,13 @@ def _print_json(found: "Examination") -> None:
     print_json({"findings": found.findings, "not_checked": found.not_checked, "held": found.held})
 
 
-def _print_sarif(found: "Examination", rules: "list[Rule]") -> None:
+def _print_sarif(found: "Examination", rules: "list[Rule]", folder: Path) -> None:
     from importlib.metadata import version
 
     from veltrix.commands.terminal import print_json
     from veltrix.doctor.report.sarif import sarif
 
-    print_json(sarif(found, rules, version("veltrix")))
+    print_json(sarif(found, rules, version("veltrix"), folder))
 
 
 def _tell_rules(rules: "list[Rule]", explained: str | None, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from veltrix.doctor.examine import Examination, Finding
+from veltrix.doctor.facts.celery_app import CeleryApp
 from veltrix.doctor.rule import Rule, Severity
 
 _LEVELS = {
@@ -17,11 +18,19 @@ _LEVELS = {
 }
 
 
-def sarif(found: Examination, rules: Iterable[Rule], version: str) -> dict[str, Any]:
-    """The document. Findings that somebody accepted are suppressed in it, with the reason."""
+def sarif(
+    found: Examination, rules: Iterable[Rule], version: str, folder: Path = Path()
+) -> dict[str, Any]:
+    """The document. Findings that somebody accepted are suppressed in it, with the reason.
+
+    Its paths begin in the current folder, in which a code host looks for them; those of a Celery
+    application are known from `folder`.
+    """
     by_id: dict[str, list[Rule]] = {}
+    below: dict[str, Path] = {}
     for rule in rules:
         by_id.setdefault(rule.id, []).append(rule)
+        below[rule.subject] = folder if rule.reads is CeleryApp else Path()
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -34,7 +43,7 @@ def sarif(found: Examination, rules: Iterable[Rule], version: str) -> dict[str, 
                         "rules": [_rule(by_id[id_]) for id_ in sorted(by_id)],
                     }
                 },
-                "results": [_result(one) for one in found.findings],
+                "results": [_result(one, below[one.subject]) for one in found.findings],
             }
         ],
     }
@@ -54,19 +63,22 @@ def _rule(rules: list[Rule]) -> dict[str, Any]:
     }
 
 
-def _uri(file: str) -> str:
-    """Of a file outside of the examined folder with its scheme, as the standard asks."""
-    return Path(file).as_uri() if Path(file).is_absolute() else quote(Path(file).as_posix())
+def _uri(file: Path) -> str:
+    """Of a file outside of the current folder with its scheme, as the standard asks."""
+    whole, here = file.resolve(), Path.cwd()
+    if whole.is_relative_to(here):
+        return quote(whole.relative_to(here).as_posix())
+    return whole.as_uri()
 
 
-def _result(one: Finding) -> dict[str, Any]:
+def _result(one: Finding, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": one.id,
         "level": _LEVELS[one.severity],
         "message": {"text": f"{one.title}: {one.found} ({one.origin}). Cure: {one.cure}"},
     }
     if one.file is not None:
-        place: dict[str, Any] = {"artifactLocation": {"uri": _uri(one.file)}}
+        place: dict[str, Any] = {"artifactLocation": {"uri": _uri(folder / one.file)}}
         if one.line is not None:
             place["region"] = {"startLine": one.line}
         result["locations"] = [{"physicalLocation": place}]
