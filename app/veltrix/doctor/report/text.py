@@ -66,7 +66,11 @@ def _finding(one: Finding, style: Style, width: int) -> Iterator[str]:
         ("why", one.why),
     ):
         yield from wrap(
-            f"{label:<6}{text}", width, initial_indent=" " * 12, subsequent_indent=" " * 18
+            f"{label:<6}{text}",
+            width,
+            initial_indent=" " * 12,
+            subsequent_indent=" " * 18,
+            break_on_hyphens=False,
         )
     first, *rest = one.cure.splitlines() or [""]  # as it is: it is pasted
     yield " " * 12 + f"{'cure':<6}" + style(first, "green")

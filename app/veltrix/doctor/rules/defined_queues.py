@@ -19,7 +19,8 @@ _EXCHANGE, _STRATEGY = "dead-letter-exchange", "dead-letter-strategy"
 
 
 def _lasting(files: BrokerDefinitions) -> Iterator[DefinedQueue]:
-    return (one for one in files.queues if not one.is_passing)
+    """Without streams, which are cut from their head by design."""
+    return (one for one in files.queues if not one.is_passing and one.type != "stream")
 
 
 def _of_limit(queue: DefinedQueue, key: str, cure: str) -> Evidence:

@@ -5,11 +5,13 @@ import shlex
 
 import msgspec
 
+from veltrix.doctor.facts.celery_commands import KINDS
 from veltrix.doctor.facts.deployment.conf import ConfFile
 from veltrix.doctor.facts.deployment.lined import Lined
 
 POSTGRES_IMAGES = {"postgres", "postgresql", "postgis", "pgvector", "timescaledb"}
 REDIS_IMAGES = {"redis", "valkey", "redis-stack", "redis-stack-server"}
+CELERY_NAMED = {"-A", "--app", "-b", "--broker", "--workdir", "--loader", "--config"}
 VELTRIX_COMMANDS = {"veltrix", "veltrix.cli"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|h|m|s)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
@@ -89,12 +91,12 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
     @property
     def is_celery_worker(self) -> bool:
         """It runs `celery worker`."""
-        return self._runs("celery") and "worker" in self.words
+        return self._celery == "worker"
 
     @property
     def is_flower(self) -> bool:
         """It runs Flower by itself: `veltrix flower` is read-only, and asks for a password."""
-        return self.image_name == "flower" or (self._runs("celery") and "flower" in self.words)
+        return self.image_name == "flower" or self._celery == "flower"
 
     def has_option(self, *names: str) -> bool:
         """One of these is among its words, as `--name`, `--name=value`, and as spelt with _."""
@@ -109,8 +111,16 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
             for folder in folders
         )
 
-    def _runs(self, program: str) -> bool:
-        return program in {_base(one) for one in self.words}
+    @property
+    def _celery(self) -> str | None:
+        """What it asks Celery for; `celery -A worker beat` is no worker."""
+        programs = [_base(one) for one in self.words]
+        if "celery" not in programs:
+            return None
+        rest = self.words[programs.index("celery") + 1 :]
+        before = ["", *rest]
+        told = (one for one, last in zip(rest, before, strict=False) if last not in CELERY_NAMED)
+        return next((one for one in told if one in KINDS), None)
 
 
 def is_above(folder: str, path: str) -> bool:

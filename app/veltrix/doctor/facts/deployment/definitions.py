@@ -34,7 +34,8 @@ class DefinedPolicy(msgspec.Struct, kw_only=True):
 
     def matches(self, queue: "DefinedQueue") -> bool:
         """RabbitMQ would choose among those that match."""
-        kinds = {"all", "queues", f"{queue.type}_queues"}
+        own = "streams" if queue.type == "stream" else f"{queue.type}_queues"
+        kinds = {"all", "queues", own}
         try:
             is_meant = re.search(self.pattern, queue.name) is not None
         except re.error:
@@ -153,9 +154,11 @@ def defined(documents: list[tuple[dict[str, Any], str, str]]) -> BrokerDefinitio
     for queue in found.queues:
         matching = [one for one in found.policies if one.matches(queue)]
         queue.policy = max(matching, key=lambda one: one.priority, default=None)
-    met = {id(queue.policy) for queue in found.queues}
+    met = {id(one) for one in found.policies if any(map(one.matches, found.queues))}
     found.queues += [
-        _of_policy(one) for one in found.policies if id(one) not in met and one.kinds != "exchanges"
+        _of_policy(one)
+        for one in found.policies
+        if id(one) not in met and one.kinds not in {"exchanges", "streams"}
     ]
     return found
 
