@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
-from ruamel.yaml import YAML
 
 from tests.docs.pages import ROOT
 from veltrix import telemetry
@@ -95,7 +95,7 @@ def test_every_label_in_a_text_is_one_that_the_alert_has() -> None:
 
 def test_the_file_is_what_prometheus_loads() -> None:
     """Its shape; promtool says the same, where it is."""
-    loaded: dict[str, Any] = YAML(typ="safe").load(FILE.read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 
     assert loaded.keys() == {"groups"}
     read = [rule for group in loaded["groups"] for rule in group["rules"]]

@@ -130,6 +130,26 @@ def test_a_child_may_end_before_the_first_line_of_one_step() -> None:
     assert broken(record, evidence, blows) == set()
 
 
+def test_an_attempt_begins_again_where_its_claim_was_lost_with_the_server() -> None:
+    """Also by the process that had the run before: what it had then was another claim."""
+    watched = {"steps_begin_under_a_claim", "attempts_are_counted"}
+    for is_forgetful in (True, False):
+        record, evidence, (blow, *_) = good()
+        blow.at, blow.healed_at, blow.is_forgetful = 1.3, 1.45, is_forgetful
+        evidence.moves[-3:] = [
+            _move(7, OTHER, "queued", "running", 1.0, worker="w@h/7"),
+            _move(8, OTHER, "running", "waiting", 1.1, worker="w@h/7"),
+            _move(9, OTHER, "waiting", "queued", 1.3, worker=""),
+            _move(10, OTHER, "queued", "running", 1.5, worker="w@h/7"),
+            _move(11, OTHER, "running", "succeeded", 1.6, worker="w@h/7", xid="y"),
+            _entry(12, OTHER, "1", 1.6, xid="y"),
+        ]
+        evidence.begins += [Begin(OTHER, "1", f"{OTHER}:1", 2, 7, at) for at in (1.4, 1.52)]
+        evidence.failed.append(Failed(OTHER, 0, "1", 1, "Refused"))
+
+        assert broken(record, evidence, [blow]) & watched == (set() if is_forgetful else watched)
+
+
 def test_what_was_not_answered_may_be_there_or_not_but_not_with_another_content() -> None:
     record, evidence, blows = good()
     evidence.books = Books(3, 3, 0, 3, 3, 0, 0)

@@ -55,7 +55,7 @@ def steps_begin_under_a_claim(case: Case) -> Violations:
                 yield f"a step of run {run_id} was begun outside of it"
             elif case.evidence.moves:
                 hold = _hold_at(holds, begin)
-                if hold is None and case.is_forgotten(begin.at):
+                if _is_under_a_lost_claim(case, hold, begin):
                     continue
                 if hold is None:
                     yield f"step {begin.position} of run {run_id} began without a claim"
@@ -64,6 +64,12 @@ def steps_begin_under_a_claim(case: Case) -> Violations:
                     if not hold.is_taken or late[hold] > LATE_MAX:
                         after = begin.at - hold.until
                         yield f"step {begin.position} of run {run_id} began {after:.2f} s too late"
+
+
+def _is_under_a_lost_claim(case: Case, hold: Hold | None, begin: Begin) -> bool:
+    """Its claim may be gone with the server; what the process had before is another one."""
+    is_outside = hold is None or begin.at > hold.until + CLOCKS_S
+    return is_outside and case.is_forgotten(begin.at)
 
 
 def _hold_at(holds: list[Hold], begin: Begin) -> Hold | None:
@@ -104,7 +110,10 @@ def _miscounted(
         if begin.position != NOWHERE:
             generation = case.generation_at(run_id, begin.at)
             begun[generation, begin.position].add(begin.attempt)
-            in_a_hold[_hold_at(holds, begin), begin.position, begin.attempt] += 1
+            hold = _hold_at(holds, begin)
+            if _is_under_a_lost_claim(case, hold, begin):
+                hold = None
+            in_a_hold[hold, begin.position, begin.attempt] += 1
     let_go: Counter[tuple[str, int, int]] = Counter()  # begun in a claim that ended as it should
     for (hold, position, attempt), count in in_a_hold.items():
         if count > again_max:
