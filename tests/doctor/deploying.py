@@ -67,7 +67,7 @@ def redis(command: str) -> str:
 def worker(grace: str, name: str = "VELTRIX_GRACE_S") -> str:
     """A worker of ours."""
     return compose(
-        f"w: {{image: shop, command: [worker], stop_grace_period: {grace},"
+        f"w: {{image: shop, command: [worker], stop_grace_period: {grace}, restart: always,"
         f" environment: {{{name}: '45'}}}}"
     )
 

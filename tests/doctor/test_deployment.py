@@ -133,7 +133,12 @@ SILENT = [
     compose("r: {image: redis, command: redis-server}", "a: {image: shop, command: web}"),
     compose("rabbitmq-exporter: {image: kbudde/rabbitmq-exporter}"),
     compose("f: {image: mher/flower, ports: ['5555:5555'], environment: [FLOWER_BASIC_AUTH=a:b]}"),
-    compose("w: {image: veltrix, command: worker, stop_grace_period: '${GRACE}'}"),
+    compose("w: {image: veltrix, command: worker, restart: '${R}', stop_grace_period: '${G}'}"),
+    compose("w: {image: a, command: celery worker, extends: {file: base.yaml, service: w}}"),
+    compose(rabbitmq("r1", ", ports: ['5672:5672'], environment: {RABBITMQ_DEFAULT_USER: '${U}'}"))
+    + rabbitmq("  r2")
+    + "\n"
+    + rabbitmq("  r3"),
     compose("b: &b {image: 'rabbitmq:${V:-4}', deploy: {replicas: 0}}"),
     "rabbitmq: {image: {tag: '{{ .Values.x }}'}, enabled: true}",
 ]
@@ -227,11 +232,9 @@ def test_what_cannot_be_read_is_one_sentence(name: str, tmp_path: Path) -> None:
 
 
 def test_what_can_be_read_is_examined_beside_what_cannot(tmp_path: Path) -> None:
-    bad = compose("w: {image: a, command: celery worker, stop_grace_period: 1s}")
-    write(
-        tmp_path,
-        {"compose.yaml": bad, "templates/rabbitmq.yaml": "{{ if x }}\nkind: Pod # rabbitmq"},
-    )
+    bad = compose("w: {image: a, command: celery worker, restart: always, stop_grace_period: 1s}")
+    template = "{{ if x }}\nkind: Pod # rabbitmq"
+    write(tmp_path, {"compose.yaml": bad, "templates/rabbitmq.yaml": template})
 
     found = look(tmp_path, tmp_path / "gone.yaml")
 
@@ -239,6 +242,68 @@ def test_what_can_be_read_is_examined_beside_what_cannot(tmp_path: Path) -> None
     (reason,) = {one.reason for one in found.not_checked}
     assert "rabbitmq.yaml is a template" in reason
     assert "gone.yaml is not there" in reason
+
+    write(tmp_path, {f"templates/worker-{n}.yaml": template for n in range(20)})
+    (reason,) = {one.reason for one in look(tmp_path).not_checked}
+
+    assert "rabbitmq.yaml and 20 more are templates" in reason
+    assert "worker-7" not in reason
+
+
+def test_variables_that_are_elsewhere_are_not_judged(tmp_path: Path) -> None:
+    worker = "w: {image: veltrix, command: worker, restart: always, env_file: [w.env]}"
+    flower = "f: {image: mher/flower, ports: ['5555:5555'], env_file: {path: f.env}}"
+    three = [rabbitmq(f"r{n}", ", ports: ['5672:5672'], env_file: r.env") for n in (1, 2, 3)]
+    write(tmp_path, {"compose.yaml": compose(worker, flower, *three)})
+
+    found = look(tmp_path / "compose.yaml")
+
+    assert ids(found) == []
+    told = {one.id: one.reason for one in found.not_checked}
+    assert told.keys() == {"W34", "O06"}
+    assert told["W34"].startswith("VELTRIX_GRACE_S of w (w.env) is not known")
+
+    write(tmp_path, {"w.env": "A=1\n", "r.env": "A=1\n", "f.env": "A=1\n"})
+    found = look(tmp_path / "compose.yaml")
+
+    assert ids(found) == ["O06", "W34"]
+    assert found.not_checked == []
+
+
+def test_config_maps_of_the_file_are_variables(tmp_path: Path) -> None:
+    pod = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: w}\nspec:\n"
+        "  terminationGracePeriodSeconds: 40\n  containers:\n    - image: veltrix\n"
+        "      args: [worker]\n      envFrom:\n        - configMapRef: {name: more}\n"
+        "        - configMapRef: {name: shop}\n---\n"
+    )
+    shop = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n"
+        "data:\n  VELTRIX_GRACE_S: '50'\n  VELTRIX_GRACE: '50'\n"
+    )
+    found = look(write(tmp_path, {"w.yaml": pod + shop}))
+
+    assert {one.id: one.line for one in found.findings} == {"W34": 5, "P22": 18}
+    assert {one.id for one in look(write(tmp_path, {"w.yaml": pod})).not_checked} == set()
+
+
+def test_files_of_rabbitmq_within_manifests_are_read(tmp_path: Path) -> None:
+    conf = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: rabbitmq}\ndata:\n"
+    conf += "  rabbitmq.conf: |\n    # mine\n    heartbeat = 0\n"
+    conf += '  definitions.json: |\n    {\n      "queues": [\n'
+    conf += f'        {{"name": "q", "durable": false}}],\n      "a": "{SECRET}"}}\n'
+    cluster = "---\napiVersion: rabbitmq.com/v1beta1\nkind: RabbitmqCluster\nspec:\n"
+    cluster += "  replicas: 3\n  rabbitmq: {additionalConfig: 'consumer_timeout = 60000'}\n"
+    broken = "---\nkind: Secret\napiVersion: v1\nstringData: {definitions.json: '{'}\n"
+    path = write(tmp_path, {"rabbit.yaml": conf + cluster + broken}) / "rabbit.yaml"
+
+    found = look(path)
+
+    places = {(one.id, one.line) for one in found.findings}
+    assert places == {("P11", 7), ("W15", 18), ("P20", 11), ("B09", 11)}
+    (reason,) = {one.reason for one in found.not_checked}
+    assert "rabbit.yaml is not JSON (line 22)" in reason
+    assert SECRET not in msgspec.json.encode(found).decode()
 
 
 ODD: Sequence[object] = (None, 1, "x", [], [None, 1, [], {}], {}, {"name": 1, "arguments": []})
@@ -271,7 +336,8 @@ def test_services_of_another_form_are_not_a_failure(key: str, odd: str, tmp_path
 @pytest.fixture
 def here(unset_veltrix: Veltrix, tmp_path: Path) -> Path:  # noqa: F811 - the fixture
     """The current folder, with a compose file."""
-    return write(tmp_path, {"compose.yaml": compose("f: {image: mher/flower, ports: ['5555']}")})
+    flower, worker = "{image: mher/flower, ports: ['5555']}", "{image: veltrix, command: api}"
+    return write(tmp_path, {"compose.yaml": compose(f"f: {flower}", f"w: {worker}")})
 
 
 def test_the_compose_file_of_this_folder_is_examined(here: Path, unset_veltrix: Veltrix) -> None:  # noqa: F811
@@ -280,6 +346,11 @@ def test_the_compose_file_of_this_folder_is_examined(here: Path, unset_veltrix: 
     assert told.code == 1
     places = {one["id"]: (one["file"], one["line"]) for one in told.json["findings"]}
     assert places["O06"] == ("compose.yaml", 2)
+
+    write(here, {"compose.yaml": compose("f: {image: mher/flower, ports: ['5555']}")})
+    files = {one["file"] for one in unset_veltrix("doctor", "--json").json["findings"]}
+
+    assert "compose.yaml" not in files  # it deploys nothing of ours
 
 
 def test_files_alone_need_no_settings(here: Path, unset_veltrix: Veltrix) -> None:  # noqa: F811

@@ -132,10 +132,10 @@ def _readers(
     return readers
 
 
-def _compose_files(folder: Path) -> list[Path]:
+def _compose_files(folder: Path, naming: str = "") -> list[Path]:
     from veltrix.doctor.facts.deployment.files import compose_in
 
-    return compose_in(folder)
+    return compose_in(folder, naming)
 
 
 def _of_platform(
@@ -155,7 +155,7 @@ def _of_platform(
             f"VELTRIX_DOCTOR_ACCEPTED names {', '.join(unknown)}, and no rule has that id; take it"
             " out (`veltrix doctor --list` has all)"
         )
-    of_files = readers_of_files(files or _compose_files(Path()))
+    of_files = readers_of_files(files or _compose_files(Path(), naming="veltrix"))
     if files and not is_live:
         return of_files, accepted
     return readers_of(settings, is_live=is_live) | of_files, accepted

@@ -22,11 +22,22 @@ def of_files(check: Callable[[Read], Iterable[Evidence]]) -> Callable[[Read], It
 
     @wraps(check)
     def checked(facts: Read) -> Iterator[Evidence]:
-        yield from check(facts)
-        if facts.troubles:
-            raise Unread("; ".join(facts.troubles))
+        troubles = facts.troubles
+        try:
+            yield from check(facts)
+        except Unread as unread:
+            troubles = [str(unread), *troubles]
+        if troubles:
+            raise Unread("; ".join(troubles))
 
     return checked
+
+
+def unread_elsewhere(services: list[DeployedContainer], what: str) -> None:
+    """Raises Unread for services whose variables decide and are in what was not read."""
+    if services:
+        told = [f"{one.name} ({', '.join(one.elsewhere)})" for one in services]
+        raise Unread(f"{what} of {', '.join(told)} is not known: variables are in what is not here")
 
 
 def of_container(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from veltrix.doctor.deployment_evidence import of_container, of_files
+from veltrix.doctor.deployment_evidence import of_container, of_files, unread_elsewhere
 from veltrix.doctor.facts.deployment.container import DeployedContainer, seconds_of
 from veltrix.doctor.facts.deployment.files import DeployedContainers
 from veltrix.doctor.rule import Evidence, Rules, Severity
@@ -39,19 +39,25 @@ def _cure(one: DeployedContainer, least_s: float) -> str:
 )
 @of_files
 def killed_too_soon(files: DeployedContainers) -> Iterator[Evidence]:
+    unknown = []
     for one in files.containers:
         if not one.is_veltrix_worker:
             continue
         given = one.environment.get(f"{PREFIX}GRACE_S")
         least_s = seconds_of(given) if given else float(Settings.model_fields["grace_s"].default)
         grace_s = _grace_s(one)
-        if least_s is not None and grace_s is not None and grace_s < least_s:
+        if least_s is None or grace_s is None or grace_s >= least_s:
+            continue
+        if given is None and one.elsewhere:
+            unknown.append(one)
+        else:
             yield of_container(
                 one,
                 f"{grace_s:g} s to stop, and {PREFIX}GRACE_S is {least_s:g}",
                 _cure(one, least_s),
                 one.grace.line if one.grace.value is not None else 0,
             )
+    unread_elsewhere(unknown, f"{PREFIX}GRACE_S")
 
 
 @rules.rule(
@@ -102,16 +108,22 @@ def unknown_variable(files: DeployedContainers) -> Iterator[Evidence]:
 )
 @of_files
 def flower_is_open(files: DeployedContainers) -> Iterator[Evidence]:
+    unknown = []
     for one in files.containers:
         is_read_elsewhere = files.is_beside_app and "celery" in one.words
-        if not one.is_flower or not one.is_published or is_read_elsewhere:
+        if not one.is_flower or not one.published or is_read_elsewhere:
             continue
         is_asked = one.has_option(*_AUTH) or any(
             name.startswith(_AUTH_VARIABLES) for name in one.environment
         )
-        if not is_asked and not _is_read_only(one):
+        if is_asked or _is_read_only(one):
+            continue
+        if one.elsewhere:
+            unknown.append(one)
+        else:
             cure = "--basic_auth with a user and a password, or publish it on 127.0.0.1 alone"
             yield of_container(one, "a published port and no authentication", cure, one.words_line)
+    unread_elsewhere(unknown, "whether a password is asked for")
 
 
 def _is_read_only(one: DeployedContainer) -> bool:

@@ -29,24 +29,27 @@ def _container(
     name: str, one: Lined, document: Lined, file: str, folder: Path
 ) -> DeployedContainer:
     words, line = words_of(one.at("entrypoint"), one.at("command"))
-    environment = _environment(one, folder)
+    environment, elsewhere = _environment(one, folder)
+    is_whole = one.at("extends").value is None
     return DeployedContainer(
         name=name,
         file=file,
         line=one.line,
         kind="compose",
-        default_grace_s=GRACE_S,
+        default_grace_s=GRACE_S if is_whole else None,
         image=one.at("image"),
         words=words,
         words_line=line,
         environment=environment,
+        elsewhere=elsewhere if is_whole else [*elsewhere, "the service it extends"],
         mounts=[*_mounts(one, document), *_configs(one, document)],
         grace=one.at("stop_grace_period"),
         nodes=_nodes(one),
         # Without one each container has its own, which changes with it.
         has_steady_name=bool(one.at("hostname").value or "RABBITMQ_NODENAME" in environment),
-        is_published=_is_published(one),
-        is_storage_known=not one.at("volumes_from").value and not one.at("extends").value,
+        is_restarted=_is_restarted(one) if is_whole else None,
+        published=_published(one),
+        is_storage_known=is_whole and not one.at("volumes_from").value,
     )
 
 
@@ -57,28 +60,43 @@ def _nodes(one: Lined) -> int | None:
     return 1
 
 
-def _environment(one: Lined, folder: Path) -> dict[str, Lined]:
+def _is_restarted(one: Lined) -> bool | None:
+    """Docker does it only where it is told to; a swarm, which `deploy` is for, always."""
+    deploy = one.at("deploy").keyed.keys() - {"resources"}
+    said = one.at("restart")
+    if said.value is None:
+        return None if deploy else False
+    return None if said.text is None else said.text not in {"no", "false"}
+
+
+def _environment(one: Lined, folder: Path) -> tuple[dict[str, Lined], list[str]]:
+    """The variables, and the files that have more and are not here."""
     found: dict[str, Lined] = {}
+    elsewhere = []
     files = one.at("env_file")
     for row in files.rows or [files]:
-        path = row.at("path").text if row.keyed else row.text
-        if path is not None:
-            found |= {name: Lined(value, files.line) for name, value in _env_file(folder / path)}
+        told = row.at("path") if row.keyed else row
+        read = None if told.text is None else _env_file(folder / told.text)
+        if read is not None:
+            found |= {name: Lined(value, files.line) for name, value in read}
+        elif told.partly is not None:
+            elsewhere.append(told.partly)
     given = one.at("environment")
     found |= given.keyed
     for row in given.rows:
         name, is_given, value = str(row.value).partition("=")
         found[name] = Lined(value if is_given else None, row.line)
-    return found
+    return found, elsewhere
 
 
-def _env_file(path: Path) -> list[tuple[str, str]]:
+def _env_file(path: Path) -> list[tuple[str, str]] | None:
+    """None: it is often made at the deployment, and not there before."""
     try:
         if not path.is_file() or path.stat().st_size > _ENV_FILE_BYTES_MAX:
-            return []
+            return None
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, ValueError):
-        return []  # it is often made at the deployment, and not there before
+        return None
     pairs = [line.partition("=") for line in lines if line.strip()[:1] not in {"", "#"}]
     return [
         (name.removeprefix("export ").strip(), value.strip().strip("\"'"))
@@ -123,17 +141,28 @@ def _configs(one: Lined, document: Lined) -> list[DeployedMount]:
     return found
 
 
-def _is_published(one: Lined) -> bool:
+def _published(one: Lined) -> list[str]:
     """To others than this machine."""
     if one.at("network_mode").text == "host":
-        return True
+        return ["*"]
+    found = []
     for row in one.at("ports").rows:
         if row.keyed:
             address = f"{row.at('host_ip').partly or ''}:"
+            port = row.at("target").partly or ""
             is_out = row.at("published").value is not None
         else:
             address = row.partly or ""
+            port = address.rpartition(":")[2].partition("/")[0]
             is_out = True  # a port alone gets one of the host by chance
         if is_out and not address.startswith(_LOOPBACK):
-            return True
-    return False
+            found += _ports(port)
+    return found
+
+
+def _ports(text: str) -> list[str]:
+    """Of `5671-5672` both."""
+    first, is_range, last = text.partition("-")
+    if not is_range or not (first.isdecimal() and last.isdecimal()):
+        return [text]
+    return [str(port) for port in range(int(first), min(int(last), 65_535) + 1)]

@@ -13,6 +13,7 @@ POSTGRES_IMAGES = {"postgres", "postgresql", "postgis", "pgvector", "timescaledb
 REDIS_IMAGES = {"redis", "valkey", "redis-stack", "redis-stack-server"}
 CELERY_NAMED = {"-A", "--app", "-b", "--broker", "--workdir", "--loader", "--config"}
 VELTRIX_COMMANDS = {"veltrix", "veltrix.cli"}
+VELTRIX_PROCESSES = ("api", "relay", "worker")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|h|m|s)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _NONE = Lined(None, 0)
@@ -30,23 +31,29 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
     """What runs. Values of `environment`, and `words`, may be secrets and are never printed.
 
     `grace` is what the file gives it after SIGTERM, `default_grace_s` what it has without. `nodes`:
-    how many of it run, None where the file does not say. `is_storage_known`: `mounts` are all.
+    how many of it run. `is_restarted`: it is started again when it ends. None where the file does
+    not say. `is_storage_known`: `mounts` are all. `elsewhere`: where more of `environment` is, and
+    was not read. `published`: ports of it that other machines reach, * for any.
     """
 
     name: str
     file: str
     line: int
     kind: str
-    default_grace_s: float
+    default_grace_s: float | None
     image: Lined = _NONE
     words: list[str] = []
     words_line: int = 0
     environment: dict[str, Lined] = {}
+    elsewhere: list[str] = []
     mounts: list[DeployedMount] = []
     grace: Lined = _NONE
     nodes: int | None = 1
     has_steady_name: bool = True
-    is_published: bool = False
+    is_restarted: bool | None = None
+    published: list[str] = []
+    liveness: list[str] = []
+    liveness_line: int = 0
     is_storage_known: bool = True
     confs: list[ConfFile] = []
 
@@ -80,13 +87,12 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
     @property
     def is_veltrix_worker(self) -> bool:
         """It runs `veltrix worker`."""
-        if "worker" not in self.words:
-            return False
-        is_ours = self.image_name == "veltrix" or any(
-            name.startswith("VELTRIX_") for name in self.environment
-        )
-        before = self.words[: self.words.index("worker")]
-        return (is_ours and not before) or bool(VELTRIX_COMMANDS & {_base(one) for one in before})
+        return self._is_veltrix("worker")
+
+    @property
+    def is_veltrix_process(self) -> bool:
+        """It runs one of the processes that events go through."""
+        return any(map(self._is_veltrix, VELTRIX_PROCESSES))
 
     @property
     def is_celery_worker(self) -> bool:
@@ -110,6 +116,15 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
             for mount in self.mounts
             for folder in folders
         )
+
+    def _is_veltrix(self, process: str) -> bool:
+        if process not in self.words:
+            return False
+        is_ours = self.image_name == "veltrix" or any(
+            name.startswith("VELTRIX_") for name in self.environment
+        )
+        before = self.words[: self.words.index(process)]
+        return (is_ours and not before) or bool(VELTRIX_COMMANDS & {_base(one) for one in before})
 
     @property
     def _celery(self) -> str | None:

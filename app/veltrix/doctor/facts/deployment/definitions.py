@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -101,7 +101,7 @@ class BrokerDefinitions(msgspec.Struct, kw_only=True):
     troubles: list[str] = []
 
 
-def is_definitions(document: Any) -> bool:
+def is_definitions(document: Any) -> TypeGuard[dict[str, Any]]:
     """It has parts as RabbitMQ names them."""
     return isinstance(document, dict) and any(
         isinstance(document.get(part), list) for part in _PARTS

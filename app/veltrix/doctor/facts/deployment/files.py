@@ -19,10 +19,11 @@ from veltrix.doctor.facts.deployment.definitions import (
 )
 from veltrix.doctor.facts.deployment.kubernetes import (
     containers_of,
+    inner_files,
     is_manifest,
     servers_of_values,
 )
-from veltrix.doctor.facts.deployment.lined import documents
+from veltrix.doctor.facts.deployment.lined import Lined, Unrendered, documents
 
 YAML_BYTES_MAX = 1_000_000
 JSON_BYTES_MAX = 20_000_000
@@ -55,9 +56,18 @@ class DeploymentFiles(msgspec.Struct):
     confs: BrokerConfs | None = None
 
 
-def compose_in(folder: Path) -> list[Path]:
-    """The compose file of a folder, as `docker compose` finds it."""
-    return [path for path in (folder / name for name in COMPOSE_NAMES) if path.is_file()][:1]
+def compose_in(folder: Path, naming: str = "") -> list[Path]:
+    """The compose file of a folder, as `docker compose` finds it, if it names this."""
+    there = [path for path in (folder / name for name in COMPOSE_NAMES) if path.is_file()]
+    return [path for path in there[:1] if _names(path, naming)]
+
+
+def _names(path: Path, word: str) -> bool:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return word in file.read(YAML_BYTES_MAX).lower()
+    except OSError:
+        return True  # it is told when it is examined
 
 
 def read_files(paths: Sequence[Path], *, is_beside_app: bool = False) -> DeploymentFiles:
@@ -102,9 +112,12 @@ class _Reading:
         self._definitions: dict[Path, list[tuple[dict[str, object], str, str]]] = {}
         self._confs: list[ConfFile] = []
         self._troubles: dict[str, list[str]] = {}
+        self._unrendered: list[str] = []
 
     def found(self, *, is_beside_app: bool) -> DeploymentFiles:
         found = DeploymentFiles()
+        if self._unrendered:  # of a chart there are dozens
+            self.trouble(str(Unrendered(*self._unrendered)))
         troubles = self._troubles
         if self._containers or "yaml" in troubles:
             found.containers = DeployedContainers(
@@ -137,6 +150,9 @@ class _Reading:
                 is_ours = True
             else:
                 is_ours = self._yaml(path, is_named=is_named)
+        except Unrendered as template:
+            self._unrendered.append(template.file)
+            is_ours = True
         except Unread as unread:
             self.trouble(str(unread), kind)
             is_ours = True
@@ -146,9 +162,7 @@ class _Reading:
     def _json(self, path: Path, *, is_named: bool) -> bool:
         file = shown(path)
         text = _text(path, JSON_BYTES_MAX)
-        document = parsed(text, file)
-        if is_definitions(document):
-            self._definitions.setdefault(path.resolve().parent, []).append((document, text, file))
+        if self._add(parsed(text, file), text, path):
             return True
         if is_named:
             raise Unread(f"{file} has no definitions of RabbitMQ; name a file that has")
@@ -167,7 +181,11 @@ class _Reading:
         if len(text) > YAML_BYTES_MAX:
             raise Unread(_too_large(file, YAML_BYTES_MAX))
         read = list(documents(text, file))
-        services = containers_of([one for one in read if is_manifest(one)], file)
+        manifests = [one for one in read if is_manifest(one)]
+        services = containers_of(manifests, file)
+        has_more = False
+        for one in manifests:
+            has_more |= self._inner_files(one, path)
         for document in read:
             if is_compose(document):
                 made = services_of(document, file, path.parent)
@@ -175,13 +193,37 @@ class _Reading:
                 services += made
             elif is_values:
                 services += servers_of_values(document, file)
-        if is_named and not services:
+        if is_named and not services and not has_more:
             raise Unread(
                 f"{file} has no services of compose, containers of Kubernetes, or values of charts"
                 " that are known; name a file that has"
             )
         self._containers += services
-        return bool(services)
+        return bool(services) or has_more
+
+    def _inner_files(self, manifest: Lined, path: Path) -> bool:
+        """Those of RabbitMQ. Whether there are any."""
+        file, is_ours = shown(path), False
+        for name, text in inner_files(manifest):
+            if name.endswith(".conf") and "rabbit" in name:
+                self._confs.append(ConfFile(file, values_of(text)))
+                is_ours = True
+            elif name.endswith(".json") and _DEFINITIONS.search(name):
+                try:
+                    is_ours = self._add(parsed(text, file), text, path) or is_ours
+                except Unread as unread:
+                    self.trouble(str(unread), "json")
+                    is_ours = True
+        return is_ours
+
+    def _add(self, document: object, text: str, path: Path) -> bool:
+        """Whether these are definitions."""
+        if not is_definitions(document):
+            return False
+        self._definitions.setdefault(path.resolve().parent, []).append(
+            (document, text, shown(path))
+        )
+        return True
 
     def _follow(self, services: list[DeployedContainer], folder: Path) -> None:
         """What is mounted into servers configures them."""

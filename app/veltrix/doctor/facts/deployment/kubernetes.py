@@ -10,6 +10,7 @@ _TEMPLATED = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"}
 _FORGETS = {"emptyDir", "ephemeral"}
 _READ_ONLY = {"configMap", "secret", "downwardAPI", "projected"}
 _OUTSIDE = {"LoadBalancer", "NodePort"}
+_Maps = dict[str | None, dict[str, Lined]]
 
 
 def is_manifest(document: Lined) -> bool:
@@ -25,16 +26,36 @@ def containers_of(documents: list[Lined], file: str) -> list[DeployedContainer]:
         for one in (document.at("items").rows if document.at("kind").text == "List" else [document])
     ]
     open_ = [one.at("spec", "selector") for one in objects if _is_open(one)]
+    maps = {
+        one.at("metadata", "name").text: one.at("data").keyed
+        for one in objects
+        if one.at("kind").text == "ConfigMap"
+    }
     found: list[DeployedContainer] = []
     for one in objects:
         kind = one.at("kind").text or ""
         if kind == "RabbitmqCluster":
             found.append(_cluster(one, file))
         elif kind in _TEMPLATED:
-            found += _of_pod(one, one.at("spec", "template"), kind, file, open_)
+            found += _of_pod(one, one.at("spec", "template"), kind, file, open_, maps)
         elif kind == "Pod":
-            found += _of_pod(one, one, kind, file, open_)
+            found += _of_pod(one, one, kind, file, open_, maps)
     return found
+
+
+def inner_files(document: Lined) -> Iterator[tuple[str, str]]:
+    """(name, text) of files within a manifest, each beginning at its line of the manifest."""
+    kind = document.at("kind").text
+    if kind in {"ConfigMap", "Secret"}:
+        held = document.at("data" if kind == "ConfigMap" else "stringData").keyed
+    elif kind == "RabbitmqCluster":
+        held = {"rabbitmq.conf": document.at("spec", "rabbitmq", "additionalConfig")}
+    else:
+        held = {}
+    for name, one in held.items():
+        if isinstance(one.value, str):
+            # A text of several lines begins below its name.
+            yield name, "\n" * (one.line - ("\n" not in one.value)) + one.value
 
 
 def _is_open(one: Lined) -> bool:
@@ -42,17 +63,16 @@ def _is_open(one: Lined) -> bool:
 
 
 def _of_pod(
-    one: Lined, pod: Lined, kind: str, file: str, open_: list[Lined]
+    one: Lined, pod: Lined, kind: str, file: str, open_: list[Lined], maps: _Maps
 ) -> Iterator[DeployedContainer]:
     spec = pod.at("spec")
     labels = pod.at("metadata", "labels")
     kept = _kept(spec, one)
     for container in spec.at("containers").rows:
         words, line = words_of(container.at("command"), container.at("args"))
-        environment = {
-            row.at("name").text or "": Lined(row.at("value").value, row.line)
-            for row in container.at("env").rows
-        }
+        environment, elsewhere = _environment(container, maps)
+        probe = container.at("livenessProbe")
+        liveness, _ = words_of(probe.at("exec", "command"))
         replicas = one.at("spec", "replicas")
         yield DeployedContainer(
             name=one.at("metadata", "name").text or container.at("name").text or kind,
@@ -64,6 +84,7 @@ def _of_pod(
             words=words,
             words_line=line,
             environment=environment,
+            elsewhere=elsewhere,
             mounts=[
                 DeployedMount(
                     target=row.at("mountPath").partly or "",
@@ -76,8 +97,26 @@ def _of_pod(
             has_steady_name=kind == "StatefulSet"
             or spec.at("hostname").value is not None
             or "RABBITMQ_NODENAME" in environment,
-            is_published=any(_selects(selector, labels) for selector in open_),
+            published=["*"] if any(_selects(selector, labels) for selector in open_) else [],
+            liveness=liveness,
+            liveness_line=probe.line,
         )
+
+
+def _environment(container: Lined, maps: _Maps) -> tuple[dict[str, Lined], list[str]]:
+    """The variables, and the config maps and secrets that have more and are not here."""
+    found: dict[str, Lined] = {}
+    elsewhere = []
+    for row in container.at("envFrom").rows:
+        name, prefix = row.at("configMapRef", "name").text, row.at("prefix").text or ""
+        if name in maps:
+            found |= {f"{prefix}{key}": value for key, value in maps[name].items()}
+        else:
+            kind = "secret" if row.at("secretRef").keyed else "config map"
+            elsewhere.append(f"{kind} {name or row.at('secretRef', 'name').partly or '?'}")
+    for row in container.at("env").rows:
+        found[row.at("name").text or ""] = Lined(row.at("value").value, row.line)
+    return found, elsewhere
 
 
 def _kept(spec: Lined, one: Lined) -> dict[str, bool]:

@@ -16,6 +16,19 @@ _VARIABLE = re.compile(r"\$\{\w+(?::?(-)([^{}$]*)|[^{}$]*)\}|\$[A-Za-z_]\w*|\{\{
 _DEEPEST_DEFAULT = 5
 
 
+class Unrendered(Unread):
+    """The file is a template, and no YAML."""
+
+    def __init__(self, *files: str) -> None:
+        told, verb = f"{files[0]} is a template", "it is"
+        if len(files) > 1:
+            told, verb = f"{files[0]} and {len(files) - 1} more are templates", "they are"
+        super().__init__(
+            f"{told} and no YAML before {verb} rendered; give --files what `helm template` prints"
+        )
+        self.file = files[0]
+
+
 class Lined(msgspec.Struct, frozen=True):
     """A value and its line: text, a list, a mapping, or None. Its text may be a secret."""
 
@@ -88,10 +101,7 @@ def documents(text: str, file: str) -> Iterator[Lined]:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
         if "{{" in text:
-            raise Unread(
-                f"{file} is a template and no YAML before it is rendered{where}; give --files what"
-                " `helm template` prints"
-            ) from None
+            raise Unrendered(file) from None
         raise Unread(f"{file} is not YAML{where}; mend it") from None
     except RecursionError:
         raise Unread(too_deep) from None
