@@ -79,6 +79,15 @@ def flower(options: str = "", port: str = "5555:5555") -> str:
     )
 
 
+def pinged(probe: str) -> str:
+    """A worker of Celery in Kubernetes, with a probe."""
+    return (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: w}\nspec:\n  containers:\n"
+        "    - image: shop\n      command: [celery, -A, shop, worker]\n"
+        f"      {probe}: {{exec: {{command: [sh, -c, celery -A shop inspect ping]}}}}\n"
+    )
+
+
 def deployed(kind: str, volume: str) -> str:
     """A node of RabbitMQ in Kubernetes."""
     return f"""
@@ -108,6 +117,7 @@ NEW = "rabbitmq: {image: 'rabbitmq:${TAG:-4.3.5-management}'}"
 NAMELESS = "rabbitmq: {image: rabbitmq, hostname: r, volumes: [/var/lib/rabbitmq]}"
 CHANGING = "rabbitmq: {image: rabbitmq, volumes: ['r:/var/lib/rabbitmq']}"
 AOF = "redis-server --appendonly yes"
+PORTS = ", ports: [{target: 15672, published: 80}]"
 PGDATA = "db:/var/lib/postgresql/data"
 
 CASES = [
@@ -131,6 +141,16 @@ CASES = [
         *("B22", SERVERS, "values.yaml"),
         "rabbitmq: {persistence: {enabled: false}}",
         "rabbitmq: {replicaCount: 3, persistence: {enabled: true}}",
+    ),
+    Case(
+        *("B20", SERVERS, "compose.yaml"),
+        compose(rabbitmq("r1", ", ports: ['5671-5672:5671-5672/tcp']")),
+        compose(rabbitmq("r1", ", ports: ['127.0.0.1:5672:5672', '15692:15692']")),
+    ),
+    Case(
+        *("B20", SERVERS, "compose.yaml"),
+        compose(rabbitmq("r1", f"{PORTS}, environment: [RABBITMQ_DEFAULT_USER=guest]")),
+        compose(rabbitmq("r1", f"{PORTS}, environment: [RABBITMQ_DEFAULT_PASS=canary-3f9c]")),
     ),
     Case(
         *("D31", SERVERS, "compose.yaml"),
@@ -169,6 +189,17 @@ CASES = [
         compose("w: {image: a, command: celery -A shop worker, stop_grace_period: 2s}"),
         compose("w: {image: a, command: celery -A shop worker, stop_grace_period: 2m}"),
     ),
+    Case(
+        *("W37", PROCESSES, "compose.yaml"),
+        compose("w: {image: veltrix, command: relay}"),
+        compose("w: {image: veltrix, command: relay, restart: on-failure}"),
+    ),
+    Case(
+        *("W37", PROCESSES, "compose.yaml"),
+        compose("w: {image: a, command: celery -A shop worker, restart: 'no'}"),
+        compose("w: {image: a, command: celery -A shop worker, deploy: {replicas: 2}}"),
+    ),
+    Case("O08", PROCESSES, "worker.yaml", pinged("livenessProbe"), pinged("readinessProbe")),
     Case("P22", PROCESSES, "compose.yaml", worker("60s", "VELTRIX_GRACE"), worker("60s")),
     Case("O06", PROCESSES, "compose.yaml", flower(), flower("--basic_auth=canary-3f9c:x")),
     Case("O06", PROCESSES, "compose.yaml", flower(), flower(port="127.0.0.1:5555:5555")),

@@ -59,7 +59,7 @@ def test_a_strangers_compose_file() -> None:
     found = look(DEPLOYMENTS / "stranger")
 
     places = {one.id: one.line for one in found.findings}
-    assert ids(found) == ["D08", "D31", "O06", "P24", "W34"]
+    assert ids(found) == ["D08", "D31", "O06", "P24", "W34", "W37"]
     assert (places["D08"], places["W34"], places["O06"]) == (30, 17, 20)
     assert all(one.file and one.file.endswith("docker-compose.yml") for one in found.findings)
 
@@ -67,7 +67,7 @@ def test_a_strangers_compose_file() -> None:
 def test_manifests_of_kubernetes() -> None:
     found = look(DEPLOYMENTS / "kubernetes")
 
-    assert ids(found) == ["B22", "O06", "P22", "W34"]
+    assert ids(found) == ["B22", "O06", "O08", "P22", "W34"]
     cures = {one.id: one.cure for one in found.findings}
     assert cures["P22"] == "did you mean VELTRIX_WORKER_CHILDREN?"
     assert cures["W34"] == "terminationGracePeriodSeconds: 40"
@@ -260,13 +260,13 @@ def test_variables_that_are_elsewhere_are_not_judged(tmp_path: Path) -> None:
 
     assert ids(found) == []
     told = {one.id: one.reason for one in found.not_checked}
-    assert told.keys() == {"W34", "O06"}
+    assert told.keys() == {"W34", "O06", "B20"}
     assert told["W34"].startswith("VELTRIX_GRACE_S of w (w.env) is not known")
 
     write(tmp_path, {"w.env": "A=1\n", "r.env": "A=1\n", "f.env": "A=1\n"})
     found = look(tmp_path / "compose.yaml")
 
-    assert ids(found) == ["O06", "W34"]
+    assert ids(found) == ["B20", "O06", "W34"]
     assert found.not_checked == []
 
 
@@ -346,6 +346,7 @@ def test_the_compose_file_of_this_folder_is_examined(here: Path, unset_veltrix: 
     assert told.code == 1
     places = {one["id"]: (one["file"], one["line"]) for one in told.json["findings"]}
     assert places["O06"] == ("compose.yaml", 2)
+    assert places["W37"] == ("compose.yaml", 3)
 
     write(here, {"compose.yaml": compose("f: {image: mher/flower, ports: ['5555']}")})
     files = {one["file"] for one in unset_veltrix("doctor", "--json").json["findings"]}
@@ -363,7 +364,7 @@ def test_files_alone_need_no_settings(here: Path, unset_veltrix: Veltrix) -> Non
     assert (one.code, two.code, none.code) == (0, 1, 2)
     assert {found["accepted"] for found in one.json["findings"]} == {"single node"}
     assert one.json["not_checked"] == []
-    assert {found["id"] for found in two.json["findings"]} == {"B09", "B10", "O06"}
+    assert {found["id"] for found in two.json["findings"]} == {"B09", "B10", "O06", "W37"}
     assert "gone.yaml is not there" in " ".join(none.out.split())
 
 

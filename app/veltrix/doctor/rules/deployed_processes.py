@@ -97,6 +97,44 @@ def unknown_variable(files: DeployedContainers) -> Iterator[Evidence]:
 
 
 @rules.rule(
+    "W37",
+    Severity.STALL,
+    DeployedContainers,
+    title="nobody starts again what has ended",
+    why="A process ends with a fault, with a broker that is away for too long, and with its"
+    " machine: without a restart policy it stays away, and its work waits.",
+    safe="restart: unless-stopped",
+    source="https://docs.docker.com/engine/containers/start-containers-automatically/",
+)
+@of_files
+def stays_away(files: DeployedContainers) -> Iterator[Evidence]:
+    for one in files.containers:
+        is_needed = one.is_celery_worker or one.is_veltrix_process
+        if is_needed and one.is_restarted is False and one.nodes != 0:
+            yield of_container(one, "no restart policy", "restart: unless-stopped")
+
+
+@rules.rule(
+    "O08",
+    Severity.STALL,
+    DeployedContainers,
+    title="a probe that kills busy workers",
+    why="A busy worker answers `inspect ping` late and is killed at its work; one that consumes"
+    " nothing answers at once and is left alone.",
+    safe="no livenessProbe with `celery inspect ping`; a canary task for each queue",
+    source="https://github.com/celery/celery/issues/5157",
+)
+@of_files
+def pings_as_liveness(files: DeployedContainers) -> Iterator[Evidence]:
+    if files.is_beside_app:
+        return  # the command line is read as one of the application's
+    for one in files.containers:
+        if {"inspect", "ping"} <= set(one.liveness):
+            cure = "take the livenessProbe out of it, and alert on a canary task that is late"
+            yield of_container(one, "livenessProbe with inspect ping", cure, one.liveness_line)
+
+
+@rules.rule(
     "O06",
     Severity.LOSS,
     DeployedContainers,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from urllib.parse import urlsplit
 
-from veltrix.doctor.deployment_evidence import of_container, of_files
+from veltrix.doctor.deployment_evidence import of_container, of_files, unread_elsewhere
 from veltrix.doctor.facts.deployment.container import DeployedContainer, is_above
 from veltrix.doctor.facts.deployment.files import DeployedContainers
 from veltrix.doctor.rule import Evidence, Rules, Severity
@@ -20,6 +20,7 @@ POSTGRES_DATA = "/var/lib/postgresql/data"
 POSTGRES_ABOVE_DATA = 18
 _POSTGRES_FOLDERS = ("/var/lib/postgresql", "/bitnami/postgresql")
 _RABBITMQ_FOLDERS = ("/var/lib/rabbitmq", "/bitnami/rabbitmq")
+_RABBITMQ_PORTS = {"*", "5671", "5672", "15671", "15672"}
 _OPTION = re.compile(r"(?:^|\s)(?:-c\s*|--)([A-Za-z_.-]+)=(\S+)")
 _OFF = {"off", "false", "no", "0"}
 _VOLUMES = "https://docs.docker.com/engine/storage/volumes/"
@@ -123,6 +124,37 @@ def rabbitmq_forgets(files: DeployedContainers) -> Iterator[Evidence]:
         elif not one.has_steady_name:
             cure = "hostname: rabbitmq" if one.kind == "compose" else "kind: StatefulSet"
             yield of_container(one, "each container has another node name", cure)
+
+
+@rules.rule(
+    "B20",
+    Severity.LOSS,
+    DeployedContainers,
+    title="RabbitMQ is open to whoever reaches the machine",
+    why="The image has a user guest, whose password is guest and who may purge and delete every"
+    " queue from anywhere.",
+    safe='ports: ["127.0.0.1:15672:15672"]',
+    source="https://www.rabbitmq.com/docs/access-control#default-state",
+)
+@of_files
+def guest_from_anywhere(files: DeployedContainers) -> Iterator[Evidence]:
+    unknown = []
+    for one in files.containers:
+        ports = sorted(_RABBITMQ_PORTS & set(one.published))
+        # What is mounted may have users, and with definitions the image makes no guest.
+        is_mounted = any(is_above("/etc/rabbitmq", mount.target) for mount in one.mounts)
+        if not one.is_rabbitmq or not ports or is_mounted or "bitnami" in (one.image.partly or ""):
+            continue
+        given = [one.environment.get(f"RABBITMQ_DEFAULT_{key}") for key in ("USER", "PASS")]
+        if any(said is not None and said.text != "guest" for said in given):
+            continue
+        if one.elsewhere:
+            unknown.append(one)
+            continue
+        told = "its ports" if ports == ["*"] else f"port {', '.join(ports)}"
+        cure = 'RABBITMQ_DEFAULT_USER and _PASS of your own, or "127.0.0.1:" before the port'
+        yield of_container(one, f"{told} published, and user guest", cure)
+    unread_elsewhere(unknown, "whether there is a user guest")
 
 
 @rules.rule(
