@@ -1,7 +1,12 @@
 """For every rule of deployment files a file that trips it, and the same one made safe."""
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from veltrix.doctor.catalogue import all_rules
+from veltrix.doctor.deployment import readers_of_files
+from veltrix.doctor.examine import Examination, examine
 
 
 class Case(NamedTuple):
@@ -16,6 +21,18 @@ class Case(NamedTuple):
 
 SERVERS, PROCESSES = "deployed servers", "deployed processes"
 QUEUES, CONF = "definitions of RabbitMQ", "configuration of RabbitMQ"
+SECRET = "canary-3f9c"
+RULES = [one for one in all_rules() if one.subject in {SERVERS, PROCESSES, QUEUES, CONF}]
+
+
+def look(*paths: Path, is_production: bool = False) -> Examination:
+    """The rules of files, held against these and what is in these folders."""
+    return examine(RULES, readers_of_files(paths), is_production=is_production)
+
+
+def ids(found: Examination) -> list[str]:
+    """Of what nobody accepts."""
+    return sorted({one.id for one in found.findings if one.accepted is None})
 
 
 def compose(*services: str) -> str:

@@ -1,37 +1,24 @@
-"""Rules of deployment files, on files as people have them, and on those that cannot be read."""
+"""Rules of deployment files, on files as people have them."""
 
 import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.commands.conftest import Veltrix, unset_veltrix  # noqa: F401 - a fixture
-from tests.doctor.deploying import CASES, CONF, PROCESSES, QUEUES, SERVERS, Case, compose, rabbitmq
+from tests.doctor.deploying import CASES, RULES, SECRET, Case, compose, ids, look, rabbitmq
 from tests.doctor.examined import write
-from veltrix.doctor.catalogue import all_rules
 from veltrix.doctor.deployment import readers_of_files
-from veltrix.doctor.examine import Examination, examine
+from veltrix.doctor.examine import Examination
 from veltrix.doctor.report.sarif import sarif
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = Path(__file__).with_name("deployments")
-SECRET = "canary-3f9c"
-RULES = [one for one in all_rules() if one.subject in {SERVERS, PROCESSES, QUEUES, CONF}]
-
-
-def look(*paths: Path, is_production: bool = False) -> Examination:
-    return examine(RULES, readers_of_files(paths), is_production=is_production)
 
 
 def broken(found: Examination) -> set[tuple[str, str, str]]:
     return {(one.id, one.subject, one.title) for one in found.findings}
-
-
-def ids(found: Examination) -> list[str]:
-    return sorted({one.id for one in found.findings if one.accepted is None})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.id} {case.file}")
@@ -187,69 +174,6 @@ def test_no_secret_is_told() -> None:
     assert SECRET not in told
 
 
-BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
-    for before, after in zip("abcdefghijkl", "bcdefghijklm", strict=True)
-)
-MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{after}: &{after} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n"
-    for before, after in zip("abcdefghijkl", "bcdefghijklm", strict=True)
-)
-UNREADABLE: dict[str, tuple[str, str | bytes, str]] = {
-    "no YAML": ("compose.yaml", f"services: [\n  {SECRET}: }}", "is not YAML (line 2)"),
-    "an unknown alias": ("compose.yaml", f"services: *{SECRET}", "is not YAML (line 1)"),
-    "a template": ("compose.yaml", "{{- if .Values.x }}\nkind: Pod", "helm template"),
-    "no text": ("compose.yaml", b"services: \xff\xfe", "UnicodeDecodeError"),
-    "too large": ("compose.yaml", "# " + "x" * 1_000_001, "is larger than 1,000,000 bytes"),
-    "too deep": ("compose.yaml", "[" * 500_000, "nested too deeply"),
-    "deep": ("compose.yaml", "[" * 5_000 + "]" * 5_000, "nested too deeply"),
-    "something else": ("compose.yaml", "a: 1", "has no services of compose"),
-    "nothing": ("compose.yaml", "", "has no services of compose"),
-    "a bomb": ("compose.yaml", BOMB, "has no services of compose"),
-    "a bomb of merges": ("compose.yaml", MERGES, "has no services of compose"),
-    "an alias of itself": ("compose.yaml", "a: &a {b: *a, <<: *a}", "has no services of compose"),
-    "no JSON": ("definitions.json", f'{{"queues": {SECRET}', "is not JSON (line 1)"),
-    "other JSON": ("definitions.json", '{"a": 1}', "has no definitions of RabbitMQ"),
-    "JSON that is too deep": ("definitions.json", "[" * 100_000, "nested too deeply"),
-    "a conf that is no text": ("rabbitmq.conf", b"\xff\xfe", "UnicodeDecodeError"),
-}
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_read_is_one_sentence(name: str, tmp_path: Path) -> None:
-    file, text, told = UNREADABLE[name]
-    (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    begun = time.monotonic()
-
-    found = look(tmp_path / file)
-
-    assert time.monotonic() - begun < 5
-    assert not found.findings
-    (reason,) = {one.reason for one in found.not_checked}
-    assert told in reason
-    assert SECRET not in reason
-    assert "\n" not in reason
-
-
-def test_what_can_be_read_is_examined_beside_what_cannot(tmp_path: Path) -> None:
-    bad = compose("w: {image: a, command: celery worker, restart: always, stop_grace_period: 1s}")
-    template = "{{ if x }}\nkind: Pod # rabbitmq"
-    write(tmp_path, {"compose.yaml": bad, "templates/rabbitmq.yaml": template})
-
-    found = look(tmp_path, tmp_path / "gone.yaml")
-
-    assert ids(found) == ["W34"]
-    (reason,) = {one.reason for one in found.not_checked}
-    assert "rabbitmq.yaml is a template" in reason
-    assert "gone.yaml is not there" in reason
-
-    write(tmp_path, {f"templates/worker-{n}.yaml": template for n in range(20)})
-    (reason,) = {one.reason for one in look(tmp_path).not_checked}
-
-    assert "rabbitmq.yaml and 20 more are templates" in reason
-    assert "worker-7" not in reason
-
-
 def test_variables_that_are_elsewhere_are_not_judged(tmp_path: Path) -> None:
     worker = "w: {image: veltrix, command: worker, restart: always, env_file: [w.env]}"
     flower = "f: {image: mher/flower, ports: ['5555:5555'], env_file: {path: f.env}}"
@@ -268,6 +192,23 @@ def test_variables_that_are_elsewhere_are_not_judged(tmp_path: Path) -> None:
 
     assert ids(found) == ["B20", "O06", "W34"]
     assert found.not_checked == []
+
+
+def test_parts_of_a_service_are_not_taken_for_all_of_it(tmp_path: Path) -> None:
+    db, worker = "image: postgres", "image: veltrix, command: worker"
+    rest = "image: rabbitmq, ports: ['5672:5672']"
+    services = [f"db: {{{db}}}", f"w: {{{worker}}}", f"r: {{{rest}}}"]
+    whole = compose(*services)
+    files = {"docker-compose.override.yml": whole, "compose.part.yaml": compose("w: {ports: [80]}")}
+
+    found = look(write(tmp_path / "parts", files))
+
+    assert ids(found) == []
+    assert {one.id for one in found.not_checked} == {"B20"}
+
+    assert ids(look(write(tmp_path / "whole", {"compose.yaml": whole}))) == [
+        *("B20", "B22", "D31", "W34", "W37")
+    ]
 
 
 def test_config_maps_of_the_file_are_variables(tmp_path: Path) -> None:
@@ -304,33 +245,6 @@ def test_files_of_rabbitmq_within_manifests_are_read(tmp_path: Path) -> None:
     (reason,) = {one.reason for one in found.not_checked}
     assert "rabbit.yaml is not JSON (line 22)" in reason
     assert SECRET not in msgspec.json.encode(found).decode()
-
-
-ODD: Sequence[object] = (None, 1, "x", [], [None, 1, [], {}], {}, {"name": 1, "arguments": []})
-
-
-@pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_definitions_of_another_form_are_not_a_failure(odd: object, tmp_path: Path) -> None:
-    parts = ["vhosts", "exchanges", "queues", "bindings", "policies"]
-    rows = odd if isinstance(odd, list) else [odd]
-    write(tmp_path, {"definitions.json": json.dumps(dict.fromkeys(parts, rows))})
-    write(tmp_path, {"rabbit.json": json.dumps({"users": [], **dict.fromkeys(parts, odd)})})
-
-    assert "the rule failed" not in str(look(tmp_path).not_checked)
-
-
-@pytest.mark.parametrize("key", ["image", "command", "environment", "volumes", "ports", "deploy"])
-@pytest.mark.parametrize("odd", ["{}", "[]", "[[], {}, ~]", "~", "1", "{a: {b: [c]}}", "'${X}'"])
-def test_services_of_another_form_are_not_a_failure(key: str, odd: str, tmp_path: Path) -> None:
-    service = {"image": "rabbitmq", "command": "flower", "ports": "[5555]", key: odd}
-    text = ", ".join(f"{name}: {value}" for name, value in service.items())
-    pod = (
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
-        f"spec: {{containers: [{{image: postgres, {key}: {odd}, env: {odd}}}], volumes: {odd}}}\n"
-    )
-    write(tmp_path, {"compose.yaml": compose(f"a: {{{text}}}"), "pod.yaml": pod})
-
-    assert "the rule failed" not in str(look(tmp_path).not_checked)
 
 
 @pytest.fixture

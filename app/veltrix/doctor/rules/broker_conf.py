@@ -27,7 +27,7 @@ def _of_key(conf: ConfFile, key: str, cure: str) -> Evidence:
 
 
 def _bytes(text: str) -> int | None:
-    found = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"(\d{1,18})\s*([A-Za-z]*)", text.strip())
     unit = _UNITS.get(found[2].lower()) if found else None
     return int(found[1]) * unit if found and unit else None
 

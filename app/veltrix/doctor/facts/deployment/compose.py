@@ -7,6 +7,7 @@ from veltrix.doctor.facts.deployment.lined import Lined
 
 GRACE_S = 10.0  # of Docker, where the file says nothing
 _ENV_FILE_BYTES_MAX = 100_000
+_PORT_MAX = 65_535
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
@@ -30,7 +31,7 @@ def _container(
 ) -> DeployedContainer:
     words, line = words_of(one.at("entrypoint"), one.at("command"))
     environment, elsewhere = _environment(one, folder)
-    is_whole = one.at("extends").value is None
+    is_whole = _is_whole(one, file)
     return DeployedContainer(
         name=name,
         file=file,
@@ -41,7 +42,7 @@ def _container(
         words=words,
         words_line=line,
         environment=environment,
-        elsewhere=elsewhere if is_whole else [*elsewhere, "the service it extends"],
+        elsewhere=elsewhere if is_whole else [*elsewhere, "the rest of the service"],
         mounts=[*_mounts(one, document), *_configs(one, document)],
         grace=one.at("stop_grace_period"),
         nodes=_nodes(one),
@@ -51,6 +52,12 @@ def _container(
         published=_published(one),
         is_storage_known=is_whole and not one.at("volumes_from").value,
     )
+
+
+def _is_whole(one: Lined, file: str) -> bool:
+    """No other file, and no other service, has more of it."""
+    is_part = "override" in file.rpartition("/")[2] or one.at("extends").value is not None
+    return not is_part and bool(one.keyed.keys() & {"image", "build"})
 
 
 def _nodes(one: Lined) -> int | None:
@@ -163,6 +170,7 @@ def _published(one: Lined) -> list[str]:
 def _ports(text: str) -> list[str]:
     """Of `5671-5672` both."""
     first, is_range, last = text.partition("-")
-    if not is_range or not (first.isdecimal() and last.isdecimal()):
+    low, high = Lined(first, 0).number, Lined(last, 0).number
+    if not is_range or low is None or high is None:
         return [text]
-    return [str(port) for port in range(int(first), min(int(last), 65_535) + 1)]
+    return [str(port) for port in range(low, min(high, _PORT_MAX) + 1)]

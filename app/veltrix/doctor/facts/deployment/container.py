@@ -66,7 +66,7 @@ class DeployedContainer(msgspec.Struct, kw_only=True):
     def version(self) -> tuple[int, ...]:
         """The numbers of the image's tag, as many as it has; empty: `latest` or not known."""
         tag = (self.image.text or "").partition("@")[0].rpartition("/")[2].partition(":")[2]
-        found = re.match(r"v?(\d+(?:\.\d+)*)", tag.rpartition("pg")[2] or tag)
+        found = re.match(r"v?(\d{1,9}(?:\.\d{1,9})*)", tag.rpartition("pg")[2] or tag)
         return tuple(map(int, found[1].split("."))) if found else ()
 
     @property

@@ -65,8 +65,9 @@ class Lined(msgspec.Struct, frozen=True):
 
     @property
     def number(self) -> int | None:
-        """Of a text that is a whole number."""
-        return int(self.text) if self.text is not None and self.text.isdecimal() else None
+        """Of a text that is a whole number, and not of absurdly many digits."""
+        text = self.text or ""
+        return int(text) if re.fullmatch(r"\d{1,18}", text) else None
 
     @property
     def is_false(self) -> bool:
