@@ -178,19 +178,21 @@ def test_variables_that_are_elsewhere_are_not_judged(tmp_path: Path) -> None:
     worker = "w: {image: veltrix, command: worker, restart: always, env_file: [w.env]}"
     flower = "f: {image: mher/flower, ports: ['5555:5555'], env_file: {path: f.env}}"
     three = [rabbitmq(f"r{n}", ", ports: ['5672:5672'], env_file: r.env") for n in (1, 2, 3)]
-    write(tmp_path, {"compose.yaml": compose(worker, flower, *three)})
+    three[0] = three[0].replace("hostname: r1, ", "")
+    db = "db: {image: postgres, env_file: db.env, volumes: ['db:/own']}"
+    write(tmp_path, {"compose.yaml": compose(worker, flower, *three, db)})
 
     found = look(tmp_path / "compose.yaml")
 
     assert ids(found) == []
     told = {one.id: one.reason for one in found.not_checked}
-    assert told.keys() == {"W34", "O06", "B20"}
+    assert told.keys() == {"W34", "O06", "B20", "B22", "D31"}
     assert told["W34"].startswith("VELTRIX_GRACE_S of w (w.env) is not known")
 
-    write(tmp_path, {"w.env": "A=1\n", "r.env": "A=1\n", "f.env": "A=1\n"})
+    write(tmp_path, {f"{name}.env": "A=1\n" for name in ("w", "f", "r", "db")})
     found = look(tmp_path / "compose.yaml")
 
-    assert ids(found) == ["B20", "O06", "W34"]
+    assert ids(found) == ["B20", "B22", "D31", "O06", "W34"]
     assert found.not_checked == []
 
 

@@ -114,16 +114,18 @@ def old_rabbitmq(files: DeployedContainers) -> Iterator[Evidence]:
 )
 @of_files
 def rabbitmq_forgets(files: DeployedContainers) -> Iterator[Evidence]:
+    unknown = []
     for one in files.containers:
-        if not one.is_rabbitmq or one.nodes == 0:
-            continue
-        if not one.is_storage_known:
+        if not one.is_rabbitmq or one.nodes == 0 or not one.is_storage_known:
             continue
         if not one.keeps(*_RABBITMQ_FOLDERS):
             yield of_container(one, "no volume for its data", _volume(one, "rabbitmq"))
+        elif not one.has_steady_name and one.elsewhere:
+            unknown.append(one)
         elif not one.has_steady_name:
             cure = "hostname: rabbitmq" if one.kind == "compose" else "kind: StatefulSet"
             yield of_container(one, "each container has another node name", cure)
+    unread_elsewhere(unknown, "RABBITMQ_NODENAME")
 
 
 @rules.rule(
@@ -168,16 +170,18 @@ def guest_from_anywhere(files: DeployedContainers) -> Iterator[Evidence]:
 )
 @of_files
 def postgres_forgets(files: DeployedContainers) -> Iterator[Evidence]:
+    unknown = []
     for one in files.containers:
-        if not one.is_postgres or one.nodes == 0:
-            continue
-        if not one.is_storage_known:
+        if not one.is_postgres or one.nodes == 0 or not one.is_storage_known:
             continue
         given = one.environment.get("PGDATA")
         data = (given.text if given else None) or POSTGRES_DATA
         above = [mount for mount in one.mounts if is_above(mount.target, POSTGRES_DATA)]
         if not one.keeps(data, *_POSTGRES_FOLDERS):
-            yield of_container(one, "no volume for its data", _volume(one, "postgresql"))
+            if given is None and one.elsewhere and one.keeps("/"):
+                unknown.append(one)
+            else:
+                yield of_container(one, "no volume for its data", _volume(one, "postgresql"))
         elif (
             one.image_name == "postgres"
             and (0,) < one.version < (POSTGRES_ABOVE_DATA,)
@@ -192,6 +196,7 @@ def postgres_forgets(files: DeployedContainers) -> Iterator[Evidence]:
                 f" on {POSTGRES_DATA}",
                 f"mount the volume on {POSTGRES_DATA}",
             )
+    unread_elsewhere(unknown, "PGDATA")
 
 
 def _volume(one: DeployedContainer, name: str) -> str:
