@@ -22,7 +22,8 @@ language sql security definer set search_path = pg_catalog, pg_temp
 as $$
 with old as (
     select id, event_id from {schema}.canaries
-    where ending is not null and sent_at < now() - kept order by sent_at limit most
+    where ending is not null and sent_at < now() - greatest(kept, interval '0')
+    order by sent_at limit least(most, 1000)
 ), gone_events as (
     delete from {schema}.events e using old where e.id = old.event_id and e.account_id = -2
     returning e.id
@@ -45,6 +46,24 @@ with old as (
 select count(*) from gone
 $$
 """
+
+# Who may change rows of events and runs makes no canary of one, nor anything else of a canary.
+KEEP = """
+create function {schema}.canary_keeps() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'an event does not become a canary, nor a canary an event';
+end
+$$
+"""
+GUARD = """
+create trigger {table}_canary_keeps before update of account_id on {schema}.{table}
+for each row when (old.account_id is distinct from new.account_id
+    and (old.account_id = -2 or new.account_id = -2))
+execute function {schema}.canary_keeps()
+"""
+GUARDED = ("events", "runs")
 
 
 def upgrade() -> None:
@@ -88,10 +107,17 @@ def upgrade() -> None:
     op.create_index("canaries_ended_idx", "canaries", ["sent_at"])
     schema = op.get_bind().scalar(sa.text("select quote_ident(current_schema())"))
     op.execute(FORGET.format(schema=schema))
+    op.execute(f"revoke execute on function {schema}.forget_canaries(interval, int) from public")
+    op.execute(KEEP.format(schema=schema))
+    for table in GUARDED:
+        op.execute(GUARD.format(schema=schema, table=table))
 
 
 def downgrade() -> None:
     schema = op.get_bind().scalar(sa.text("select quote_ident(current_schema())"))
+    for table in GUARDED:
+        op.execute(f"drop trigger {table}_canary_keeps on {schema}.{table}")
+    op.execute(f"drop function {schema}.canary_keeps()")
     op.execute(f"drop function {schema}.forget_canaries(interval, int)")
     for table in ("canaries", "doctor_findings", "doctor_looks"):
         op.drop_table(table)

@@ -46,6 +46,20 @@ def refusals(engine: Engine) -> list[str]:
         return [row.author for row in found]
 
 
+def test_only_the_doctors_key_sends_canaries(engine: Engine, api_of: ApiOf) -> None:
+    made(engine, None, FREE)
+    with transaction(engine) as tx:
+        keys.put_doctor(tx, "d" * 43)
+    api = api_of(require_keys=True)
+    canary = event("/veltrix/canary", type_="veltrix.canary.orders", id_="c")
+
+    assert api.post_event(canary, **by(FREE)).status == 403
+    both = api.post_batch([canary, event("/bank", id_="9")], **by(FREE))
+    assert [item["status"] for item in both.body["items"]] == [403, 202]
+    assert api.post_event(canary, **by("d" * 43)).status == 202
+    assert api.post_event(event(), **by("d" * 43)).status == 403
+
+
 def test_no_key_sends_events_of_anothers_sources_or_types(engine: Engine, api_of: ApiOf) -> None:
     made(engine, KeyLimits(sources=("/shop/*", "/till"), types=("shop.*",)))
     made(engine, None, FREE)

@@ -74,7 +74,7 @@ def test_what_the_doctors_watch_has_found_is_told_by_rule_and_a_silent_watch_too
     def look(*findings: Finding, hold_s: float = 60.0) -> str:
         with transaction(engine) as tx:
             assert look_rows.take(tx, "one", hold_s)
-            look_rows.note(tx, "one", findings, [], held=50, took_ms=9, grace_s=0)
+            look_rows.note(tx, "one", findings, [], held=50, took_ms=9)
         return told(engine)
 
     assert "doctor" not in told(engine), "nobody has ever watched"

@@ -13,6 +13,7 @@ import veltrix.store.access_tables
 import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
+from tests.support.due_runs import add_runs
 from tests.support.roles import Roles, make_roles
 from veltrix.access.audit import Audited, append
 from veltrix.access.audit_check import verify
@@ -88,6 +89,33 @@ def test_the_platforms_role_adds_to_the_audit_and_cannot_change_it(
     with transaction(engine, snapshot=True) as tx:
         found = verify(tx)
     assert (found.rows, found.is_whole) == (2, True)
+
+
+def test_no_role_makes_a_canary_of_an_event_to_have_it_deleted(
+    roles: Roles, engine: Engine
+) -> None:
+    (run_id,) = add_runs(engine, 1)
+    as_app = make_engine(roles.app, application="tests")
+    with transaction(as_app) as tx:
+        tx.exec_driver_sql(
+            "insert into canaries (id, queue, api, sent_at, event_id, ending, ended_at) select"
+            " 'x', 'q', 'a', now() - interval '2 hours', event_id, 'out', now() from runs"
+        )
+    said = refused(
+        roles.app,
+        "update events set account_id = -2",
+        "update runs set account_id = -2",
+        "alter table events disable trigger all",
+        "drop function canary_keeps() cascade",
+    )
+    assert "does not become a canary" in said["update events set account_id = -2"]
+    forget = "select forget_canaries('-1 day', 1000000)"
+    assert "permission denied" in refused(roles.read, forget)[forget]
+    with transaction(as_app) as tx:
+        tx.exec_driver_sql(forget)
+    with transaction(engine) as tx:
+        assert tx.exec_driver_sql("select id::text from runs").scalars().all() == [run_id]
+        assert tx.exec_driver_sql("select count(*) from events").scalar_one() == 1
 
 
 def test_what_a_session_has_of_its_own_is_not_what_the_trigger_reads(roles: Roles) -> None:

@@ -29,7 +29,7 @@ from veltrix.pipeline.accept.receipts import EventForbidden, Receipt
 from veltrix.telemetry import events_refused
 from veltrix.web.auth import Author, author_at, check_asked
 from veltrix.web.bodies import BodyReader, Disconnected, too_large
-from veltrix.web.bounds import events_within
+from veltrix.web.bounds import events_within, is_canary
 from veltrix.web.event_problems import Unanswered, problem_of_event
 from veltrix.web.problems import MEDIA_TYPE, Problem, problem_of
 from veltrix.web.queries import check_no_query
@@ -80,7 +80,7 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> _Answer
         event = await read_beside(author.name, len(body), lambda: parse_structured(body))
     else:
         event = await read_beside(author.name, len(body), lambda: parse_binary(headers, body))
-    if author.limits is not None:
+    if author.limits is not None or is_canary(event):
         (within,) = await events_within(Request(scope), author, [event])
         if isinstance(within, EventForbidden):
             raise within
@@ -101,7 +101,7 @@ async def _batch(services: Services, scope: Scope, author: Author, body: bytes) 
         lambda length: throttle.charge_list(author, length),
     )
     parsed: Sequence[NewEvent | BadEvent | EventForbidden] = found
-    if author.limits is not None:
+    if author.limits is not None or any(map(is_canary, found)):
         parsed = await events_within(Request(scope), author, found)
     good = [Submission(e, author.name) for e in parsed if isinstance(e, NewEvent)]
     accepted = iter(await services.acceptor.submit(good) if good else ())

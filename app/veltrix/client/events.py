@@ -140,4 +140,6 @@ def _item_of(answer: ApiAnswer) -> EventAnswer:
             pass
     except msgspec.DecodeError:
         pass
+    if answer.status < 400:  # no api of ours has taken it
+        raise error_of(answer.status, answer.body, f"POST {PATH}")
     return EventAnswer(answer.status, detail=answer.body[:_CHARS].decode(errors="replace"))

@@ -114,6 +114,8 @@ def _read(reader: Reader) -> object | Unread:
         return reader()
     except Unread as unread:
         return unread
+    except Exception as error:  # noqa: BLE001 - the other rules are held all the same
+        return Unread(f"reading it failed: {type(error).__name__}; please report it")
 
 
 def _finding(rule: Rule, one: Evidence, accepted: str | None) -> Finding:

@@ -61,9 +61,11 @@ READ: Mapping[str, tuple[str, ...]] = {
     "api_keys": (f"select ({', '.join(c.name for c in api_keys.columns if c.name != 'hash')})",),
 }
 
+_FORGET = "forget_canaries(interval, int)"  # what the platform alone may do
 _NUMBER = "audit_number()"  # as a trigger of another table it would take numbers of the audit
 _THERE = """
-select current_schema(), to_regprocedure(%(number)s) is not null, array(
+select current_schema(), to_regprocedure(%(number)s) is not null,
+    to_regprocedure(%(forget)s) is not null, array(
     select c.relname::text from pg_class c
     where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relkind in ('r', 'p')
         and c.relname = any(%(tables)s)
@@ -135,8 +137,8 @@ def grants(tx: Connection, app: str | None, read: str | None) -> list[str]:
         raise RolesRefused(
             f"{app!r} cannot be both; make one role that reads and another that writes"
         )
-    known = {"tables": TextArray(list(APP)), "number": _NUMBER}
-    schema, is_numbered, there = tx.exec_driver_sql(_THERE, known).one()
+    known = {"tables": TextArray(list(APP)), "number": _NUMBER, "forget": _FORGET}
+    schema, is_numbered, has_canaries, there = tx.exec_driver_sql(_THERE, known).one()
     if schema is None or "audit" not in there:
         raise RolesRefused("the database has none of our tables; run `veltrix db upgrade` first")
     statements = list(_statements(schema, there, app, read))
@@ -145,6 +147,13 @@ def grants(tx: Connection, app: str | None, read: str | None) -> list[str]:
         statements.append(
             f"revoke execute on function {quoted(schema)}.{_NUMBER} from public, {roles}"
         )
+    if has_canaries:
+        forget = f"function {quoted(schema)}.{_FORGET}"
+        statements.append(f"revoke execute on {forget} from public")
+        if read is not None:
+            statements.append(f"revoke execute on {forget} from {quoted(read)}")
+        if app is not None:
+            statements.append(f"grant execute on {forget} to {quoted(app)}")
     return statements
 
 

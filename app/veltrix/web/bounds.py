@@ -11,7 +11,8 @@ from fastapi import Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from veltrix.domain.events import NewEvent
+from veltrix.access.keys import DOCTOR_NAME
+from veltrix.domain.events import CANARY_SOURCE, NewEvent
 from veltrix.operations.runs.action_rows import canonical
 from veltrix.operations.runs.touched_rows import (
     workflow_of_group,
@@ -21,12 +22,19 @@ from veltrix.operations.runs.touched_rows import (
 from veltrix.pipeline.accept.event_checks import BadEvent
 from veltrix.pipeline.accept.receipts import EventForbidden
 from veltrix.store.transactions import open_autocommit
-from veltrix.web.auth import Author, note_refused
+from veltrix.web.auth import LOCAL, Author, note_refused
 from veltrix.web.problems import Problem
 from veltrix.web.services import services_of
 
 BOUND = "bound"  # why, in the audit's count of refusals
+# Without keys everybody is local.
+_CANARY_SENDERS = frozenset({LOCAL.name, DOCTOR_NAME})
 _AT_ONCE = 16  # events; with all the patterns that a key can have, 13 ms
+
+
+def is_canary(event: object) -> bool:
+    """Whether it is an event of the canary's source, which is in no book."""
+    return isinstance(event, NewEvent) and event.source == CANARY_SOURCE
 
 
 async def events_within(
@@ -109,6 +117,8 @@ def check_touched(
 
 def _within(author: Author, event: NewEvent) -> NewEvent | EventForbidden:
     why = author.limits and author.limits.stray_event(event.source, event.type)
+    if is_canary(event) and author.name not in _CANARY_SENDERS:
+        why = "sends no canary events: only that of VELTRIX_DOCTOR_KEY_FILE does"
     if not why:
         return event
     return EventForbidden(f"the key {author.name!r} {why}", event.source, event.id)

@@ -107,12 +107,20 @@ class CeleryApp(msgspec.Struct, dict=True):
     @property
     def is_on_amqp(self) -> bool:
         """Its broker is RabbitMQ, or another that speaks AMQP."""
-        return str(self.value("broker_url") or "amqp://").startswith(("amqp", "pyamqp"))
+        return any(one.startswith(("amqp", "pyamqp")) for one in self._brokers("amqp://"))
 
     @property
     def is_on_redis(self) -> bool:
         """Its broker is Redis, or speaks as Redis does."""
-        return str(self.value("broker_url") or "").startswith(("redis", "sentinel", "valkey"))
+        speaking = ("redis", "sentinel", "valkey")
+        return any(one.startswith(speaking) for one in self._brokers(""))
+
+    def _brokers(self, default: str) -> list[str]:
+        """Their addresses: of one, of a list of which one is used, or to read and to write."""
+        both = [self.value("broker_read_url"), self.value("broker_write_url")]
+        given = both if all(both) else [self.value("broker_url")]
+        lists = [some if isinstance(some, list | tuple) else [some] for some in given]
+        return [str(one or default) for some in lists for one in some]
 
     @property
     def declared_queues(self) -> list[CeleryQueue]:

@@ -41,6 +41,13 @@ PACKAGES = [
 ]
 # As far as the last @ of the word: a password may have any other sign in it, unquoted.
 PASSWORD = re.compile(r"(?<=://)\S*@")
+# As `'password': 'x'` of a dictionary, `api_key: x`, `Authorization: Bearer x`.
+SAID = re.compile(
+    r"(\w*(?:passw|secret|token|api_?key|credential|pwd)\w*[\"']?\s*:\s*)"
+    r"(?:[\"'][^\"']*[\"']|\S+)",
+    re.IGNORECASE,
+)
+BEARER = re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE)
 PARAMETER = re.compile(
     r"((?:^|[?&;,\s])\w*(?:passw|secret|token|key|credential|pwd)\w*=)[^&\s]+", re.IGNORECASE
 )
@@ -283,8 +290,9 @@ def said(error: BaseException) -> str:
 
 
 def plain(text: str) -> str:
-    """Without the passwords of URLs in it."""
-    return PARAMETER.sub(r"\1***", PASSWORD.sub("***@", text))
+    """Without the passwords of URLs in it, and what follows a word for a secret."""
+    text = PARAMETER.sub(r"\1***", PASSWORD.sub("***@", text))
+    return SAID.sub(r"\1***", BEARER.sub(r"\1 ***", text))
 
 
 if __name__ == "__main__":

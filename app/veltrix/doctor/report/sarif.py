@@ -77,11 +77,12 @@ def _result(one: Finding, folder: Path) -> dict[str, Any]:
         "level": _LEVELS[one.severity],
         "message": {"text": f"{one.title}: {one.found} ({one.origin}). Cure: {one.cure}"},
     }
-    if one.file is not None:
-        place: dict[str, Any] = {"artifactLocation": {"uri": _uri(folder / one.file)}}
-        if one.line is not None:
-            place["region"] = {"startLine": one.line}
-        result["locations"] = [{"physicalLocation": place}]
+    # Code hosts refuse a result without a place: what is a default is in no file.
+    where = folder if one.file is None else folder / one.file
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(where)}}
+    if one.line is not None:
+        place["region"] = {"startLine": one.line}
+    result["locations"] = [{"physicalLocation": place}]
     if one.accepted is not None:
         result["suppressions"] = [{"kind": "external", "justification": one.accepted}]
     return result

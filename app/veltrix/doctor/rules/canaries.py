@@ -40,8 +40,8 @@ def lost(ways: CanaryWays) -> Iterator[Evidence]:
 def refusing_api(ways: CanaryWays) -> Iterator[Evidence]:
     for one in ways.troubles:
         yield Evidence(
-            found=f"api {one.api!r} took no canary: {one.why}",
-            origin="POST /v1/events",
+            found=f"api {one.api!r} took no canary",
+            origin=f"POST /v1/events: {one.why}",
             cure="look at its log and /readyz; VELTRIX_DOCTOR_APIS names the apis,"
             " VELTRIX_DOCTOR_KEY_FILE the file with its key",
         )

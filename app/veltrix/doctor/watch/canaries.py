@@ -5,7 +5,9 @@ it is stuck, and an api is asked all the same.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import msgspec
 from sqlalchemy import Engine
@@ -22,7 +24,8 @@ from veltrix.pipeline.relay.due_rows import queues_subscribed
 from veltrix.store.transactions import open_autocommit
 
 SENT_MAX = 50  # at one look; the others have their turn at the next
-API_S = 3.0  # for an api to answer
+API_S = 3.0  # for each piece of an api's answer
+ANSWER_S = 5.0  # and for all of it
 LOST_SAID_S = 600.0
 _WHY_CHARS = 200
 _ENDINGS = ("out", "late", "lost", "refused")
@@ -50,12 +53,8 @@ class Canaries:
         ca_file: Path | None = None,
     ) -> None:
         self._engine, self._new_id, self._may_take_s = engine, new_id, may_take_s
-        self._apis = {
-            api: Transport(
-                api, key, ca_file=ca_file, timeout_s=API_S, attempts_max=None, wait=_give_up
-            )
-            for api in apis
-        }
+        self._open = partial(_opened, key=key, ca_file=ca_file)
+        self._apis = {api: self._open(api) for api in apis}
         self._turn = 0
         self._queues: set[str] = set()  # at the last look: every api knows them by now
 
@@ -139,21 +138,29 @@ class Canaries:
     def _post(self, api: str, planned: Sequence[_Planned]) -> ApiTrouble | None:
         if not planned:
             return None
-        poster = EventPoster(self._apis[api], _give_up)
+        transport = self._apis[api]
+        poster = EventPoster(transport, _give_up)
+        end = _End(transport.close)
+        end.start()
         texts = [_text(one) for one in planned]
         try:
             answers = [item for _, item in sorted(poster.post(texts), key=lambda one: one[0])]
-        except ApiError as error:
+        except Exception as error:  # noqa: BLE001 - whatever answers there, the look goes on
             for one in planned:
                 telemetry.canaries.labels(one.queue, "refused").inc()
-            return ApiTrouble(api, str(error)[:_WHY_CHARS])
+            told = str(error) if isinstance(error, ApiError) else type(error).__name__
+            return ApiTrouble(api, _printable(told))
+        finally:
+            end.cancel()
+            if end.finished.is_set() and end.has_struck:
+                self._apis[api] = self._open(api)
         refused = [item for item in answers if item.status != 202]
         for one, item in zip(planned, answers, strict=True):
             if item.status != 202:
                 telemetry.canaries.labels(one.queue, "refused").inc()
         if len(refused) < len(planned):
             return None
-        return ApiTrouble(api, f"{refused[0].status} {refused[0].detail}"[:_WHY_CHARS])
+        return ApiTrouble(api, _printable(f"{refused[0].status} {refused[0].detail}"))
 
     def _count(
         self,
@@ -171,6 +178,27 @@ class Canaries:
             for name in _ENDINGS:  # a counter that begins at 1 has not grown, to Prometheus
                 telemetry.canaries.labels(queue, name)
         telemetry.canaries_waiting.set(len(waiting))
+
+
+class _End(Timer):
+    """Of a whole answer: a timeout is of each piece, and a piece a second never ends."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        super().__init__(ANSWER_S, self._strike)
+        self.daemon, self.has_struck, self._close = True, False, close
+
+    def _strike(self) -> None:
+        self.has_struck = True
+        self._close()
+
+
+def _opened(api: str, *, key: str | None, ca_file: Path | None) -> Transport:
+    return Transport(api, key, ca_file=ca_file, timeout_s=API_S, attempts_max=None, wait=_give_up)
+
+
+def _printable(text: str) -> str:
+    """What somebody else said, as it can be stored and shown."""
+    return "".join(one if one.isprintable() else "?" for one in text[:_WHY_CHARS])
 
 
 def _give_up(again: Again) -> None:

@@ -55,6 +55,7 @@ returning 1
 """
 _LEAVE = "update doctor_looks set expires_at = now() where watcher = %(watcher)s"
 
+_BEFORE = "select looked_at::text from doctor_looks where watcher = %(watcher)s for update"
 _NOTE = """
 update doctor_looks set looked_at = now(), took_ms = %(took_ms)s, held = %(held)s,
     not_checked = %(not_checked)s::json
@@ -77,7 +78,7 @@ returning key, finding::text, appeared_at, seen_at, gone_at, appeared_at = seen_
 # Not what could not be checked at this look; and what is missing once may be back at the next.
 _GO = """
 update doctor_findings set gone_at = now()
-where gone_at is null and seen_at < now() - %(grace_s)s * interval '1 second'
+where gone_at is null and seen_at < %(before)s::timestamptz
     and not (finding ->> 'id' = any(%(unknown)s))
 returning key, finding::text, appeared_at, seen_at, gone_at
 """
@@ -126,9 +127,16 @@ def note(
     *,
     held: int,
     took_ms: int,
-    grace_s: float,
 ) -> LookChange:
-    """Write a look; what it changed. What was not seen for `grace_s` is gone, if it was checked."""
+    """Write a look; what it changed. What two looks in a row did not see is gone.
+
+    Not what this one could not check.
+
+    Nothing is written by a watch whose turn another one has taken meanwhile.
+    """
+    before = tx.exec_driver_sql(_BEFORE, {"watcher": watcher}).scalar()
+    if before is None:
+        return LookChange([], [])
     by_key = {key_of(one): one for one in findings}
     keys: dict[str, Any] = {
         "watcher": watcher,
@@ -137,7 +145,7 @@ def note(
         "not_checked": msgspec.json.encode(not_checked).decode(),
         "key": TextArray(list(by_key)),
         "finding": TextArray([msgspec.json.encode(one).decode() for one in by_key.values()]),
-        "grace_s": grace_s,
+        "before": before,
         "unknown": TextArray(sorted({one.id for one in not_checked})),
         "kept_s": GONE_KEPT_S,
     }

@@ -13,7 +13,6 @@ from veltrix.doctor.watch.webhook import Webhook
 from veltrix.store.transactions import transaction
 
 HOLD_INTERVALS = 3  # so long nobody else looks
-GRACE_INTERVALS = 1.5  # missing at one look may be chance
 
 _log = telemetry.logger("doctor")
 
@@ -65,6 +64,7 @@ class DoctorWatch:
             telemetry.canaries_waiting.set(0)
             return 0
         began = self._monotonic()
+        telemetry.doctor_not_checked.set(len(self._rules))  # until it is written
         found = examine(
             self._rules, self._readers, self._accepted, is_production=self._is_production
         )
@@ -77,7 +77,6 @@ class DoctorWatch:
                 found.not_checked,
                 held=found.held,
                 took_ms=round(1_000 * took_s),
-                grace_s=GRACE_INTERVALS * self._interval_s,
             )
         self._measure(found, took_s)
         say(change)

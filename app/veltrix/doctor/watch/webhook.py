@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 import httpx
 import msgspec
@@ -17,7 +18,10 @@ from veltrix.telemetry import logger
 SOURCE = "/veltrix/doctor"
 TOLD_MAX = 20  # at one look
 TIMEOUT_S = 5.0
+TELL_S = 5.0  # at one look
 PAUSE_S, PAUSE_S_MAX = 10.0, 600.0
+
+_LATER = frozenset({401, 403, 404, 408, 429})  # of all that is sent there, not of this event
 
 _log = logger("doctor")
 
@@ -44,7 +48,7 @@ class Webhook:
         """Post what is due; how many were taken."""
         if monotonic_s < self._again_at:
             return 0
-        told = 0
+        told, began = 0, monotonic()
         with open_autocommit(self._engine) as tx:
             for finding, is_new in look_rows.untold(tx, TOLD_MAX):
                 why = self._post(finding, is_new=is_new)
@@ -55,6 +59,8 @@ class Webhook:
                     break
                 look_rows.note_told(tx, [finding])
                 told += 1
+                if monotonic() - began > TELL_S:
+                    break
             else:
                 self._backoff.reset()
         return told
@@ -68,6 +74,9 @@ class Webhook:
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return type(error).__name__
+        if 400 <= answer.status_code < 500 and answer.status_code not in _LATER:
+            _log.error("webhook.lost", id=finding.finding.id, status=answer.status_code)
+            return None  # it will never take this one, and the others must not wait for it
         return None if answer.is_success else f"status {answer.status_code}"
 
 

@@ -20,7 +20,7 @@ rules = Rules("settings of Celery")
 )
 def unknown_name(app: CeleryApp) -> Iterator[Evidence]:
     for raw in app.unknown:
-        near = get_close_matches(raw.lower().removeprefix("celery_"), app.config, 1, 0.8)
+        near = get_close_matches(raw.lower().removeprefix("celery_"), app.config, 1, 0.9)
         if not near:
             continue  # a setting of their own, for their own code
         place = app.places.get(raw)
