@@ -163,7 +163,8 @@ def test_what_stands_behind_an_answer_in_a_record_is_not_left_there(
         for _ in range(20):
             message = channel.prepare_message(b"x")
             channel._basic_publish(message, "", name)
-        until(lambda: line.held > 1_000, what="the messages to come together")
+        # Each of the twenty takes more than a hundred bytes.
+        until(lambda: line.held > 2_200, what="the messages to come together")
         line.let_go()
 
         connection.drain_events(timeout=5)
