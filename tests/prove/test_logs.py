@@ -77,3 +77,18 @@ def test_what_an_odd_author_of_prove_raised_is_his(tmp_path: Path) -> None:
     )
 
     assert nothing_unforeseen(tmp_path).is_held
+
+
+def test_a_child_whose_parent_was_killed_while_it_began_is_foreseen_and_nothing_else_of_it(
+    tmp_path: Path,
+) -> None:
+    trace = (
+        "Traceback (most recent call last):\n"
+        '  File "pool.py", line 291, in __call__\n    self.on_loop_start(pid=pid)\n'
+    )
+    log = tmp_path / "worker-1.log"
+    log.write_text(trace + "BrokenPipeError: [Errno 32] Broken pipe\n")
+    assert nothing_unforeseen(tmp_path).is_held
+
+    log.write_text(trace + "KeyError: 1\n" + trace.replace("on_loop_start", "other") + "OSError\n")
+    assert nothing_unforeseen(tmp_path).broken == 2

@@ -41,7 +41,7 @@ def _tracebacks(log: Iterator[str]) -> Iterator[str]:
         if within and line.startswith((" ", "\n")):
             within.append(line)
             continue
-        if within and not _is_authors("".join(within)):
+        if within and not (_is_authors("".join(within)) or _is_orphans("".join(within), line)):
             yield _said(within[-1], line)
         within = []
         if _RAW not in line:
@@ -54,6 +54,14 @@ def _tracebacks(log: Iterator[str]) -> Iterator[str]:
             yield f"{fields.get('event')}: {trace.strip().rpartition(chr(10))[2]}"[:200]
     if within and not _is_authors("".join(within)):
         yield f"{within[-1].strip()}, and the log ends"[:200]
+
+
+def _is_orphans(trace: str, error: str) -> bool:
+    """A child of a worker that was killed while it began: it has nobody to tell that it is there.
+
+    Celery's own words of it, before any line of ours.
+    """
+    return "self.on_loop_start(pid=pid)" in trace and error.startswith("BrokenPipeError")
 
 
 def _is_authors(trace: str) -> bool:
