@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Event
 from types import FrameType
 
 from veltrix import telemetry
@@ -16,6 +17,22 @@ _is_set = False
 def end_now(number: int, _frame: FrameType | None) -> None:
     """For a signal: end at once, with the code that a shell gives for it."""
     os._exit(128 + number)
+
+
+def told_to_leave(within_s: float) -> Event:
+    """An event that SIGTERM or Ctrl-C sets; that long after the first the process is ended.
+
+    For the main thread.
+    """
+    stop = Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        end_within(within_s)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    return stop
 
 
 def end_within(seconds: float, last: Callable[[], None] = lambda: None, *, code: int = 0) -> None:

@@ -1,9 +1,6 @@
 """`veltrix doctor --watch`: the process that keeps looking."""
 
-import signal
 from pathlib import Path
-from threading import Event
-from types import FrameType
 
 import typer
 
@@ -12,11 +9,11 @@ from veltrix.commands.mistakes import CommandRefused
 
 def watch(ca_file: Path | None, *, is_production: bool) -> None:
     """Look until SIGTERM or Ctrl-C. Raises CommandRefused, SettingsError."""
-    from veltrix.leaving import end_now, end_within
+    from veltrix.commands.processes import hear
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end_now)  # what follows takes a second to import
+    hear()
     from veltrix.client.errors import ApiMistake
+    from veltrix.leaving import told_to_leave
     from veltrix.processes.relay import END_S
     from veltrix.processes.watch import apis_of, run_watch
     from veltrix.settings.links import api_mistake
@@ -34,14 +31,7 @@ def watch(ca_file: Path | None, *, is_production: bool) -> None:
     for api in apis_of(settings):
         if mistake := api_mistake(api, settings.plain_hosts):
             raise CommandRefused(f"VELTRIX_DOCTOR_APIS: {mistake}")
-    stop = Event()
-
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        end_within(END_S)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
+    stop = told_to_leave(END_S)
     typer.echo(
         f"Looking every {settings.doctor_interval_s:g} s, with canaries to"
         f" {', '.join(apis_of(settings))}. Ctrl-C ends it.",

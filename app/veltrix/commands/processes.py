@@ -18,7 +18,7 @@ def api() -> None:
 
     Example: VELTRIX_API_PORT=8080 veltrix api
     """
-    _hear()
+    hear()
     from veltrix.processes.api import serve
 
     serve(_settings())
@@ -32,24 +32,11 @@ def relay() -> None:
 
     Example: VELTRIX_RELAY_PORT=8081 veltrix relay
     """
-    _hear()
-    import signal
-    from threading import Event
-    from types import FrameType
-
-    from veltrix.leaving import end_within
+    hear()
+    from veltrix.leaving import told_to_leave
     from veltrix.processes.relay import END_S, run_relay
 
-    settings = _settings()
-    stop = Event()
-
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        end_within(END_S)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
-    run_relay(settings, stop)
+    run_relay(_settings(), told_to_leave(END_S))
 
 
 def worker(
@@ -68,7 +55,7 @@ def worker(
 
     Example: VELTRIX_WORKER_NAME=blue@host1 veltrix worker
     """
-    _hear()
+    hear()
     if solo:
         from veltrix.processes.solo import run_solo
 
@@ -86,7 +73,7 @@ def flower() -> None:
 
     Example: VELTRIX_FLOWER_PORT=5555 veltrix flower
     """
-    _hear()
+    hear()
     from veltrix.commands.flower import run_flower
 
     run_flower(_settings())
@@ -121,7 +108,7 @@ def dev(
     raise typer.Exit(run_dev(folder, settings=settings, is_reloading=reload, has_worker=worker))
 
 
-def _hear() -> None:
+def hear() -> None:
     """SIGTERM and SIGINT end the process, until it has begun and there is something to finish.
 
     The first process of a container is not ended by a signal for which it has no handler. So this
