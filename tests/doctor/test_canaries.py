@@ -1,27 +1,19 @@
 """Apis that answer a canary in odd ways: each is named, and the look ends and goes on."""
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from itertools import product
 
 import pytest
 from sqlalchemy import Engine
 
 from tests.support.accepting import subscribe, subscription
+from tests.support.odd_server import answer, odd_server
 from veltrix.doctor.examine import examine
 from veltrix.doctor.facts.canaries import ApiTrouble, CanaryWays
 from veltrix.doctor.rules import canaries as rules
-from veltrix.doctor.watch import look_rows
+from veltrix.doctor.watch import canary_rows, look_rows
 from veltrix.doctor.watch.canaries import Canaries
 from veltrix.store.transactions import transaction
-
-_TOP = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n%s\r\n%s"
-
-
-def answer(status: bytes, body: bytes, head: bytes = b"") -> bytes:
-    return _TOP % (status, len(body), head, body)
-
 
 ODD = {
     "what it packed is none": answer(b"202 OK", b"garbage", b"Content-Encoding: gzip\r\n"),
@@ -32,47 +24,13 @@ ODD = {
 }
 
 
-@contextmanager
-def odd_api(told: bytes | None) -> Iterator[str]:
-    """Says this to each, whatever is asked; None: a byte now and then, and never the end."""
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
-
-        def serve() -> None:
-            while not stop.is_set():
-                try:
-                    line, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with line:
-                    line.recv(65_536)
-                    if told is not None:
-                        line.sendall(told)
-                        continue
-                    line.sendall(b"HTTP/1.1 202 OK\r\n")
-                    try:
-                        while not stop.wait(0.5):
-                            line.sendall(b"x: y\r\n")
-                    except OSError:
-                        continue
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            stop.set()
-            thread.join()
-
-
 @pytest.mark.parametrize("what", [*ODD, "an answer without an end"])
 def test_an_api_that_answers_oddly_is_named_and_the_look_is_written(
     engine: Engine, what: str
 ) -> None:
     subscribe(engine, subscription("fulfil", "shop.order.placed"))
     with ExitStack() as ending:
-        api = ending.enter_context(odd_api(ODD.get(what)))
+        api = ending.enter_context(odd_server(ODD.get(what)))
         numbers = iter(range(100))
         canaries = Canaries(engine, [api], new_id=lambda: str(next(numbers)), may_take_s=60.0)
         ending.callback(canaries.close)
@@ -93,6 +51,23 @@ def _look(engine: Engine, canaries: Canaries) -> look_rows.LookChange:
         return look_rows.note(
             tx, "one", found.findings, found.not_checked, held=found.held, took_ms=1
         )
+
+
+def test_each_queue_goes_by_each_api_in_its_turn(engine: Engine) -> None:
+    queues = {"orders", "mails", "bills"}
+    subscribe(engine, *(subscription(f"of_{queue}", "shop.*", queue=queue) for queue in queues))
+    apis = ["http://127.0.0.1:9", "http://127.0.0.1:13"]  # nobody is there, so all of them wait
+    numbers = iter(range(100))
+    canaries = Canaries(engine, apis, new_id=lambda: str(next(numbers)), may_take_s=60.0)
+    try:
+        for _ in range(4):
+            canaries.look()
+    finally:
+        canaries.close()
+
+    with transaction(engine) as tx:
+        found = [(one.queue, one.api) for one in canary_rows.on_way(tx)]
+    assert sorted(found) == sorted(product(queues, apis)), "one of each, and no more"
 
 
 def test_what_one_look_misses_is_not_gone_and_another_watch_writes_nothing(engine: Engine) -> None:

@@ -18,9 +18,11 @@ import pytest
 from tests.conftest import SettingsOf
 from tests.doctor.conftest import QUEUES, Ask, held_against, unaccepted
 from tests.support.limited_user import account_of
+from tests.support.odd_server import odd_server
 from tests.support.services import Broker
 from tests.support.wait import until
-from veltrix.broker.connect import close_connection, open_connection
+from veltrix.broker.connect import BrokerAway, close_connection, open_connection
+from veltrix.broker.management import Management
 from veltrix.broker.rights import users
 from veltrix.broker.topology import wanted
 from veltrix.dev.servers.ports import free_port
@@ -415,6 +417,15 @@ def test_a_broker_that_is_away_is_one_sentence_without_its_password() -> None:
         assert len(told) == 1
         assert "cannot be reached" in next(iter(told))
         assert "secret" not in next(iter(told))
+
+
+def test_management_that_never_ends_its_answer_is_given_up() -> None:
+    with odd_server(None) as url:
+        management = Management(url.replace("//", "//user:secret@"), "/")
+        with management.one_connection(whole_s=1.0):
+            for _ in range(2):
+                with pytest.raises(BrokerAway):
+                    management.get("/api/overview")
 
 
 def test_management_that_refuses_is_told_with_the_cure(topology: None, broker: Broker) -> None:

@@ -6,8 +6,9 @@ Without it AMQP still tells whether a queue exists; that look goes through pika.
 import base64
 import http.client
 import json
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -17,9 +18,11 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from veltrix.broker.connect import BrokerAway, pika_parameters
 from veltrix.broker.topology import Exchange, LiveQueue, LiveTopology, Policy, Topology
+from veltrix.client.whole_answer import WholeAnswer
 from veltrix.tls import client_context
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # for each piece of an answer
+WHOLE_S = 15.0  # for all that is asked together
 
 
 class ManagementRefused(Exception):
@@ -45,16 +48,22 @@ class Management:
         self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
         self._vhost = quote(vhost, safe="")
         self._kept: http.client.HTTPConnection | None = None
+        self._whole: WholeAnswer | None = None
 
     @contextmanager
-    def one_connection(self) -> Iterator[None]:
-        """All requests of the block go over one connection, which is closed at its end."""
-        self._kept = self._connection()
-        try:
-            yield
-        finally:
-            kept, self._kept = self._kept, None
-            kept.close()
+    def one_connection(self, whole_s: float = WHOLE_S) -> Iterator[None]:
+        """All requests of the block go over one connection, which is closed at its end.
+
+        All answers together have `whole_s`; what comes later is BrokerAway.
+        """
+        kept = self._kept = self._connection()
+        with WholeAnswer(whole_s, lambda: _hang_up(kept)) as whole:
+            self._whole = whole
+            try:
+                yield
+            finally:
+                self._kept = self._whole = None
+                kept.close()
 
     def messages_by_queue(self) -> dict[str, int]:
         """Messages per queue, unacknowledged ones too, up to 5 s old. Raises BrokerAway."""
@@ -116,6 +125,7 @@ class Management:
 
     def _ask(self, method: str, path: str, body: Any = None) -> bytes:
         connection = self._kept or self._connection()
+        self._check_time()
         try:
             connection.request(
                 method, path, None if body is None else json.dumps(body), self._headers
@@ -128,11 +138,21 @@ class Management:
         finally:
             if connection is not self._kept:
                 connection.close()
+        self._check_time()  # what was cut off looks as if it had ended
         if response.status >= 500:
             raise BrokerAway(f"management at {self._host}: {response.status}")
         if response.status >= 400:
             raise ManagementRefused(method, path, response.status, answer.decode(errors="replace"))
         return answer
+
+    def _check_time(self) -> None:
+        if self._whole is not None and self._whole.is_late:
+            raise BrokerAway(f"management at {self._host}: its answers take too long")
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    with suppress(OSError, AttributeError):  # it is closed already
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def live_by_amqp(broker_url: str, topology: Topology) -> LiveTopology:

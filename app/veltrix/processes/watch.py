@@ -135,7 +135,8 @@ def _readers(settings: Settings, live: LiveReaders, canaries: Canaries) -> dict[
 @contextmanager
 def _health(settings: Settings, watch: DoctorWatch, troubles: dict[str, str]) -> Iterator[None]:
     def checks() -> dict[str, Any]:
-        return {"looks": not troubles, "is_looking": str(watch.is_looking), **troubles}
+        looks = watch.is_turning() and not troubles
+        return {"looks": looks, "is_looking": str(watch.is_looking), **troubles}
 
     server = HealthServer(settings.health_host, settings.doctor_port, checks)
     server.start()

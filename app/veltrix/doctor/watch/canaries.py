@@ -6,8 +6,8 @@ it is stuck, and an api is asked all the same.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from threading import Timer
 
 import msgspec
 from sqlalchemy import Engine
@@ -16,6 +16,7 @@ from veltrix import telemetry
 from veltrix.client.errors import ApiAway, ApiError
 from veltrix.client.events import EventPoster
 from veltrix.client.transport import Again, Transport
+from veltrix.client.whole_answer import WholeAnswer
 from veltrix.doctor.facts.canaries import ApiTrouble, CanaryWays, LateCanary, LostCanary
 from veltrix.doctor.watch import canary_rows
 from veltrix.doctor.watch.canary_rows import CanaryEnding, CanaryOnWay
@@ -127,7 +128,7 @@ class Canaries:
             return plan
         for number in range(self._turn, self._turn + min(count, SENT_MAX)):
             # A turn later the same queue goes by another api.
-            api = apis[(number + number // count) % len(apis)]
+            api = apis[(number % count + number // count) % len(apis)]
             pair = (queues[number % len(queues)], api)
             if pair not in taken:
                 taken.add(pair)
@@ -140,20 +141,19 @@ class Canaries:
             return None
         transport = self._apis[api]
         poster = EventPoster(transport, _give_up)
-        end = _End(transport.close)
-        end.start()
         texts = [_text(one) for one in planned]
-        try:
-            answers = [item for _, item in sorted(poster.post(texts), key=lambda one: one[0])]
-        except Exception as error:  # noqa: BLE001 - whatever answers there, the look goes on
-            for one in planned:
-                telemetry.canaries.labels(one.queue, "refused").inc()
-            told = str(error) if isinstance(error, ApiError) else type(error).__name__
-            return ApiTrouble(api, _printable(told))
-        finally:
-            end.cancel()
-            if end.finished.is_set() and end.has_struck:
-                self._apis[api] = self._open(api)
+        with WholeAnswer(ANSWER_S, transport.close) as whole:
+            try:
+                answers = [item for _, item in sorted(poster.post(texts), key=itemgetter(0))]
+            except Exception as error:  # noqa: BLE001 - whatever answers there, the look goes on
+                for one in planned:
+                    telemetry.canaries.labels(one.queue, "refused").inc()
+                told = str(error) if isinstance(error, ApiError) else type(error).__name__
+                late = f"no whole answer within {ANSWER_S:g} s"
+                return ApiTrouble(api, _printable(late if whole.is_late else told))
+            finally:
+                if whole.is_late:
+                    self._apis[api] = self._open(api)
         refused = [item for item in answers if item.status != 202]
         for one, item in zip(planned, answers, strict=True):
             if item.status != 202:
@@ -178,18 +178,6 @@ class Canaries:
             for name in _ENDINGS:  # a counter that begins at 1 has not grown, to Prometheus
                 telemetry.canaries.labels(queue, name)
         telemetry.canaries_waiting.set(len(waiting))
-
-
-class _End(Timer):
-    """Of a whole answer: a timeout is of each piece, and a piece a second never ends."""
-
-    def __init__(self, close: Callable[[], None]) -> None:
-        super().__init__(ANSWER_S, self._strike)
-        self.daemon, self.has_struck, self._close = True, False, close
-
-    def _strike(self) -> None:
-        self.has_struck = True
-        self._close()
 
 
 def _opened(api: str, *, key: str | None, ca_file: Path | None) -> Transport:

@@ -46,9 +46,19 @@ class DoctorWatch:
         self._monotonic, self._unix_s = monotonic, unix_s
         self._prepare, self._is_prepared = prepare, False
         self.is_looking = False
+        self._turned_at = monotonic()
+
+    def is_turning(self) -> bool:
+        """It has looked, or seen that another does, within the time that is left to it."""
+        return self._monotonic() - self._turned_at < HOLD_INTERVALS * self._interval_s
 
     def once(self) -> int:
         """Look, write and tell; 0, for the pause that follows."""
+        self._look()
+        self._turned_at = self._monotonic()
+        return 0
+
+    def _look(self) -> None:
         hold_s = HOLD_INTERVALS * self._interval_s
         with transaction(self._engine) as tx:
             if not self._is_prepared:
@@ -62,7 +72,7 @@ class DoctorWatch:
             telemetry.doctor_findings.clear()  # they are those of the one that looks
             telemetry.doctor_not_checked.set(0)
             telemetry.canaries_waiting.set(0)
-            return 0
+            return
         began = self._monotonic()
         telemetry.doctor_not_checked.set(len(self._rules))  # until it is written
         found = examine(
@@ -82,7 +92,6 @@ class DoctorWatch:
         say(change)
         if self._webhook is not None:
             self._webhook.tell(self._monotonic())
-        return 0
 
     def leave(self) -> None:
         """Let another watch look at once."""

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 from sqlalchemy import Engine
 
+from veltrix.client.whole_answer import WholeAnswer
 from veltrix.doctor.watch import look_rows
 from veltrix.doctor.watch.look_rows import SeenFinding
 from veltrix.domain.backoff import Backoff
@@ -29,8 +30,9 @@ _log = logger("doctor")
 class Webhook:
     """Posts what nobody was told of yet, the oldest first. For one thread.
 
-    A refusal ends this try: the next is after a growing pause, and nothing is skipped. At least
-    once: who hears it twice finds the same event id.
+    No answer, or "later", ends this try: the next is after a growing pause, and nothing is skipped.
+    What is refused for itself (another 4xx) is lost, with a line of the log. At least once: who
+    hears it twice finds the same event id.
     """
 
     def __init__(self, engine: Engine, url: str, monotonic_s: float) -> None:
@@ -38,7 +40,7 @@ class Webhook:
         self._backoff = Backoff(PAUSE_S, PAUSE_S_MAX)
         self._again_at = monotonic_s
         # Redirects are not followed: the address is a secret, and where it leads is not known.
-        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
+        self._client = _opened()
 
     def close(self) -> None:
         """Let its connection go."""
@@ -68,16 +70,24 @@ class Webhook:
     def _post(self, finding: SeenFinding, *, is_new: bool) -> str | None:
         """None: it was taken; else why not, without the address."""
         body = event_of(finding, is_new=is_new)
-        try:
-            answer = self._client.post(
-                self._url, content=body, headers={"content-type": STRUCTURED_TYPE}
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return type(error).__name__
+        with WholeAnswer(TIMEOUT_S, self._client.close) as whole:
+            try:
+                answer = self._client.post(
+                    self._url, content=body, headers={"content-type": STRUCTURED_TYPE}
+                )
+            except Exception as error:  # noqa: BLE001 - whatever answers there, looks go on
+                return "no whole answer" if whole.is_late else type(error).__name__
+            finally:
+                if whole.is_late:
+                    self._client = _opened()
         if 400 <= answer.status_code < 500 and answer.status_code not in _LATER:
             _log.error("webhook.lost", id=finding.finding.id, status=answer.status_code)
             return None  # it will never take this one, and the others must not wait for it
         return None if answer.is_success else f"status {answer.status_code}"
+
+
+def _opened() -> httpx.Client:
+    return httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False)
 
 
 def event_of(seen: SeenFinding, *, is_new: bool) -> bytes:
