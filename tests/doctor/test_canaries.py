@@ -13,6 +13,7 @@ from veltrix.doctor.facts.canaries import ApiTrouble, CanaryWays
 from veltrix.doctor.rules import canaries as rules
 from veltrix.doctor.watch import canary_rows, look_rows
 from veltrix.doctor.watch.canaries import Canaries
+from veltrix.doctor.watch.watch import DoctorWatch
 from veltrix.store.transactions import transaction
 
 ODD = {
@@ -88,3 +89,25 @@ def test_what_one_look_misses_is_not_gone_and_another_watch_writes_nothing(engin
     assert look("one", is_seen=True) == look_rows.LookChange([], [])
     assert look("one", is_seen=False).gone == []
     assert len(look("one", is_seen=False).gone) == 1
+
+
+def test_a_watch_that_stands_still_says_so(engine: Engine) -> None:
+    ways = CanaryWays(troubles=[], late=[], lost=[], may_take_s=1.0)
+    now = [100.0]
+    watch = DoctorWatch(
+        engine,
+        "one",
+        rules.rules,
+        {CanaryWays: lambda: ways},
+        {},
+        is_production=False,
+        interval_s=10.0,
+        webhook=None,
+        monotonic=lambda: now[0],
+        unix_s=lambda: 0.0,
+    )
+    assert watch.is_turning(), "it has just begun"
+    now[0] += 31
+    assert not watch.is_turning()
+    watch.once()
+    assert (watch.is_turning(), watch.is_looking) == (True, True)
