@@ -6,7 +6,7 @@ here the machine's own is given), rows that are dead by the hundred thousand.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,8 +32,10 @@ from veltrix.doctor.facts.postgres import (
     ServerSetting,
     StoredSize,
     TableState,
+    look_at_database,
     read_database,
 )
+from veltrix.doctor.facts.session import RENEWED_S, LookingSession
 from veltrix.doctor.rules import postgresql
 from veltrix.settings.fields import Settings
 from veltrix.store.schema import downgrade, upgrade
@@ -141,6 +143,25 @@ def test_read_only_sessions_are_seen(database_url: str) -> None:
     run_sql(database_url, said(statement, d=database))
 
     assert found_of(look_at(database_url), "D19") == ["sessions are read-only"]
+
+
+def test_who_keeps_a_session_sees_what_new_ones_get(database_url: str) -> None:
+    database = make_url(database_url).database or ""
+    now = [0.0]
+    with closing(
+        LookingSession(Settings.model_validate({"database_url": database_url}), lambda: now[0])
+    ) as session:
+
+        def found() -> list[str]:
+            readers: dict[type, Reader] = {LiveDatabase: lambda: look_at_database(session)}
+            return found_of(held_against(postgresql.rules, readers), "D19")
+
+        assert found() == []
+        statement = "alter database {d} set default_transaction_read_only = on"
+        run_sql(database_url, said(statement, d=database))
+        assert found() == ["new sessions are read-only: default_transaction_read_only=on"]
+        now[0] += RENEWED_S + 1
+        assert found() == ["sessions are read-only"], "it is a new one itself"
 
 
 def test_a_stand_by_is_seen_and_that_nobody_waits_for_it(

@@ -1,5 +1,6 @@
 """A session of PostgreSQL that only looks, and may be kept between two looks."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal, TypeVar
@@ -14,16 +15,21 @@ from veltrix.store.transactions import transaction_on
 
 T = TypeVar("T")
 
+RENEWED_S = 60.0
+
 
 class LookingSession:
     """Opened at the first look. For one thread; a stand-by will do.
 
     To open one costs client and server several times what a look costs, so who looks again and
-    again keeps it. `close` when there is no further look; one after it opens another.
+    again keeps it: for RENEWED_S, since what is set for a role or a database, and where its name
+    leads, counts for new sessions alone. `close` when there is no further look; one after it opens
+    another.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._monotonic = settings, monotonic
+        self._opened_at = monotonic()
         self._engine: Engine | None = None
         self._connection: Connection | None = None
 
@@ -52,6 +58,8 @@ class LookingSession:
     def _look(
         self, read: Callable[[Connection], T], level: Literal["AUTOCOMMIT", "REPEATABLE READ"]
     ) -> T:
+        if self._monotonic() - self._opened_at > RENEWED_S:
+            self.close()
         was_open = self._connection is not None
         try:
             return self._read(read, level)
@@ -71,7 +79,7 @@ class LookingSession:
                 self._engine = engine_for(
                     self._settings, "veltrix-doctor", statement_timeout_s=5.0, is_writer=False
                 )
-            self._connection = self._engine.connect()
+            self._connection, self._opened_at = self._engine.connect(), self._monotonic()
         connection = self._connection.execution_options(isolation_level=level)
         with transaction_on(connection):
             return read(connection)

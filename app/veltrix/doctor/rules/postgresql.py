@@ -18,6 +18,7 @@ BLOAT_BYTES_MIN = 256 * 1024 * 1024
 TABLE_TIMES_MAX, INDEX_TIMES_MAX = 3, 4
 ROW_HEAD_BYTES = 36  # header, line pointer and alignment of each row
 ROW_BYTES_UNKNOWN, INDEX_ENTRY_BYTES = 1024, 64
+_YES = frozenset({"on", "true", "yes", "1"})
 _HOT = ("runs", "counter_deltas", "journal", "workers", "events", "identities")
 _WAL = "https://www.postgresql.org/docs/current/runtime-config-wal.html"
 _MUST_BE_ON = {
@@ -65,11 +66,16 @@ def role_commits_unsafely(facts: LiveDatabase) -> Iterator[Evidence]:
     for database, role, text in facts.of_roles:
         name, _, value = text.partition("=")
         if name == "synchronous_commit" and value in UNSAFE_COMMITS:
-            where = f" in database {database}" if database and role else ""
-            whose = f"role {role}{where}" if role else f"database {database}"
+            whose = _whose(database, role)
             yield Evidence(
                 found=text, origin=f"set for {whose}", cure=f"ALTER {whose} RESET {name};"
             )
+
+
+def _whose(database: str, role: str) -> str:
+    """What ALTER names."""
+    where = f" in database {database}" if database and role else ""
+    return f"role {role}{where}" if role else f"database {database}"
 
 
 @rules.rule(
@@ -152,6 +158,8 @@ def read_only(facts: LiveDatabase) -> Iterator[Evidence]:
     elif setting is not None and setting.value == "on":
         found, origin = "sessions are read-only", setting.origin
     else:
+        # Sessions that are open go on as they began, this one too; the next is another.
+        yield from _read_only_from_now(facts)
         return
     yield Evidence(
         found=found,
@@ -159,6 +167,18 @@ def read_only(facts: LiveDatabase) -> Iterator[Evidence]:
         cure="name the primary in VELTRIX_DATABASE_URL, or all hosts with"
         " &target_session_attrs=read-write; ALTER ... RESET default_transaction_read_only",
     )
+
+
+def _read_only_from_now(facts: LiveDatabase) -> Iterator[Evidence]:
+    for database, role, text in facts.of_roles:
+        name, _, value = text.partition("=")
+        if name == "default_transaction_read_only" and value.lower() in _YES:
+            whose = _whose(database, role)
+            yield Evidence(
+                found=f"new sessions are read-only: {text}",
+                origin=f"set for {whose}",
+                cure=f"ALTER {whose} RESET {name};",
+            )
 
 
 _MORE_SESSIONS = {
