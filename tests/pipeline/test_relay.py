@@ -121,12 +121,29 @@ def test_a_queue_is_given_no_more_than_its_room_and_the_rest_waits_in_the_databa
         assert len(handed) == settings.list_runs_unmeasured
 
 
-def test_room_follows_what_workers_claim(settings: Settings, engine: Engine, channel: Any) -> None:
+@pytest.mark.parametrize(
+    ("claimed_2s", "occupied_s", "room"),
+    [
+        (1_400, 0.001, 700),  # what a second took
+        (0, 0.001, 400),  # eight lists
+        (0, 0.02, 16),
+        (0, 0.4, 2),  # a second of work
+        (0, 5.0, 1),
+    ],
+)
+def test_room_follows_what_workers_claim(
+    settings: Settings,
+    engine: Engine,
+    channel: Any,
+    claimed_2s: int,
+    occupied_s: float,
+    room: int,
+) -> None:
     subscribe(engine)
-    add_runs(engine, 200)
+    add_runs(engine, 800)
     load = {
-        "queues": {"orders": {"claimed_2s": 240}},
-        "workflows": {"fulfil": {"occupied_s": 0.001}},
+        "queues": {"orders": {"claimed_2s": claimed_2s}},
+        "workflows": {"fulfil": {"occupied_s": occupied_s}},
         "children": 1,
     }
     with transaction(engine) as tx:
@@ -135,8 +152,9 @@ def test_room_follows_what_workers_claim(settings: Settings, engine: Engine, cha
         settle_down(relay)
 
     messages = fetch(channel)
-    assert len(names_in(messages)) == 120
-    assert max(len(body[0][0]) for _, body in messages) == 50  # 50 ms of 1 ms runs
+    assert len(names_in(messages)) == room
+    in_a_list = max(len(body[0][0]) for _, body in messages)
+    assert in_a_list == max(1, int(settings.list_work_s / occupied_s))
 
 
 def test_a_run_that_must_travel_alone_has_a_message_of_its_own(

@@ -1,7 +1,7 @@
 """How much each queue may still be given: flow control in seconds of work.
 
-A queue holds at most what was claimed from it in the last seconds, and at least one list per worker
-child, counted as runs in the database. The backlog waits in PostgreSQL, not in broker memory
+A queue holds at most what was claimed from it in the last seconds, and at least some lists per
+worker child, counted as runs in the database. The backlog waits in PostgreSQL, not in broker memory
 (mechanics 13).
 """
 
@@ -23,6 +23,9 @@ from veltrix.pipeline.relay.due_rows import (
 from veltrix.settings.fields import Settings
 from veltrix.store.loads import Load, current
 
+# Of a queue from which nothing was claimed lately, per worker child: with one, the first seconds of
+# a flood came due and were handed over by the relay (decision 41).
+IDLE_LISTS = 8
 LOAD_S = 0.5
 QUEUES_S = 1.0
 # Every so often indexes are read from their beginning: a floor alone would overlook what committed
@@ -114,11 +117,20 @@ class Budget:
     def bound(self, queue: str) -> int:
         """Runs the queue may hold, handed over and not claimed."""
         claimed = self._load.claimed_2s.get(queue, 0) * self._settings.queue_bound_s / 2
-        lists = [
-            self._limits.runs_of(self.occupied_s.get(w)) for w in self._workflows.get(queue, ())
-        ]
-        list_runs = max(lists, default=self._limits.runs_of(None))
-        return max(math.ceil(claimed), list_runs * max(1, self._load.children.get(queue, 0)))
+        rooms = [self._idle_room(self.occupied_s.get(w)) for w in self._workflows.get(queue, ())]
+        room = max(rooms, default=self._limits.runs_of(None))
+        return max(math.ceil(claimed), room * max(1, self._load.children.get(queue, 0)))
+
+    def _idle_room(self, occupied_s: float | None) -> int:
+        """Runs of a workflow for each child of an idle queue: a list, and more while it is quick.
+
+        No further list of one that nobody has measured: they may all be slow.
+        """
+        list_runs = self._limits.runs_of(occupied_s)
+        if occupied_s is None:
+            return list_runs
+        in_bound = int(self._settings.queue_bound_s / max(occupied_s, 1e-9))
+        return max(list_runs, min(IDLE_LISTS * list_runs, in_bound))
 
     def left(self, queue: str) -> int:
         """Runs the queue may be given now, by the last refresh and what `give` was told since."""
