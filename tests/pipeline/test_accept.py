@@ -16,6 +16,7 @@ from veltrix.domain.due import DueRun
 from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.cloudevents import parse_binary
 from veltrix.pipeline.accept.event_list import Answer, DirectStart, Submission
+from veltrix.pipeline.accept.new_rows import DOUBTED_LISTS
 from veltrix.pipeline.accept.receipts import (
     AcceptUnavailable,
     EventConflict,
@@ -93,6 +94,24 @@ def test_an_event_and_the_runs_it_starts_are_there_before_the_answer(
     assert rows(engine, "select accepted, routed, unrouted, started from counter_deltas") == [
         (1, 1, 0, 2)
     ]
+
+
+def test_what_is_sent_again_among_new_events_changes_nothing_in_any_list(
+    acceptor: Acceptor, engine: Engine
+) -> None:
+    sent: list[str] = []
+    for number in range(2 * DOUBTED_LISTS):
+        ids = [f"new-{number}-{i}" for i in range(3)]
+        again = sent[-1:] if number % 7 == 3 else []
+        got = [receipt(one) for one in acceptor.accept(list(map(submission, ids + again)))]
+
+        assert [one.duplicate for one in got] == [False] * 3 + [True] * len(again)
+        assert all(len(one.runs) == 2 for one in got)
+        sent += ids
+
+    assert rows(engine, "select count(*), count(distinct sender_id) from events") == [(120, 120)]
+    assert rows(engine, "select count(*) from identities") == [(120,)]
+    assert rows(engine, "select sum(accepted), sum(started) from counter_deltas") == [(120, 240)]
 
 
 def test_an_event_nobody_subscribes_to_is_kept_as_unrouted(

@@ -8,10 +8,10 @@ from sqlalchemy import Engine, text
 
 from tests.support.accepting import accepting, submission, subscribe, subscription
 from tests.support.wait import until
-from veltrix.pipeline.accept.clock import DatabaseClock
 from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
 from veltrix.pipeline.accept.sweep import Sweep
 from veltrix.settings.fields import Settings
+from veltrix.store.clock import DatabaseClock
 from veltrix.store.transactions import transaction
 
 DATABASE_S = 1_790_000_000.0

@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine
 
-from veltrix.store.arrays import BoolArray, BytesArray, FloatArray, IntArray, PgArray, TextArray
+from veltrix.store.arrays import (
+    BoolArray,
+    BytesArray,
+    FloatArray,
+    IntArray,
+    PgArray,
+    TextArray,
+    UuidArray,
+)
 from veltrix.store.transactions import fetch, open_autocommit
 
 COLUMNS: list[tuple[type[PgArray], Sequence[Any]]] = [
@@ -15,6 +24,10 @@ COLUMNS: list[tuple[type[PgArray], Sequence[Any]]] = [
     (TextArray, [None, None]),
     (TextArray, ("", "")),
     (TextArray, ["a"]),
+    (UuidArray, [UUID("01a22fbf-a89b-7e3e-9cc2-094cac28057b"), None]),
+    (UuidArray, [UUID(int=1), UUID(int=2)]),
+    (UuidArray, [UUID(int=1), UUID(int=1)]),
+    (UuidArray, [None, None]),
     (BytesArray, [b"\x00", b"\x00"]),
     (BytesArray, [b"", None]),
     (IntArray, [7, 7, 7]),
@@ -35,7 +48,17 @@ def test_a_column_arrives_as_it_is(
         rows = fetch(
             tx,
             "select u.value from unnest(%(number)s, %(value)s) as u(number, value) order by number",
-            {"number": numbers, "value": array(values)},
+            {"number": numbers, "value": array([_given(value) for value in values])},
         )
 
     assert [repr(row[0]) for row in rows] == [repr(value) for value in values]
+
+
+def _given(value: Any) -> Any:
+    return str(value) if isinstance(value, UUID) else value
+
+
+@pytest.mark.parametrize("text", ["", "01", "01a22fbf", "no id at all, but 36 characters long!!"])
+def test_what_is_no_id_is_refused_here(text: str) -> None:
+    with pytest.raises(ValueError, match=r"ids|fromhex"):
+        UuidArray([str(UUID(int=1)), text])

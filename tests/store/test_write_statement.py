@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold
-from veltrix.pipeline.accept import ledger_rows
+from veltrix.pipeline.accept import ledger_rows, new_rows
 from veltrix.pipeline.execute import journal_rows, lease_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry, Settlement
 from veltrix.pipeline.execute.journal_statement import Parts, parts_of, statement_of
@@ -158,6 +158,7 @@ def test_a_write_of_nothing_is_answered_without_asking(engine: Engine) -> None:
 
 HOT = [
     ledger_rows._INSERT,
+    new_rows._INSERT_NEW,
     lease_rows._CLAIM,
     due_rows._SCAN,
     due_rows._DEPTHS,

@@ -18,14 +18,15 @@ from veltrix.domain.due import DueRun
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.accept.accounts import Accounts
-from veltrix.pipeline.accept.clock import DatabaseClock
 from veltrix.pipeline.accept.event_list import AcceptList, Answer, Submission, unavailable
 from veltrix.pipeline.accept.ledger_rows import UNKNOWN_ACCOUNT
+from veltrix.pipeline.accept.new_rows import Inserting
 from veltrix.pipeline.accept.receipts import EventRefused
 from veltrix.pipeline.accept.requests import Request, parts_of, settle
 from veltrix.pipeline.accept.routing import RoutingTable
 from veltrix.releases import subscription_rows
 from veltrix.settings.fields import Settings
+from veltrix.store.clock import DatabaseClock
 from veltrix.store.transactions import is_away, open_autocommit, retry_transient
 from veltrix.telemetry import (
     accept_list_events,
@@ -83,7 +84,7 @@ class Acceptor:
         # Below: the writer thread's own.
         self._left: Request | None = None
         self._connection: Connection | None = None
-        self._accounts = Accounts(settings.accounts_max)
+        self._accounts, self._inserting = Accounts(settings.accounts_max), Inserting()
         self._routes: list[subscription_rows.Subscribed] = []
         self._routing = RoutingTable(())
         self._routing_read_at: float | None = None
@@ -222,6 +223,7 @@ class Acceptor:
                 self.new_ids,
                 self._clock.unix_ms(),
                 self._take_credit,
+                inserting=self._inserting,
                 is_unrouted_refused=self._settings.refuse_unrouted,
             )
         except Exception as error:  # noqa: BLE001 - the thread must live

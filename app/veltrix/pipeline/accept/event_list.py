@@ -24,6 +24,7 @@ from veltrix.pipeline.accept.ledger_rows import (
     KnownEvent,
     RunStart,
 )
+from veltrix.pipeline.accept.new_rows import Inserting
 from veltrix.pipeline.accept.receipts import (
     AcceptUnavailable,
     EventConflict,
@@ -81,9 +82,10 @@ class AcceptList:
         unix_ms: int,
         take_credit: Callable[[str, int], int],
         *,
+        inserting: Inserting,
         is_unrouted_refused: bool,
     ) -> None:
-        self._submissions, self._new_ids = submissions, new_ids
+        self._submissions, self._new_ids, self._inserting = submissions, new_ids, inserting
         self._by_identity: dict[tuple[str, str], EventInsert] = {}
         self._echoes: list[int] = []  # indexes of submissions whose identity came before
         first: dict[tuple[str, str], Submission] = {}
@@ -159,7 +161,14 @@ class AcceptList:
             for item in items:
                 item.account_id = ids[item.event.source, item.event.type]
             fresh = retry_transient(
-                lambda: ledger_rows.insert(tx, items, unix_ms_of(items[0].event_id), hold_s)
+                lambda: self._inserting.insert(
+                    tx,
+                    items,
+                    unix_ms_of(items[0].event_id),
+                    hold_s,
+                    None,
+                    may_be_there=self._is_uncertain,
+                )
             )
         except (DBAPIError, UnicodeError, OverflowError) as error:
             if not is_bad_value(error):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from veltrix.domain.events import CANARY_ACCOUNT, CANARY_SOURCE, NewEvent
 from veltrix.domain.ids import minute_of, runs_range
 from veltrix.pipeline.accept.receipts import StartedRun
-from veltrix.store.arrays import BoolArray, BytesArray, IntArray, TextArray
+from veltrix.store.arrays import BoolArray, BytesArray, IntArray, TextArray, UuidArray
 from veltrix.store.transactions import fetch
 
 UNKNOWN_ACCOUNT = 0  # of what tells neither source nor type
@@ -24,7 +24,10 @@ _DRAWN_KEYS = frozenset({"events_pkey", "runs_pkey"})
 
 
 class RunStart(msgspec.Struct, gc=False):
-    """A run to insert with its event. `delay_s` > 0 makes it waiting until then."""
+    """A run to insert with its event. `delay_s` > 0 makes it waiting until then.
+
+    `is_hinted`: it is handed over at once. `is_handed`: as claimed, under the token of its list.
+    """
 
     id: str
     workflow: str
@@ -32,6 +35,7 @@ class RunStart(msgspec.Struct, gc=False):
     key: str | None = None
     delay_s: float = 0.0
     is_hinted: bool = False
+    is_handed: bool = False
     created_by: str | None = None
     parent_run_id: str | None = None
     origin_run_id: str | None = None
@@ -62,7 +66,24 @@ class KnownEvent(msgspec.Struct, gc=False):
 
 # A hinted run is handed over at once by its api, so it is due again only after the hold; any other
 # is due now, and the due scan hands it over when its queue has room.
-_INSERT = """
+RUNS = """
+    insert into runs (id, event_id, account_id, minute, payload_bytes, hand_overs, priority,
+        started_at, due_at, lease_token, origin_run_id, parent_run_id, state, workflow, queue, key,
+        created_by)
+    select r.id, r.event_id, r.account_id, %(minute)s, r.payload_bytes, r.hinted::int, r.priority,
+        to_timestamp(%(unix_ms)s / 1000.0),
+        now() + case when r.hinted then %(hold_s)s else r.delay_ms / 1000.0
+            end * interval '1 second',
+        case when r.handed then %(token)s::uuid end, r.origin_run_id, r.parent_run_id,
+        case when r.delay_ms > 0 then 'waiting' else 'queued' end, r.workflow, r.queue, r.key,
+        r.created_by
+    from unnest(
+        %(run_id)s::uuid[], %(run_event_id)s::uuid[], %(run_account_id)s::int[], %(payload_bytes)s,
+        %(hinted)s, %(handed)s, %(priority)s, %(delay_ms)s, %(origin)s::uuid[], %(parent)s::uuid[],
+        %(workflow)s, %(queue)s, %(key)s, %(created_by)s
+    ) as r(id, event_id, account_id, payload_bytes, hinted, handed, priority, delay_ms,
+           origin_run_id, parent_run_id, workflow, queue, key, created_by)"""
+_INSERT = f"""
 with input as materialized (
     select * from unnest(
         %(event_id)s::uuid[], %(account_id)s::int[], %(source)s, %(sender_id)s, %(type)s,
@@ -84,23 +105,7 @@ with input as materialized (
         sender_id, type, subject, time, datacontenttype, dataschema, data, data_binary, extensions,
         traceparent, digest
     from input join fresh using (event_id)
-), started as (
-    insert into runs (id, event_id, account_id, minute, payload_bytes, hand_overs, priority,
-        started_at, due_at, origin_run_id, parent_run_id, state, workflow, queue, key, created_by)
-    select r.id, r.event_id, r.account_id, %(minute)s, r.payload_bytes, r.hinted::int, r.priority,
-        to_timestamp(%(unix_ms)s / 1000.0),
-        now() + case when r.hinted then %(hold_s)s else r.delay_ms / 1000.0
-            end * interval '1 second',
-        r.origin_run_id, r.parent_run_id,
-        case when r.delay_ms > 0 then 'waiting' else 'queued' end, r.workflow, r.queue, r.key,
-        r.created_by
-    from unnest(
-        %(run_id)s::uuid[], %(run_event_id)s::uuid[], %(run_account_id)s::int[], %(payload_bytes)s,
-        %(hinted)s, %(priority)s, %(delay_ms)s, %(origin)s::uuid[], %(parent)s::uuid[],
-            %(workflow)s,
-        %(queue)s, %(key)s, %(created_by)s
-    ) as r(id, event_id, account_id, payload_bytes, hinted, priority, delay_ms, origin_run_id,
-           parent_run_id, workflow, queue, key, created_by)
+), started as ({RUNS}
     join fresh using (event_id)
 ), counted as (
     insert into counter_deltas (account_id, minute, accepted, routed, unrouted, started)
@@ -110,7 +115,7 @@ with input as materialized (
     group by account_id
 )
 select event_id::text from fresh
-"""
+"""  # noqa: S608 - put together from constants
 
 _KNOWN = """
 select i.source, i.sender_id, i.event_id::text, i.digest
@@ -160,51 +165,63 @@ from unnest(%(account_id)s::int[], %(duplicates)s, %(refused)s) as t(account_id,
 """
 
 
-def insert(tx: Connection, items: Sequence[EventInsert], unix_ms: int, hold_s: float) -> set[str]:
+def insert(
+    tx: Connection,
+    items: Sequence[EventInsert],
+    unix_ms: int,
+    hold_s: float,
+    token: str | None = None,
+) -> set[str]:
     """The event ids that are new and now durable, with their runs and their counts.
 
     `items` must be unique by identity and sorted by it, with ids of the minute of `unix_ms`. An
-    item whose identity is known is left out of the answer and changes nothing.
+    item whose identity is known is left out of the answer and changes nothing. `token` is of the
+    runs that are handed over as claimed.
     """
-    rows = [(item, run) for item in items for run in item.runs]
-    fresh = fetch(
-        tx,
-        _INSERT,
-        {
-            "unix_ms": unix_ms,
-            "minute": minute_of(items[0].event_id),
-            "hold_s": hold_s,
-            "event_id": TextArray([i.event_id for i in items]),
-            "account_id": IntArray([i.account_id for i in items]),
-            "source": TextArray([i.event.source for i in items]),
-            "sender_id": TextArray([i.event.id for i in items]),
-            "type": TextArray([i.event.type for i in items]),
-            "subject": TextArray([i.event.subject for i in items]),
-            "time": TextArray([i.event.time for i in items]),
-            "datacontenttype": TextArray([i.event.datacontenttype for i in items]),
-            "dataschema": TextArray([i.event.dataschema for i in items]),
-            "data": TextArray([i.event.data_json for i in items]),
-            "data_binary": BytesArray([i.event.data_binary for i in items]),
-            "extensions": TextArray([i.event.extensions for i in items]),
-            "traceparent": TextArray([i.event.traceparent for i in items]),
-            "digest": BytesArray([i.event.digest for i in items]),
-            "runs": IntArray([len(i.runs) for i in items]),
-            "run_id": TextArray([r.id for _, r in rows]),
-            "run_event_id": TextArray([i.event_id for i, _ in rows]),
-            "run_account_id": IntArray([i.account_id for i, _ in rows]),
-            "payload_bytes": IntArray([i.event.payload_bytes for i, _ in rows]),
-            "hinted": BoolArray([r.is_hinted for _, r in rows]),
-            "priority": IntArray([r.priority for _, r in rows]),
-            "delay_ms": IntArray([round(r.delay_s * 1000) for _, r in rows]),
-            "origin": TextArray([r.origin_run_id for _, r in rows]),
-            "parent": TextArray([r.parent_run_id for _, r in rows]),
-            "workflow": TextArray([r.workflow for _, r in rows]),
-            "queue": TextArray([r.queue for _, r in rows]),
-            "key": TextArray([r.key for _, r in rows]),
-            "created_by": TextArray([r.created_by for _, r in rows]),
-        },
-    )
+    fresh = fetch(tx, _INSERT, values_of(items, unix_ms, hold_s, token))
     return {row[0] for row in fresh}
+
+
+def values_of(
+    items: Sequence[EventInsert], unix_ms: int, hold_s: float, token: str | None
+) -> dict[str, object]:
+    """These events and their runs, as the statements that insert them want them."""
+    rows = [(item, run) for item in items for run in item.runs]
+    return {
+        "unix_ms": unix_ms,
+        "minute": minute_of(items[0].event_id),
+        "hold_s": hold_s,
+        "token": token,
+        "event_id": UuidArray([i.event_id for i in items]),
+        "account_id": IntArray([i.account_id for i in items]),
+        "source": TextArray([i.event.source for i in items]),
+        "sender_id": TextArray([i.event.id for i in items]),
+        "type": TextArray([i.event.type for i in items]),
+        "subject": TextArray([i.event.subject for i in items]),
+        "time": TextArray([i.event.time for i in items]),
+        "datacontenttype": TextArray([i.event.datacontenttype for i in items]),
+        "dataschema": TextArray([i.event.dataschema for i in items]),
+        "data": TextArray([i.event.data_json for i in items]),
+        "data_binary": BytesArray([i.event.data_binary for i in items]),
+        "extensions": TextArray([i.event.extensions for i in items]),
+        "traceparent": TextArray([i.event.traceparent for i in items]),
+        "digest": BytesArray([i.event.digest for i in items]),
+        "runs": IntArray([len(i.runs) for i in items]),
+        "run_id": UuidArray([r.id for _, r in rows]),
+        "run_event_id": UuidArray([i.event_id for i, _ in rows]),
+        "run_account_id": IntArray([i.account_id for i, _ in rows]),
+        "payload_bytes": IntArray([i.event.payload_bytes for i, _ in rows]),
+        "hinted": BoolArray([r.is_hinted for _, r in rows]),
+        "handed": BoolArray([r.is_handed for _, r in rows]),
+        "priority": IntArray([r.priority for _, r in rows]),
+        "delay_ms": IntArray([round(r.delay_s * 1000) for _, r in rows]),
+        "origin": UuidArray([r.origin_run_id for _, r in rows]),
+        "parent": UuidArray([r.parent_run_id for _, r in rows]),
+        "workflow": TextArray([r.workflow for _, r in rows]),
+        "queue": TextArray([r.queue for _, r in rows]),
+        "key": TextArray([r.key for _, r in rows]),
+        "created_by": TextArray([r.created_by for _, r in rows]),
+    }
 
 
 def is_id_taken(error: BaseException) -> bool:
@@ -242,7 +259,7 @@ def runs_of(tx: Connection, event_ids: Sequence[str]) -> dict[str, list[StartedR
     runs: dict[str, list[StartedRun]] = {}
     for run_id, workflow, event_id in tx.exec_driver_sql(
         _RUNS_OF,
-        {"first": TextArray([r[0] for r in ranges]), "last": TextArray([r[1] for r in ranges])},
+        {"first": UuidArray([r[0] for r in ranges]), "last": UuidArray([r[1] for r in ranges])},
     ):
         runs.setdefault(event_id, []).append(StartedRun(run_id, workflow))
     return runs

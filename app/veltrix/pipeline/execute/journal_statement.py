@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from veltrix.domain.failure_groups import UNGROUPED
-from veltrix.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray
+from veltrix.store.arrays import BytesArray, FloatArray, IntArray, PgArray, TextArray, UuidArray
 
 _SMALLINT_MAX = 32_767  # of attempts: a run may wait for its code with a short pause for a day
 
@@ -107,7 +107,7 @@ def values_of(rows: Sequence[Row], parts: Parts, now: float | None) -> dict[str,
     `now` is monotonic: what began is told as a duration before it.
     """
     ids, entries, failures, settlements = zip(*rows, strict=True)
-    values: dict[str, object] = {"id": TextArray(ids)}
+    values: dict[str, object] = {"id": UuidArray(ids)}
     for columns, items in (
         (_journalled(parts), entries),
         (_noted(parts), failures),

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from veltrix.store.arrays import TextArray
+from veltrix.store.arrays import UuidArray
 from veltrix.store.transactions import fetch
 
 
@@ -144,8 +144,8 @@ def claim(
         tx,
         _CLAIM,
         {
-            "id": TextArray([run_id for run_id, _ in deliveries]),
-            "delivery_id": TextArray([delivery_id for _, delivery_id in deliveries]),
+            "id": UuidArray([run_id for run_id, _ in deliveries]),
+            "delivery_id": UuidArray([delivery_id for _, delivery_id in deliveries]),
             "named": len(deliveries),
             "token": token,
             "worker_id": worker_id,
@@ -161,7 +161,7 @@ def lock_held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
     Transactional steps run behind this lock, so their effect and the loss of the lease exclude each
     other.
     """
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    keys = {"id": UuidArray(sorted(run_ids)), "token": token}
     return {row[0] for row in tx.exec_driver_sql(_LOCK_HELD, keys)}
 
 
@@ -170,13 +170,13 @@ def renew(tx: Connection, token: str, run_ids: Sequence[str], hold_s: float) -> 
 
     Of those missing some may be locked by a transactional step; see `held`.
     """
-    keys = {"id": TextArray(sorted(run_ids)), "token": token, "hold_s": hold_s}
+    keys = {"id": UuidArray(sorted(run_ids)), "token": token, "hold_s": hold_s}
     return {row[0] for row in tx.exec_driver_sql(_RENEW, keys)}
 
 
 def held(tx: Connection, token: str, run_ids: Sequence[str]) -> set[str]:
     """Those of these runs that carry the token, locked or not."""
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    keys = {"id": UuidArray(sorted(run_ids)), "token": token}
     return {row[0] for row in tx.exec_driver_sql(_HELD, keys)}
 
 
@@ -187,7 +187,7 @@ def hand_back(
 
     Without `waits`, of those missing some may be locked by a transactional step; see `held`.
     """
-    keys = {"id": TextArray(sorted(run_ids)), "token": token}
+    keys = {"id": UuidArray(sorted(run_ids)), "token": token}
     statement = _HAND_BACK.format(skip_locked="" if waits else " skip locked")
     return {row[0] for row in tx.exec_driver_sql(statement, keys)}
 
@@ -205,7 +205,7 @@ def release(
     `is_death`: each is alone from now on. Else its child lives: nothing is held against them.
     """
     keys = {
-        "id": TextArray(sorted(run_ids)),
+        "id": UuidArray(sorted(run_ids)),
         "token": token,
         "due_in_s": due_in_s,
         "is_death": is_death,
@@ -218,12 +218,12 @@ def forgive(tx: Connection, token: str, run_ids: Sequence[str]) -> None:
 
     They need not travel alone any more.
     """
-    tx.exec_driver_sql(_FORGIVE, {"id": TextArray(sorted(run_ids)), "token": token})
+    tx.exec_driver_sql(_FORGIVE, {"id": UuidArray(sorted(run_ids)), "token": token})
 
 
 def existing(tx: Connection, run_ids: Sequence[str]) -> set[str]:
     """Those of these ids that are runs of ours, in any state."""
     rows = tx.exec_driver_sql(
-        "select id::text from runs where id = any(%(id)s::uuid[])", {"id": TextArray(run_ids)}
+        "select id::text from runs where id = any(%(id)s::uuid[])", {"id": UuidArray(run_ids)}
     )
     return {row[0] for row in rows}

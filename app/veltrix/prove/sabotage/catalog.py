@@ -19,6 +19,11 @@ from veltrix.dev.platform import Kind
 from veltrix.prove.sabotage import authors, servers
 from veltrix.prove.sabotage.swaps import Saboteur, nothing, replace, swap
 
+_INSERTS = (
+    ("veltrix.pipeline.accept.ledger_rows", "_INSERT"),
+    ("veltrix.pipeline.accept.new_rows", "_INSERT_NEW"),
+)
+
 # The ledger forgets what it handed over
 
 
@@ -29,11 +34,14 @@ def due_cleared_at_publish() -> None:
         "_SCAN",
         ("due_at = now() +", "due_at = 'infinity'::timestamptz +"),
     )
-    swap(
-        "veltrix.pipeline.accept.ledger_rows",
-        "_INSERT",
-        ("now() + case", "case when r.hinted then 'infinity'::timestamptz else now() end + case"),
-    )
+    for place in _INSERTS:
+        swap(
+            *place,
+            (
+                "now() + case",
+                "case when r.hinted then 'infinity'::timestamptz else now() end + case",
+            ),
+        )
     for name in ("make_due", "make_runs_due"):
         replace("veltrix.pipeline.relay.relay", name, nothing(0))
         replace("veltrix.pipeline.relay.hint_looks", name, nothing(0))
@@ -124,11 +132,12 @@ def _write_late(write: Any, lists: "SimpleQueue[Any]") -> None:
 
 def identity_forgotten() -> None:
     """An event that is sent again is another event."""
-    swap(
-        "veltrix.pipeline.accept.ledger_rows",
-        "_INSERT",
-        ("select source, sender_id, digest,", "select source, sender_id || event_id, digest,"),
+    forgetful = (
+        "select source, sender_id, digest,",
+        "select source, sender_id || event_id, digest,",
     )
+    for place in _INSERTS:
+        swap(*place, forgetful)
 
 
 def content_normalised() -> None:
