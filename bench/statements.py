@@ -12,7 +12,7 @@ from veltrix.store.transactions import open_autocommit
 _NAMES = (
     ("insert into identities", "accept"),
     ("claimed_at = coalesce(r.claimed_at", "claim"),
-    ("u.s_state", "write"),
+    ("u.s_to", "write"),
     ("insert into journal", "write"),
     ("d.first_handed", "look"),
     ("hand_overs = least(r.hand_overs +", "scan"),

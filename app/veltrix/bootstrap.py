@@ -133,7 +133,11 @@ def workflows_of(settings: Settings) -> dict[str, tuple[Workflow, str]]:
 
 
 def limits_for(
-    settings: Settings, sources: Sources, *, has_own_limits: bool = True
+    settings: Settings,
+    sources: Sources,
+    on_time: Callable[[float, float], object],
+    *,
+    has_own_limits: bool = True,
 ) -> "ExecutionLimits":
     """What the executions of a worker child must respect."""
     from veltrix.pipeline.execute.coroutines.execution import ExecutionLimits
@@ -148,5 +152,7 @@ def limits_for(
         monotonic=sources.monotonic,
         jitter=sources.random,
         arguments_bytes_max=settings.arguments_bytes_max,
+        hold_s=settings.hold_s,
+        on_time=on_time,
         has_own_limits=has_own_limits,
     )

@@ -113,7 +113,10 @@ broker_up = Gauge(
 WORKER_GAUGES = frozenset({"veltrix_broker_up"})  # every process of it has all others, unset
 
 # Worker and engine
-runs_claimed = Counter("veltrix_runs_claimed", "Runs claimed by this worker's children")
+runs_claimed = Counter("veltrix_runs_claimed", "Runs taken up by this worker's children")
+runs_begun = Counter(
+    "veltrix_runs_begun", "Runs taken up as claimed, by their message: nothing was asked before"
+)
 runs_settled = Counter("veltrix_runs_settled", "Outcomes committed", ["workflow", "state"])
 outcome_seconds = ListHistogram(
     "veltrix_outcome_seconds", "From acceptance to the committed outcome", buckets=_LATENCY

@@ -1,4 +1,4 @@
-"""A message is at most one list of one workflow, and carries ids only."""
+"""A message is at most one list of one workflow; it carries ids, and what is handed over."""
 
 import json
 
@@ -6,8 +6,17 @@ import pytest
 from amqp.serialization import decode_properties_basic
 from annotated_types import Le
 
-from veltrix.broker.message import MESSAGE_BYTES_MAX, ListLimits, messages_for, run_ids_in
-from veltrix.domain.due import DueRun
+from veltrix.broker.handed import may_travel, pack_event
+from veltrix.broker.message import (
+    HANDED,
+    MESSAGE_BYTES_MAX,
+    ListLimits,
+    messages_for,
+    run_ids_in,
+    without_events,
+)
+from veltrix.domain.due import DueRun, Lease
+from veltrix.domain.events import NewEvent
 from veltrix.settings.fields import Settings
 
 LIMITS = ListLimits(runs_max=250, runs_unmeasured=8, bytes_max=1_000, work_s=0.05)
@@ -128,3 +137,77 @@ def test_the_largest_message_is_far_below_what_rabbitmq_takes() -> None:
     (message,) = messages_for(runs(runs_max, name), "relay@test", limits, {name: 0.0})
 
     assert len(message.body) + len(message.properties) < MESSAGE_BYTES_MAX / 4
+
+
+LEASE = Lease("0192f0c1-2222-4222-8222-000000000000", 1_790_000_000_000)
+WIDE = ListLimits(runs_max=250, runs_unmeasured=250, bytes_max=2**24, work_s=0.05)
+
+
+def handed(count: int, data: str = "{}", lease: Lease = LEASE) -> list[DueRun]:
+    event = NewEvent(source="/shop", id="1", type="placed", digest=b"", data_json=data)
+    return [
+        DueRun(run.id, run.workflow, run.queue, len(data), False, lease, pack_event(run.id, event))
+        for run in runs(count)
+    ]
+
+
+def test_what_is_handed_over_travels_apart_and_names_its_token() -> None:
+    other = Lease("0192f0c1-3333-4333-8333-000000000000", 0)
+    due = [*handed(2), *runs(2), *handed(2, lease=other)]
+
+    messages = messages_for(due, "api@test", WIDE, {}, b"key")
+
+    tokens = [
+        decode_properties_basic(m.properties, 0)[0]["application_headers"].get("veltrix_token")
+        for m in messages
+    ]
+    assert tokens == [LEASE.token, None, other.token]
+    assert [HANDED in json.loads(m.body)[2] for m in messages] == [True, False, True]
+    assert run_ids_in(messages[0].body) == messages[0].run_ids
+
+
+def test_a_message_carries_no_more_events_than_rabbitmq_takes_and_none_is_left_out() -> None:
+    due = handed(250, json.dumps("é" * 3_500, ensure_ascii=False))
+
+    messages = messages_for(due, "api@test", WIDE, {}, b"key")
+
+    assert all(len(m.body) < MESSAGE_BYTES_MAX * 3 / 4 for m in messages)
+    assert len(messages) > 1
+    carried = [e[0] for m in messages for e in json.loads(m.body)[2][HANDED]["events"]]
+    assert carried == [run.id for run in due]
+
+
+def test_a_dead_letter_keeps_the_ids_and_not_the_events() -> None:
+    (message,) = messages_for(handed(2, '"secret"'), "api@test", WIDE, {}, b"key")
+    assert b"secret" in message.body
+
+    kept = without_events(message.body)
+
+    assert b"secret" not in kept
+    assert run_ids_in(kept) == message.run_ids
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", b"[1, 2]", b'[[], {}, {"veltrix": 7}]', b"[" * 9_999]
+)
+def test_another_body_is_kept_as_it_is(body: bytes) -> None:
+    assert without_events(body) == body
+
+
+@pytest.mark.parametrize(
+    ("fields", "travels"),
+    [
+        ({"data_json": "{}"}, True),
+        ({}, True),
+        ({"data_json": '"' + "x" * 8_192 + '"'}, False),
+        ({"data_json": "1", "extensions": json.dumps({"a": "x" * 8_192})}, False),
+        ({"data_json": "1", "subject": "x" * 8_192}, False),
+        ({"data_binary": b"1"}, False),
+    ],
+)
+def test_what_is_large_or_no_json_stays_in_the_ledger(
+    fields: dict[str, object], travels: bool
+) -> None:
+    event = NewEvent(source="/shop", id="1", type="placed", digest=b"", **fields)  # type: ignore[arg-type]
+
+    assert may_travel(event, Settings().handed_bytes_max) is travels

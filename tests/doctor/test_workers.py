@@ -160,6 +160,7 @@ def say_settings(engine: Engine, node: str, **settings: float) -> None:
         monotonic=time.monotonic,
         queues=["orders"],
         release="release 1",
+        take_returned=lambda: None,
     )
     watch.once()
     watch._link.close()

@@ -190,7 +190,7 @@ def test_old_code_accepts_the_schema_of_newer_code_while_a_deploy_is_under_way(
     [
         "state = 'lost'",
         "due_at = null",
-        "lease_token = id",
+        "lease_token = id, state = 'waiting'",
         "state = 'running'",
         "state = 'succeeded'",
         "settled_at = now()",

@@ -18,6 +18,7 @@ import psutil
 from tests.path.seen import Start
 from tests.support.wait import until
 from veltrix.settings.fields import Settings
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.parent.consuming import CHILDREN_S_MAX, Consuming
 from veltrix.worker.parent.parts import Parent
 from veltrix.worker.places import Places
@@ -91,7 +92,9 @@ def test_a_loop_that_stands_still_and_a_child_that_does_not_come_back_are_seen(
 def test_what_is_missing_for_a_moment_is_borne_and_for_long_ends_the_worker(tmp_path: Path) -> None:
     stamps, troubles = Stamps(tmp_path / "stamps"), Troubles(tmp_path / "troubles")
     settings = Settings(worker_children=2)
-    parent = Parent(settings, ["q"], stamps, Places(tmp_path / "p"), troubles, str, float)
+    parent = Parent(
+        settings, ["q"], stamps, Places(tmp_path / "p"), troubles, Mailbox(), str, float
+    )
     consuming = Consuming(parent)
 
     assert consuming.note({1, 2}, [], 100.0)
@@ -116,7 +119,9 @@ def test_children_that_are_replaced_all_the_time_are_no_children_that_are_missin
 ) -> None:
     stamps, troubles = Stamps(tmp_path / "stamps"), Troubles(tmp_path / "troubles")
     settings = Settings(worker_children=2)
-    parent = Parent(settings, ["q"], stamps, Places(tmp_path / "p"), troubles, str, float)
+    parent = Parent(
+        settings, ["q"], stamps, Places(tmp_path / "p"), troubles, Mailbox(), str, float
+    )
     consuming = Consuming(parent)
     seconds = [100.0 + second for second in range(3 * int(CHILDREN_S_MAX))]
 

@@ -1,6 +1,7 @@
 """Accept: committed before it is answered, each event once, nobody refused for a neighbour."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, text
 from tests.support.accepting import PLACED, accepting, submission, subscribe, subscription
 from tests.support.cut import line_to
 from tests.support.wait import until
+from veltrix.broker.handed import HandedEvent
 from veltrix.domain.due import DueRun
 from veltrix.pipeline.accept.acceptor import Acceptor
 from veltrix.pipeline.accept.cloudevents import parse_binary
@@ -237,6 +239,52 @@ def test_a_run_is_hinted_while_there_is_room_and_is_due_at_once_otherwise(
     assert len(hinted) == 2
 
 
+def test_what_is_hinted_is_handed_over_as_claimed_with_its_event(
+    engine: Engine, settings_for: SettingsFor
+) -> None:
+    subscribe(engine, subscription("fulfil", PLACED))
+    hinted: list[DueRun] = []
+    large = json.dumps("x" * 8_192)
+    with accepting(settings_for(), take_credit=lambda _, n: n, hint=hinted.extend) as acceptor:
+        acceptor.accept([submission("1"), submission("2", large), submission("3", '{"a": 1.50}')])
+        acceptor.accept([submission("4")])
+
+    by_id = {run.id: run for run in hinted}
+    found = rows(
+        engine,
+        "select r.id::text, r.lease_token::text, e.sender_id, e.data::text, e.accepted_at, r.due_at"
+        " from runs r join events e on e.id = r.event_id order by e.sender_id",
+    )
+    assert len(found) == 4
+    for run_id, token, sender_id, data, accepted_at, due_at in found:
+        run = by_id[run_id]
+        if sender_id == "2":
+            assert (token, run.lease, run.packed) == (None, None, b"")
+            continue
+        assert run.lease is not None
+        assert run.lease.token == token
+        event = msgspec.json.decode(run.packed, type=HandedEvent)
+        assert (event.run_id, event.id, event.data_text) == (run_id, sender_id, data)
+        assert event.accepted_at == accepted_at
+        until_s = run.lease.until_ms / 1000 - accepted_at.timestamp()
+        assert until_s == pytest.approx(4.0, abs=0.5), "half of the hold"
+        assert due_at.timestamp() - accepted_at.timestamp() == pytest.approx(8.0, abs=0.5)
+    assert len({token for _, token, *_ in found if token}) == 2, "one for each list"
+
+
+def test_nothing_is_handed_over_as_claimed_where_that_is_switched_off(
+    engine: Engine, settings_for: SettingsFor
+) -> None:
+    subscribe(engine, subscription("fulfil", PLACED))
+    hinted: list[DueRun] = []
+    settings = settings_for(handed_bytes_max=0)
+    with accepting(settings, take_credit=lambda _, n: n, hint=hinted.extend) as acceptor:
+        acceptor.accept([submission("1")])
+
+    assert [(run.lease, run.packed) for run in hinted] == [(None, b"")]
+    assert rows(engine, "select lease_token from runs") == [(None,)]
+
+
 def test_a_new_subscription_is_seen_within_the_cache_time(
     acceptor: Acceptor, engine: Engine
 ) -> None:
@@ -383,6 +431,8 @@ def test_a_commit_whose_answer_was_lost_is_unavailable_and_a_duplicate_when_sent
 
     assert again.duplicate is True
     assert [run.id for run in hinted[1:]] == [run.id for run in again.runs], "it may be there"
+    assert hinted[1].lease is not None
+    assert (hinted[1].lease.until_ms, hinted[1].packed) == (0, b""), "nobody begins it unasked"
     assert count(engine, "events") == 2
     assert count(engine, "runs") == 2
 

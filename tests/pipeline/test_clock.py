@@ -10,8 +10,8 @@ from tests.support.accepting import accepting, submission, subscribe, subscripti
 from tests.support.wait import until
 from veltrix.pipeline.accept.receipts import AcceptUnavailable, Receipt
 from veltrix.pipeline.accept.sweep import Sweep
+from veltrix.pipeline.clock import DatabaseClock
 from veltrix.settings.fields import Settings
-from veltrix.store.clock import DatabaseClock
 from veltrix.store.transactions import transaction
 
 DATABASE_S = 1_790_000_000.0

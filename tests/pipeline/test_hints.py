@@ -161,7 +161,7 @@ def test_what_a_database_cannot_take_back_is_given_back_at_the_next_look(
     ids = add_runs(engine, 2, is_hinted=True)
     runs = [DueRun(run_id, "fulfil", "orders") for run_id in ids]
     lost = deque(messages_for(runs, "api@test", limits_of(settings), {}))
-    looks = HintLooks(settings, make_declarer(settings, "looks"), lost, time.monotonic)
+    looks = HintLooks(settings, make_declarer(settings, "looks"), deque(), lost, time.monotonic)
     with open_autocommit(engine) as tx:
         tx.exec_driver_sql("set default_transaction_read_only = on")
         with pytest.raises(DBAPIError):

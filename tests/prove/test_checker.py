@@ -123,6 +123,48 @@ def test_a_good_case_holds() -> None:
     assert len(found) == len(PROPERTIES)
 
 
+def handed_over() -> tuple[list[Line], CheckedEvidence, list[Blow]]:
+    """The good case; the second run is begun as claimed, and only its end is written."""
+    record, evidence, blows = good()
+    evidence.moves[7:9] = [_ended_as_handed(8, 1.2)]
+    return record, evidence, blows
+
+
+def _ended_as_handed(seq: int, at: float, worker: str = "w@h/7") -> Move:
+    return _move(seq, OTHER, "queued", "succeeded", at, worker=worker, xid="y")._replace(
+        was_leased=True
+    )
+
+
+def test_a_run_that_was_handed_over_as_claimed_was_begun_under_that() -> None:
+    assert broken(*handed_over()) == set()
+
+
+def test_a_run_that_was_not_handed_over_is_not_begun_without_a_claim() -> None:
+    record, evidence, blows = handed_over()
+    evidence.moves[7] = evidence.moves[7]._replace(was_leased=False)
+
+    assert "steps_begin_under_a_claim" in broken(record, evidence, blows)
+
+
+def test_a_run_that_was_handed_over_is_settled_by_who_began_it() -> None:
+    record, evidence, blows = handed_over()
+    evidence.moves[7] = _ended_as_handed(8, 1.2, worker="w@h/9")
+
+    assert "no_zombie_writes" in broken(record, evidence, blows)
+
+
+@pytest.mark.parametrize(("pid", "at"), [(9, 1.15), (7, 7.0)])
+def test_a_run_that_was_handed_over_is_begun_by_one_and_in_time(pid: int, at: float) -> None:
+    record, evidence, blows = handed_over()
+    if at > 5:
+        evidence.begins.pop()
+        evidence.moves[7] = _ended_as_handed(8, at + 0.1)
+    evidence.begins.append(Begin(OTHER, "1", f"{OTHER}:1", 1, pid, at))
+
+    assert "handed_runs_are_begun_early_and_by_one" in broken(record, evidence, blows)
+
+
 def test_a_child_may_end_before_the_first_line_of_one_step() -> None:
     record, evidence, blows = good()
     evidence.failed.append(Failed(OTHER, 0, "1", 2, "WorkerCrashed", "w@h/7"))
@@ -464,7 +506,8 @@ def test_what_was_seen_to_be_committed_and_is_gone_is_seen() -> None:
 def test_every_property_is_broken_by_some_case() -> None:
     seen = set().union(*(names for names, _ in FALSIFIED.values()))
 
-    assert seen | {"commits_are_kept"} == {rule.__name__ for rule in PROPERTIES}
+    handed = {"commits_are_kept", "handed_runs_are_begun_early_and_by_one"}  # cases of their own
+    assert seen | handed == {rule.__name__ for rule in PROPERTIES}
 
 
 def test_the_page_names_every_property() -> None:

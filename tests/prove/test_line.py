@@ -9,7 +9,7 @@ from veltrix.prove.deployment.witness import Move
 
 
 def case_of(accepted_at: dict[str, float], moves: list[Move]) -> Any:
-    return SimpleNamespace(accepted_at=accepted_at, evidence=SimpleNamespace(moves=moves))
+    return SimpleNamespace(accepted_at=accepted_at, moves=moves)
 
 
 def move(at: float, run_id: str, state: str) -> Move:

@@ -71,6 +71,16 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     ),
     "errors_are_deaths": ("attempts_are_counted", ("journal_broken",), {}),
     "ends_stumble": ("nothing_unforeseen", (), {}),
+    "redelivered_begun": (
+        "handed_runs_are_begun_early_and_by_one",
+        ("connections_closed",) * 3,
+        {"rate": 2_000, "events": 6_000},
+    ),
+    "token_believed_for_ever": (
+        "handed_runs_are_begun_early_and_by_one",
+        ("worker_frozen",) * 2,
+        {"rate": 2_000, "events": 6_000},
+    ),
 }
 
 

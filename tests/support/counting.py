@@ -17,6 +17,7 @@ from veltrix.authoring.workflows import Workflow
 from veltrix.broker.message import limits_of, messages_for
 from veltrix.broker.publisher import Publisher
 from veltrix.domain.due import DueRun
+from veltrix.pipeline.handed_key import read_key
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit
@@ -45,6 +46,7 @@ def count(
     """Of `lists` lists of `size` events of this type, each on its whole path to the outcome."""
     offered: list[DueRun] = []
     hands = TestHands(engine, [workflow])
+    key = hands.link.call(read_key)
     with (
         accepting(settings, take_credit=lambda _queue, runs: runs, hint=offered.extend) as acceptor,
         _publishing(settings, workflow.queue) as publisher,
@@ -57,14 +59,14 @@ def count(
             acceptor.accept([submission(f"{name}-{n}", type_=type_) for n in range(size)])
             until(lambda: len(offered) == size, what="the hints")
             sent = messages_for(
-                offered, "count@tests", limits_of(settings), {workflow.name: _MEASURED_S}
+                offered, "count@tests", limits_of(settings), {workflow.name: _MEASURED_S}, key
             )
             assert publisher.publish(sent) == len(sent)
             until(lambda: _has_all_confirmed(publisher), what="the confirms")
             messages += len(sent)
             sent_bytes += sum(len(m.body) + len(m.properties) for m in sent)
             for message in sent:
-                outcomes = hands.run(message.run_ids)
+                outcomes = hands.execute(hands.receive(message))
                 assert set(outcomes.values()) == {"succeeded"}
 
         one_list("warm")

@@ -1,22 +1,31 @@
 """A worker child's work in this process: claim, execute and settle lists, without Celery."""
 
+import math
 import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import Engine as SqlEngine
 
 from veltrix.authoring.workflows import Workflow
+from veltrix.broker.message import HANDED, Message
+from veltrix.pipeline.clock import DatabaseClock
 from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.engine import BatchExecutor
+from veltrix.pipeline.execute.journal_rows import Past
+from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.execute.transact import Transactor
+from veltrix.pipeline.handed_key import read_key
 from veltrix.store.transactions import Link, make_engine
+from veltrix.worker.child.handing import Handing
+from veltrix.worker.jobs import ListJob
 
 LIMITS: dict[str, Any] = {
     "output_bytes_max": 100_000,
@@ -48,8 +57,17 @@ class TestHands:
         self.workflows: Mapping[str, tuple[Workflow, str]] = {
             w.name: (w, code_version) for w in workflows
         }
-        self.limits, self.hold_s = ExecutionLimits(**(LIMITS | limits)), hold_s
         self.link = Link(make_engine(self.url, application="tests hand"), time.sleep)
+        self.handing = Handing(
+            DatabaseClock(time.monotonic, time.time, math.inf),
+            lambda: self.link.call(read_key),
+            lambda: self.link.opened,
+            self.workflows,
+            hold_s,
+            time.monotonic,
+        )
+        told = LIMITS | {"on_time": self.handing.heard, "hold_s": hold_s}
+        self.limits, self.hold_s = ExecutionLimits(**(told | limits)), hold_s
         self.alarm = Alarm(time.monotonic)
         self.alarm.install()
         self.async_steps = AsyncSteps(time.monotonic)
@@ -71,9 +89,30 @@ class TestHands:
         claimed, past = claims.claim(self.link, token, "tests/1", pairs, self.hold_s)
         return Batch(token, claims.executions(claimed, past, self.workflows, self.limits))
 
+    def receive(self, message: Message, *, is_redelivered: bool = False) -> Batch:
+        """A hand with the runs of a message, begun or claimed."""
+        body = msgspec.json.decode(message.body, type=tuple[Any, Any, dict[str, msgspec.Raw]])
+        handed = body[2].get(HANDED)
+        pairs = [(run_id, message.id) for run_id in message.run_ids]
+        raw = {} if handed is None or is_redelivered else {message.id: bytes(handed)}
+        job = ListJob(str(uuid.uuid4()), pairs, handed=raw)
+        found = self.handing.sort(job)
+        claimed: list[Claim] = []
+        past: dict[str, Past] = {}
+        if found.rest:
+            asked = time.monotonic()
+            claimed, past = claims.claim(
+                self.link, job.token, "tests/1", found.rest, self.hold_s, found.told
+            )
+            if claimed:
+                self.handing.heard(asked, claimed[0].now.timestamp())
+        mine = [*claimed, *found.begun]
+        executions = claims.executions(mine, past, self.workflows, self.limits)
+        return Batch(job.token, executions, handed=found.tokens)
+
     def execute(self, batch: Batch) -> dict[str, str]:
         """Outcome by run id."""
-        self.engine.execute(batch, lambda ready: settle(self.link, batch.token, "tests/1", ready))
+        self.engine.execute(batch, lambda ready: settle(self.link, batch.tokens, "tests/1", ready))
         outcomes = {id_: e.outcome for id_, e in batch.executions.items()}
         return outcomes | dict.fromkeys(batch.lost, "lost")
 

@@ -24,6 +24,7 @@ def message(
     is_alone: bool = False,
     letter: DeadLetter | None = None,
     returns: int = 0,
+    handed: bytes | None = None,
 ) -> Delivery:
     return Delivery(
         delivery_id=run_ids[0],
@@ -35,6 +36,8 @@ def message(
         delivered=0.0,
         letter=letter,
         returns=returns,
+        token=None if handed is None else f"of {run_ids[0]}",
+        handed=handed,
     )
 
 
@@ -332,7 +335,7 @@ def test_what_waits_is_taken_back_and_what_a_child_has_is_not() -> None:
     in_flight = seen.next_list()
     assert runs_of(in_flight) == ["run-1", "run-2"]
 
-    assert seen.take_back() == [split, whole]
+    assert seen.take_back() == [(split, ["run-3"]), (whole, ["run-4"])]
     assert seen.waiting() == 0
     assert split.is_acknowledged
     assert split.open_runs == {"run-1", "run-2"}
@@ -348,7 +351,7 @@ def test_what_was_given_back_often_waits_here() -> None:
     seen.add(often)
     seen.add(seldom)
 
-    assert seen.take_back() == [seldom]
+    assert seen.take_back() == [(seldom, ["run-2"])]
     assert runs_of(seen.next_list()) == ["run-1"]
 
 
@@ -361,3 +364,33 @@ def test_what_was_in_the_hand_of_a_dead_child_is_not_given_back() -> None:
 
     assert not seen.take_back()
     assert runs_of(seen.next_list()) == ["run-1"]
+
+
+def test_what_is_handed_over_goes_with_each_list_that_has_a_part_of_it() -> None:
+    seen = collector(runs_max=2)
+    seen.add(message("run-1", "run-2", "run-3", handed=b"1"))
+    seen.add(message("run-4"))
+
+    first, second = seen.next_list(), seen.next_list()
+
+    assert first is not None
+    assert second is not None
+    assert (first.job.handed, first.tokens) == ({"run-1": b"1"}, ["of run-1"])
+    assert (second.job.handed, runs_of(second)) == ({"run-1": b"1"}, ["run-3", "run-4"])
+
+
+def test_what_a_child_had_before_is_claimed_whatever_its_message_carries() -> None:
+    seen = collector()
+    seen.add(message("run-1", "run-2", handed=b"1"))
+    lost = seen.next_list()
+    assert lost is not None
+    assert lost.job.plain == []
+    seen.finished(lost.job.token, ListReport({"run-1": "lost", "run-2": "succeeded"}, {}))
+
+    again = seen.next_list()
+    assert again is not None
+    assert (runs_of(again), again.job.plain) == (["run-1"], ["run-1"])
+    seen.take_again(seen.lost(again.job.token))
+    alone = seen.next_list()
+    assert alone is not None
+    assert (runs_of(alone), alone.job.plain, alone.is_alone) == (["run-1"], ["run-1"], True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from kombu.asynchronous import Hub
 
 from veltrix.settings.fields import Settings
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.parent.consumer import ListConsumer
 from veltrix.worker.parent.intake import Intake
 from veltrix.worker.parent.parts import Parent
@@ -40,6 +41,7 @@ def test_a_plan_lost_with_its_connection_is_made_again_at_the_next(tmp_path: Pat
         Stamps(tmp_path / "stamps"),
         Places(tmp_path / "places"),
         Troubles(tmp_path / "troubles"),
+        Mailbox(),
         lambda: str(next(tokens)),
         lambda: 0.0,
     )

@@ -23,6 +23,7 @@ class Message:
         self.content_type: Any = "application/json"
         self.properties: Any = {}
         self.errors: list[Any] = []
+        self.delivery_info: Any = {}
         self.__dict__.update(changes)
 
 
@@ -121,3 +122,29 @@ def test_whatever_arrives_raises_nothing_but_malformed_and_can_be_kept(
     else:
         assert order.run_ids
         assert all(len(run_id) == 36 for run_id in order.run_ids)
+
+
+HANDED = {"token": OTHER, "until_ms": 1, "events": [["\u00e9"]]}
+
+
+@pytest.mark.parametrize(
+    ("info", "is_first"),
+    [({"redelivered": False}, True), ({"redelivered": True}, False), ({}, False), (None, False)],
+)
+def test_what_is_handed_over_is_for_who_has_the_message_first(info: Any, is_first: bool) -> None:
+    body = json.dumps([[[ID]], {}, {**EMBED, "veltrix": HANDED}], ensure_ascii=False).encode()
+    headers = {"task": "fulfil", "id": ID, "veltrix_token": OTHER}
+
+    order = read_message(Message(body, headers, delivery_info=info))
+
+    assert order.token == OTHER
+    assert (order.handed is not None) is is_first
+    assert order.handed is None or json.loads(order.handed) == HANDED
+    assert order.body == [[[ID]], {}, EMBED], "what Celery shows has no event in it"
+
+
+@pytest.mark.parametrize("token", [7, "", "no uuid", None, ["a"]])
+def test_a_token_that_is_none_is_none(token: Any) -> None:
+    order = read_message(Message(body_of(ID), {"task": "a", "id": ID, "veltrix_token": token}))
+
+    assert (order.token, order.handed) == (None, None)

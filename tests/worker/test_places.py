@@ -16,6 +16,7 @@ from veltrix.authoring.steps import StepCall, step
 from veltrix.pipeline.execute.coroutines.execution import PendingStep
 from veltrix.settings.fields import Settings
 from veltrix.store.crashes import Crash
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.parent.deaths import Death, death_of
 from veltrix.worker.parent.parts import Parent
 from veltrix.worker.parent.silent import SilentChildren
@@ -60,6 +61,7 @@ def parent(tmp_path: Path) -> Parent:
         Stamps(tmp_path / "stamps"),
         Places(tmp_path / "places"),
         Troubles(tmp_path / "troubles"),
+        Mailbox(),
         lambda: "",
         lambda: 10.0,
     )
@@ -147,7 +149,8 @@ def test_a_death_says_the_exit_code_and_the_step(parent: Parent, exitcode: int, 
     slot = parent.stamps.take_slot(os.getpid(), 1.0)
     parent.places.of(slot).begin(pending())
 
-    death = death_of(lost(exitcode), os.getpid(), parent, SilentChildren(parent.stamps, 16.0))
+    silent = SilentChildren(parent.stamps, 16.0)
+    death = death_of(lost(exitcode), os.getpid(), "w@h", parent, silent)
 
     assert death is not None
     message = f"its worker process exited {said} in step charge at 2"
@@ -160,20 +163,21 @@ def test_a_death_says_the_exit_code_and_the_step(parent: Parent, exitcode: int, 
         began=1.5,
         took_ms=8_500,
         arguments='[["4711"],{}]',
+        worker_id=f"w@h/{os.getpid()}",
     )
     assert death.crash_of(["another"]) is None, "of a list before"
 
 
 def test_a_death_outside_of_steps_is_told_of_a_run_that_was_alone_only(parent: Parent) -> None:
-    death = death_of(lost(-11), 999_999, parent, SilentChildren(parent.stamps, 16.0))
+    death = death_of(lost(-11), 999_999, "w@h", parent, SilentChildren(parent.stamps, 16.0))
 
-    assert death == Death("exited 11 (SIGSEGV)", 10.0)
+    assert death == Death("exited 11 (SIGSEGV)", 10.0, worker_id="w@h/999999")
     assert death.crash_of(["a", "b"]) is None
     message = "its worker process exited 11 (SIGSEGV) outside of any step"
-    assert death.crash_of(["a"]) == Crash(run_id="a", message=message)
+    assert death.crash_of(["a"]) == Crash(run_id="a", message=message, worker_id="w@h/999999")
 
 
 def test_an_error_that_a_child_raised_is_no_death(parent: Parent) -> None:
     silent = SilentChildren(parent.stamps, 16.0)
 
-    assert death_of(told(ValueError("Worker exited prematurely")), 1, parent, silent) is None
+    assert death_of(told(ValueError("Worker exited prematurely")), 1, "w@h", parent, silent) is None

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tests.pipeline.conftest import Hands, hands
-from tests.support.due_runs import add_runs, change_runs, read_runs
+from tests.support.due_runs import add_runs, change_runs, hand_over, read_runs
 from tests.support.hands import TestHands
 from veltrix import Event, gather, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Batch
@@ -30,6 +30,7 @@ class Watched:
 
     def __init__(self, url: str, child: TestHands, run_ids: list[str]) -> None:
         self.child, self.ahead_s = child, 0.0
+        self.returned: list[tuple[str, list[str]]] = []
         made = make_engine(child.url, application="tests watch", statement_timeout_s=5.0)
         self.watch = ChildWatch(
             Settings.model_validate({"database_url": url}),
@@ -42,9 +43,17 @@ class Watched:
             monotonic=lambda: time.monotonic() + self.ahead_s,
             queues=["orders"],
             release="release 1",
+            take_returned=lambda: self.returned.pop() if self.returned else None,
         )
         self.batch: Batch = child.claim(run_ids)
         self.watch.begin(self.batch)
+
+    def hold(self, batch: Batch, handed_s: float) -> None:
+        """Another list, which came as claimed, and of which each run has begun."""
+        self.batch = batch
+        for execution in batch.executions.values():
+            execution.has_begun = True
+        self.watch.begin(batch, handed_s)
 
     def tick(self, ahead_s: float) -> None:
         """One tick, so much later than it is."""
@@ -280,3 +289,60 @@ def test_a_step_that_takes_the_timer_of_its_list_still_ends_at_its_limit(
     (row,) = read_runs(engine, run_ids, "outcome")
     assert row.outcome["type"] == "StepTimeout"
     assert calls == []
+
+
+def test_of_what_came_as_claimed_the_row_says_in_time_that_it_is_run_here(
+    engine: Engine, hands: Hands, watched: Callable[..., Watched]
+) -> None:
+    @workflow(name="fulfil")
+    async def flow(event: Event[Any]) -> None:
+        pass
+
+    child = hands(flow)
+    one = watched(child, [])
+    child.execute(child.receive(hand_over(engine)))
+    message = hand_over(engine, 2)
+    one.hold(child.receive(message), handed_s=1.0)
+
+    one.tick(1.0)
+    assert read_runs(engine, message.run_ids, "state") == [("queued",)] * 2
+    one.tick(1.7)  # a third of the hold after it was set
+    columns = "state, attempt, worker_id, due_in > 7 as is_ahead"
+    assert read_runs(engine, message.run_ids, columns) == [("running", 1, "tests/1", True)] * 2
+    one.tick(6.0)
+
+    assert child.execute(one.batch) == dict.fromkeys(message.run_ids, "succeeded")
+
+
+def test_what_came_as_claimed_and_was_taken_away_is_not_begun(
+    engine: Engine, hands: Hands, watched: Callable[..., Watched]
+) -> None:
+    @workflow(name="fulfil")
+    async def flow(event: Event[Any]) -> None:
+        pass
+
+    child = hands(flow)
+    one = watched(child, [])
+    child.execute(child.receive(hand_over(engine)))
+    message = hand_over(engine, 2)
+    one.hold(child.receive(message), handed_s=0.0)
+    change_runs(engine, message.run_ids[:1], "lease_token = null")
+    one.tick(3.0)
+
+    outcomes = child.execute(one.batch)
+
+    assert outcomes == {message.run_ids[0]: "lost", message.run_ids[1]: "succeeded"}
+
+
+def test_what_the_parent_hands_back_is_due_at_the_next_tick(
+    engine: Engine, hands: Hands, watched: Callable[..., Watched]
+) -> None:
+    one = watched(hands(), [])
+    message = hand_over(engine, 3)
+    (token,) = set(read_runs(engine, message.run_ids, "lease_token::text"))
+    one.returned.append((token[0], message.run_ids[:2]))
+
+    one.tick(0.1)
+
+    found = read_runs(engine, message.run_ids, "due_at <= now(), lease_token is null")
+    assert found == [(True, True), (True, True), (False, False)]

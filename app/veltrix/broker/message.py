@@ -1,5 +1,6 @@
-"""What travels to a worker: a Celery message (protocol 2) whose payload is run ids only.
+"""What travels to a worker: a Celery message (protocol 2) whose arguments are run ids.
 
+Of runs that are handed over as claimed it carries the events too, beside what Celery puts there.
 Grouped by queue and workflow, because a message names one Celery task; at most one list of a worker
 child each, because a message cannot be spread over workers (mechanics 16).
 """
@@ -12,7 +13,8 @@ from uuid import UUID
 import msgspec
 from amqp.serialization import dumps
 
-from veltrix.domain.due import DueRun
+from veltrix.broker.handed import hand
+from veltrix.domain.due import DueRun, Lease
 from veltrix.settings.fields import Settings
 
 ARGSREPR_CHARS_MAX = 1_000
@@ -21,8 +23,11 @@ ARGSREPR_CHARS_MAX = 1_000
 MESSAGE_BYTES_MAX = 1024 * 1024
 # AMQP 0-9-1 property flags: content-type, content-encoding, headers, delivery-mode, message-id.
 _START = 0xF080.to_bytes(2, "big") + dumps("ss", ["application/json", "utf-8"])
+# Of events that one message carries; it has the rest of MESSAGE_BYTES_MAX for ids and headers.
+HANDED_BYTES_MAX = 512 * 1024
+HANDED = "veltrix"  # beside Celery's words in the third part of a body
 _PERSISTENT = 2
-_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -68,25 +73,28 @@ def limits_of(settings: Settings) -> ListLimits:
 
 
 def messages_for(
-    runs: Iterable[DueRun], origin: str, limits: ListLimits, occupied_s: Mapping[str, float]
+    runs: Iterable[DueRun],
+    origin: str,
+    limits: ListLimits,
+    occupied_s: Mapping[str, float],
+    key: bytes | None = None,
 ) -> list[Message]:
     """The messages that carry these runs, each run in exactly one; order within a workflow is kept.
 
     A run that must travel alone gets a message of its own. `occupied_s` is what a run of each
-    measured workflow costs a child; `origin` names the relay.
+    measured workflow costs a child; `origin` names the relay. `key` signs what is handed over.
     """
-    groups: dict[tuple[str, str], list[DueRun]] = {}
+    groups: dict[tuple[str, str, Lease | None], list[DueRun]] = {}
     messages = []
     for run in runs:
         if run.alone:
-            messages.append(_message([run], origin))
+            messages.append(_message([run], origin, key))
         else:
-            groups.setdefault((run.queue, run.workflow), []).append(run)
-    for (_, workflow), group in groups.items():
+            groups.setdefault((run.queue, run.workflow, run.lease), []).append(run)
+    for (_, workflow, _), group in groups.items():
         runs_max = limits.runs_of(occupied_s.get(workflow))
-        messages.extend(
-            _message(part, origin) for part in _lists(group, runs_max, limits.bytes_max)
-        )
+        parts = _lists(group, runs_max, limits.bytes_max)
+        messages.extend(_message(part, origin, key) for part in parts)
     return messages
 
 
@@ -106,6 +114,18 @@ def run_ids_in(body: bytes) -> list[str]:
     return []
 
 
+def without_events(body: bytes) -> bytes:
+    """A body of ours without the events that it carries; any other as it is. Never raises."""
+    try:
+        args, kwargs, embed = msgspec.json.decode(body)
+        if embed[HANDED]["events"]:
+            embed[HANDED]["events"] = []
+            return _encode([args, kwargs, embed])
+    except (msgspec.MsgspecError, UnicodeError, ValueError, TypeError, LookupError, RecursionError):
+        pass
+    return body
+
+
 def _is_uuid(value: object) -> bool:
     try:
         return isinstance(value, str) and len(value) == 36 and bool(UUID(value))
@@ -115,28 +135,34 @@ def _is_uuid(value: object) -> bool:
 
 def _lists(runs: list[DueRun], runs_max: int, bytes_max: int) -> Iterator[list[DueRun]]:
     part: list[DueRun] = []
-    part_bytes = 0
+    part_bytes = packed_bytes = 0
     for run in runs:
-        if part and (len(part) == runs_max or part_bytes + run.payload_bytes > bytes_max):
-            yield part
-            part, part_bytes = [], 0
-        part.append(run)
         part_bytes += run.payload_bytes
+        packed_bytes += len(run.packed)
+        is_full = part_bytes > bytes_max or packed_bytes > HANDED_BYTES_MAX
+        if part and (is_full or len(part) == runs_max):
+            yield part
+            part, part_bytes, packed_bytes = [], run.payload_bytes, len(run.packed)
+        part.append(run)
     yield part
 
 
-def _message(runs: list[DueRun], origin: str) -> Message:
+def _message(runs: list[DueRun], origin: str, key: bytes | None) -> Message:
     run_ids = [run.id for run in runs]
     first = runs[0]
-    headers = _common_headers(first.workflow, origin) + _encode_headers(
-        {
-            "id": first.id,
-            "root_id": first.id,
-            "argsrepr": ",".join(run_ids)[:ARGSREPR_CHARS_MAX],
-            "veltrix_bytes": sum(run.payload_bytes for run in runs),
-            "veltrix_alone": first.alone,
-        }
-    )
+    told = {
+        "id": first.id,
+        "root_id": first.id,
+        "argsrepr": ",".join(run_ids)[:ARGSREPR_CHARS_MAX],
+        "veltrix_bytes": sum(run.payload_bytes for run in runs),
+        "veltrix_alone": first.alone,
+    }
+    embed: dict[str, Any] = _EMBED
+    if first.lease is not None:
+        told["veltrix_token"] = first.lease.token
+        packed = [run.packed for run in runs if run.packed]
+        embed = _EMBED | {HANDED: hand(first.lease, first.workflow, first.queue, packed, key)}
+    headers = _common_headers(first.workflow, origin) + _encode_headers(told)
     return Message(
         first.id,
         first.queue,
@@ -145,7 +171,7 @@ def _message(runs: list[DueRun], origin: str) -> Message:
         b"".join(
             (_START, len(headers).to_bytes(4, "big"), headers, dumps("os", [_PERSISTENT, first.id]))
         ),
-        _encode([[run_ids], {}, _EMBED]),
+        _encode([[run_ids], {}, embed]),
     )
 
 

@@ -100,12 +100,31 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
     return {"action": action, "channel": {"$ref": f"#/channels/{reference}"}, "summary": summary}
 
 
+def _handed() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Signed; believed by workers of the same ledger",
+        "properties": {
+            "token": {"type": "string", "format": "uuid"},
+            "until_ms": {
+                "type": "integer",
+                "description": "Unix time until which a run may be begun without a claim",
+            },
+            "workflow": {"type": "string"},
+            "queue": {"type": "string"},
+            "events": {"type": "array", "description": "For each run its id and its event"},
+            "signature": {"type": "string"},
+        },
+    }
+
+
 def _runs_message() -> dict[str, Any]:
     run_ids = {"type": "array", "items": {"type": "string", "format": "uuid"}, "minItems": 1}
     return {
         "name": "runs",
         "title": "Runs of one workflow",
-        "summary": "A Celery message, protocol 2, that names runs and carries no payload.",
+        "summary": "A Celery message, protocol 2, that names runs. Of those an api hands over as"
+        " claimed it carries the events.",
         "contentType": "application/json",
         "headers": {
             "type": "object",
@@ -115,6 +134,11 @@ def _runs_message() -> dict[str, Any]:
                 "id": {"type": "string", "format": "uuid", "description": "The first run"},
                 "argsrepr": {"type": "string", "description": "Run ids, cut at 1,000 characters"},
                 "origin": {"type": "string", "description": "The relay that published it"},
+                "veltrix_token": {
+                    "type": "string",
+                    "format": "uuid",
+                    "description": "On the rows of runs that are handed over as claimed",
+                },
                 "veltrix_bytes": {"type": "integer", "description": "Payload of all runs"},
                 "veltrix_alone": {
                     "type": "boolean",
@@ -128,7 +152,7 @@ def _runs_message() -> dict[str, Any]:
             "prefixItems": [
                 {"type": "array", "prefixItems": [run_ids], "minItems": 1, "maxItems": 1},
                 {"type": "object", "maxProperties": 0},
-                {"type": "object"},
+                {"type": "object", "properties": {"veltrix": _handed()}},
             ],
             "minItems": 3,
             "maxItems": 3,

@@ -41,7 +41,7 @@ Not settings: one format each, so that nothing has to be guessed.
 |---|---|
 | events over HTTP | CloudEvents 1.0.2 JSON or binary; the payload is kept byte for byte |
 | payloads, outputs and outcomes in PostgreSQL | `json` (as sent), or `bytea` for content that is not JSON |
-| messages in RabbitMQ | Celery protocol 2, `application/json`, UTF-8, run ids only; nothing else is accepted |
+| messages in RabbitMQ | Celery protocol 2, `application/json`, UTF-8: run ids, and small events of theirs; nothing else is accepted |
 | ids | UUIDv7, as text with dashes |
 | times | RFC 3339, UTC |
 | errors over HTTP | `application/problem+json` (RFC 9457) |

@@ -31,7 +31,7 @@ BY_CONSTRUCTION: dict[str, str] = {
     "P20": "queues and exchanges are declared durable, messages are persistent",
     "P21": "the relay publishes to queues it has declared, and names those without a worker",
     "P22": "an unknown VELTRIX_ variable is refused at the start, with the name that was meant",
-    "P23": "a message has run ids only, and a bound",
+    "P23": "a message has run ids, small events, and a bound",
     "B02": "a run that kills its worker is tried alone, and ends as poison by its own count",
     "B03": "the policies that relays keep ask for at-least-once",
     "B08": "delays are due times in PostgreSQL: no queue of ours has a TTL",

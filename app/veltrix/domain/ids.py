@@ -51,12 +51,23 @@ class EventIds:
             self._last_ms = unix_ms
         return [self._one(unix_ms) for _ in range(count)]
 
+    def token(self) -> str:
+        """A UUIDv4 (RFC 9562, section 5.4), for the runs of one list."""
+        bits = self._random_bits(122)
+        high = (bits >> 74 << 16) | 0x4000 | (bits >> 62 & 0xFFF)
+        low = (0b10 << 62) | (bits & 0x3FFFFFFFFFFFFFFF)
+        return _text(high, low)
+
     def _one(self, unix_ms: int) -> str:
         bits = self._random_bits(50)
         high = (unix_ms << 16) | 0x7000 | (bits >> 38)
         low = (0b10 << 62) | ((bits & 0x3FFFFFFFFF) << 24)
-        text = f"{high:016x}{low:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return _text(high, low)
+
+
+def _text(high: int, low: int) -> str:
+    text = f"{high:016x}{low:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def workflow_suffix(workflow: str) -> str:

@@ -22,6 +22,7 @@ from veltrix.worker.child.begin_end import close_all
 from veltrix.worker.child.child import WorkerChild
 from veltrix.worker.child.parts import Inheritance, put_together
 from veltrix.worker.jobs import Job, RegisterJob
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.places import Places
 from veltrix.worker.solo import SoloConsumer
 from veltrix.worker.stamps import Stamps
@@ -57,6 +58,7 @@ def run_solo(settings: Settings) -> int:
             stamps=Stamps(folder / "stamps"),
             places=Places(folder / "places"),
             troubles=troubles,
+            mailbox=Mailbox(),
             has_step_limits=False,
         )
         child = WorkerChild(put_together(inheritance))

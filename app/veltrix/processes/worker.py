@@ -34,6 +34,7 @@ from veltrix.worker.child.begin_end import close_all
 from veltrix.worker.child.child import inherit, prepare_child
 from veltrix.worker.child.parts import Inheritance
 from veltrix.worker.child.recycling import end_processes
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.parent import lost_connections
 from veltrix.worker.parent.celery_events import CeleryEvents
 from veltrix.worker.parent.consuming import end_all
@@ -61,10 +62,10 @@ def run_worker(settings: Settings, folder: Path) -> int:
     sources = real_sources()
     node = settings.worker_name or f"veltrix@{socket.gethostname()}"
     stamps, troubles = Stamps(folder / "stamps"), Troubles(folder / "troubles")
-    places = Places(folder / "places")
+    places, mailbox = Places(folder / "places"), Mailbox()
     celery = make_celery(settings, workflows, queues, name=node)
     parent = celery.veltrix_parent = Parent(
-        settings, queues, stamps, places, troubles, sources.new_id, sources.monotonic
+        settings, queues, stamps, places, troubles, mailbox, sources.new_id, sources.monotonic
     )
     celery.steps["consumer"].add(DeclareTopology)
     celery.events.dispatcher_cls = CeleryEvents
@@ -78,6 +79,7 @@ def run_worker(settings: Settings, folder: Path) -> int:
             stamps=stamps,
             places=places,
             troubles=troubles,
+            mailbox=mailbox,
         )
     )
     signals.worker_process_init.connect(_on_child, weak=False)

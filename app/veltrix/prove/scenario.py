@@ -262,6 +262,7 @@ class Driver:
             self._blows,
             committed=self._site.committed,
             slack=self._plan.slack,
+            hold_s=self._site.hold_s,
         )
         logs = nothing_unforeseen(
             self._site.folder / "logs",

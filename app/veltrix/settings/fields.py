@@ -403,6 +403,15 @@ class Settings(BaseModel):
         ge=0.001,
         le=60,
     )
+    handed_bytes_max: int = _setting(
+        8_192,
+        "Largest event that travels in the message of its run, so that the worker need not read"
+        " it; 0: none does",
+        unit="bytes",
+        full="the worker claims the run and reads its event from the database",
+        ge=0,
+        le=65_536,
+    )
     list_runs_unmeasured: int = _setting(
         8, "Runs in one list of a workflow nobody has measured yet", unit="runs", ge=1, le=5_000
     )

@@ -80,6 +80,11 @@ class UuidArray(PgArray):
         return encoded
 
 
+def uuids(ids: str | Sequence[str]) -> UuidArray:
+    """One id, or many."""
+    return UuidArray([ids] if isinstance(ids, str) else ids)
+
+
 class BytesArray(PgArray):
     """bytea[]."""
 

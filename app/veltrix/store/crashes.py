@@ -3,14 +3,14 @@
 They are failed attempts like others, marked, so that they take none of a step's retries.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import Connection
 
 from veltrix.domain.places import WORKER_POSITION
 from veltrix.domain.states import Reason
-from veltrix.store.arrays import TextArray
+from veltrix.store.arrays import TextArray, uuids
 from veltrix.store.failure_deltas import POISON_GROUP
 
 CRASHED, VANISHED = "WorkerCrashed", "WorkerVanished"
@@ -29,6 +29,7 @@ class Crash(msgspec.Struct, kw_only=True):
     began: float | None = None
     took_ms: int | None = None
     arguments: str | None = None
+    worker_id: str = ""  # of the child, for a run whose row does not name it yet
 
 
 # A worker child ends once, so a second row of it would be of a statement that is tried again.
@@ -38,13 +39,13 @@ insert into failed_attempts (run_id, generation, position, step, attempt, type, 
 select r.id, r.generation, %(position)s, %(step)s, least(32767, 1 + (
         select count(*) from failed_attempts f where f.run_id = r.id
             and f.generation = r.generation and f.position = %(position)s
-    )), '{CRASHED}', %(message)s, '', {POISON_GROUP}, r.worker_id, 0,
+    )), '{CRASHED}', %(message)s, '', {POISON_GROUP}, coalesce(r.worker_id, %(worker_id)s), 0,
     clock_timestamp() - %(ago_ms)s::bigint * interval '1 ms', %(took_ms)s::bigint,
     %(arguments)s::text, true
 from runs r
-where r.id = %(run_id)s::uuid and r.lease_token = %(token)s::uuid and not exists (
+where r.id = %(run_id)s::uuid and r.lease_token = any(%(tokens)s) and not exists (
     select from failed_attempts f where f.run_id = r.id and f.generation = r.generation
-        and f.is_crash and f.worker_id = r.worker_id
+        and f.is_crash and f.worker_id = coalesce(r.worker_id, %(worker_id)s)
 )
 """  # noqa: S608 - put together from constants
 
@@ -93,13 +94,16 @@ select count(*) from failed
 """  # noqa: S608 - put together from constants
 
 
-def note(tx: Connection, token: str, crash: Crash, now: float) -> int:
-    """Keep the crash with its run, if that still carries the token; how many rows (0 or 1).
+def note(tx: Connection, tokens: str | Sequence[str], crash: Crash, now: float) -> int:
+    """Keep the crash with its run, if that still carries a token; how many rows (0 or 1).
 
     `now` is of the clock by which the attempt began.
     """
     ago_ms = None if crash.began is None else round((now - crash.began) * 1000)
-    values = msgspec.structs.asdict(crash) | {"token": token, "ago_ms": ago_ms}
+    values = msgspec.structs.asdict(crash) | {
+        "tokens": uuids(tokens),
+        "ago_ms": ago_ms,
+    }
     return tx.exec_driver_sql(_NOTE, values).rowcount
 
 

@@ -50,12 +50,13 @@ APP: Mapping[str, tuple[str, ...]] = {
     "replay_runs": (_READ, _ADD, _CHANGE, _REMOVE),
     "replays": (_READ, _ADD, _CHANGE, _REMOVE),
     "runs": (_READ, _ADD, _CHANGE),
+    "secrets": (_READ,),
     "sessions": (_READ, _ADD, _REMOVE),
     "subscriptions": (_READ, _ADD, _CHANGE, _REMOVE),
     "workers": (_READ, _ADD, _CHANGE, _REMOVE),
 }
 # Who reads sees payloads, and nothing that opens a door.
-_NOT_READ = {"sessions"}
+_NOT_READ = {"secrets", "sessions"}
 READ: Mapping[str, tuple[str, ...]] = {
     **{table: (_READ,) for table in APP if table not in _NOT_READ},
     "api_keys": (f"select ({', '.join(c.name for c in api_keys.columns if c.name != 'hash')})",),

@@ -141,7 +141,12 @@ runs = Table(
     CheckConstraint(
         "(state in ('queued','running','waiting')) = (due_at is not null)", name="open_is_due"
     ),
-    CheckConstraint("(state = 'running') = (lease_token is not null)", name="running_is_leased"),
+    # Who runs it has a token; who is about to be handed over as claimed may have one.
+    CheckConstraint(
+        "case state when 'running' then lease_token is not null when 'queued' then true"
+        " else lease_token is null end",
+        name="leased_is_open",
+    ),
     CheckConstraint(
         "(state in ('succeeded','failed','cancelled')) = (settled_at is not null)", name="settled"
     ),
@@ -305,6 +310,14 @@ counter_deltas = Table(
         "autovacuum_vacuum_scale_factor": "0.0",
         "autovacuum_vacuum_threshold": "10000",
     },
+)
+
+# What only this ledger's processes may know; `handed` signs the messages of runs handed over.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )
 
 # The books: one row per account and minute of acceptance; `discrepancy` is |counters - rows| as

@@ -197,6 +197,7 @@ class Link:
         self._say = say
         self._is_stuck = False
         self._connection: Connection | None = None
+        self.opened = 0  # connections so far: each may be to another server
 
     def call(
         self,
@@ -218,6 +219,7 @@ class Link:
             try:
                 if self._connection is None:
                     self._connection = open_autocommit(self._engine)
+                    self.opened += 1
                     is_open = True
                 if is_uncertain and on_return is not None:
                     on_return(self._connection)

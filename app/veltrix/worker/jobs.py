@@ -12,16 +12,22 @@ class ListJob(msgspec.Struct, tag="list"):
     """Claim, execute and settle these runs under `token`: (run id, delivery id) pairs.
 
     `letters` are the messages, by delivery id, that name a task this worker does not know: if none
-    of their runs exists they become dead letters.
+    of their runs exists they become dead letters. `handed` is what messages of runs that are handed
+    over as claimed carry, by delivery id; the runs in `plain` are claimed all the same: somebody
+    had them before.
     """
 
     token: str
     deliveries: list[tuple[str, str]]
     letters: dict[str, DeadLetter] = {}
+    handed: dict[str, bytes] = {}
+    plain: list[str] = []
 
 
 class ReleaseJob(msgspec.Struct, tag="release"):
     """The child that held `token` died: free its runs, each alone from now on.
+
+    `tokens` are those on the runs that it had as claimed.
 
     Due in `due_in_s` at the latest, if nobody has taken them up before. Not `is_death`: the child
     lives and could not go on with them, which is no fault of theirs. `crash` is kept with the run
@@ -33,6 +39,7 @@ class ReleaseJob(msgspec.Struct, tag="release"):
     due_in_s: float
     is_death: bool = True
     crash: Crash | None = None
+    tokens: list[str] = []
 
 
 class LetterJob(msgspec.Struct, tag="letter"):

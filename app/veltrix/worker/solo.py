@@ -100,8 +100,9 @@ class SoloConsumer:
         if order.task not in self._workflows:
             detail = f"no workflow {order.task!r} in this worker"
             letters[order.delivery_id] = letter_of(message, queue, "unknown_task", detail)
+        handed = {} if order.handed is None else {order.delivery_id: order.handed}
         # Each by itself: in a debugger a second run beside it would be in the way.
         return [
-            ListJob(self._new_token(), [(run_id, order.delivery_id)], letters)
+            ListJob(self._new_token(), [(run_id, order.delivery_id)], letters, handed)
             for run_id in order.run_ids
         ]

@@ -109,16 +109,18 @@ select m.id::text, m.event_id::text, m.workflow, m.state, m.generation,
 from moved m order by m.id
 """  # noqa: S608 - put together from constants
 
+# Of a run that a worker has, or is about to have, it is a request.
 _CANCEL = """
 with held as materialized (
-    select id, state from runs where id = any(%(id)s::uuid[]) and due_at is not null
+    select id, lease_token is not null as is_held from runs
+    where id = any(%(id)s::uuid[]) and due_at is not null
     order by id for no key update
 ), moved as (
     update runs r set
-        state = case when held.state = 'running' then r.state else 'cancelled' end,
-        due_at = case when held.state = 'running' then r.due_at end,
-        settled_at = case when held.state = 'running' then null else now() end,
-        reason = case when held.state = 'running' then r.reason else 'requested' end,
+        state = case when held.is_held then r.state else 'cancelled' end,
+        due_at = case when held.is_held then r.due_at end,
+        settled_at = case when held.is_held then null else now() end,
+        reason = case when held.is_held then r.reason else 'requested' end,
         cancel_requested_at = coalesce(r.cancel_requested_at, now())
     from held where r.id = held.id
     returning r.id, r.event_id, r.workflow, r.state, r.generation, r.account_id, r.minute

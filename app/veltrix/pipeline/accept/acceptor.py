@@ -14,7 +14,7 @@ from time import monotonic
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from veltrix.domain.due import DueRun
+from veltrix.domain.due import DueRun, Lease
 from veltrix.domain.ids import EventIds
 from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.accept.accounts import Accounts
@@ -24,13 +24,14 @@ from veltrix.pipeline.accept.new_rows import Inserting
 from veltrix.pipeline.accept.receipts import EventRefused
 from veltrix.pipeline.accept.requests import Request, parts_of, settle
 from veltrix.pipeline.accept.routing import RoutingTable
+from veltrix.pipeline.clock import DatabaseClock
 from veltrix.releases import subscription_rows
 from veltrix.settings.fields import Settings
-from veltrix.store.clock import DatabaseClock
 from veltrix.store.transactions import is_away, open_autocommit, retry_transient
 from veltrix.telemetry import (
     accept_list_events,
     accept_seconds,
+    clock_offset_seconds,
     events_accepted,
     events_duplicate,
     events_refused,
@@ -224,6 +225,8 @@ class Acceptor:
                 self._clock.unix_ms(),
                 self._take_credit,
                 inserting=self._inserting,
+                lease=self._lease(),
+                handed_bytes_max=self._settings.handed_bytes_max,
                 is_unrouted_refused=self._settings.refuse_unrouted,
             )
         except Exception as error:  # noqa: BLE001 - the thread must live
@@ -238,6 +241,14 @@ class Acceptor:
         answers = written.answers()
         self._note(answers, written)
         return answers
+
+    def _lease(self) -> Lease | None:
+        """For the runs of the next list that are handed over as claimed; None: none is."""
+        hold_s = self._settings.hold_s
+        is_certain = self._clock.spread_s <= hold_s / 8
+        if not (is_certain and self._settings.handed_bytes_max):
+            return None
+        return Lease(self.new_ids.token(), self._clock.unix_ms() + round(hold_s * 500))
 
     def _commit(self, written: AcceptList) -> None:
         """Write a list, on a second connection if the first one turns out to be dead."""
@@ -316,6 +327,7 @@ class Acceptor:
         before = monotonic()
         database_s = ledger_rows.unix_s(tx)
         self._clock.learn(before, database_s, monotonic())
+        clock_offset_seconds.set(self._clock.offset_s or 0.0)
         trouble, self.clock_trouble = self.clock_trouble, self._clock.trouble
         if self.clock_trouble is not None and trouble is None:
             _log.error("clock.wrong", error=self.clock_trouble)

@@ -12,7 +12,8 @@ import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from veltrix.domain.due import DueRun
+from veltrix.broker.handed import may_travel, pack_event
+from veltrix.domain.due import DueRun, Lease
 from veltrix.domain.events import NewEvent
 from veltrix.domain.ids import SUFFIX_HEX_LEN, EventIds, run_id, unix_ms_of, workflow_suffix
 from veltrix.pipeline.accept import ledger_rows
@@ -83,9 +84,12 @@ class AcceptList:
         take_credit: Callable[[str, int], int],
         *,
         inserting: Inserting,
+        lease: Lease | None,
+        handed_bytes_max: int,
         is_unrouted_refused: bool,
     ) -> None:
         self._submissions, self._new_ids, self._inserting = submissions, new_ids, inserting
+        self._lease, self._handed_bytes_max = lease, handed_bytes_max
         self._by_identity: dict[tuple[str, str], EventInsert] = {}
         self._echoes: list[int] = []  # indexes of submissions whose identity came before
         first: dict[tuple[str, str], Submission] = {}
@@ -112,14 +116,18 @@ class AcceptList:
         self._refused: dict[tuple[str, str], EventRefused] = {}
 
     def _hint(self, take_credit: Callable[[str, int], int]) -> None:
-        """Give the queues' room to the first runs that may start now."""
-        runs = [run for item in self._undecided for run in item.runs if run.delay_s == 0]
-        wanted = Counter(run.queue for run in runs)
+        """Give the queues' room to the first runs that may start now; as claimed, if they may."""
+        items = self._undecided
+        starts = [(run, item) for item in items for run in item.runs if run.delay_s == 0]
+        wanted = Counter(run.queue for run, _ in starts)
         room = {queue: take_credit(queue, count) for queue, count in wanted.items()}
-        for run in runs:
+        for run, item in starts:
             if room[run.queue] > 0:
                 room[run.queue] -= 1
                 run.is_hinted = True
+                run.is_handed = self._lease is not None and may_travel(
+                    item.event, self._handed_bytes_max
+                )
 
     def write(self, tx: Connection, accounts: Accounts, hold_s: float) -> None:
         """Commit all that can be stored. `tx` must be in autocommit: each statement is final.
@@ -166,7 +174,7 @@ class AcceptList:
                     items,
                     unix_ms_of(items[0].event_id),
                     hold_s,
-                    None,
+                    None if self._lease is None else self._lease.token,
                     may_be_there=self._is_uncertain,
                 )
             )
@@ -256,13 +264,27 @@ class AcceptList:
         no message names waits until its hold ends, for its event is a duplicate from now on.
         """
         undecided = {item.event_id for item in self._undecided} if self._is_uncertain else ()
-        return [
-            DueRun(run.id, run.workflow, run.queue, item.event.payload_bytes)
-            for item in self._by_identity.values()
-            if self._is_own(item) or item.event_id in undecided
-            for run in item.runs
-            if run.is_hinted
-        ]
+        runs: list[DueRun] = []
+        for item in self._by_identity.values():
+            is_own = self._is_own(item)
+            if is_own or item.event_id in undecided:
+                runs += [self._due(item, run, is_own=is_own) for run in item.runs if run.is_hinted]
+        return runs
+
+    def _due(self, item: EventInsert, run: RunStart, *, is_own: bool) -> DueRun:
+        """As claimed, if it is; one that may not be in the ledger is begun by nobody unasked."""
+        event, lease, packed = item.event, None, b""
+        if run.is_handed and self._lease is not None:
+            lease = self._lease if is_own else msgspec.structs.replace(self._lease, until_ms=0)
+            packed = pack_event(run.id, event) if is_own else b""
+        return DueRun(
+            run.id,
+            run.workflow,
+            run.queue,
+            event.payload_bytes,
+            lease=lease,
+            packed=packed,
+        )
 
     def beside(self) -> dict[int, tuple[int, int]]:
         """By account: (duplicates, refused) to count beside the books; account 0 is "not known"."""

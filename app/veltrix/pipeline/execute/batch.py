@@ -9,7 +9,7 @@ from veltrix.pipeline.execute.whereabouts import Untold, Whereabouts
 
 
 class Batch:
-    """A list being executed under one token.
+    """A list being executed under a token of its own, and those of what came as claimed.
 
     Runs take turns: each `next_step` is of the run that has waited longest for one. Beginning a
     step and taking a run away exclude each other.
@@ -20,8 +20,9 @@ class Batch:
         token: str,
         executions: Iterable[Execution],
         whereabouts: Whereabouts = Untold(),  # noqa: B008 - it holds nothing
+        handed: Iterable[str] = (),
     ) -> None:
-        self.token = token
+        self.token, self.tokens = token, [token, *handed]
         self._whereabouts = whereabouts
         self.executions = {e.claim.run_id: e for e in executions}
         self.lock = threading.Lock()

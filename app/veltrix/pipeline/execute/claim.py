@@ -21,16 +21,18 @@ def claim(
     worker_id: str,
     deliveries: Sequence[tuple[str, str]],
     hold_s: float,
+    told: Sequence[str] = (),
     on_claimed: Callable[[list[str]], object] = lambda _run_ids: None,
 ) -> tuple[list[Claim], dict[str, Past]]:
     """The runs of `deliveries` that are ours now, and what earlier attempts left of them.
 
     A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
     acknowledging its message is safe. So is one that was given back, because what the others had
-    done fills PAST_BYTES_MAX already. Waits for the database as long as it takes. `on_claimed` is
-    told the leases as soon as they are ours, before what was done is read.
+    done fills PAST_BYTES_MAX already. Waits for the database as long as it takes. `told` are the
+    tokens that their messages name. `on_claimed` is told the leases as soon as they are ours,
+    before what was done is read.
     """
-    claims = link.call(lambda tx: lease_rows.claim(tx, token, worker_id, deliveries, hold_s))
+    claims = link.call(lambda tx: lease_rows.claim(tx, token, worker_id, deliveries, hold_s, told))
     on_claimed([c.run_id for c in claims])
     old = [c for c in claims if c.attempt > 1 or c.generation > 0]
     if not old:

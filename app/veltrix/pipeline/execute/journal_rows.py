@@ -4,7 +4,7 @@ The token is the fence (mechanics 2): a write first locks, in id order, the rows
 it, in the same statement, and writes only those. A worker that lost its lease writes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from veltrix.pipeline.execute.journal_statement import Row, parts_of, statement_of, values_of
-from veltrix.pipeline.execute.lease_rows import Claim
-from veltrix.store.arrays import IntArray, TextArray
+from veltrix.pipeline.execute.lease_rows import Claim, Tokens
+from veltrix.store.arrays import IntArray, TextArray, uuids
 from veltrix.store.errors import Answer, answer_of
 from veltrix.store.transactions import fetch
 
@@ -82,6 +82,8 @@ class Settlement(msgspec.Struct, gc=False, kw_only=True):
     failed_step: str | None = None
     key: str | None = None
     code_version: str | None = None
+    handed_by: str | None = None  # the message of a run that came as claimed
+    began: float | None = None  # monotonic, of such a run: when this worker took it up
 
 
 class Past(msgspec.Struct):
@@ -196,18 +198,20 @@ def _read_entries(
 
 def write(
     tx: Connection,
-    token: str,
+    tokens: Tokens,
     worker_id: str,
     entries: Sequence[JournalEntry],
     failed_attempts: Sequence[FailedAttempt],
     settlements: Sequence[Settlement],
     now: float | None = None,
+    on_time: Callable[[float], object] = lambda _database_s: None,
 ) -> dict[str, bool]:
     """Journal and settle in one statement; {run id still held: is its cancel requested}.
 
     More than WRITE_BYTES_MAX of outputs go in statements of that size, the last of which settles:
     what PostgreSQL has to take at once is bounded, and who dies between two has lost nothing.
     `now` is monotonic, of the clock by which entries and attempts began; None: that is not told.
+    `on_time` is told the database's time, in seconds since 1970, whenever it answers.
     Runs that are missing from the answer lost their lease: nothing was written for them. Every run
     named in any argument is checked. Raises what `transactions.is_bad_value` recognises if one
     value cannot be stored; nothing is written then.
@@ -215,11 +219,11 @@ def write(
     held: dict[str, bool] = {}
     lost: set[str] = set()
     for part in _too_many(entries):
-        found = _write(tx, token, worker_id, part, (), (), now)
+        found = _write(tx, tokens, worker_id, part, (), (), now, on_time)
         held |= found
         lost |= {entry.run_id for entry in part} - found.keys()
         entries = entries[len(part) :]
-    held |= _write(tx, token, worker_id, entries, failed_attempts, settlements, now)
+    held |= _write(tx, tokens, worker_id, entries, failed_attempts, settlements, now, on_time)
     return {run_id: held[run_id] for run_id in held.keys() - lost} if lost else held
 
 
@@ -253,19 +257,30 @@ def first_of(entries: Sequence[JournalEntry], bytes_max: int) -> Sequence[Journa
 
 def _write(
     tx: Connection,
-    token: str,
+    tokens: Tokens,
     worker_id: str,
     entries: Sequence[JournalEntry],
     failed_attempts: Sequence[FailedAttempt],
     settlements: Sequence[Settlement],
     now: float | None,
+    on_time: Callable[[float], object],
 ) -> dict[str, bool]:
     rows = _rows(entries, failed_attempts, settlements)
     if not rows:
         return {}
     parts = parts_of(rows)
-    values = values_of(rows, parts, now) | {"token": token, "worker_id": worker_id}
-    return dict(fetch(tx, statement_of(parts), values))
+    values = values_of(rows, parts, now) | {
+        "tokens": uuids(tokens),
+        "worker_id": worker_id,
+        "rows": len(rows),
+    }
+    ((cancelled, some, database_s),) = fetch(tx, statement_of(parts), values)
+    on_time(database_s)
+    # All of them are held, nearly always: then their ids are not sent back.
+    held = dict.fromkeys((row[0] for row in rows) if some is None else some, False)
+    for run_id in cancelled:
+        held[run_id] = True
+    return held
 
 
 def _rows(

@@ -37,9 +37,9 @@ ENTRY = (
     Column("e_kind", TextArray, attrgetter("kind")),
     Column("e_name", TextArray, attrgetter("name")),
     Column("e_hash", BytesArray, attrgetter("arguments_digest")),
-    Column("e_output", TextArray, attrgetter("output"), "::json[]"),
+    Column("e_out", TextArray, attrgetter("output"), "::json[]"),
     Column("e_error", TextArray, attrgetter("error"), "::json[]"),
-    Column("e_tries", IntArray, attrgetter("attempts")),
+    Column("e_n", IntArray, attrgetter("attempts")),
     Column("e_ago", IntArray, _began),
     Column("e_took", IntArray, attrgetter("took_ms")),
     Column("e_args", TextArray, attrgetter("arguments")),
@@ -50,24 +50,27 @@ FAILED = (
     Column("f_try", IntArray, lambda failed: min(failed.attempt, _SMALLINT_MAX)),
     Column("f_type", TextArray, attrgetter("type")),
     Column("f_text", TextArray, attrgetter("message")),
-    Column("f_trace", TextArray, attrgetter("traceback")),
+    Column("f_tb", TextArray, attrgetter("traceback")),
     Column("f_print", TextArray, attrgetter("fingerprint")),
-    Column("f_delay_s", FloatArray, attrgetter("retry_delay_s")),
+    Column("f_wait", FloatArray, attrgetter("retry_delay_s")),
     Column("f_ago", IntArray, _began),
     Column("f_took", IntArray, attrgetter("took_ms")),
     Column("f_args", TextArray, attrgetter("arguments")),
 )
 SETTLED = (
-    Column("s_state", TextArray, attrgetter("state")),
-    Column("s_outcome", TextArray, attrgetter("outcome"), "::json[]"),
-    Column("s_code_version", TextArray, attrgetter("code_version")),
+    Column("s_to", TextArray, attrgetter("state")),
+    Column("s_out", TextArray, attrgetter("outcome"), "::json[]"),
+    Column("s_code", TextArray, attrgetter("code_version")),
+    # Of a run that came as claimed: a claim writes these.
+    Column("s_by", UuidArray, attrgetter("handed_by")),
+    Column("s_ago", IntArray, _began),
 )
-_TEXTS = ("reason", "fingerprint", "failed_step", "key")
+_TEXTS = {"why": "reason", "print": "fingerprint", "step": "failed_step", "key": "key"}
 DETAILS = (
-    Column("s_wait_ms", IntArray, lambda s: None if s.wait_s is None else round(s.wait_s * 1000)),
-    *(Column(f"s_{name}", TextArray, attrgetter(name)) for name in _TEXTS),
+    Column("s_wait", IntArray, lambda s: None if s.wait_s is None else round(s.wait_s * 1000)),
+    *(Column(f"s_{name}", TextArray, attrgetter(of)) for name, of in _TEXTS.items()),
 )
-_details = attrgetter("wait_s", *_TEXTS)
+_details = attrgetter("wait_s", *_TEXTS.values())
 _state = attrgetter("state")
 _NO_DETAILS = {(None,) * len(DETAILS)}
 
@@ -151,56 +154,61 @@ def _settled(parts: Parts) -> tuple[Column, ...]:
 _INPUT = """input as (
     select * from unnest(%(id)s::uuid[]{values}) as u(id{columns})
 )"""
-_LOCKED = """locked as materialized (
-    select u.id{kept}, r.generation, r.cancel_requested_at
+_LOCKED = """locked as (
+    select u.id{kept}, r.generation as g, r.cancel_requested_at as stop
     from input u join runs r on r.id = u.id
-    where {is_unsettled}r.lease_token = %(token)s
+    where {is_unsettled}r.lease_token = any(%(tokens)s)
     order by r.id for no key update of r
 )"""
 _MOVED = """moved as (
-    update runs r set lease_token = null, {move},
-        outcome = u.s_outcome, code_version = coalesce(u.s_code_version, r.code_version)
+    update runs r set lease_token = null, {move}, worker_id = %(worker_id)s,
+        delivery_id = coalesce(u.s_by, r.delivery_id), attempt = greatest(r.attempt, 1),
+        hand_overs = 0,
+        claimed_at = coalesce(r.claimed_at,
+            least(now(), clock_timestamp() - u.s_ago * interval '1 ms')),
+        outcome = u.s_out, code_version = coalesce(u.s_code, r.code_version)
     from (select * from input{where_settled} order by id) u
-    where r.id = u.id and r.lease_token = %(token)s{after_locked}
-    returning u.id{kept}, r.generation, r.cancel_requested_at, r.state, r.account_id, r.minute{why}
+    where r.id = u.id and r.lease_token = any(%(tokens)s){after_locked}
+    returning u.id{kept}, r.generation as g, r.cancel_requested_at as stop, r.state, r.account_id,
+        r.minute{why}
 )"""
-_END = """state = u.s_state, due_at = null, settled_at = now(),
+_END = """state = u.s_to, due_at = null, settled_at = now(),
         reason = null, fingerprint = null, failed_step = null"""
 _END_OR_WAIT = """
-        state = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
-            then 'cancelled' else u.s_state end,
+        state = case when u.s_wait is null or r.cancel_requested_at is null
+            then u.s_to else 'cancelled' end,
         due_at = case when r.cancel_requested_at is null
-            then now() + u.s_wait_ms / 1000.0 * interval '1 second' end,
-        settled_at = case when u.s_wait_ms is null or r.cancel_requested_at is not null
+            then now() + u.s_wait * interval '1 ms' end,
+        settled_at = case when u.s_wait is null or r.cancel_requested_at is not null
             then now() end,
-        reason = case when u.s_wait_ms is not null and r.cancel_requested_at is not null
-            then 'requested' else u.s_reason end,
-        fingerprint = u.s_fingerprint, failed_step = u.s_failed_step,
+        reason = case when u.s_wait is null or r.cancel_requested_at is null
+            then u.s_why else 'requested' end,
+        fingerprint = u.s_print, failed_step = u.s_step,
         key = coalesce(u.s_key, r.key)"""
 _WHY = ", r.workflow, r.code_version, r.fingerprint, r.failed_step"
 _HELD = """held as (
     select * from locked union all
-    select id{kept}, generation, cancel_requested_at from moved
+    select id{kept}, g, stop from moved
 )"""
 _JOURNALLED = """journalled as (
     insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
         attempts, began_at, took_ms, arguments)
-    select id, generation, e_at, e_kind, e_name, e_hash, e_output, e_error, e_tries,
+    select id, g, e_at, e_kind, e_name, e_hash, e_out, e_error, e_n,
         clock_timestamp() - e_ago * interval '1 ms', e_took, e_args
     from {held} where e_kind is not null
 )"""
 _NOTED = """noted as (
     insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
         traceback, fingerprint, retry_delay_s, worker_id, began_at, took_ms, arguments)
-    select id, generation, f_at, f_step, f_try, f_type, f_text, f_trace,
-        f_print, f_delay_s, %(worker_id)s,
+    select id, g, f_at, f_step, f_try, f_type, f_text, f_tb,
+        f_print, f_wait, %(worker_id)s,
         clock_timestamp() - f_ago * interval '1 ms', f_took, f_args
     from {held} where f_type is not null
 )"""
 _COUNTED = """counted as (
     insert into counter_deltas (account_id, minute, succeeded, failed, cancelled)
-    select account_id, minute, count(*) filter (where state = 'succeeded'),
-        count(*) filter (where state = 'failed'), count(*) filter (where state = 'cancelled')
+    select account_id, minute, sum((state = 'succeeded')::int),
+        sum((state = 'failed')::int), sum((state = 'cancelled')::int)
     from moved where state in ('succeeded', 'failed', 'cancelled')
     group by account_id, minute
 )"""
@@ -208,9 +216,18 @@ _COUNTED = """counted as (
 _GROUPED = f"""grouped as (
     insert into failure_deltas (group_id, kind, workflow, step, code_version, run_id, count, seen)
     select coalesce(fingerprint, '{UNGROUPED}'), 'run', workflow, failed_step, code_version,
-        (array_agg(id order by id desc))[1], count(*), count(*)
+        max(id::text)::uuid, count(*), count(*)
     from moved where state = 'failed' group by fingerprint, workflow, failed_step, code_version
 )"""  # noqa: S608 - of constants
+
+
+# Of a list that is wholly lost `array_agg` gives null, which would say that all are held.
+_ANSWER = """
+select coalesce(array_agg(id::text) filter (where stop is not null), '{{}}'),
+    case when count(*) < %(rows)s then coalesce(array_agg(id::text), '{{}}') end,
+    extract(epoch from clock_timestamp())::float8
+from {held}
+"""
 
 
 @lru_cache(maxsize=32)
@@ -225,13 +242,13 @@ def statement_of(parts: Parts) -> str:
         columns="".join(f", {column.name}" for column in columns),
         kept="".join(f", {name}" for name in kept),
         held=held,
-        is_unsettled="u.s_state is null and " if is_mixed else "",
-        where_settled=" where s_state is not null" if is_mixed else "",
+        is_unsettled="u.s_to is null and " if is_mixed else "",
+        where_settled=" where s_to is not null" if is_mixed else "",
         after_locked=" and (select count(*) from locked) >= 0" if is_mixed else "",
         move=_END_OR_WAIT if parts.has_details else _END,
         why=_WHY if parts.has_failed else "",
     )
-    statement = f"with {pieces}\nselect id::text, cancel_requested_at is not null from {held}"
+    statement = f"with {pieces}\n{_ANSWER.format(held=held)}"
     return " ".join(statement.split())  # the longest one fits what psycopg remembers
 
 

@@ -5,7 +5,8 @@ because the database cannot take it is kept in hand and written when it can. A w
 bytes: what is more goes in parts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 
 from sqlalchemy import Connection
@@ -18,6 +19,7 @@ from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution
 from veltrix.pipeline.execute.failure_lines import say_failures
 from veltrix.pipeline.execute.journal_rows import JournalEntry
+from veltrix.pipeline.execute.lease_rows import Tokens
 from veltrix.store.errors import is_bad_value, is_lost
 from veltrix.store.transactions import Link
 
@@ -27,7 +29,7 @@ _SMALL_BYTES = 64 * 2**10  # too little to be why PostgreSQL hangs up
 
 def settle(
     link: Link,
-    token: str,
+    token: Tokens,
     worker_id: str,
     executions: Sequence[Execution],
     bytes_max: int = journal_rows.WRITE_BYTES_MAX,
@@ -68,7 +70,7 @@ def size_of(execution: Execution) -> int:
 
 
 def _settle(
-    link: Link, token: str, worker_id: str, executions: list[Execution], bytes_max: int
+    link: Link, token: Tokens, worker_id: str, executions: list[Execution], bytes_max: int
 ) -> list[str]:
     if len(executions) == 1 and size_of(executions[0]) > bytes_max:
         lost = _write_entries(link, token, worker_id, executions[0], bytes_max)
@@ -87,7 +89,7 @@ def _settle(
 
 
 def _write_entries(
-    link: Link, token: str, worker_id: str, execution: Execution, bytes_max: int
+    link: Link, token: Tokens, worker_id: str, execution: Execution, bytes_max: int
 ) -> list[str]:
     """Journal the steps of a run in parts, but the last one; its id if its lease was lost.
 
@@ -98,6 +100,7 @@ def _write_entries(
     def next_part(tx: Connection) -> tuple[Sequence[JournalEntry], bool]:
         part = journal_rows.first_of(execution.unwritten[:-1], bytes_max)
         now = execution.limits.monotonic()
+        _announce(tx, token, worker_id, [execution] if part else [])
         return part, not part or run_id in journal_rows.write(
             tx, token, worker_id, part, [], [], now
         )
@@ -117,17 +120,22 @@ def _write_entries(
 
 
 def write(
-    tx: Connection, token: str, worker_id: str, executions: Sequence[Execution]
+    tx: Connection, token: Tokens, worker_id: str, executions: Sequence[Execution]
 ) -> dict[str, bool]:
     """One statement for all of them; {run id still held: is its cancel requested}.
 
     One with nothing to write counts as held: all of its steps were written before an answer was
     lost. Whether its lease is, its next write finds out.
     """
+    _announce(tx, token, worker_id, [e for e in executions if e.settlement is None and e.has_news])
     got_on = [e.claim.run_id for e in executions if e.claim.alone and e.unwritten]
     if got_on:  # whatever killed children before, it got past that
         # Before the write, which may not be done again for an error of what follows it.
         lease_rows.forgive(tx, token, got_on)
+    if not executions:
+        return {}
+    limits = executions[0].limits
+    now = limits.monotonic()
     return {e.claim.run_id: False for e in executions if not e.has_news} | journal_rows.write(
         tx,
         token,
@@ -135,8 +143,31 @@ def write(
         list(chain.from_iterable(e.unwritten for e in executions)),
         list(chain.from_iterable(e.failed_attempts for e in executions)),
         [e.settlement for e in executions if e.settlement is not None],
-        executions[0].limits.monotonic() if executions else None,
+        now,
+        partial(limits.on_time, now),
     )
+
+
+def _announce(
+    tx: Connection, token: Tokens, worker_id: str, executions: Sequence[Execution]
+) -> None:
+    """Before anything but the end of a run is written, its row says who runs it."""
+    quiet = [e for e in executions if not e.is_announced]
+    if quiet:
+        limits = quiet[0].limits
+        handed = handed_of(quiet, limits.monotonic())
+        lease_rows.announce(tx, token, worker_id, handed, limits.hold_s)
+        for execution in quiet:
+            execution.is_announced = True
+
+
+def handed_of(executions: Iterable[Execution], now: float) -> list[tuple[str, str, float]]:
+    """Of those that came as claimed: run, message, and seconds since it was taken up."""
+    return [
+        (e.claim.run_id, e.claim.handed_by, now - e.claimed)
+        for e in executions
+        if e.claim.handed_by is not None
+    ]
 
 
 def mark_written(executions: Sequence[Execution], held: dict[str, bool]) -> list[str]:
@@ -185,7 +216,7 @@ def _drop_written(executions: Sequence[Execution]) -> Callable[[Connection], Non
 
 def _halve(
     link: Link,
-    token: str,
+    token: Tokens,
     worker_id: str,
     executions: list[Execution],
     error: Exception,
@@ -209,7 +240,7 @@ def _halve(
     return settle(link, token, worker_id, executions)
 
 
-def _hold(link: Link, token: str, worker_id: str, execution: Execution) -> list[str]:
+def _hold(link: Link, token: Tokens, worker_id: str, execution: Execution) -> list[str]:
     """It is not the value that is wrong: write it when the database can."""
     held = link.call(
         lambda tx: write(tx, token, worker_id, [execution]), on_return=_drop_written([execution])

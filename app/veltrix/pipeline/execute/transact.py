@@ -214,7 +214,7 @@ class Transactor:
             self._engine.connect() as tx,
             transaction_on(tx),
         ):
-            lease_rows.renew(tx, batch.token, run_ids, self._hold_s)
+            lease_rows.renew(tx, batch.tokens, run_ids, self._hold_s)
 
     def _commit(
         self, batch: Batch, steps: Sequence[PendingStep], *, is_shared: bool
@@ -233,7 +233,7 @@ class Transactor:
             try:
                 with transaction_on(tx):
                     held = lease_rows.lock_held(
-                        tx, batch.token, [s.execution.claim.run_id for s in steps]
+                        tx, batch.tokens, [s.execution.claim.run_id for s in steps]
                     )
                     mine = [s for s in steps if s.execution.claim.run_id in held]
                     ended = _Steps(tx, batch, self._alarm, self._monotonic, is_shared).run(mine)
@@ -242,9 +242,9 @@ class Transactor:
                         executions.append(step.execution)
                         self._end(step, value, text_, error)
                     if executions:
-                        written = write(tx, batch.token, self._worker_id, executions)
+                        written = write(tx, batch.tokens, self._worker_id, executions)
                     if self._is_long(began):
-                        lease_rows.renew(tx, batch.token, sorted(held), self._hold_s)
+                        lease_rows.renew(tx, batch.tokens, sorted(held), self._hold_s)
                     is_ours = False
             except (DBAPIError, UnicodeError) as error:
                 tx.invalidate()  # who knows in what state its session is

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 
 from veltrix.access.audit import Audited, append
+from veltrix.broker.message import without_events
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.pipeline.relay.dead_letter_rows import insert, mark_seen
 from veltrix.pipeline.relay.due_rows import make_runs_due
@@ -20,7 +21,10 @@ def bury(engine: Engine, letters: list[DeadLetter]) -> int:
 
     One transaction. A letter that cannot be stored as it is keeps its body and loses its headers.
     Raises what the database raises; nothing was stored then, or some of it twice is stored once.
+    Who reads letters need not have a right to see payloads: no event is kept with one.
     """
+    for letter in letters:
+        letter.body = without_events(letter.body)
     try:
         new = retry_transient(lambda: _bury(engine, letters))
     except Exception as error:

@@ -68,8 +68,10 @@ class QueueDepth(msgspec.Struct, frozen=True):
 # One query per queue with room, all in one round trip; the partial index (queue, due_at) serves
 # each from `floor` on (mechanics 15), and one of the leases alone what dead workers had. Only here
 # an expired running run becomes queued: its worker is gone, so it travels alone, and dying while
-# alone is counted. Only here a waiting run becomes queued. The hold doubles each time a run comes
-# due unclaimed. The commit need not be durable: a lost one is a run handed over twice.
+# alone is counted. Only here a waiting run becomes queued. One that was handed over as claimed and
+# is due was perhaps begun: that is an attempt, whose past the next claim reads. The hold doubles
+# each time a run comes due unclaimed. The commit need not be durable: a lost one is a run handed
+# over twice.
 _SCAN = """
 with fast as (select set_config('synchronous_commit', 'off', true)),
 d as (
@@ -91,6 +93,7 @@ d as (
     ) e
 )
 update runs r set state = 'queued', lease_token = null,
+    attempt = greatest(r.attempt, (r.lease_token is not null)::int),
     due_at = now() + least(%(hold_s)s * 2 ^ least(r.hand_overs, 20), %(hold_s_max)s)
         * interval '1 second',
     hand_overs = least(r.hand_overs + 1, 1000),
@@ -143,6 +146,7 @@ select queue from found where queue is not null
 _MAKE_QUEUE_DUE = """
 with m as (
     select id from runs where queue = %(queue)s and due_at > now() and state = 'queued'
+        and lease_token is null
     order by id for no key update skip locked
 )
 update runs r set hand_overs = 0,
@@ -153,9 +157,11 @@ from m where r.id = m.id
 _MAKE_RUNS_DUE = """
 with m as (
     select id from runs where id = any(%(id)s::uuid[]) and state = 'queued'
+        and (lease_token is null or %(is_refused)s)
     order by id for no key update skip locked
 )
-update runs r set
+update runs r set lease_token = null,
+    attempt = greatest(r.attempt, (r.lease_token is not null)::int),
     due_at = least(r.due_at, case when %(is_first)s then r.started_at else now() end
         + interval '1 second'
         * case when %(is_backing_off)s then least(r.hand_overs, 60) else 0 end),
@@ -261,6 +267,8 @@ def queues_with_open_runs(tx: Connection) -> list[str]:
 def make_due(tx: Connection, queue: str, *, is_first: bool = False) -> int:
     """The queue lost its messages: every queued run of it is due now; how many.
 
+    Not one that was handed over as claimed: a worker may have it, until its hold is over.
+
     `is_first`: due since it began, so that it goes before what came later. A look that starts at a
     floor may be past that already: it is for who reads the index from its beginning next.
     """
@@ -273,8 +281,11 @@ def make_runs_due(
     *,
     is_first: bool = False,
     is_backing_off: bool = False,
+    is_refused: bool = True,
 ) -> int:
     """These runs' messages came to nothing: those still queued are due now; how many.
+
+    `is_refused`: nobody has them. Else nobody knows: one that was handed over as claimed is left.
 
     `is_first`: as for `make_due`.
 
@@ -285,5 +296,6 @@ def make_runs_due(
         "id": TextArray(sorted(set(run_ids))),
         "is_first": is_first,
         "is_backing_off": is_backing_off,
+        "is_refused": is_refused,
     }
     return tx.exec_driver_sql(_MAKE_RUNS_DUE, keys).rowcount

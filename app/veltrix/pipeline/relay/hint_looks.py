@@ -22,16 +22,17 @@ log = logger("hints")
 
 
 class HintLooks:
-    """One look after another. `lost` is filled by others: messages that were refused, or lost."""
+    """One look after another. `lost` and `refused` are filled by others: messages that were."""
 
     def __init__(
         self,
         settings: Settings,
         declarer: Declarer,
         lost: deque[Message],
+        refused: deque[Message],
         monotonic: Callable[[], float],
     ) -> None:
-        self._declarer, self._lost = declarer, lost
+        self._declarer, self._lost, self._refused = declarer, lost, refused
         self._budget = Budget(settings)
         self._declaring = Declaring(declarer, "hints", monotonic)
         self._connections = 0  # as of the last look
@@ -80,15 +81,17 @@ class HintLooks:
     def _give_back(self, tx: Connection) -> None:
         """Runs of messages that were refused, returned or never confirmed are due now.
 
-        Their queues are declared again.
+        Of what was never confirmed, what was handed over as claimed may be in a worker's hands: it
+        is due when its hold is over. Their queues are declared again.
         """
-        lost = [self._lost.popleft() for _ in range(len(self._lost))]
-        if lost:
-            queues = {message.queue for message in lost}
-            log.warning("hints.lost", queues=sorted(queues), messages=len(lost))
-            self._declaring.doubt(queues)
-            try:
-                make_runs_due(tx, run_ids_of(lost))
-            except SQLAlchemyError:
-                self._lost.extend(lost)  # for the next look
-                raise
+        for given, is_refused in ((self._lost, False), (self._refused, True)):
+            taken = [given.popleft() for _ in range(len(given))]
+            if taken:
+                queues = {message.queue for message in taken}
+                log.warning("hints.lost", queues=sorted(queues), messages=len(taken))
+                self._declaring.doubt(queues)
+                try:
+                    make_runs_due(tx, run_ids_of(taken), is_refused=is_refused)
+                except SQLAlchemyError:
+                    given.extend(taken)  # for the next look
+                    raise

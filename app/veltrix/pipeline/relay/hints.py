@@ -20,6 +20,7 @@ from veltrix.broker.connect import BrokerAway
 from veltrix.broker.message import Message, limits_of, messages_for
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.due import DueRun
+from veltrix.pipeline.handed_key import read_key
 from veltrix.pipeline.relay.connections import make_declarer, make_publisher
 from veltrix.pipeline.relay.credit import Credit
 from veltrix.pipeline.relay.hint_looks import HintLooks
@@ -64,10 +65,16 @@ class HintRelay:
         self._stop, self._has_unsent, self._is_low = Event(), Event(), Event()
         self._credit = Credit(settings.hints_max, self._is_low.set)
         self._occupied_s: dict[str, float] = {}
-        self._lost: deque[Message] = deque()  # or returned, or refused: the looks give them back
+        self._lost: deque[Message] = deque()  # nobody knows whether they arrived
+        self._refused: deque[Message] = deque()  # or returned; the looks give both back
         self._looks = HintLooks(
-            settings, make_declarer(settings, f"{self._name} topology"), self._lost, monotonic
+            settings,
+            make_declarer(settings, f"{self._name} topology"),
+            self._lost,
+            self._refused,
+            monotonic,
         )
+        self._key: bytes | None = None  # of the ledger; it signs what is handed over as claimed
         self._is_up = False
         self._connections = 0  # counted by the answers thread
         self._threads = [
@@ -101,7 +108,7 @@ class HintRelay:
 
     def offer(self, runs: Sequence[DueRun]) -> None:
         """Publish these committed runs now, or let them come due. Never raises, never waits."""
-        messages = messages_for(runs, self._name, self._limits, self._occupied_s)
+        messages = messages_for(runs, self._name, self._limits, self._occupied_s, self._key)
         with self._lock:
             relayed = self._publish(messages)
             if self._publisher.has_unsent:
@@ -129,7 +136,7 @@ class HintRelay:
         self._credit.answered((*said.confirmed, *said.nacked, *said.returned))
         if said.nacked or said.returned:
             self._credit.refused((*said.nacked, *said.returned), self._monotonic())
-            self._lost.extend((*said.nacked, *said.returned))
+            self._refused.extend((*said.nacked, *said.returned))
 
     # The answers thread
 
@@ -178,7 +185,9 @@ class HintRelay:
             began = self._monotonic()
             try:
                 if backoff.is_over(began):
-                    connection = connection or open_autocommit(self._engine)
+                    if connection is None:
+                        connection = open_autocommit(self._engine)
+                        self._key = read_key(connection)
                     self._budget_once(connection)
                     backoff.reset()
             except SQLAlchemyError as error:

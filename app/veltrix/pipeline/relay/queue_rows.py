@@ -73,7 +73,8 @@ select distinct queue, workflow from subscriptions where queue = any(%(queue)s)
 """
 
 # What a worker has in hand right now (locked) is left to the next look. A queued run was perhaps
-# handed to the old queue: it is due, for who serves the new one to get it.
+# handed to the old queue: it is due, for who serves the new one to get it, at the end of its hold
+# if it was handed over as claimed.
 _MOVE = """
 with page as materialized (
     select id, due_at, workflow from runs
@@ -81,15 +82,15 @@ with page as materialized (
         and (due_at, id) > (%(due_at)s::timestamptz, %(id)s::uuid)
     order by due_at, id limit %(limit)s
 ), movable as materialized (
-    select r.id, k.queue from page p
+    select r.id, k.queue, r.state = 'queued' and r.lease_token is null as is_ours from page p
     join unnest(%(workflow)s, %(to)s) as k(workflow, queue) on k.workflow = p.workflow
     join runs r on r.id = p.id
     where r.queue = %(queue)s and r.due_at is not null
     order by r.id for no key update of r skip locked
 ), moved as (
     update runs r set queue = m.queue,
-        due_at = case when r.state = 'queued' then now() else r.due_at end,
-        hand_overs = case when r.state = 'queued' then 0 else r.hand_overs end
+        due_at = case when m.is_ours then now() else r.due_at end,
+        hand_overs = case when m.is_ours then 0 else r.hand_overs end
     from movable m where r.id = m.id
     returning r.workflow
 ), last as (

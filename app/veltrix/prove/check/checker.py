@@ -35,6 +35,7 @@ PROPERTIES: tuple[Check, ...] = (
     runs.failures_are_in_their_groups,
     runs.no_zombie_writes,
     claims.steps_begin_under_a_claim,
+    claims.handed_runs_are_begun_early_and_by_one,
     claims.attempts_are_counted,
     claims.cancelled_runs_stop,
     claims.limits_end_runs,

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
 from veltrix.prove.check.evidence import Begin, CheckedEvidence, JournalRow, StoredEvent, StoredRun
+from veltrix.prove.check.handed import HANDED, with_hand_overs
 from veltrix.prove.deployment.witness import Move
 from veltrix.prove.faults.injections import Blow
 from veltrix.prove.load.record import (
@@ -38,10 +39,11 @@ class Case:
         *,
         committed: Collection[tuple[int, str, str]] = (),
         slack: float = 1.0,
+        hold_s: float = 8.0,
     ) -> None:
         self.evidence, self.blows = evidence, blows
         self.committed = set(committed)  # (seq, run, transaction) seen while it went on
-        self.slack = slack
+        self.slack, self.hold_s = slack, hold_s
         self.windows = [
             (blow.since or blow.at, blow.recovered_at or blow.healed_at + blow.target_s)
             for blow in blows
@@ -89,10 +91,16 @@ class Case:
         self.begins_of: dict[str, list[Begin]] = defaultdict(list)
         for begin in evidence.begins:
             self.begins_of[begin.run_id].append(begin)
+        # With what was begun as claimed, and by run: until when that was somebody's.
+        self.moves = list(with_hand_overs(evidence.moves, self.begins_of))
+        self.handed: dict[str, float] = {}
         self.moves_of: dict[str, list[Move]] = defaultdict(list)
         self._again: set[str] = set()  # runs of more than one generation
-        for move in evidence.moves:
-            self.moves_of[move.run_id].append(move)
+        for move in self.moves:
+            before = self.moves_of[move.run_id]
+            if len(before) == 1 and before[0].xid == HANDED:
+                self.handed[move.run_id] = move.at
+            before.append(move)
             if move.generation:
                 self._again.add(move.run_id)
 

@@ -1,25 +1,35 @@
 """What properties are, and what they share: each is a function whose docstring is its promise."""
 
-import re
 from collections.abc import Callable, Iterator
 
 import msgspec
 
 from veltrix.prove.check.evidence import StoredRun
 from veltrix.prove.check.history import Case
-from veltrix.prove.deployment.witness import Move
+from veltrix.prove.deployment.witness import CLOCKS_S, WORKER, Move
 from veltrix.prove.load.expected import Expected, expected_of
+
+__all__ = [
+    "CLOCKS_S",
+    "REPLAY",
+    "SAMPLES_MAX",
+    "SETTLED",
+    "Check",
+    "Property",
+    "Violations",
+    "expected",
+    "kind_of_run",
+    "look",
+    "writer_of",
+    "wrote",
+]
 
 Violations = Iterator[str]
 Check = Callable[[Case], Violations]
 
 SAMPLES_MAX = 5
 SETTLED = frozenset({"succeeded", "failed", "cancelled"})
-# Two clocks of one machine: the database's and the monotonic one (see `evidence.Clock`).
-CLOCKS_S = 0.005
 REPLAY = "replay"
-# A worker child's connection: its process id, and its node as far as a name of PostgreSQL holds it.
-_WORKER = re.compile(r"veltrix worker (\d+)(?: (\S+))?")
 
 
 class Property(msgspec.Struct):
@@ -59,12 +69,11 @@ def expected(run: StoredRun) -> Expected:
 
 def writer_of(move: Move) -> int:
     """The process id of the worker child that wrote it; 0: another process did."""
-    found = _WORKER.match(move.application)
-    return int(found[1]) if found else 0
+    return move.writer
 
 
 def wrote(move: Move, worker_id: str) -> bool:
     """This worker child (`node/pid`) wrote it: not one of another host with the same process id."""
-    found = _WORKER.match(move.application)
+    found = WORKER.match(move.application)
     node, _, pid = worker_id.rpartition("/")
     return found is not None and found[1] == pid and node.startswith(found[2] or "")

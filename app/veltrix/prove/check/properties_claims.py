@@ -13,6 +13,7 @@ from veltrix.prove.load.notes import NOWHERE
 from veltrix.store.crashes import CRASHED
 
 LATE_MAX = 4  # steps that a process begins before it finds out that its claim was taken from it
+HANDED_LATE_S = 1.0  # a list is begun while it may be, and its last steps when it is their turn
 LATE_S = 1.0  # after which a run that is over, or shall be, begins nothing more
 SETTLED_S = 5.0  # after its limit, until a run is over
 # Transactional steps of a list are one commit: when one spoils it, the others are run again.
@@ -48,12 +49,12 @@ def holds_of(case: Case, run_id: str) -> list[Hold]:
 def steps_begin_under_a_claim(case: Case) -> Violations:
     """Every step begins while its process has its run; and little after it was taken from it."""
     for run_id, begins in case.begins_of.items():
-        holds = holds_of(case, run_id) if case.evidence.moves else []
+        holds = holds_of(case, run_id) if case.moves else []
         late: Counter[Hold] = Counter()
         for begin in begins:
             if begin.position == NOWHERE:
                 yield f"a step of run {run_id} was begun outside of it"
-            elif case.evidence.moves:
+            elif case.moves:
                 hold = _hold_at(holds, begin)
                 if _is_under_a_lost_claim(case, hold, begin):
                     continue
@@ -64,6 +65,21 @@ def steps_begin_under_a_claim(case: Case) -> Violations:
                     if not hold.is_taken or late[hold] > LATE_MAX:
                         after = begin.at - hold.until
                         yield f"step {begin.position} of run {run_id} began {after:.2f} s too late"
+
+
+def handed_runs_are_begun_early_and_by_one(case: Case) -> Violations:
+    """A run that is handed over as claimed is begun in the first part of its hold, by one child."""
+    for run_id, until in case.handed.items():
+        since = case.accepted_at.get(run_id)
+        begins = [one for one in case.begins_of.get(run_id, ()) if one.at <= until]
+        if since is None or not begins:
+            continue
+        children = {one.pid for one in begins}
+        if len(children) > 1:
+            yield f"run {run_id} was handed over once, and begun by {len(children)} children"
+        after_s = min(one.at for one in begins) - since
+        if after_s > case.hold_s / 2 + HANDED_LATE_S * case.slack:
+            yield f"run {run_id} was begun {after_s:.2f} s after it was handed over"
 
 
 def _is_under_a_lost_claim(case: Case, hold: Hold | None, begin: Begin) -> bool:
@@ -84,7 +100,7 @@ def attempts_are_counted(case: Case) -> Violations:
     A worker child may end between the mark that it begins a step and the step's first line, so one
     attempt that ended with it, and no more of the same child, may have left no note.
     """
-    if not case.evidence.moves:
+    if not case.moves:
         return
     kept: dict[str, dict[tuple[int, str, int], Failed]] = defaultdict(dict)
     for one in case.evidence.failed:

@@ -64,7 +64,7 @@ def no_zombie_writes(case: Case) -> Violations:
     """Outcomes and journal entries are written by the process that holds the run, and no other."""
     holders: dict[str, str] = {}
     before: dict[str, tuple[str, str]] = {}  # the holder until the last move, in which transaction
-    for move in case.evidence.moves:
+    for move in case.moves:
         id_, holder = move.run_id, holders.get(move.run_id, "")
         if move.what == "entry" and before.get(id_, ("", ""))[1] == move.xid:
             holder = before[id_][0]

@@ -46,11 +46,11 @@ def journal_is_whole(case: Case) -> Violations:
     """The journal has what was written into it, and of a run that succeeded every step."""
     written = {
         (move.run_id, move.generation, move.old_state)
-        for move in case.evidence.moves
+        for move in case.moves
         if move.what == "entry"
     }
     there = {(e.run_id, e.generation, e.position) for e in case.evidence.entries}
-    for run_id, generation, position in (written ^ there) if case.evidence.moves else ():
+    for run_id, generation, position in (written ^ there) if case.moves else ():
         what = "is gone" if (run_id, generation, position) in written else "was not written"
         yield f"entry {position} of run {run_id}, generation {generation}, {what}"
     for run in case.evidence.runs:

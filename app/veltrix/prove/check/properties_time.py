@@ -30,7 +30,7 @@ def times_are_the_databases(case: Case) -> Violations:
 
 def commits_are_waited_for(case: Case) -> Violations:
     """Every outcome and every entry is committed by a transaction that waits for the disk."""
-    for move in case.evidence.moves:
+    for move in case.moves:
         if is_lasting(move.what, move.new_state) and move.synchronous != "on":
             yield f"{move.application} wrote with synchronous_commit={move.synchronous}"
 
@@ -89,7 +89,7 @@ def line_of(case: Case) -> Callable[[float], float]:
     changes = [(at, True, run_id) for run_id, at in case.accepted_at.items()]
     changes += [
         (move.at, move.new_state == "queued", move.run_id)
-        for move in case.evidence.moves
+        for move in case.moves
         if move.what == "move"
     ]
     line: set[str] = set()
@@ -115,7 +115,7 @@ def _idle(case: Case) -> list[tuple[float, float, str]]:
     free: dict[str, float] = {}
     holder: dict[str, str] = {}
     found: list[tuple[float, float, str]] = []
-    for move in case.evidence.moves:
+    for move in case.moves:
         if move.what != "move":
             continue
         before = holder.pop(move.run_id, "")

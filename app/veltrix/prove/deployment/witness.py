@@ -5,6 +5,7 @@ believes it did, and whoever it was, there is a line in `prove_moves`, with the 
 connection gave itself (a worker child's has its process id).
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ import psycopg
 from veltrix.prove.load.authors_harm import REFUSED_KEY
 from veltrix.store.prove_effects import TABLE
 
+# Two clocks of one machine: the database's and the monotonic one (see `evidence.Clock`).
+CLOCKS_S = 0.005
+# A worker child's connection: its process id, and its node as far as a name of PostgreSQL holds it.
+WORKER = re.compile(r"veltrix worker (\d+)(?: (\S+))?")
 # A `move` is a change of state, token or outcome; an `entry` a journalled step. Renewed leases and
 # hand-overs are no moves.
 _WITNESS = """
@@ -27,12 +32,13 @@ create table prove_moves (
     application text not null default current_setting('application_name'),
     xid text not null default pg_current_xact_id()::text,
     synchronous text not null default current_setting('synchronous_commit'),
+    was_leased boolean not null default false,
     at timestamptz not null default clock_timestamp()
 );
 create function prove_move() returns trigger language plpgsql as $$
 begin
-    insert into prove_moves (run_id, generation, what, old_state, new_state, worker_id)
-    select n.id, n.generation, 'move', o.state, n.state, n.worker_id
+    insert into prove_moves (run_id, generation, what, old_state, new_state, worker_id, was_leased)
+    select n.id, n.generation, 'move', o.state, n.state, n.worker_id, o.lease_token is not null
     from was o join is_now n on n.id = o.id
     where o.state <> n.state or o.lease_token is distinct from n.lease_token
         or o.generation <> n.generation or o.settled_at is distinct from n.settled_at;
@@ -64,7 +70,8 @@ create constraint trigger prove_refuse after insert on prove_effects
 _MOVES = """
 copy (
     select seq, run_id::text, generation, what, coalesce(old_state, ''), coalesce(new_state, ''),
-        coalesce(worker_id, ''), application, xid, extract(epoch from at)::float8, synchronous
+        coalesce(worker_id, ''), application, xid, extract(epoch from at)::float8, synchronous,
+        was_leased
     from prove_moves order by seq
 ) to stdout
 """
@@ -100,6 +107,13 @@ class Move(NamedTuple):
     xid: str  # the transaction; in one statement an outcome comes before the entries beside it
     at: float
     synchronous: str = "on"  # what its commit waits for
+    was_leased: bool = False  # it carried a token before
+
+    @property
+    def writer(self) -> int:
+        """The process id of the worker child that wrote it; 0: another process did."""
+        found = WORKER.match(self.application)
+        return int(found[1]) if found else 0
 
 
 def install(connection: psycopg.Connection) -> None:
@@ -112,6 +126,6 @@ def install(connection: psycopg.Connection) -> None:
 def read_moves(connection: psycopg.Connection) -> Iterator[Move]:
     """Every line, in order."""
     with connection.cursor() as cursor, cursor.copy(_MOVES) as copy:
-        copy.set_types(["int8", "text", "int4", *["text"] * 6, "float8", "text"])
+        copy.set_types(["int8", "text", "int4", *["text"] * 6, "float8", "text", "bool"])
         for row in copy.rows():
             yield Move(*row)

@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 from veltrix.dev.platform import Kind
-from veltrix.prove.sabotage import authors, servers
+from veltrix.prove.sabotage import authors, handed, servers
 from veltrix.prove.sabotage.swaps import Saboteur, nothing, replace, swap
 
 _INSERTS = (
@@ -206,12 +206,12 @@ def settle_without_token() -> None:
         swap(
             "veltrix.pipeline.execute.journal_statement",
             piece,
-            ("r.lease_token = %(token)s", "(r.lease_token = %(token)s or true)"),
+            ("r.lease_token = any(%(tokens)s)", "(r.lease_token = any(%(tokens)s) or true)"),
         )
     swap(
         "veltrix.pipeline.execute.lease_rows",
         "_LOCK_HELD",
-        ("lease_token = %(token)s", "(lease_token = %(token)s or true)"),
+        ("lease_token = any(%(tokens)s)", "(lease_token = any(%(tokens)s) or true)"),
     )
 
 
@@ -254,6 +254,13 @@ def journal_forgotten() -> None:
 
 def lease_shorter_than_work() -> None:
     """A lease ends after a twentieth of a second and is not renewed."""
+    for place in _INSERTS:
+        swap(*place, ("case when r.hinted then %(hold_s)s", "case when r.hinted then 0.05"))
+    replace(
+        "veltrix.pipeline.execute.lease_rows",
+        "announce",
+        lambda _: lambda _tx, _tokens, _id, handed, _hold_s: {run_id for run_id, _, _ in handed},
+    )
     swap(
         "veltrix.pipeline.execute.lease_rows",
         "_CLAIM",
@@ -331,7 +338,7 @@ def failures_not_counted() -> None:
     swap(
         "veltrix.pipeline.execute.journal_statement",
         "_COUNTED",
-        ("count(*) filter (where state = 'failed')", "count(*) filter (where false)"),
+        ("sum((state = 'failed')::int)", "sum((state = 'nothing')::int)"),
     )
 
 
@@ -358,7 +365,7 @@ SABOTAGES: dict[str, Saboteur] = {
         failures_not_counted,
     )
 }
-SABOTAGES |= authors.SABOTAGES | servers.SABOTAGES
+SABOTAGES |= authors.SABOTAGES | servers.SABOTAGES | handed.SABOTAGES
 
 
 def sabotaged(name: str) -> Callable[[Kind], tuple[str, ...]]:

@@ -75,9 +75,9 @@ def own_clock_believed() -> None:
     def own(_unix_ms: Any) -> Any:
         return lambda self: int(self._unix_s() * 1_000)
 
-    replace("veltrix.store.clock", "DatabaseClock.unix_ms", own)
+    replace("veltrix.pipeline.clock", "DatabaseClock.unix_ms", own)
     replace(
-        "veltrix.store.clock",
+        "veltrix.pipeline.clock",
         "DatabaseClock.trouble",
         lambda _: property(nothing()(None)),
     )

@@ -17,6 +17,8 @@ from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution
+from veltrix.pipeline.execute.journal_rows import Past
+from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.relay.dead_letters import bury
@@ -25,6 +27,7 @@ from veltrix.releases.registrable import Workflows, mistakes_of, registered_name
 from veltrix.store.errors import told
 from veltrix.store.transactions import transaction
 from veltrix.worker.child.begin_end import run_start_hooks
+from veltrix.worker.child.handing import Sorted
 from veltrix.worker.child.parts import ChildParts, Inheritance, put_together
 from veltrix.worker.child.release import release
 from veltrix.worker.child.usual import be_usual
@@ -95,7 +98,7 @@ class WorkerChild:
         self._monotonic, self._wait = parts.monotonic, parts.wait
         self._sql, self._link, self._say = parts.sql, parts.link, parts.stuck.say
         self._engine, self._watch, self._place = parts.engine, parts.watch, parts.place
-        self._recycling = parts.recycling
+        self._recycling, self._handing = parts.recycling, parts.handing
         self._batch: Batch | None = None
         self._is_leaving = False
         self._begin(parts.alarm, parts.async_steps)
@@ -175,21 +178,16 @@ class WorkerChild:
 
     def _list(self, job: ListJob) -> ListReport:
         started = self._monotonic()
-        claimed, past = claims.claim(
-            self._link,
-            job.token,
-            self._worker_id,
-            job.deliveries,
-            self._settings.hold_s,
-            partial(self._watch.claimed, job.token),
-        )
+        handed = self._handing.sort(job)
+        claimed, past = self._claim(job, handed)
         outcomes = {run_id: "absent" for run_id, _ in job.deliveries}
         occupied: dict[str, tuple[float, int]] = {}
-        executions = claims.executions(claimed, past, self._workflows, self._limits)
+        mine = claimed + handed.begun
+        executions = claims.executions(mine, past, self._workflows, self._limits)
         if executions:
-            batch = self._batch = Batch(job.token, executions, self._place)
+            batch = self._batch = Batch(job.token, executions, self._place, handed.tokens)
             batch.is_leaving = self._is_leaving
-            self._watch.begin(batch)
+            self._watch.begin(batch, handed.age_s)
             try:
                 self._execute(batch)
             except Exception as error:  # noqa: BLE001 - one run's, which is looked for
@@ -204,17 +202,35 @@ class WorkerChild:
                 lost = sorted(batch.lost)[:20]
                 telemetry.logger("worker").warning("lease.lost", token=job.token, run_ids=lost)
         if job.letters:
-            self._write_unknown(job, {c.run_id for c in claimed})
+            self._write_unknown(job, {c.run_id for c in mine})
         took_s = self._monotonic() - started
         self._watch.end(Counter(e.claim.queue for e in executions), occupied)
         self._count(executions, took_s)
         return ListReport(outcomes, occupied)
 
+    def _claim(self, job: ListJob, handed: Sorted) -> tuple[list[Claim], dict[str, Past]]:
+        """What of the list is not begun already, and what was done of it before."""
+        if not handed.rest:
+            return [], {}
+        asked = self._monotonic()
+        claimed, past = claims.claim(
+            self._link,
+            job.token,
+            self._worker_id,
+            handed.rest,
+            self._settings.hold_s,
+            handed.told,
+            partial(self._watch.claimed, job.token),
+        )
+        if claimed:
+            self._handing.heard(asked, claimed[0].now.timestamp())
+        return claimed, past
+
     def _execute(self, batch: Batch) -> None:
         self._engine.execute(batch, lambda ready: self._settle(batch, ready))
 
     def _settle(self, batch: Batch, ready: Sequence[Execution]) -> list[str]:
-        return settle(self._link, batch.token, self._worker_id, ready)
+        return settle(self._link, batch.tokens, self._worker_id, ready)
 
     def _one_by_one(self, batch: Batch, error: Exception) -> None:
         """The engine cannot execute this list: find the run that it fails for, and fail that."""
@@ -231,7 +247,7 @@ class WorkerChild:
 
     def _error_of(self, batch: Batch, execution: Execution) -> Exception | None:
         """Execute this run of the batch by itself; what the engine could not do about it."""
-        alone = Batch(batch.token, [execution])
+        alone = Batch(batch.token, [execution], handed=batch.tokens)
         alone.is_leaving = batch.is_leaving
         try:
             self._execute(alone)
@@ -249,6 +265,7 @@ class WorkerChild:
         telemetry.list_runs.observe(len(executions))
         telemetry.list_seconds.observe(took_s)
         telemetry.runs_claimed.inc(len(executions))
+        telemetry.runs_begun.inc(sum(e.claim.handed_by is not None for e in executions))
         settled = Counter((e.claim.workflow, e.outcome) for e in executions)
         for (workflow, outcome), runs in settled.items():
             telemetry.runs_settled.labels(workflow, outcome).inc(runs)

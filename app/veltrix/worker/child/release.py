@@ -16,17 +16,14 @@ def release(
     link: Link, job: ReleaseJob, monotonic: Callable[[], float], tries_max: int | None
 ) -> None:
     """Waits for the database; a crash is kept only of a run that still has the token."""
+    tokens = [job.token, *job.tokens]
     if (crash := job.crash) is not None:
         try:
-            link.call(
-                lambda tx: crashes.note(tx, job.token, crash, monotonic()), tries_max=tries_max
-            )
+            link.call(lambda tx: crashes.note(tx, tokens, crash, monotonic()), tries_max=tries_max)
         except DBAPIError as error:  # not even its words can be kept: the runs go on
             telemetry.logger("worker").warning("crash.not_noted", error=told(error))
     released = link.call(
-        lambda tx: lease_rows.release(
-            tx, job.token, job.run_ids, job.due_in_s, is_death=job.is_death
-        ),
+        lambda tx: lease_rows.release(tx, tokens, job.run_ids, job.due_in_s, is_death=job.is_death),
         tries_max=tries_max,
     )
     if released:

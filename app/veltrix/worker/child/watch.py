@@ -22,7 +22,8 @@ from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
-from veltrix.pipeline.execute.settle import settle
+from veltrix.pipeline.execute.lease_rows import Tokens
+from veltrix.pipeline.execute.settle import handed_of, settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.settings.agreed import agreed_of
 from veltrix.settings.fields import Settings
@@ -50,6 +51,7 @@ def give_up(_seconds: float) -> None:
 class ChildWatch:
     """Watches one child. `begin` and `end` are called by its main thread around each list.
 
+    `take_returned` says what its parent hands back though it is busy (see `Mailbox`).
     `link` is for it alone, and waits by `give_up`.
     """
 
@@ -66,14 +68,15 @@ class ChildWatch:
         monotonic: Callable[[], float],
         queues: list[str],
         release: str,
+        take_returned: Callable[[], tuple[str, list[str]] | None],
     ) -> None:
         self._settings, self._worker_id, self._node = settings, worker_id, node
         self._async_steps, self._alarm = async_steps, alarm
         self._stamp, self._monotonic = stamp, monotonic
         self._link, self._queues, self._release = link, queues, release
-        self._agreed = agreed_of(settings)
+        self._agreed, self._take_returned = agreed_of(settings), take_returned
         self._batch: Batch | None = None
-        self._to_hand_back: list[tuple[str, list[str]]] = []
+        self._to_hand_back: list[tuple[Tokens, list[str]]] = []
         self._claim: tuple[str, list[str]] | None = None
         self._backoff = Backoff(TICK_S, _PAUSE_S_MAX)
         self._renewed = self._began = self._hand_back_at = 0.0
@@ -98,9 +101,11 @@ class ChildWatch:
         self._renewed = self._monotonic()
         self._claim = token, sorted(run_ids)
 
-    def begin(self, batch: Batch) -> None:
-        """The claimed list is being executed."""
+    def begin(self, batch: Batch, handed_s: float = 0.0) -> None:
+        """The list is being executed. What came as claimed was given its leases `handed_s` ago."""
         self._began = self._monotonic()
+        set_at = self._began - handed_s
+        self._renewed = set_at if self._claim is None else min(self._renewed, set_at)
         self._batch, self._claim = batch, None
 
     def end(self, queue_runs: dict[str, int], occupied: dict[str, tuple[float, int]]) -> None:
@@ -129,6 +134,8 @@ class ChildWatch:
         now, batch = self._monotonic(), self._batch
         if batch is not None:
             self._limit(batch, now)
+        while (returned := self._take_returned()) is not None:
+            self._to_hand_back.append(returned)
         if not self._backoff.is_over(now):
             return
         try:
@@ -144,10 +151,10 @@ class ChildWatch:
             self._renew(batch)
             self._renewed = now
         while self._to_hand_back and now >= self._hand_back_at:
-            token, run_ids = self._to_hand_back[0]
-            locked = self._link.call(partial(_hand_back, token=token, run_ids=run_ids))
+            tokens, run_ids = self._to_hand_back[0]
+            locked = self._link.call(partial(_hand_back, tokens=tokens, run_ids=run_ids))
             if locked:
-                self._to_hand_back[0] = token, locked
+                self._to_hand_back[0] = tokens, locked
                 self._hand_back_at = now + _LOCKED_S
             else:
                 self._to_hand_back.pop(0)
@@ -155,23 +162,38 @@ class ChildWatch:
 
     def _renew(self, batch: Batch | None) -> None:
         """Extend the leases; no step begins any more of a run that somebody else has."""
-        claim = self._claim if batch is None else (batch.token, batch.open_ids())
-        if claim is None:
+        if batch is None:
+            if self._claim is not None:
+                token, run_ids = self._claim
+                hold_s = self._settings.hold_s
+                self._link.call(lambda tx: lease_rows.renew(tx, token, run_ids, hold_s))
             return
-        token, ids = claim
-        renewed = self._link.call(
-            lambda tx: lease_rows.renew(tx, token, ids, self._settings.hold_s)
-        )
+        ids = batch.open_ids()
+        renewed = self._link.call(partial(self._renew_rows, batch=batch, run_ids=ids))
         missing = [run_id for run_id in ids if run_id not in renewed]
-        if missing and batch is not None:
-            still = self._link.call(lambda tx: lease_rows.held(tx, token, missing))
+        if missing:
+            still = self._link.call(lambda tx: lease_rows.held(tx, batch.tokens, missing))
             batch.lose(run_id for run_id in missing if run_id not in still)
+
+    def _renew_rows(self, tx: Connection, batch: Batch, run_ids: list[str]) -> set[str]:
+        """Those renewed; of what came as claimed the row says from now on that it is run here."""
+        tokens, hold_s = batch.tokens, self._settings.hold_s
+        quiet = [e for id_ in run_ids if not (e := batch.executions[id_]).is_announced]
+        known = {e.claim.run_id for e in quiet}
+        renewed = lease_rows.renew(tx, tokens, [i for i in run_ids if i not in known], hold_s)
+        if quiet:
+            handed = handed_of(quiet, self._monotonic())
+            announced = lease_rows.announce(tx, tokens, self._worker_id, handed, hold_s)
+            for execution in quiet:
+                execution.is_announced = execution.claim.run_id in announced
+            renewed |= announced
+        return renewed
 
     def _limit(self, batch: Batch, now: float) -> None:
         if now - self._began >= self._settings.hand_back_after_s:
             taken = batch.take_not_begun()
             if taken:
-                self._to_hand_back.append((batch.token, taken))
+                self._to_hand_back.append((batch.tokens, taken))
         self._alarm.nudge(now)
         offender = self._offender(batch, now)
         if offender is not None:
@@ -244,7 +266,7 @@ class ChildWatch:
             run_ids=[e.claim.run_id for e in executions][:10],
         )
         try:
-            settle(self._link, batch.token, self._worker_id, executions)
+            settle(self._link, batch.tokens, self._worker_id, executions)
         except (_Away, DBAPIError):
             pass  # the leases end by themselves
         finally:
@@ -283,11 +305,11 @@ class ChildWatch:
         }
 
 
-def _hand_back(tx: Connection, token: str, run_ids: list[str]) -> list[str]:
+def _hand_back(tx: Connection, tokens: Tokens, run_ids: list[str]) -> list[str]:
     """Those that cannot be given back now: a transactional step of this child locks them."""
-    back = lease_rows.hand_back(tx, token, run_ids, waits=False)
+    back = lease_rows.hand_back(tx, tokens, run_ids, waits=False)
     left = [run_id for run_id in run_ids if run_id not in back]
-    return sorted(lease_rows.held(tx, token, left)) if left else []
+    return sorted(lease_rows.held(tx, tokens, left)) if left else []
 
 
 def _begun_async(batch: Batch) -> set[Execution]:

@@ -22,6 +22,8 @@ class Delivery:
     """A message and the runs it names. Acknowledged when `open_runs` is empty, or given back.
 
     `again` are those that were in the batch of a child that died: each goes alone, before others.
+    `handed` is what it carries of runs that are handed over as claimed, under `token`; a child had
+    those in `plain` before, so they are claimed.
     """
 
     __slots__ = (
@@ -29,15 +31,18 @@ class Delivery:
         "bytes_per_run",
         "delivered",
         "delivery_id",
+        "handed",
         "is_acknowledged",
         "is_alone",
         "letter",
         "open_runs",
         "outcomes",
+        "plain",
         "queue",
         "request",
         "returns",
         "started",
+        "token",
         "waiting",
         "workflow",
     )
@@ -55,6 +60,8 @@ class Delivery:
         request: Any = None,
         letter: DeadLetter | None = None,
         returns: int = 0,
+        token: str | None = None,
+        handed: bytes | None = None,
     ) -> None:
         self.delivery_id, self.workflow, self.queue = delivery_id, workflow, queue
         self.waiting = deque(run_ids)
@@ -65,6 +72,8 @@ class Delivery:
         self.delivered, self.returns = delivered, returns
         self.request, self.letter = request, letter
         self.outcomes: dict[str, str] = {}
+        self.token, self.handed = token, handed
+        self.plain: set[str] = set()
         self.is_acknowledged = False
         self.started: float | None = None
 
@@ -84,19 +93,22 @@ def delivery_of(
         request=request,
         letter=letter,
         returns=order.returns,
+        token=order.token,
+        handed=order.handed,
     )
 
 
 class InFlight:
     """A list that a child has, or is about to have. `is_alone`: of one run that must be alone."""
 
-    __slots__ = ("deliveries", "is_alone", "job", "queue", "runs")
+    __slots__ = ("deliveries", "is_alone", "job", "queue", "runs", "tokens")
 
     def __init__(
         self, job: ListJob, queue: str, runs: list[tuple[Delivery, str]], *, is_alone: bool
     ) -> None:
         self.job, self.queue, self.runs, self.is_alone = job, queue, runs, is_alone
         self.deliveries = list(dict.fromkeys(delivery for delivery, _ in runs))
+        self.tokens = sorted({d.token for d in self.deliveries if d.token is not None})
 
 
 class Collector:
@@ -138,8 +150,8 @@ class Collector:
             line.clear()
         return forgotten
 
-    def take_back(self) -> list[Delivery]:
-        """The messages that wait and may be given back to RabbitMQ, which are out of their lines.
+    def take_back(self) -> list[tuple[Delivery, list[str]]]:
+        """The messages that wait and may be given back, out of their lines now, and their runs.
 
         Not those whose runs were in the batch of a child that died: they are the next to go here,
         and due for others. Not those that were given back often: RabbitMQ counts, and at its limit
@@ -153,12 +165,13 @@ class Collector:
                 (kept if is_ours or delivery.returns >= RETURNS_MAX else taken).append(delivery)
             line.clear()
             line.extend(kept)
+        found = [(delivery, list(delivery.waiting)) for delivery in taken]
         for delivery in taken:
             delivery.is_acknowledged = True
             delivery.open_runs.difference_update(delivery.waiting)
             delivery.outcomes.update(dict.fromkeys(delivery.waiting, "queued"))
             delivery.waiting.clear()
-        return taken
+        return found
 
     def next_list(self) -> InFlight | None:
         """The next list for a free child, now in flight; None if nothing waits."""
@@ -178,7 +191,9 @@ class Collector:
         first = _first_named(runs)
         letters = {d.delivery_id: d.letter for d in first.values() if d.letter is not None}
         named = [(run_id, delivery.delivery_id) for run_id, delivery in first.items()]
-        job = ListJob(self._new_token(), named, letters)
+        handed = {d.delivery_id: d.handed for d in first.values() if d.handed is not None}
+        plain = [run_id for run_id, delivery in first.items() if run_id in delivery.plain]
+        job = ListJob(self._new_token(), named, letters, handed, plain)
         in_flight = InFlight(job, queue, runs, is_alone=is_alone)
         self.in_flight[job.token] = in_flight
         return in_flight
@@ -233,6 +248,7 @@ class Collector:
             outcome = report.outcomes.get(run_id, "lost")
             if outcome == "lost" and may_try_again and first[run_id] is delivery:
                 delivery.waiting.appendleft(run_id)
+                delivery.plain.add(run_id)
                 self._put_first(delivery)
             else:
                 delivery.open_runs.discard(run_id)
@@ -253,6 +269,7 @@ class Collector:
         for delivery, run_id in reversed(in_flight.runs):
             if first[run_id] is delivery:
                 delivery.again.appendleft(run_id)
+                delivery.plain.add(run_id)
                 self._put_first(delivery)
             else:  # a copy of its message is done with it
                 delivery.open_runs.discard(run_id)

@@ -36,7 +36,8 @@ from veltrix.worker.parent.celery_events import (
 from veltrix.worker.parent.collector import Collector, Delivery, InFlight, delivery_of
 from veltrix.worker.parent.connected import ConnectedConsumer
 from veltrix.worker.parent.consuming import Consuming, children_of, end_all, ready_in
-from veltrix.worker.parent.deaths import Death, death_of
+from veltrix.worker.parent.deaths import Death, death_of, release_after
+from veltrix.worker.parent.giving_back import GivingBack
 from veltrix.worker.parent.guard import Malformed, letter_of, read_message
 from veltrix.worker.parent.intake import Intake
 from veltrix.worker.parent.parts import Parent
@@ -54,20 +55,18 @@ class ListConsumer(ConnectedConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         parent: Parent = kwargs["app"].veltrix_parent
-        settings = parent.settings
-        self._parent = parent
-        self._monotonic = parent.monotonic
+        settings, self._parent = parent.settings, parent
+        self._monotonic, self._log = parent.monotonic, telemetry.logger("worker")
         self.collector = Collector(limits_of(settings), parent.new_token)
         width = kwargs["app"].conf.worker_prefetch_multiplier * settings.worker_children
         self._intake = Intake(parent.queues, width, settings.hand_back_after_s)
-        self._urgent = Urgent([RegisterJob()])
+        self._urgent, self._letters = Urgent([RegisterJob()]), list[tuple[DeadLetter, Any]]()
         self._lost: dict[str, InFlight] = {}  # by the token of a dead child, until it is released
-        self._letters: list[tuple[DeadLetter, Any]] = []
         self._busy: dict[object, int | None] = {}  # jobs in flight -> child pid, once accepted
         self._silent = SilentChildren(parent.stamps, 2 * settings.hold_s)
         self._consuming = Consuming(parent)
+        self._giving_back = GivingBack(parent.mailbox, self.give_back, self.acknowledge)
         self._is_dispatch_planned = self._is_leaving = self._is_looping = False
-        self._log = telemetry.logger("worker")
         super().__init__(*args, **kwargs)
         self.may_do_without_control(parent.troubles)
 
@@ -99,6 +98,7 @@ class ListConsumer(ConnectedConsumer):
         self._is_looping = False
         telemetry.broker_up.set(0)
         for delivery in self.collector.forget_waiting():
+            self._giving_back.hand_back(delivery, list(delivery.waiting))
             forget(delivery.request)
         self._letters.clear()
 
@@ -188,12 +188,10 @@ class ListConsumer(ConnectedConsumer):
             return
         if intake.close():
             self.take_no_more()
-        taken = self.collector.take_back()
-        for delivery in taken:
-            self.give_back(delivery.request.message)
-        if taken:
-            telemetry.messages_given_back.inc(len(taken))
-            self._close(taken)
+        self._give_back_waiting()
+
+    def _give_back_waiting(self) -> None:
+        self._close(self._giving_back.give_back(self.collector))
 
     def _freed(self, key: object) -> None:
         self._busy.pop(key, None)
@@ -278,9 +276,9 @@ class ListConsumer(ConnectedConsumer):
         def on_error(einfo: Any) -> None:
             pid = self._busy.get(key)
             self._freed(key)
-            death = death_of(einfo, pid, self._parent, self._silent)
-            name, error = type(job).__name__, str(einfo.exception)[:500]
-            error = error if death is None else death.message
+            death = death_of(einfo, pid, self.hostname, self._parent, self._silent)
+            name = type(job).__name__
+            error = str(einfo.exception)[:500] if death is None else death.message
             if death is None or not death.is_recycled:
                 self._log.warning("job.failed", job=name, error=error, child_died=death is not None)
             if death is None:
@@ -333,10 +331,8 @@ class ListConsumer(ConnectedConsumer):
             self._close(in_flight.deliveries)
         else:
             self._lost[token] = in_flight
-        run_ids = sorted({run_id for _, run_id in in_flight.runs})
         due_in_s = 0.0 if is_over and death else self._parent.settings.hold_s
-        crash = None if death is None else death.crash_of(run_ids)
-        self._urgent.add(ReleaseJob(token, run_ids, due_in_s, death is not None, crash))
+        self._urgent.add(release_after(death, in_flight, due_in_s))
         self._plan_dispatch()
 
     def _close(self, deliveries: list[Delivery]) -> None:
@@ -365,11 +361,16 @@ class ListConsumer(ConnectedConsumer):
             self._guarded(lambda: self._steer(now))
             self._guarded(lambda: self.listen_anew(self.collector.queues(), now))
             self._guarded(lambda: self._note_consuming(now))
-        if self._is_leaving and not self._busy and not self._letters:
-            self.say_goodbye_soon()
-            state.should_stop = 0  # the exit code
+        else:
+            self._guarded(self._give_back_waiting)
+            self._end_if_done()
         if self.collector.waiting() or self._urgent or self._letters:
             self._dispatch()
+
+    def _end_if_done(self) -> None:
+        if not self._busy and not self._letters and self._parent.mailbox.is_empty:
+            self.say_goodbye_soon()
+            state.should_stop = 0  # the exit code
 
     def _note_consuming(self, now: float) -> None:
         """A worker that cannot have its children any more leaves, for another to be started."""

@@ -8,6 +8,8 @@ from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from billiard.pool import EX_RECYCLE
 
 from veltrix.store.crashes import Crash
+from veltrix.worker.jobs import ReleaseJob
+from veltrix.worker.parent.collector import InFlight
 from veltrix.worker.parent.parts import Parent
 from veltrix.worker.parent.silent import SilentChildren
 from veltrix.worker.places import Place
@@ -22,6 +24,7 @@ class Death(msgspec.Struct):
     how: str
     at: float
     place: Place | None = None
+    worker_id: str = ""
     is_recycled: bool = False  # it went between two jobs, as it should: this one it never began
 
     @property
@@ -47,14 +50,15 @@ class Death(msgspec.Struct):
                 began=place.began,
                 took_ms=round((self.at - place.began) * 1000),
                 arguments=place.arguments,
+                worker_id=self.worker_id,
             )
         if len(run_ids) != 1 or place is not None:
             return None
-        return Crash(run_id=run_ids[0], message=self.message)
+        return Crash(run_id=run_ids[0], message=self.message, worker_id=self.worker_id)
 
 
 def death_of(
-    einfo: ExceptionInfo, pid: int | None, parent: Parent, silent: SilentChildren
+    einfo: ExceptionInfo, pid: int | None, node: str, parent: Parent, silent: SilentChildren
 ) -> Death | None:
     """What the pool says of the child's death; None: it lives, and raised an error."""
     if not issubclass(einfo.type, _DEATHS):  # of the exception there is only a wrapping
@@ -66,4 +70,13 @@ def death_of(
     if silent.has_ended(pid):
         how += ", ended by its worker for giving no sign of life,"
     slot = None if pid is None else parent.stamps.slot_of(pid)
-    return Death(how, parent.monotonic(), None if slot is None else parent.places.read(slot))
+    place = None if slot is None else parent.places.read(slot)
+    return Death(how, parent.monotonic(), place, f"{node}/{pid}")
+
+
+def release_after(death: Death | None, in_flight: InFlight, due_in_s: float) -> ReleaseJob:
+    """What frees the runs of a list whose child died; None: it raised an error, and lives."""
+    run_ids = sorted({run_id for _, run_id in in_flight.runs})
+    crash = None if death is None else death.crash_of(run_ids)
+    token = in_flight.job.token
+    return ReleaseJob(token, run_ids, due_in_s, death is not None, crash, in_flight.tokens)

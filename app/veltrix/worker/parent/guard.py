@@ -12,7 +12,16 @@ from veltrix.domain.dead_letters import DeadLetter
 
 _BODY_BYTES_KEPT_MAX = 1024 * 1024
 _is_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE).fullmatch
-_decode = msgspec.json.Decoder(tuple[tuple[list[str]], dict[str, Any], dict[str, Any]]).decode
+
+
+class _Embedded(msgspec.Struct):
+    """The third part of a body. What is handed over is for a child to read."""
+
+    veltrix: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(tuple[tuple[list[str]], dict[str, Any], _Embedded]).decode
+_EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class Malformed(Exception):
@@ -33,6 +42,8 @@ class RelayMessage(msgspec.Struct):
     payload_bytes: int
     is_alone: bool
     returns: int  # how often RabbitMQ gave it to somebody before, and had it back
+    token: str | None = None  # of runs that are handed over as claimed
+    handed: bytes | None = None  # what it carries of them; None: somebody had it before
 
 
 def read_message(message: Any) -> RelayMessage:
@@ -51,18 +62,22 @@ def read_message(message: Any) -> RelayMessage:
         body = _decode(message.body)
     except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
         raise Malformed("body", f"the body is not the relay's: {error}") from error
-    run_ids = body[0][0]
+    (run_ids,), _, embedded = body
     if not run_ids or not all(map(_is_uuid, (*run_ids, delivery_id))):
         raise Malformed("run_ids", "the body names no run ids")
+    token, handed = headers.get("veltrix_token"), bytes(embedded.veltrix)
+    is_first = bool(handed) and (message.delivery_info or {}).get("redelivered") is False
     payload_bytes, returns = headers.get("veltrix_bytes"), headers.get("x-delivery-count")
     return RelayMessage(
         task=task,
         delivery_id=delivery_id,
         run_ids=list(dict.fromkeys(run_ids)),
-        body=body,
+        body=[[run_ids], {}, _EMBEDDED],
         payload_bytes=payload_bytes if isinstance(payload_bytes, int) else 0,
         is_alone=headers.get("veltrix_alone") is True,
         returns=returns if isinstance(returns, int) else 0,
+        token=token if isinstance(token, str) and _is_uuid(token) else None,
+        handed=handed if is_first else None,
     )
 
 

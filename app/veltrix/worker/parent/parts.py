@@ -5,6 +5,7 @@ from collections.abc import Callable
 from veltrix.broker.broken import Health
 from veltrix.broker.connect import broker_url
 from veltrix.settings.fields import Settings
+from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.places import Places
 from veltrix.worker.stamps import Stamps
 from veltrix.worker.troubles import Troubles
@@ -20,11 +21,12 @@ class Parent:
         stamps: Stamps,
         places: Places,
         troubles: Troubles,
+        mailbox: Mailbox,
         new_token: Callable[[], str],
         monotonic: Callable[[], float],
     ) -> None:
         self.settings, self.queues, self.stamps = settings, queues, stamps
-        self.places, self.troubles = places, troubles
+        self.places, self.troubles, self.mailbox = places, troubles, mailbox
         self.new_token, self.monotonic = new_token, monotonic
         self.exit_code = 0  # of a worker that leaves by itself
         self.unserved: dict[str, Health] = {}  # queues set aside until somebody has mended them

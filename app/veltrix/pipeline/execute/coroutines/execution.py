@@ -43,6 +43,9 @@ class ExecutionLimits(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float]
     jitter: Callable[[], float]
     arguments_bytes_max: int = 1_024
+    hold_s: float = 8.0  # how long a lease holds
+    # Told the database's time, and when it was asked (monotonic), whenever it answers.
+    on_time: Callable[[float, float], object] = lambda _asked, _database_s: None
     has_own_limits: bool = True  # steps have the limits that their authors gave them
 
     def of_step(self, own_s: float | None) -> float:
@@ -216,6 +219,7 @@ class Execution:
         "failures",
         "has_begun",
         "in_flight",
+        "is_announced",
         "is_cancel_requested",
         "is_lost",
         "is_over",
@@ -255,6 +259,7 @@ class Execution:
         self.settlement: Settlement | None = None
         self.mismatch: str | None = None
         self.is_over = self.has_begun = self.is_lost = False
+        self.is_announced = claim.handed_by is None  # its row says that it is run here
         self.is_returned = False  # the worker leaves: what it could do now is another's to do
         self.is_cancel_requested, self.key = claim.is_cancel_requested, claim.key
         self.busy_s = 0.0  # that its own code and steps kept the child from anything else
@@ -282,6 +287,8 @@ class Execution:
             reason=None if reason is None else reason.value,
             key=self.key,
             code_version=self.code_version,
+            handed_by=self.claim.handed_by,
+            began=None if self.claim.handed_by is None else self.claimed,
         )
 
     def end(self, ending: Ending) -> None:

@@ -9,8 +9,6 @@ wall clock decides nothing; how far it is off is shown, and refused beyond a bou
 from collections.abc import Callable
 from math import ceil, inf
 
-from veltrix.telemetry import clock_offset_seconds
-
 JUMP_S = 0.1  # between two looks; what slews a clock moves it by a hundredth of that
 _DRIFT = 2e-4  # of a steady clock; twice what makers of the worst quartz allow
 _GRAIN_S = 0.0005
@@ -46,7 +44,16 @@ class DatabaseClock:
         self._least, self._most, self._at = least, most, after
         self._wall = self._unix_s() - self._monotonic()
         self._offset_s = self._wall - (least + most) / 2
-        clock_offset_seconds.set(self._offset_s)
+
+    @property
+    def offset_s(self) -> float | None:
+        """How far the wall clock is ahead of the database's; None before the first look."""
+        return self._offset_s
+
+    @property
+    def spread_s(self) -> float:
+        """How far the database's time may be from what is taken for it."""
+        return self._most - self._least
 
     @property
     def is_known(self) -> bool:

@@ -1,0 +1,30 @@
+"""Sabotages of runs that are handed over as claimed."""
+
+from functools import wraps
+from typing import Any
+
+from veltrix.prove.sabotage.swaps import Saboteur, nothing, replace
+
+
+def redelivered_begun() -> None:
+    """A message that somebody had before is begun as if he had never had it."""
+
+    def first(read: Any) -> Any:
+        @wraps(read)
+        def read_as_first(message: Any) -> Any:
+            message.delivery_info["redelivered"] = False
+            return read(message)
+
+        return read_as_first
+
+    replace("veltrix.worker.parent.consumer", "read_message", first)
+
+
+def token_believed_for_ever() -> None:
+    """What was handed over is begun without a claim, however long ago that was."""
+    replace("veltrix.worker.child.handing", "Handing._is_in_time", nothing(result=True))
+
+
+SABOTAGES: dict[str, Saboteur] = {
+    one.__name__: one for one in (redelivered_begun, token_believed_for_ever)
+}
