@@ -7,6 +7,7 @@ from sqlalchemy import Engine, text
 
 from bench.seed import NoRoom, check_room, seed
 from veltrix.operations.books.books import balance
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction
 
 
@@ -18,7 +19,9 @@ def test_seeded_history_balances_and_is_sealed(engine: Engine) -> None:
     books = balance(engine)
     assert (books.events.accepted, books.runs.succeeded, books.unaccounted) == (1_200, 1_200, 0)
     with transaction(engine) as tx:
-        rows = tx.execute(text("select count(*) from journal j join runs r on r.id = j.run_id"))
+        rows = tx.execute(
+            text(f"select count(*) from {JOURNAL_OF} j join runs r on r.id = j.run_id")
+        )
         assert rows.scalar_one() == 1_200
     assert said[0] == "seeded 1,200 of 1,200"
 

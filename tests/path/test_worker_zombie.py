@@ -5,9 +5,10 @@ from collections import Counter
 from tests.path.seen import Start
 from tests.support.processes import freeze, is_alive, thaw
 from tests.support.wait import until
+from veltrix.store.journal_of import JOURNAL_OF
 
-JOURNAL = """
-select j.run_id::text, position, name, output::text, j.recorded_at from journal j
+JOURNAL = f"""
+select j.run_id::text, position, name, output::text, j.recorded_at from {JOURNAL_OF} j
 where run_id = any(%s::uuid[]) order by 1, 2
 """
 

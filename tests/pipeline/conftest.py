@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix.authoring.workflows import Workflow
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction
 
 Hands = Callable[..., TestHands]
@@ -62,7 +63,7 @@ def journal_of(engine: Engine, run_id: str) -> list[tuple[str, str, str]]:
     """(position, kind, name) of all that the journal holds of a run."""
     with transaction(engine) as tx:
         rows = tx.execute(
-            text("select position, kind, name from journal where run_id = :id order by 1"),
+            text(f"select position, kind, name from {JOURNAL_OF} j where run_id = :id order by 1"),
             {"id": run_id},
         )
         return [tuple(row) for row in rows]

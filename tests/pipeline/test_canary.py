@@ -23,6 +23,7 @@ from veltrix.pipeline.accept.receipts import Receipt
 from veltrix.pipeline.accept.routing import RoutingTable
 from veltrix.releases.subscription_rows import current
 from veltrix.settings.fields import Settings
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction
 
 TYPE = f"{CANARY_TYPE_PREFIX}orders"
@@ -64,7 +65,7 @@ def test_it_comes_out_and_is_in_no_book_list_or_figure(
         assert tx.exec_driver_sql("select account_id, outcome::text from runs").all() == [
             (CANARY_ACCOUNT, "true")
         ]
-        assert tx.exec_driver_sql("select count(*) from journal").scalar_one() == 1
+        assert tx.exec_driver_sql(f"select count(*) from {JOURNAL_OF} j").scalar_one() == 1
         by_name = read.page(tx, RunQuery(workflow=CANARY_WORKFLOW)).items
         assert [row.id for row in by_name] == [run.id]
         by_source = read_events.page(tx, EventFilter(source=CANARY_SOURCE)).items

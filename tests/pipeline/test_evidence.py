@@ -15,6 +15,7 @@ from veltrix import Event, gather, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines.execution import Execution, PendingStep
 from veltrix.pipeline.execute.settle import settle, size_of
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[Any] = []
@@ -35,9 +36,9 @@ def db_now(engine: Engine) -> float:
 
 
 # By position: when it began and ended, in seconds.
-SPANS = """select position, extract(epoch from began_at)::float8 as began,
+SPANS = f"""select position, extract(epoch from began_at)::float8 as began,
     extract(epoch from began_at)::float8 + took_ms / 1000.0::float8 as ended
-    from journal order by 1"""
+    from {JOURNAL_OF} j order by 1"""
 
 
 def spans(engine: Engine) -> dict[str, tuple[float, float]]:
@@ -145,7 +146,7 @@ def test_a_failed_attempt_has_its_position_begin_duration_and_arguments(
     ]
     assert 40 <= failed[0].took_ms < 2_000
     assert failed[0].off_ms < 500
-    kept = rows(engine, "select position, arguments from journal order by 1")
+    kept = rows(engine, f"select position, arguments from {JOURNAL_OF} j order by 1")
     assert [tuple(row) for row in kept] == [
         ("1.0.1", '[["dhl"],{"weight":1.5}]'),
         ("1.1.1", '[["ups"],{"weight":2}]'),
@@ -161,7 +162,7 @@ def test_arguments_are_kept_to_their_bound_and_a_cut_one_says_so(
 
     hands(wordy, arguments_bytes_max=50).run(add_runs(engine, 1))
 
-    ((kept,),) = rows(engine, "select arguments from journal")
+    ((kept,),) = rows(engine, f"select arguments from {JOURNAL_OF} j")
     assert kept.startswith('[["äää')
     assert kept.endswith("… (and 163 bytes more)")
     assert len(kept.encode()) < 50 + 25
@@ -174,7 +175,9 @@ def test_no_arguments_are_kept_where_that_is_turned_off(engine: Engine, hands: H
 
     hands(quiet, arguments_bytes_max=0).run(add_runs(engine, 1))
 
-    assert [tuple(row) for row in rows(engine, "select arguments from journal")] == [(None,)]
+    assert [tuple(row) for row in rows(engine, f"select arguments from {JOURNAL_OF} j")] == [
+        (None,)
+    ]
 
 
 def test_a_crash_is_an_attempt_and_takes_none_of_the_steps_retries(

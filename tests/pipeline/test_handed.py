@@ -19,6 +19,7 @@ from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.relay.due_rows import QueueShare, make_due, make_runs_due, scan
 from veltrix.store import crashes
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import open_autocommit, transaction
 
 calls: list[Any] = []
@@ -274,7 +275,7 @@ def test_of_a_list_one_run_may_be_lost_and_the_others_are_written(
     outcomes = ready.execute(batch)
 
     assert [outcomes[id_] for id_ in message.run_ids] == ["succeeded", "lost", "succeeded"]
-    steps = "(select count(*) from journal where run_id = id) as steps"
+    steps = f"(select count(*) from {JOURNAL_OF} j where run_id = id) as steps"
     states = read_runs(engine, message.run_ids, f"state, {steps}")
     assert states == [("succeeded", 1), ("queued", 0), ("succeeded", 1)]
 

@@ -12,6 +12,7 @@ from tests.support.hands import TestHands
 from veltrix import Event, gather, sleep, step, workflow
 from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute import journal_rows, lease_rows
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import Link, make_engine, open_autocommit, transaction
 
 calls: list[str] = []
@@ -253,7 +254,7 @@ def test_more_than_postgresql_takes_in_one_statement_is_written_in_parts(engine:
     hands.close()
     assert outcomes == {run_id: "succeeded"}
     with transaction(engine) as tx:
-        assert tx.execute(text("select count(*) from journal")).scalar_one() == 1_100
+        assert tx.execute(text(f"select count(*) from {JOURNAL_OF} j")).scalar_one() == 1_100
 
 
 def test_a_value_that_ends_its_connection_each_time_fails_its_run_and_no_other(

@@ -16,6 +16,7 @@ from veltrix.operations.replays.rules import GENERATION_MAX, SPENT
 from veltrix.operations.runs.action_rows import FailedRun, Recorded
 from veltrix.pipeline.execute import journal_rows, lease_rows
 from veltrix.pipeline.execute.journal_rows import JournalEntry
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import open_autocommit
 
 UNKNOWN = "01990f2e-7c4b-7a10-9d3e-5b0c3c5f1a2b"
@@ -147,7 +148,9 @@ def test_a_kept_sleep_began_when_it_began(engine: Engine) -> None:
     replay(engine, ids, ReplayMode.FAILED_STEP, "again", "me")
 
     with open_autocommit(engine) as tx:
-        rows = tx.exec_driver_sql("select generation, recorded_at from journal order by 1").all()
+        rows = tx.exec_driver_sql(
+            f"select generation, recorded_at from {JOURNAL_OF} j order by 1"
+        ).all()
     assert [row[0] for row in rows] == [0, 1]
     assert rows[0][1] == rows[1][1]
 
@@ -160,7 +163,9 @@ def test_from_the_beginning_nothing_is_kept_and_the_evidence_stays(engine: Engin
 
     assert past(engine, ids[0]) == {}
     with open_autocommit(engine) as tx:
-        old = tx.exec_driver_sql("select generation, position from journal order by 2").all()
+        old = tx.exec_driver_sql(
+            f"select generation, position from {JOURNAL_OF} j order by 2"
+        ).all()
     assert [tuple(row) for row in old] == [(0, "0"), (0, "1")]
 
 

@@ -13,6 +13,7 @@ from tests.support.hands import TestHands
 from tests.support.wait import until
 from veltrix import Event, StepFailed, step, transaction, workflow
 from veltrix.pipeline.relay import due_rows
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[str] = []
@@ -61,7 +62,7 @@ def test_the_effect_and_its_record_are_one_commit(engine: Engine) -> None:
     assert set(outcomes.values()) == {"succeeded"}
     assert effects(engine) == [f"{n:03}" for n in range(120)]
     with open_transaction(engine) as tx:
-        assert tx.execute(text("select count(*) from journal")).scalar_one() == 120
+        assert tx.execute(text(f"select count(*) from {JOURNAL_OF} j")).scalar_one() == 120
     hands.close()
 
 

@@ -76,6 +76,7 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         ("connections_closed",) * 3,
         {"rate": 2_000, "events": 6_000},
     ),
+    "last_step_left_out": ("journal_is_whole", (), {}),
     "token_believed_for_ever": (
         "handed_runs_are_begun_early_and_by_one",
         ("worker_frozen",) * 2,

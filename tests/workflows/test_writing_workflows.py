@@ -17,6 +17,7 @@ from tests.support.due_runs import add_runs, change_runs, read_runs
 from tests.support.hands import TestHands
 from veltrix.authoring.registry import load_workflows
 from veltrix.authoring.workflows import Workflow
+from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import transaction
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "writing-workflows.md"
@@ -115,7 +116,10 @@ def test_a_booking_is_committed_with_its_record(
     assert found == ("succeeded", None, None)
     with transaction(engine) as tx:
         assert tx.execute(text("select * from bookings")).all() == [("o-1", 5)]
-        assert tx.execute(text("select count(*) from journal where name = 'book'")).scalar() == 1
+        assert (
+            tx.execute(text(f"select count(*) from {JOURNAL_OF} j where name = 'book'")).scalar()
+            == 1
+        )
 
 
 def test_a_sleep_holds_no_worker_and_time_and_chance_are_recorded(
@@ -127,7 +131,9 @@ def test_a_sleep_holds_no_worker_and_time_and_chance_are_recorded(
     assert state == "waiting"
     assert 172_000 < due_in <= 172_800
     with transaction(engine) as tx:  # two days pass
-        began = tx.execute(text("select output from journal where name = 'now'")).scalar_one()
+        began = tx.execute(
+            text(f"select output from {JOURNAL_OF} j where name = 'now'")
+        ).scalar_one()
         tx.execute(text("update journal set recorded_at = recorded_at - interval '2 days'"))
     change_runs(engine, run_ids, "state = 'queued'")
 

@@ -135,6 +135,7 @@ runs = Table(
     Column("failed_step", Text),
     Column("outcome", JSON),
     Column("archived_at", _TIME),
+    Column("steps", Text),  # JSON text: the journal of a run that one hand began and ended
     CheckConstraint(
         "state in ('queued','running','waiting','succeeded','failed','cancelled')", name="state"
     ),
@@ -163,7 +164,8 @@ runs = Table(
     **_HOT_TABLE,
 )
 
-# Steps a run finished, by their path in the run. Never updated, never written twice.
+# Steps a run finished, by their path in the run. Never updated, never written twice. Those of
+# runs that one hand began and ended are in `runs.steps`: `journal_of` reads both.
 journal = Table(
     "journal",
     metadata,

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from veltrix.domain.states import ReplayMode
 from veltrix.operations.replays.rules import Counts, Judged, ReplayState
 from veltrix.store.arrays import IntArray, TextArray
+from veltrix.store.journal_of import JOURNAL_OF
 
 BURST_S = 1.0  # of the rate: what was missed while nobody looked is not made up for
 
@@ -130,7 +131,7 @@ order by k.run_id
 # Of the moved runs that are open: those with an entry for the step whose error was the last in the
 # generation that was planned, recorded since the move. From the beginning also what came before
 # that step runs again, so its position counts too.
-_PASSED = """
+_PASSED = f"""
 select count(*)
 from (
     select run_id, generation, new_run_id, moved_generation, moved_at from replay_runs
@@ -142,12 +143,12 @@ cross join lateral (
     order by j.recorded_at desc, j.position desc limit 1
 ) failed
 where exists (
-    select from journal j
+    select from {JOURNAL_OF} j
     where j.run_id = coalesce(k.new_run_id, k.run_id) and j.generation = k.moved_generation
       and j.name = failed.name and j.error is null and j.recorded_at > k.moved_at
       and (%(is_begun_anew)s is false or j.position = failed.position)
 )
-"""
+"""  # noqa: S608 - put together from constants
 
 _MARK_MOVED = """
 update replay_runs k set state = 'replayed', moved_generation = u.generation,

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from veltrix.domain.ids import Id
 from veltrix.operations.runs.read import RunRow, run_row
+from veltrix.store.journal_of import JOURNAL_OF
 
 ENTRIES_MAX = 1_000
 OUTPUT_BYTES_MAX = 8 * 1024 * 1024
@@ -102,7 +103,7 @@ from runs r left join events e on e.id = r.event_id
 where r.id = %(id)s
 """
 
-_ENTRIES = """
+_ENTRIES = f"""
 select generation, position, kind, name,
     case when sum(bytes) over (order by generation, recorded_at, position) <= %(bytes_max)s
          then output end,
@@ -111,11 +112,11 @@ from (
     select generation, position, kind, name, output::text,
         coalesce(octet_length(output::text), 0) as bytes, error::text, attempts, recorded_at,
         began_at, took_ms, arguments
-    from journal where run_id = %(id)s
+    from {JOURNAL_OF} j where run_id = %(id)s
     order by generation, recorded_at, position limit %(max)s
 ) as entries
 order by generation, recorded_at, position
-"""
+"""  # noqa: S608 - put together from constants
 
 _ATTEMPTS = """
 select generation, position, step, attempt, type, message, traceback, fingerprint, worker_id,

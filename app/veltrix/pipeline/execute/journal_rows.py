@@ -84,6 +84,7 @@ class Settlement(msgspec.Struct, gc=False, kw_only=True):
     code_version: str | None = None
     handed_by: str | None = None  # the message of a run that came as claimed
     began: float | None = None  # monotonic, of such a run: when this worker took it up
+    steps: str | None = None  # its whole journal, where that is kept with the run
 
 
 class Past(msgspec.Struct):
@@ -290,9 +291,11 @@ def _rows(
 ) -> list[Row]:
     """The rows of a write, in the order of the runs' ids."""
     ends = {settlement.run_id: settlement for settlement in settlements}
+    if not failed_attempts and not entries:  # as most lists are
+        return [(run_id, None, None, ends[run_id]) for run_id in sorted(ends)]
     if not failed_attempts and len(entries) == len(ends):
         last = {entry.run_id: entry for entry in entries}
-        if last.keys() == ends.keys():  # as most lists are: of each run a step, and its outcome
+        if last.keys() == ends.keys():  # of each run a step, and its outcome
             return [(run_id, last[run_id], None, ends[run_id]) for run_id in sorted(ends)]
     of_run: dict[str, tuple[list[JournalEntry], list[FailedAttempt], list[Settlement]]] = {}
     for settlement in settlements:

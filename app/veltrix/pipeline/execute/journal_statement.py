@@ -64,6 +64,7 @@ SETTLED = (
     # Of a run that came as claimed: a claim writes these.
     Column("s_by", UuidArray, attrgetter("handed_by")),
     Column("s_ago", IntArray, _began),
+    Column("s_j", TextArray, attrgetter("steps")),
 )
 _TEXTS = {"why": "reason", "print": "fingerprint", "step": "failed_step", "key": "key"}
 DETAILS = (
@@ -162,29 +163,29 @@ _LOCKED = """locked as (
 )"""
 _MOVED = """moved as (
     update runs r set lease_token = null, {move}, worker_id = %(worker_id)s,
-        delivery_id = coalesce(u.s_by, r.delivery_id), attempt = greatest(r.attempt, 1),
+        delivery_id = coalesce(s_by, r.delivery_id), attempt = greatest(r.attempt, 1),
         hand_overs = 0,
         claimed_at = coalesce(r.claimed_at,
-            least(now(), clock_timestamp() - u.s_ago * interval '1 ms')),
-        outcome = u.s_out, code_version = coalesce(u.s_code, r.code_version)
+            least(now(), clock_timestamp() - s_ago * interval '1 ms')),
+        outcome = s_out, steps = s_j, code_version = coalesce(s_code, r.code_version)
     from (select * from input{where_settled} order by id) u
     where r.id = u.id and r.lease_token = any(%(tokens)s){after_locked}
     returning u.id{kept}, r.generation as g, r.cancel_requested_at as stop, r.state, r.account_id,
         r.minute{why}
 )"""
-_END = """state = u.s_to, due_at = null, settled_at = now(),
+_END = """state = s_to, due_at = null, settled_at = now(),
         reason = null, fingerprint = null, failed_step = null"""
 _END_OR_WAIT = """
-        state = case when u.s_wait is null or r.cancel_requested_at is null
-            then u.s_to else 'cancelled' end,
+        state = case when s_wait is null or r.cancel_requested_at is null
+            then s_to else 'cancelled' end,
         due_at = case when r.cancel_requested_at is null
-            then now() + u.s_wait * interval '1 ms' end,
-        settled_at = case when u.s_wait is null or r.cancel_requested_at is not null
+            then now() + s_wait * interval '1 ms' end,
+        settled_at = case when s_wait is null or r.cancel_requested_at is not null
             then now() end,
-        reason = case when u.s_wait is null or r.cancel_requested_at is null
-            then u.s_why else 'requested' end,
-        fingerprint = u.s_print, failed_step = u.s_step,
-        key = coalesce(u.s_key, r.key)"""
+        reason = case when s_wait is null or r.cancel_requested_at is null
+            then s_why else 'requested' end,
+        fingerprint = s_print, failed_step = s_step,
+        key = coalesce(s_key, r.key)"""
 _WHY = ", r.workflow, r.code_version, r.fingerprint, r.failed_step"
 _HELD = """held as (
     select * from locked union all
@@ -242,7 +243,7 @@ def statement_of(parts: Parts) -> str:
         columns="".join(f", {column.name}" for column in columns),
         kept="".join(f", {name}" for name in kept),
         held=held,
-        is_unsettled="u.s_to is null and " if is_mixed else "",
+        is_unsettled="s_to is null and " if is_mixed else "",
         where_settled=" where s_to is not null" if is_mixed else "",
         after_locked=" and (select count(*) from locked) >= 0" if is_mixed else "",
         move=_END_OR_WAIT if parts.has_details else _END,

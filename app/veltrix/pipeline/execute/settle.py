@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from veltrix import telemetry
-from veltrix.domain.states import Reason
+from veltrix.domain.states import Reason, RunState
 from veltrix.pipeline.execute import journal_rows, lease_rows
 from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution
 from veltrix.pipeline.execute.failure_lines import say_failures
+from veltrix.pipeline.execute.inline_journal import inline_of, may_be_inline
 from veltrix.pipeline.execute.journal_rows import JournalEntry
 from veltrix.pipeline.execute.lease_rows import Tokens
 from veltrix.store.errors import is_bad_value, is_lost
@@ -115,6 +116,7 @@ def _write_entries(
         if not is_held:
             execution.close()
             return [run_id]
+        execution.has_journal = True
         del execution.unwritten[: len(part)]
     return []
 
@@ -140,12 +142,27 @@ def write(
         tx,
         token,
         worker_id,
-        list(chain.from_iterable(e.unwritten for e in executions)),
+        list(chain.from_iterable(_rows_of(e, now) for e in executions)),
         list(chain.from_iterable(e.failed_attempts for e in executions)),
         [e.settlement for e in executions if e.settlement is not None],
         now,
         partial(limits.on_time, now),
     )
+
+
+def _rows_of(execution: Execution, now: float) -> list[JournalEntry]:
+    """What is to be written as rows: nothing of a run whose whole journal goes with its end."""
+    entries, settlement = execution.unwritten, execution.settlement
+    if (
+        not entries
+        or settlement is None
+        or settlement.state != RunState.SUCCEEDED
+        or execution.has_journal
+        or not may_be_inline(entries)
+    ):
+        return entries
+    settlement.steps = inline_of(entries, now)
+    return []
 
 
 def _announce(
@@ -185,6 +202,7 @@ def mark_written(executions: Sequence[Execution], held: dict[str, bool]) -> list
         for failed in execution.failed_attempts:
             telemetry.failed_attempts.labels(execution.claim.workflow, failed.step).inc()
         say_failures(execution)
+        execution.has_journal = execution.has_journal or bool(execution.unwritten)
         execution.unwritten, execution.failed_attempts = [], []
         if execution.settlement is not None:
             execution.close()

@@ -16,6 +16,7 @@ import psycopg
 from veltrix.prove.deployment.witness import Move, read_moves
 from veltrix.prove.load.items import content_digest
 from veltrix.prove.load.notes import SEEN_FILE, Seen
+from veltrix.store.journal_of import JOURNAL_OF
 
 _EVENTS = """
 copy (
@@ -32,16 +33,16 @@ copy (
     from runs r where r.account_id in (select id from accounts where source = %(source)s)
 ) to stdout
 """
-_ENTRIES = """
+_ENTRIES = f"""
 copy (
-    select run_id::text, generation, position, kind, name, error is null from journal
+    select run_id::text, generation, position, kind, name, error is null from {JOURNAL_OF} j
     where run_id in (
         select id from runs
         where account_id in (select id from accounts where source = %(source)s)
         union all select run_id from edits
     )
 ) to stdout
-"""
+"""  # noqa: S608 - put together from constants
 _BOOKS = """
 select coalesce(sum(accepted), 0), coalesce(sum(routed), 0), coalesce(sum(unrouted), 0),
     coalesce(sum(started), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0),

@@ -42,6 +42,11 @@ begin
     from was o join is_now n on n.id = o.id
     where o.state <> n.state or o.lease_token is distinct from n.lease_token
         or o.generation <> n.generation or o.settled_at is distinct from n.settled_at;
+    insert into prove_moves (run_id, generation, what, old_state)
+    select n.id, n.generation, 'entry', e ->> 0
+    from was o join is_now n on n.id = o.id
+    cross join lateral json_array_elements(n.steps::json) as e
+    where o.steps is null and n.steps is not null;
     return null;
 end $$;
 create function prove_entry() returns trigger language plpgsql as $$

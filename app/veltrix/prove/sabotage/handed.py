@@ -1,4 +1,4 @@
-"""Sabotages of runs that are handed over as claimed."""
+"""Sabotages of runs that are handed over as claimed, and of what is kept with a run."""
 
 from functools import wraps
 from typing import Any
@@ -25,6 +25,19 @@ def token_believed_for_ever() -> None:
     replace("veltrix.worker.child.handing", "Handing._is_in_time", nothing(result=True))
 
 
+def last_step_left_out() -> None:
+    """Of the steps that are kept with a run the last one is written nowhere."""
+
+    def shorter(inline_of: Any) -> Any:
+        @wraps(inline_of)
+        def all_but_one(entries: Any, now: float) -> Any:
+            return inline_of(entries[:-1], now)
+
+        return all_but_one
+
+    replace("veltrix.pipeline.execute.settle", "inline_of", shorter)
+
+
 SABOTAGES: dict[str, Saboteur] = {
-    one.__name__: one for one in (redelivered_begun, token_believed_for_ever)
+    one.__name__: one for one in (redelivered_begun, token_believed_for_ever, last_step_left_out)
 }

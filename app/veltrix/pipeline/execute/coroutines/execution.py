@@ -218,6 +218,7 @@ class Execution:
         "failed_attempts",
         "failures",
         "has_begun",
+        "has_journal",
         "in_flight",
         "is_announced",
         "is_cancel_requested",
@@ -248,6 +249,7 @@ class Execution:
         self.code_version = code_version
         self.entries: dict[str, JournalEntry] = past.entries if past else {}
         self.failures = past.failures if past else {}
+        self.has_journal = bool(self.entries)  # or something was written of it meanwhile
         self.unwritten: list[JournalEntry] = []
         self.failed_attempts: list[FailedAttempt] = []
         self.pending: list[PendingStep] = []  # asked for, not yet given to be run
