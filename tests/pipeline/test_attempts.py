@@ -331,7 +331,9 @@ def test_a_journal_that_cannot_be_written_runs_a_step_again_but_not_for_ever(
         tx.execute(
             text(
                 "create trigger broken before insert on journal for each row"
-                " when (new.output is not null) execute function broken()"
+                " when (new.output is not null) execute function broken();"
+                "create trigger broken before update on runs for each row"
+                " when (new.steps is not null) execute function broken()"
             )
         )
     (run_id,) = add_runs(engine, 1)

@@ -23,8 +23,13 @@ begin
 end $$;
 create trigger prove_broken before insert on journal
     for each statement execute function prove_broken();
+create trigger prove_broken before update on runs
+    for each row when (new.steps is not null) execute function prove_broken();
 """
-_UNBROKEN = "drop trigger if exists prove_broken on journal"
+_UNBROKEN = """
+drop trigger if exists prove_broken on journal;
+drop trigger if exists prove_broken on runs;
+"""
 _FULL = """
 create or replace function prove_full() returns trigger language plpgsql as $$
 begin
@@ -32,8 +37,13 @@ begin
 end $$;
 create constraint trigger prove_full after insert on journal deferrable initially deferred
     for each row execute function prove_full();
+create constraint trigger prove_full after update on runs deferrable initially deferred
+    for each row when (new.steps is not null) execute function prove_full();
 """
-_UNFULL = "drop trigger if exists prove_full on journal"
+_UNFULL = """
+drop trigger if exists prove_full on journal;
+drop trigger if exists prove_full on runs;
+"""
 _HALF = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
 where application_name like 'veltrix%' and application_name <> 'veltrix prove' and pid % 2 = 0
