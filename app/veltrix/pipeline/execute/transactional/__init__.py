@@ -1,0 +1,1 @@
+"""How transactional steps run: together, or each in a savepoint."""
