@@ -30,9 +30,12 @@ WAITING_ROOMS = {
 }
 # It starts itself again, with one variable more, before anything is imported.
 STARTS_AGAIN = {"app/veltrix/processes/worker.py"}
-# These release a savepoint (the author's session may roll back alone); the journal's transaction,
+# These end the session of an author, in a savepoint or in nothing; the journal's transaction,
 # which the caller opened, is the commit.
-SAVEPOINTS = {"app/veltrix/pipeline/execute/transact.py": {"session", "savepoint"}}
+SAVEPOINTS = {
+    f"app/veltrix/pipeline/execute/transactional/{name}.py": {"session"}
+    for name in ("savepoints", "together")
+}
 # What TLS believes; the settings only try whether a file has a CA in it.
 BELIEVE = {"app/veltrix/tls.py", "app/veltrix/settings/links.py"}
 # The probe of somebody else's settings connects to nothing.

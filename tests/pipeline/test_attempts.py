@@ -9,16 +9,12 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
-from tests.support.hands import TestHands
+from tests.support.hands import PooledHands as Hands
 from tests.support.wait import until
 from veltrix import Event, transaction, workflow
-from veltrix.authoring.workflows import Workflow
 from veltrix.pipeline.execute.coroutines.execution import Execution
-from veltrix.pipeline.execute.engine import BatchExecutor
-from veltrix.pipeline.execute.step_calls import Alarm
-from veltrix.pipeline.execute.transact import Transactor
 from veltrix.pipeline.relay import due_rows
-from veltrix.store.transactions import make_engine, open_autocommit
+from veltrix.store.transactions import open_autocommit
 from veltrix.store.transactions import transaction as open_transaction
 
 calls: list[str] = []
@@ -43,48 +39,6 @@ LOOK = (
     " (select count(*) from pg_prepared_statements where from_sql)"
 )
 CLEAN = ["UTC", '"$user", public', True, "", True, 0, 0, 0, 0]
-
-
-class Hands(TestHands):
-    """As a worker child has them: a pool, and sessions that may be idle for `idle_s`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        workflows: Sequence[Workflow],
-        *,
-        idle_s: float = 30.0,
-        hold_s: float = 8.0,
-    ) -> None:
-        super().__init__(engine, workflows, hold_s=hold_s)
-        alarm = Alarm(time.monotonic)
-        alarm.install()
-        self.sessions = make_engine(
-            self.url,
-            application="tests transactions",
-            connections_max=2,
-            statement_timeout_s=idle_s,
-            is_tried=False,
-            is_writer=True,
-            is_of_authors=True,
-        )
-        transactor = Transactor(
-            lambda: self.sessions,
-            alarm=alarm,
-            worker_id="tests/1",
-            rewind=self.rewind,
-            wait=self.pause,
-            monotonic=time.monotonic,
-            hold_s=self.hold_s,
-        )
-        self.engine = BatchExecutor(self.limits, alarm, self.async_steps, transactor)
-
-    def pause(self, _seconds: float) -> None:
-        """Nothing here is worth waiting for."""
-
-    def close(self) -> None:
-        super().close()
-        self.sessions.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "lease_shorter_than_work": ("outcomes_as_expected", (), {}),
     "key_per_attempt": ("effects_at_least_once", (), {}),
     "effects_beside_the_transaction": ("transactional_effects_once", (), {}),
+    "savepoint_left_out": ("transactional_effects_once", (), {}),
     "shutdown_cancels": (
         "outcomes_as_expected",
         ("worker_terminated",),

@@ -4,7 +4,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -127,3 +127,48 @@ class TestHands:
     def rewind(self, old: Sequence[Execution]) -> list[Execution]:
         """As a worker child does it."""
         return claims.rewind(self.link, old, self.workflows, self.limits)
+
+
+class PooledHands(TestHands):
+    """As a worker child has them: a pool, and sessions that may be idle for `idle_s`."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        engine: SqlEngine,
+        workflows: Sequence[Workflow],
+        *,
+        idle_s: float = 30.0,
+        hold_s: float = 8.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(engine, workflows, hold_s=hold_s)
+        alarm = Alarm(time.monotonic)
+        alarm.install()
+        self.sessions = make_engine(
+            self.url,
+            application="tests transactions",
+            connections_max=2,
+            statement_timeout_s=idle_s,
+            is_tried=False,
+            is_writer=True,
+            is_of_authors=True,
+        )
+        transactor = Transactor(
+            lambda: self.sessions,
+            alarm=alarm,
+            worker_id="tests/1",
+            rewind=self.rewind,
+            wait=self.pause,
+            monotonic=monotonic,
+            hold_s=self.hold_s,
+        )
+        self.engine = BatchExecutor(self.limits, alarm, self.async_steps, transactor)
+
+    def pause(self, _seconds: float) -> None:
+        """Nothing here is worth waiting for."""
+
+    def close(self) -> None:
+        super().close()
+        self.sessions.dispose()

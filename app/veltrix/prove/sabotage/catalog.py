@@ -299,7 +299,21 @@ def effects_beside_the_transaction() -> None:
             bind=bind.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
 
-    replace("veltrix.pipeline.execute.transact", "Session", apart)
+    replace("veltrix.pipeline.execute.transactional.together", "_StepSession", apart)
+    replace("veltrix.pipeline.execute.transactional.savepoints", "Session", apart)
+
+
+def savepoint_left_out() -> None:
+    """A step that fails beside others is given up, and what it did is committed with theirs."""
+
+    def kept(_fail: Any) -> Any:
+        def keep(_self: Any, step: Any, session: Any, error: BaseException) -> Any:
+            session.close()
+            return step, None, "", error
+
+        return keep
+
+    replace("veltrix.pipeline.execute.transactional.together", "Together._fail", kept)
 
 
 def shutdown_cancels() -> None:
@@ -360,6 +374,7 @@ SABOTAGES: dict[str, Saboteur] = {
         lease_shorter_than_work,
         key_per_attempt,
         effects_beside_the_transaction,
+        savepoint_left_out,
         shutdown_cancels,
         dead_letters_dropped,
         failures_not_counted,

@@ -1,0 +1,140 @@
+"""Transactional steps of one transaction, each in a savepoint of its own.
+
+What a step leaves in its session is gone before the next one, and before our own statements.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.orm import Session
+
+from veltrix.authoring.encoding import encode
+from veltrix.pipeline.execute.batch import Batch
+from veltrix.pipeline.execute.coroutines.execution import PendingStep, StepTimeout
+from veltrix.pipeline.execute.step_calls import NOT_BEGUN, Alarm, call_author
+from veltrix.store.connections import clean, execute_plain
+from veltrix.store.errors import Answer, answer_of, sqlstate_of
+
+SHARED_LOCK_MS = 50  # that one waits for a lock while others wait for it
+_IDLE_MORE_MS = 10_000  # a session of a step may be idle as long as the step may take, and more
+_CANCELLED = "57014"
+_SAVEPOINT = "savepoint veltrix_step;"
+_RELEASE = "release savepoint veltrix_step;"
+_ROLL_BACK = f"rollback to {_SAVEPOINT} {_RELEASE}"
+# A step that has ended: its output, as the workflow gets it and as JSON, or its error.
+Ended = tuple[PendingStep, Any, str, BaseException | None]
+
+
+class Contended(Exception):
+    """A statement of a shared transaction met what another may be the cause of."""
+
+
+class AttemptLost(Exception):
+    """The step's function has run; its connection, or its transaction, did not outlive it."""
+
+    def __init__(self, step: PendingStep, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.step, self.error = step, error
+
+
+def limits_of(limit_ms: int, lock_ms: int) -> str:
+    """What PostgreSQL is to keep to while a step runs: statements that say so."""
+    return (
+        f"set local statement_timeout = {limit_ms}; set local lock_timeout = {lock_ms};"
+        f"set local idle_in_transaction_session_timeout = {limit_ms + _IDLE_MORE_MS};"
+    )
+
+
+class Savepoints:
+    """The steps of one transaction, one after another, each in a savepoint of its own."""
+
+    def __init__(
+        self, batch: Batch, alarm: Alarm, monotonic: Callable[[], float], *, is_shared: bool
+    ) -> None:
+        self._batch, self._alarm, self._monotonic = batch, alarm, monotonic
+        self._is_shared = is_shared
+        self._closing = ""  # ends the savepoint of the last one
+
+    def run(self, tx: Connection, steps: Sequence[PendingStep]) -> list[Ended]:
+        """How each has ended; the session is as it was.
+
+        Raises Contended, and AttemptLost when the transaction has ended with a step.
+        """
+        ended: list[Ended] = []
+        try:
+            for step in steps:
+                ended += [self._step(tx, step)]  # one by one: an error leaves those before it
+            if self._closing:
+                clean(tx, self._closing)
+        except DBAPIError as error:
+            ran = [step for step, _, _, refused in ended if refused is not NOT_BEGUN]
+            if ran:  # the last one ended our transaction, whatever it did for that
+                raise AttemptLost(ran[-1], error) from error
+            raise
+        return ended
+
+    def _open(self, tx: Connection, step: PendingStep) -> None:
+        limit_ms = max(1, int(step.limit_s * 1000))
+        limits = limits_of(limit_ms, SHARED_LOCK_MS if self._is_shared else limit_ms)
+        if self._closing:
+            clean(tx, self._closing, limits + _SAVEPOINT)
+        else:
+            execute_plain(tx, limits + _SAVEPOINT)
+
+    def _step(self, tx: Connection, step: PendingStep) -> Ended:
+        now = self._monotonic()
+        if not self._batch.begin(step, now):
+            return step, None, "", NOT_BEGUN
+        self._open(tx, step)
+        # The session has a savepoint of its own in ours: its author may commit it or roll it
+        # back and go on, and a step that fails after that still leaves nothing.
+        session = Session(bind=tx, join_transaction_mode="create_savepoint")
+        self._closing, self._batch.current = _ROLL_BACK, step
+        try:
+            try:
+                self._alarm.arm(step.limit_s, self._monotonic())
+                value = call_author(step, session)
+            finally:
+                self._alarm.disarm()
+            session.commit()
+            encoded = encode(value, step.execution.limits.output_bytes_max)
+            session.close()
+        except BaseException as error:  # noqa: BLE001 - whatever it raises is the attempt's end
+            self._give_up(tx, step, session, error)
+            return step, None, "", _as_timeout(error, step)
+        finally:
+            self._batch.end_current()
+            step.execution.busy_s += self._monotonic() - now
+        self._closing = _RELEASE
+        return step, step.call.step.codec.output(value, encoded), encoded, None
+
+    def _give_up(
+        self, tx: Connection, step: PendingStep, session: Session, error: BaseException
+    ) -> None:
+        """End the session of a step that failed; raises when the transaction cannot go on."""
+        if tx.invalidated or tx.closed:
+            with suppress(Exception):  # there is nothing left to end
+                session.close()
+            raise AttemptLost(step, error) from error
+        session.close()
+        if self._is_shared and _is_contention(error):
+            raise Contended from error
+        if answer_of(error) is Answer.AGAIN and sqlstate_of(error) != _CANCELLED:
+            raise AttemptLost(step, error) from error
+
+
+def _is_contention(error: BaseException) -> bool:
+    """Of the neighbours, perhaps: a lock, a deadlock, what they left of the transaction."""
+    if isinstance(error, PendingRollbackError):
+        return True
+    is_of_database = isinstance(error, DBAPIError) and sqlstate_of(error) != _CANCELLED
+    return is_of_database and answer_of(error) in {Answer.AGAIN, Answer.CANNOT_SERVE}
+
+
+def _as_timeout(error: BaseException, step: PendingStep) -> BaseException:
+    if sqlstate_of(error) == _CANCELLED:
+        return StepTimeout(f"a statement reached the step's limit of {step.limit_s:g} s")
+    return error
