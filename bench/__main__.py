@@ -23,12 +23,14 @@ from bench import (
     soak,
     steps,
     throughput,
+    transactional,
 )
 from bench.report import show
 from bench.seed import NoRoom
 
 _ALL: dict[str, ModuleType] = {
     "throughput": throughput,
+    "transactional": transactional,
     "latency": latency,
     "steps": steps,
     "backlog": backlog,
