@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tests.support.due_runs import add_runs, change_runs, read_runs
@@ -300,3 +301,25 @@ def test_a_journal_that_cannot_be_written_runs_a_step_again_but_not_for_ever(
     assert len(calls) == 11
     assert [attempt for attempt, _ in noted(engine)] == list(range(1, 12))
     assert effects(engine) == []
+
+
+def test_a_step_that_met_an_error_has_its_limit_all_the_same(engine: Engine) -> None:
+    @transaction(retries=0, timeout_s=0.3)
+    def go_on(session: Session) -> None:
+        try:
+            session.execute(text("select 1 / 0"))
+        except DBAPIError:
+            end_at = time.monotonic() + 5.0
+            while time.monotonic() < end_at:
+                pass
+
+    @workflow(name="fulfil", retries=0)
+    async def flow(_event: Event[Any]) -> None:
+        await go_on()
+
+    (run_id,) = add_runs(engine, 1)
+    hands = Hands(engine, [flow])
+
+    assert hands.run([run_id]) == {run_id: "failed"}
+    hands.close()
+    assert noted(engine) == [(1, "StepTimeout")]

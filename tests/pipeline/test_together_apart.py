@@ -292,19 +292,22 @@ def test_who_gives_the_connection_away_harms_no_neighbour(engine: Engine, way: s
     assert effects(engine) == [*names(5), "after", "odd"]
 
 
-def test_options_of_the_connection_are_no_other_runs(engine: Engine) -> None:
-    with open_transaction(engine) as tx:
-        tx.execute(text("create schema tenant"))
-        tx.execute(text("create table tenant.effects (id text, amount int)"))
+@pytest.mark.parametrize("way", ["get_bind", "connection"])
+def test_who_takes_the_connection_itself_does_so_where_he_has_a_savepoint(
+    engine: Engine, way: str
+) -> None:
+    """It has options, events and notes that the next step would find."""
 
     def translate(session: Session) -> None:
-        bind: Any = session.get_bind()
-        bind.execution_options(schema_translate_map={None: "tenant"})
+        found: Any = getattr(session, way)()
+        found.execution_options(schema_translate_map={None: "tenant"})
 
-    deeds["translate"] = translate
-    deeds["look"] = lambda session: session.add(Effect(id="looked"))
+    deeds["odd"] = translate
     hands = QuickHands(engine)
-    hands.run(add(engine, "translate", "a"))
 
-    assert calls["translate"] == 2, "it is not done where others use the connection"
+    outcomes = hands.run(add(engine, "a", "odd"))
+
     hands.close()
+    assert set(outcomes.values()) == {"succeeded"}
+    assert calls["odd"] == 2
+    assert effects(engine) == ["a"]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, RootTransaction
+from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -50,6 +50,12 @@ class _StepSession(Session):
         """As SQLAlchemy's. It has options, events and a driver's connection, which others use."""
         self.gate.is_simple = False
         return super().connection(*arguments, **options)
+
+    def get_bind(self, *arguments: Any, **options: Any) -> Engine | Connection:
+        """As SQLAlchemy's, which says itself for what it asks; an author need not."""
+        if not (arguments or options):
+            self.gate.is_simple = False
+        return super().get_bind(*arguments, **options)
 
 
 class Together:
