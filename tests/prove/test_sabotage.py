@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from tests.prove.conftest import Prove
 from tests.support.due_runs import add_runs, read_runs
 from tests.support.settled import hold
-from veltrix.pipeline.execute import journal_rows, journal_statement
+from veltrix.pipeline.execute import journal_rows, journal_statement, lease_rows
 from veltrix.pipeline.execute.journal_rows import JournalEntry, Settlement
 from veltrix.prove.report.report import Verdict
 from veltrix.prove.sabotage.catalog import SABOTAGES, sabotaged
@@ -111,6 +111,7 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a sabotage of writes replaced is as it was, afterwards."""
     for piece in ("_LOCKED", "_MOVED", "_COUNTED"):
         monkeypatch.setattr(journal_statement, piece, getattr(journal_statement, piece))
+    monkeypatch.setattr(lease_rows, "_LOCK_HELD", lease_rows._LOCK_HELD)
     journal_statement.statement_of.cache_clear()
     yield
     journal_statement.statement_of.cache_clear()
