@@ -87,6 +87,19 @@ def attempts_forgotten() -> None:
     replace("veltrix.pipeline.execute.coroutines.execution", "Execution.note", forgetting)
 
 
+def savepoint_left_out() -> None:
+    """A step that fails beside others is given up, and what it did is committed with theirs."""
+
+    def kept(_fail: Any) -> Any:
+        def keep(_self: Any, step: Any, session: Any, error: BaseException) -> Any:
+            session.close()
+            return step, None, "", error
+
+        return keep
+
+    replace("veltrix.pipeline.execute.transactional.together", "Together._fail", kept)
+
+
 def busy_hands_keep() -> None:
     """A worker whose children are all busy keeps what waits, and takes more."""
     replace("veltrix.worker.parent.intake", "Intake.is_stuck", nothing(result=False))
@@ -103,6 +116,7 @@ SABOTAGES: dict[str, Saboteur] = {
         limit_forgotten_in_sleep,
         one_context_for_all,
         attempts_forgotten,
+        savepoint_left_out,
         busy_hands_keep,
     )
 }

@@ -303,19 +303,6 @@ def effects_beside_the_transaction() -> None:
     replace("veltrix.pipeline.execute.transactional.savepoints", "Session", apart)
 
 
-def savepoint_left_out() -> None:
-    """A step that fails beside others is given up, and what it did is committed with theirs."""
-
-    def kept(_fail: Any) -> Any:
-        def keep(_self: Any, step: Any, session: Any, error: BaseException) -> Any:
-            session.close()
-            return step, None, "", error
-
-        return keep
-
-    replace("veltrix.pipeline.execute.transactional.together", "Together._fail", kept)
-
-
 def shutdown_cancels() -> None:
     """A worker that is told to end cancels what it has in hand."""
     from veltrix.domain.states import RunState
@@ -374,7 +361,6 @@ SABOTAGES: dict[str, Saboteur] = {
         lease_shorter_than_work,
         key_per_attempt,
         effects_beside_the_transaction,
-        savepoint_left_out,
         shutdown_cancels,
         dead_letters_dropped,
         failures_not_counted,
