@@ -1,6 +1,6 @@
 """Transactional steps of one transaction, without a savepoint: for steps that simply succeed.
 
-Two savepoints and a cleaned session took three quarters of a step's time (docs/decisions/0042).
+Two savepoints and a cleaned session took three quarters of a step's time (docs/decisions/0044).
 Where one of these steps is not a simple success, nothing of any of them is kept: all are run again,
 each in a savepoint.
 
