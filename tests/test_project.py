@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import metadata
 from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,6 +32,15 @@ def test_the_lock_satisfies_every_requirement_and_extra() -> None:
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{requirement} is not locked; run: make lock"
         assert requirement.specifier.contains(pin), f"{requirement} is locked at {pin}"
+
+
+def test_what_is_locked_runs_on_the_oldest_python_that_is_promised() -> None:
+    oldest = Version(PROJECT["requires-python"].removeprefix(">="))
+    assert oldest == Version("3.11"), "Debian 12 has 3.11.2, and README says that it will do"
+
+    for name, pin in locked().items():
+        needs = metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(needs).contains(oldest), f"{name} {pin} needs {needs}: hold it back"
 
 
 def test_the_image_runs_what_developers_have_tested_and_nothing_of_their_tools() -> None:
