@@ -29,16 +29,7 @@ PEERS_STAMP := $(PEERS)/.setup-$(shell cat bench/peers/requirements.txt | cksum 
 setup: $(STAMP) rabbitmq
 
 $(STAMP): requirements.txt requirements-data.txt pyproject.toml
-	@if [ ! -x $(BIN)/python ]; then \
-	    for candidate in $(PYTHONS); do \
-	        $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	            && found=$$candidate && break; \
-	    done; \
-	    [ -n "$$found" ] || { echo "Veltrix needs Python 3.11 or newer; install it and run make setup again."; exit 1; }; \
-	    echo "creating .venv with $$found"; \
-	    $$found -m venv .venv \
-	        || { rm -rf .venv; echo "$$found cannot make a .venv; on Debian: apt-get install python3-venv"; exit 1; }; \
-	fi
+	@[ -x $(BIN)/python ] || sh make-venv.sh $(PYTHONS)
 	$(PIP) install --quiet --require-hashes -r requirements.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --require-hashes -r requirements-data.txt
 	PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation -e .
