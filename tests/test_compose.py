@@ -254,9 +254,12 @@ def test_rabbitmq_boots_with_the_topology_of_the_workflows() -> None:
 
     committed = json.loads((ROOT / "deploy/rabbitmq/topology.json").read_text())
 
-    assert committed == definitions(queues, "/", limits_of(settings)), (
-        "write it again: veltrix topology definitions > deploy/rabbitmq/topology.json"
+    assert committed == definitions(queues, "/", limits_of(settings), "classic"), (
+        "write it again: VELTRIX_QUEUE_TYPE=classic veltrix topology definitions"
+        " > deploy/rabbitmq/topology.json"
     )
+    for name in ("api-1", "relay-1", "worker-1"):
+        assert all_services()[name]["environment"]["VELTRIX_QUEUE_TYPE"] == "classic"
     targets = [mount.split(":")[1] for mount in all_services()["rabbitmq"]["volumes"]]
     configured = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
     folder = re.search(r"^load_definitions = (\S+)$", configured, re.MULTILINE)

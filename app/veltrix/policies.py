@@ -34,7 +34,7 @@ class Policies:
 
     def __init__(self, settings: Settings, queues: Callable[[], Collection[str]]) -> None:
         self._queues, self._management = queues, management_of(settings)
-        self._limits = limits_of(settings)
+        self._limits, self._type = limits_of(settings), settings.queue_type
         self._applied: list[str] | None = None
         self._applied_at = self._said_at = float("-inf")
         self._said: str | None = None
@@ -67,7 +67,7 @@ class Policies:
     def _put(self, management: Management, queues: list[str]) -> str | None:
         try:
             there = management.live().policies or {}
-            for policy in wanted(queues, self._limits).policies:
+            for policy in wanted(queues, self._limits, self._type).policies:
                 if there.get(policy.name) != policy:
                     management.put_policy(policy)
                     log.info("policy.put", policy=policy.name, queues=len(queues))

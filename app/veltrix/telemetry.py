@@ -80,6 +80,9 @@ publish_nacks = Counter("veltrix_publish_nacks", "Messages refused by a queue: f
 queues_renewed = Counter(
     "veltrix_queues_renewed", "Broken queues that were deleted and declared anew"
 )
+queues_changed = Counter(
+    "veltrix_queues_changed", "Queues that were deleted and declared anew as VELTRIX_QUEUE_TYPE"
+)
 publish_returns = Counter("veltrix_publish_returns", "Messages returned as unroutable")
 publish_failures = Counter(
     "veltrix_publish_failures", "Broker connections given up while publishing"

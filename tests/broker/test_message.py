@@ -87,7 +87,7 @@ def test_its_properties_are_those_of_celerys_protocol() -> None:
     assert properties == {
         "content_type": "application/json",
         "content_encoding": "utf-8",
-        "delivery_mode": 2,
+        "delivery_mode": 1,
         "message_id": due[0].id,
         "application_headers": {
             "lang": "py",

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import pika
+import pika.exceptions
 import pytest
 
 from tests.support.services import Broker
@@ -31,6 +33,7 @@ from veltrix.broker.topology import (
 )
 
 QUEUES = ["orders", "mails"]
+BOTH = pytest.mark.parametrize("type_", ["quorum", "classic"])
 
 
 @pytest.fixture
@@ -64,12 +67,18 @@ def test_a_plan_that_was_applied_leaves_nothing_to_do(channel: Any, management: 
     assert has(management.live(), topology)
 
 
-def test_every_queue_is_a_quorum_queue_with_no_other_argument(channel: Any) -> None:
-    declare(channel, QUEUES)
+@BOTH
+def test_workflow_queues_are_of_the_type_asked_for_and_nets_are_quorum_queues(
+    channel: Any, management: Management, type_: Any
+) -> None:
+    assert declare(channel, QUEUES, type_) == set()
 
-    assert {queue.type for queue in wanted(QUEUES).queues} == {"quorum"}
-    for queue in definitions(QUEUES)["queues"]:
-        assert queue["arguments"] == {"x-queue-type": "quorum"}
+    types = {queue.name: queue.type for queue in wanted(QUEUES, None, type_).queues}
+    nets = dict.fromkeys(["veltrix.dead", "veltrix.unroutable"], "quorum")
+    assert types == dict.fromkeys(QUEUES, type_) | nets
+    assert {q.name: q.type for q in management.live().queues.values()} == types
+    for queue in definitions(QUEUES, type_=type_)["queues"]:
+        assert queue["arguments"] == {"x-queue-type": types[queue["name"]]}
 
 
 def test_the_exchange_of_runs_has_no_alternate_exchange() -> None:
@@ -240,13 +249,52 @@ def test_a_look_after_a_missing_queue_finds_the_others(declarer: Declarer) -> No
     assert declarer.look(QUEUES).missing == []
 
 
+@BOTH
 def test_definitions_make_a_blank_virtual_host_whole(
-    broker: Broker, management: Management
+    broker: Broker, management: Management, type_: Any
 ) -> None:
-    body = definitions(QUEUES, vhost=broker.vhost)
+    body = definitions(QUEUES, vhost=broker.vhost, type_=type_)
     management._ask("POST", "/api/definitions", json.loads(json.dumps(body)))
 
-    assert has(management.live(), wanted(QUEUES))
+    assert has(management.live(), wanted(QUEUES, None, type_))
+
+
+def test_definitions_of_the_other_type_leave_queues_that_are_there_to_the_relay(
+    broker: Broker, management: Management, channel: Any
+) -> None:
+    """A node boots with them: compose's were of quorum queues once."""
+    declare(channel, ["orders"], "quorum")
+    body = definitions(QUEUES, vhost=broker.vhost, type_="classic")
+    management._ask("POST", "/api/definitions", json.loads(json.dumps(body)))
+
+    live = management.live().queues
+    assert {name: live[name].type for name in QUEUES} == {"orders": "quorum", "mails": "classic"}
+
+
+def test_what_is_full_is_refused_by_a_classic_queue_too_and_what_is_rejected_is_kept(
+    broker: Broker, management: Management, channel: Any
+) -> None:
+    declare(channel, ["orders"], "classic")
+    target = wanted(["orders"], None, "classic")
+    (policy,) = (p for p in target.policies if p.name == "veltrix.runs")
+    management.put_policy(
+        Policy(policy.name, policy.pattern, policy.definition | {"max-length": 2})
+    )
+    with closing(pika.BlockingConnection(pika.URLParameters(broker.url))) as connection:
+        publisher = connection.channel()
+        publisher.confirm_delivery()
+
+        def is_refused() -> bool:  # by a policy that takes effect after a while
+            try:
+                publisher.basic_publish("veltrix.runs", "orders", b"x", mandatory=True)
+            except pika.exceptions.NackError:
+                return True
+            return False
+
+        until(is_refused, what="a full queue to refuse")
+        method, _, _ = publisher.basic_get("orders")
+        publisher.basic_reject(method.delivery_tag, requeue=False)
+        until(lambda: publisher.basic_get("veltrix.dead")[0] is not None, what="the dead letter")
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "ö", "veltrix.dead", "amq.gen", "celeryev.1"])

@@ -12,6 +12,7 @@ import pytest
 from tests.support.processes import listening
 from tests.support.services import Services
 from tests.support.wait import until
+from veltrix.broker.topology import declare
 from veltrix.dev.children import CannotStart
 from veltrix.dev.servers import deployed as module
 from veltrix.dev.servers.cluster import Cluster
@@ -172,3 +173,28 @@ def test_without_the_deployed_files_a_sentence_says_where_they_are(
         cluster.start()
 
     assert not cluster.is_running
+
+
+@pytest.mark.slow
+def test_classic_queues_of_a_member_that_is_away_are_named_and_others_are_used(
+    cluster: Cluster,
+) -> None:
+    before = connect(cluster.url())
+    assert declare(before.channel(1), ["apart"], "classic") == set()
+    before.close()
+    home = cluster.leader_of("apart")
+    assert cluster.members_of("apart") == [home]
+    cluster.members[home].kill()
+    try:
+        until(lambda: home not in running(cluster), 60, "the member to be missed")
+        during = connect(cluster.url())
+        assert declare(during.channel(1), ["apart", QUEUE, "new"], "classic") == {"apart"}
+        assert set(cluster.members_of(QUEUE)) == set(NAMES), "it is used as it is"
+        assert cluster.members_of("new") != [home]
+        during.collect()
+    finally:
+        cluster.members[home].start()
+    cluster.wait_members("apart", online=1)
+    after = connect(cluster.url())
+    assert declare(after.channel(1), ["apart", "new"], "classic") == set()
+    after.close()

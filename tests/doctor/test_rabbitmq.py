@@ -376,6 +376,27 @@ def test_recorded_members_of_a_cluster(members: int, online: int, seen: set[str]
     assert ids(broker) & {"B09", "B10"} == seen
 
 
+@pytest.mark.parametrize(
+    ("type_", "nodes", "is_seen"),
+    [("classic", 1, False), ("classic", 3, True), ("quorum", 1, True)],
+    ids=["one_node", "cluster", "to_be_changed"],
+)
+def test_a_recorded_classic_queue_is_for_one_node(type_: Any, nodes: int, is_seen: bool) -> None:
+    queues = {
+        "orders": BrokerQueue(name="orders", type="classic", node="rabbit@0"),
+        "veltrix.dead": quorum(nodes, nodes),
+    }
+    broker = recorded(queues=queues)
+    broker.wanted = wanted(QUEUES, None, type_)
+
+    found = examine(RULES, {LiveBroker: lambda: broker}, is_production=False)
+    told = [one for one in found.findings if one.found.startswith("classic queue 'orders'")]
+
+    assert [one.id for one in told] == ["B09"]
+    assert (told[0].accepted is None) is is_seen
+    assert told[0].cure == "VELTRIX_QUEUE_TYPE=quorum for every process; a relay then changes it"
+
+
 def test_recorded_versions() -> None:
     queues = {"orders": quorum(3, 3)}
 

@@ -18,7 +18,7 @@ __all__ = ["site"]
 
 @pytest.mark.slow
 def test_runs_of_a_queue_that_broke_under_load_are_done(site: Open, broker: Broker) -> None:
-    seen = site(HOLD_S=60)
+    seen = site(QUEUE_TYPE="quorum", HOLD_S=60)
     with Producers(seen.platform.api_url, sizes=(1,)) as producers:
         until(lambda: len(producers.receipts) > 200, 20, "200 receipts")
         break_queue(broker, "fast")
@@ -73,7 +73,7 @@ def test_a_connection_that_ends_under_load_is_made_again_once(site: Open) -> Non
 
 
 def test_a_broken_queue_does_not_stop_the_others_of_its_worker(site: Open, broker: Broker) -> None:
-    seen = site(HOLD_S=60)
+    seen = site(QUEUE_TYPE="quorum", HOLD_S=60)
     without_relay(seen)
     break_queue(broker, "fast")
 
@@ -95,7 +95,9 @@ def test_a_broken_queue_does_not_stop_the_others_of_its_worker(site: Open, broke
 def test_a_queue_that_says_nothing_beside_a_broken_one_stops_no_third(
     site: Open, broker: Broker
 ) -> None:
-    seen = site(HOLD_S=60, workflows="tests.path.effects_flows,tests.path.third_flows")
+    seen = site(
+        QUEUE_TYPE="quorum", HOLD_S=60, workflows="tests.path.effects_flows,tests.path.third_flows"
+    )
     without_relay(seen)
     with silent(broker, "slow"):
         break_queue(broker, "fast")
@@ -112,7 +114,7 @@ def test_a_queue_that_says_nothing_beside_a_broken_one_stops_no_third(
 
 @pytest.mark.slow
 def test_a_question_that_cannot_be_asked_ends_no_connection(site: Open, broker: Broker) -> None:
-    seen = site(HOLD_S=60)
+    seen = site(QUEUE_TYPE="quorum", HOLD_S=60)
     without_relay(seen)
     break_queue(broker, "fast")
     until(lambda: set(troubles(seen)) == {"broker_queues"}, 30, "the queue to be set aside")

@@ -103,7 +103,7 @@ def test_due_runs_arrive_as_celery_messages_of_one_list_each(
         assert properties.headers["task"] == "fulfil"
         assert properties.headers["veltrix_bytes"] == 2 * len(run_ids)
         assert properties.headers["veltrix_alone"] is False
-        assert properties.delivery_mode == 2
+        assert properties.delivery_mode == 1
         assert kwargs == {}
         assert embed["chord"] is None
 

@@ -1,4 +1,4 @@
-"""Queues that RabbitMQ names and cannot serve: how to tell them, and how to renew one.
+"""Queues that RabbitMQ cannot serve, or has as another type: to tell them, and to make them anew.
 
 RabbitMQ 3.10 says of a queue that nobody runs, and of one that is slow to answer, the same: it is
 there, with 0 messages and 0 consumers. Only asking for a message tells them apart: the connection
@@ -15,7 +15,7 @@ import msgspec
 
 from veltrix.broker.connect import BrokerAway, close_connection, open_connection
 from veltrix.broker.names import RUNS
-from veltrix.broker.topology import Queue, declare_queue
+from veltrix.broker.topology import Queue, QueueType, declare_either, declare_queue
 
 ANSWER_S = 2.0
 
@@ -66,25 +66,66 @@ def health_of(url: str, queue: str, *, name: str) -> Health:
     return Health.SERVED
 
 
-def renew(url: str, queue: str, bindings: Iterable[Bound], *, name: str) -> Renewal:
+class Changed(Enum):
+    """What became of a queue that was of the other type."""
+
+    DONE = "it was deleted and declared anew"
+    NOTHING_TO_DO = "it is of the wanted type already"
+    HOLDS_MESSAGES = "it is not empty"
+    REFUSED = "RabbitMQ refuses"
+
+
+def renew(
+    url: str, queue: str, bindings: Iterable[Bound], *, name: str, type_: QueueType = "quorum"
+) -> Renewal:
     """Delete a broken queue and declare it anew, with its bindings. Raises BrokerAway.
 
-    A queue that is none of ours, of another type or with arguments, stays as it is.
+    A queue that is none of ours, with arguments, stays as it is.
     """
     connection = open_connection(url, name=name, heartbeat_s=0)
     is_deleted = False
     try:
         connection.sock.settimeout(ANSWER_S)
         channel = connection.channel()
-        declare_queue(channel, Queue(queue))
+        declare_either(channel, Queue(queue, type_))
         channel.queue_delete(queue)
         is_deleted = True
-        declare_queue(channel, Queue(queue))
-        channel.queue_bind(queue, RUNS, queue)
-        for exchange, key, arguments in bindings:
-            channel.queue_bind(queue, exchange, key, arguments=arguments)
+        _declare_bound(channel, Queue(queue, type_), bindings)
     except Exception as error:  # noqa: BLE001 - as above
         return Renewal(is_deleted, f"{type(error).__name__}: {error}"[:500])
     finally:
         close_connection(connection)
     return Renewal(is_deleted)
+
+
+def change_type(
+    url: str, queue: str, bindings: Iterable[Bound], *, name: str, type_: QueueType
+) -> tuple[Changed, str]:
+    """Make an empty queue one of that type, with its bindings; and in whose words not.
+
+    One that has messages, or arguments, stays as it is; and one that does not answer, for of that
+    RabbitMQ says that it is empty. Raises BrokerAway.
+    """
+    connection = open_connection(url, name=name, heartbeat_s=0)
+    try:
+        connection.sock.settimeout(ANSWER_S)
+        channel = connection.channel()
+        found, messages = declare_either(channel, Queue(queue, type_))
+        if found == type_:
+            return Changed.NOTHING_TO_DO, ""
+        if messages or channel.basic_get(queue) is not None:  # given back with the connection
+            return Changed.HOLDS_MESSAGES, ""
+        channel.queue_delete(queue, if_empty=found == "classic")  # quorum queues do not know it
+        _declare_bound(channel, Queue(queue, type_), bindings)
+    except Exception as error:  # noqa: BLE001 - as above
+        return Changed.REFUSED, f"{type(error).__name__}: {error}"[:500]
+    finally:
+        close_connection(connection)
+    return Changed.DONE, ""
+
+
+def _declare_bound(channel: Any, queue: Queue, bindings: Iterable[Bound]) -> None:
+    declare_queue(channel, queue)
+    channel.queue_bind(queue.name, RUNS, queue.name)
+    for exchange, key, arguments in bindings:
+        channel.queue_bind(queue.name, exchange, key, arguments=arguments)

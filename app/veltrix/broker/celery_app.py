@@ -82,6 +82,7 @@ def _settings(settings: Settings, queues: list[str], name: str) -> dict[str, Any
                 exchange,
                 routing_key=name,
                 durable=True,
+                # Whatever they are: so Celery asks for no global prefetch, which 4.x gives up.
                 queue_arguments={"x-queue-type": "quorum"},
                 no_declare=True,
             )

@@ -14,7 +14,7 @@ import msgspec
 from veltrix.broker.asked import Ask, ask_all, ask_binding, ask_exchange, ask_queue
 from veltrix.broker.connect import BrokerAway, close_connection, open_connection
 from veltrix.broker.names import RUNS
-from veltrix.broker.topology import Binding, Queue, wanted
+from veltrix.broker.topology import Binding, Queue, QueueType, wanted
 
 T = TypeVar("T")
 
@@ -46,8 +46,11 @@ class Declarer:
     heartbeat, if only at no queue: RabbitMQ closes a connection that says nothing. For one thread.
     """
 
-    def __init__(self, url: str, *, name: str, heartbeat_s: int) -> None:
+    def __init__(
+        self, url: str, *, name: str, heartbeat_s: int, queue_type: QueueType = "quorum"
+    ) -> None:
         self._url, self._name, self._heartbeat_s = url, name, heartbeat_s
+        self._queue_type: QueueType = queue_type
         self._connection: Any = None
         self._channel: Any = None
         self._has_exchanges = False
@@ -76,7 +79,7 @@ class Declarer:
         if not self._may_declare:
             found, missing = (found, missing) if is_looking else self._work(_look, names)
             return _found(found, missing, dict.fromkeys(missing, _NO_RIGHT))
-        declared, refusals = self._work(_declare_queues, names)
+        declared, refusals = self._work(_declare_queues, names, self._queue_type)
         return _found(declared | found, missing, refused | refusals, declared)
 
     def close(self) -> None:
@@ -161,11 +164,13 @@ def _declare_exchanges(channel: Any) -> tuple[bool, dict[str, str]]:
     return True, refused if error is None else {RUNS: str(error)} | refused
 
 
-def _declare_queues(channel: Any, names: Sequence[str]) -> tuple[dict[str, Counts], dict[str, str]]:
+def _declare_queues(
+    channel: Any, names: Sequence[str], type_: QueueType
+) -> tuple[dict[str, Counts], dict[str, str]]:
     return _ask_each(
         channel,
         [
-            (name, [ask_queue(Queue(name)), ask_binding(Binding(RUNS, name, name))])
+            (name, [ask_queue(Queue(name, type_)), ask_binding(Binding(RUNS, name, name))])
             for name in names
         ],
     )

@@ -26,7 +26,8 @@ _START = 0xF080.to_bytes(2, "big") + dumps("ss", ["application/json", "utf-8"])
 # Of events that one message carries; it has the rest of MESSAGE_BYTES_MAX for ids and headers.
 HANDED_BYTES_MAX = 512 * 1024
 HANDED = "veltrix"  # beside Celery's words in the third part of a body
-_PERSISTENT = 2
+# A quorum queue writes down all that it is given; a classic one need not: what it loses comes due.
+_TRANSIENT = 1
 _EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
 
@@ -169,7 +170,7 @@ def _message(runs: list[DueRun], origin: str, key: bytes | None) -> Message:
         first.workflow,
         run_ids,
         b"".join(
-            (_START, len(headers).to_bytes(4, "big"), headers, dumps("os", [_PERSISTENT, first.id]))
+            (_START, len(headers).to_bytes(4, "big"), headers, dumps("os", [_TRANSIENT, first.id]))
         ),
         _encode([[run_ids], {}, embed]),
     )

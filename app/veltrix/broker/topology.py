@@ -1,19 +1,25 @@
 """Exchanges, queues, bindings and policies as data, and how a broker is made to have them.
 
-Queues are declared with their type only; every limit is a policy, because arguments cannot be
-changed later (loss mode B13). Declaring works with AMQP alone and is done at every connect;
-policies need the management API or a definitions file.
+Queues are declared with their type only, which for workflow queues is a setting; every limit is a
+policy, because arguments cannot be changed later (loss mode B13). Declaring works with AMQP alone
+and is done at every connect; policies need the management API or a definitions file.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+import amqp
 import msgspec
 
 from veltrix.broker.names import DEAD, INBOUND, RUNS, UNROUTABLE
 
 RUNS_POLICY, NETS_POLICY = RUNS, DEAD
+
+# A classic queue is on one node and keeps what it holds in memory, a quorum queue on several, and
+# on disk. What a workflow queue loses comes due, for the ledger has it; what the nets hold nobody
+# else has, so they are quorum queues always.
+QueueType = Literal["quorum", "classic"]
 
 
 class Exchange(msgspec.Struct, frozen=True):
@@ -28,7 +34,7 @@ class Queue(msgspec.Struct, frozen=True):
     """A durable queue and its type: the only argument it is declared with."""
 
     name: str
-    type: str = "quorum"
+    type: QueueType = "quorum"
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -108,8 +114,10 @@ class TopologyRefused(Exception):
         self.changes = changes
 
 
-def wanted(queues: Iterable[str], limits: QueueLimits | None = None) -> Topology:
-    """The topology for these workflow queues.
+def wanted(
+    queues: Iterable[str], limits: QueueLimits | None = None, type_: QueueType = "quorum"
+) -> Topology:
+    """The topology for these workflow queues, which are of that type.
 
     `veltrix.runs` has no alternate exchange: with one, `mandatory` never returns anything
     (mechanics 11). Foreign producers publish to `veltrix.inbound`, whose unroutable messages are
@@ -121,7 +129,7 @@ def wanted(queues: Iterable[str], limits: QueueLimits | None = None) -> Topology
         check_queue_name(name)
     policies = [_nets_policy()]
     if names:
-        policies.append(_runs_policy(names, limits))
+        policies.append(_runs_policy(names, limits, type_))
     return Topology(
         exchanges=[
             Exchange(RUNS, "topic"),
@@ -129,7 +137,7 @@ def wanted(queues: Iterable[str], limits: QueueLimits | None = None) -> Topology
             Exchange(DEAD, "fanout"),
             Exchange(UNROUTABLE, "fanout"),
         ],
-        queues=[Queue(DEAD), Queue(UNROUTABLE), *map(Queue, names)],
+        queues=[Queue(DEAD), Queue(UNROUTABLE), *(Queue(name, type_) for name in names)],
         bindings=[
             Binding(DEAD, DEAD, ""),
             Binding(UNROUTABLE, UNROUTABLE, ""),
@@ -158,14 +166,18 @@ def is_queue_name(name: str) -> bool:
     return True
 
 
-def _runs_policy(names: Sequence[str], limits: QueueLimits) -> Policy:
+def _runs_policy(names: Sequence[str], limits: QueueLimits, type_: QueueType) -> Policy:
+    """A policy with a limit that a queue's type does not know has no effect on the queue at all."""
+    of_quorum = {
+        "delivery-limit": limits.delivery_limit,
+        "dead-letter-strategy": "at-least-once",
+    }
     return Policy(
         RUNS_POLICY,
         f"^({'|'.join(map(re.escape, names))})$",
         {
-            "delivery-limit": limits.delivery_limit,
+            **(of_quorum if type_ == "quorum" else {}),
             "dead-letter-exchange": DEAD,
-            "dead-letter-strategy": "at-least-once",
             "overflow": "reject-publish",
             "max-length": limits.messages_max,
             "max-length-bytes": limits.bytes_max,
@@ -183,13 +195,16 @@ def _nets_policy() -> Policy:
 
 
 def definitions(
-    queues: Iterable[str], vhost: str = "/", limits: QueueLimits | None = None
+    queues: Iterable[str],
+    vhost: str = "/",
+    limits: QueueLimits | None = None,
+    type_: QueueType = "quorum",
 ) -> dict[str, Any]:
     """A definitions file (`load_definitions`): a node that lost everything boots with it.
 
     It names no users: those belong to whoever runs the node.
     """
-    topology = wanted(queues, limits)
+    topology = wanted(queues, limits, type_)
     common = {"vhost": vhost, "durable": True, "auto_delete": False}
     return {
         "vhosts": [{"name": vhost}],
@@ -226,22 +241,27 @@ def definitions(
     }
 
 
-def declare(channel: Any, queues: Iterable[str]) -> None:
+def declare(channel: Any, queues: Iterable[str], type_: QueueType = "quorum") -> set[str]:
     """Exchanges, queues and bindings for these workflow queues exist afterwards; no policies.
 
-    `channel` is an open py-amqp or kombu channel. Raises amqp.PreconditionFailed if something of
-    that name and another shape exists: `veltrix topology` says what.
+    But for those returned: classic queues of a node that is away, which nobody can declare. A queue
+    of the other type is used as it is. `channel` is an open py-amqp or kombu channel.
+    Raises amqp.PreconditionFailed if something of that name and another shape exists: `veltrix
+    topology` says what.
     """
-    _declare(channel, wanted(queues))
-
-
-def _declare(channel: Any, topology: Topology) -> None:
+    topology = wanted(queues, None, type_)
     for exchange in topology.exchanges:
         _declare_exchange(channel, exchange)
+    away: set[str] = set()
     for queue in topology.queues:
-        declare_queue(channel, queue)
+        try:
+            declare_either(channel, queue)
+        except amqp.NotFound:
+            away.add(queue.name)
     for binding in topology.bindings:
-        _bind(channel, binding)
+        if binding.queue not in away:
+            _bind(channel, binding)
+    return away
 
 
 def _declare_exchange(channel: Any, exchange: Exchange) -> None:
@@ -250,11 +270,35 @@ def _declare_exchange(channel: Any, exchange: Exchange) -> None:
     )
 
 
-def declare_queue(channel: Any, queue: Queue) -> None:
-    """It is there afterwards, as it is wanted. Raises amqp.PreconditionFailed if it is another."""
-    channel.queue_declare(
+def declare_queue(channel: Any, queue: Queue) -> Any:
+    """It is there afterwards, as it is wanted. Raises amqp.PreconditionFailed if it is another.
+
+    What RabbitMQ answered: its counts of messages and consumers.
+    """
+    return channel.queue_declare(
         queue.name, durable=True, auto_delete=False, arguments={"x-queue-type": queue.type}
     )
+
+
+def declare_either(channel: Any, queue: Queue) -> tuple[QueueType, int]:
+    """It is there afterwards, as it is wanted unless it was there as the other type.
+
+    Its type and how many messages are ready. Raises amqp.PreconditionFailed if it has arguments.
+    """
+    found = queue
+    try:
+        declared = declare_queue(channel, found)
+    except amqp.PreconditionFailed as error:
+        if not is_of_other_type(str(error)):
+            raise
+        found = Queue(queue.name, "classic" if queue.type == "quorum" else "quorum")
+        declared = declare_queue(channel, found)
+    return found.type, declared.message_count
+
+
+def is_of_other_type(refusal: str) -> bool:
+    """RabbitMQ's words, when it refused to declare a queue, are about the queue's type."""
+    return "'x-queue-type'" in refusal
 
 
 def _bind(channel: Any, binding: Binding) -> None:

@@ -64,6 +64,13 @@ _Folder = Annotated[
     typer.Option(help="Keep record, data and logs here.  [default: only if it did not hold]"),
 ]
 _Page = Annotated[Path, typer.Option(help="Where the page with the picture is written.")]
+_QueueType = Annotated[
+    str | None,
+    typer.Option(
+        help="What VELTRIX_QUEUE_TYPE is: classic or quorum.  [default: classic; in a cluster"
+        " quorum]"
+    ),
+]
 _Clean = Annotated[
     bool, typer.Option("--clean", help="Remove what earlier proofs left in the database.")
 ]
@@ -81,6 +88,7 @@ def prove(
     key_file: ApiKeyFile = None,
     folder: _Folder = None,
     page: _Page = Path("veltrix-prove.html"),
+    queue_type: _QueueType = None,
     clean: _Clean = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -97,7 +105,7 @@ def prove(
     if clean:
         _clean(as_json=as_json, is_sure=yes)
         return
-    plan = _plan(scenario, events, rate, seconds, seed, fault, target, workflow)
+    plan = _plan(scenario, events, rate, seconds, seed, fault, target, workflow, queue_type)
     if target is None:
         proof = _embedded(plan, folder, page)
     else:
@@ -117,6 +125,7 @@ def _plan(
     only: list[str] | None,
     target: str | None,
     workflows: list[str] | None,
+    queue_type: str | None,
 ) -> "Plan":
     from veltrix.bootstrap import real_sources
     from veltrix.prove.clean import PREFIX
@@ -125,6 +134,8 @@ def _plan(
 
     if scenario not in FAMILIES:
         raise CommandRefused(f"no scenario {scenario!r}; there are {', '.join(FAMILIES)}")
+    if queue_type not in {None, "classic", "quorum"}:
+        raise CommandRefused(f"no queue type {queue_type!r}; there are classic and quorum")
     if unknown := [name for name in only or () if name not in FAULTS]:
         raise CommandRefused(
             f"no fault {', '.join(map(repr, unknown))}; there are {', '.join(sorted(FAULTS))}"
@@ -139,7 +150,7 @@ def _plan(
         if seconds is not None:
             events = max(events, math.ceil(seconds * _EVENTS_PER_S_MIN))
     options = {"--scenario": scenario, "--events": events, "--seed": seed, "--rate": rate}
-    options |= {"--seconds": seconds, "--target": target}
+    options |= {"--seconds": seconds, "--target": target, "--queue-type": queue_type}
     words = [w for name, value in options.items() if value is not None for w in (name, str(value))]
     words += [word for name in only or () for word in ("--fault", name)]
     words += [word for name in workflows or () for word in ("--workflow", name)]
@@ -151,6 +162,7 @@ def _plan(
         seconds=seconds,
         seed=seed,
         source=f"{PREFIX}{seed}-{sources.unix_ms():x}",
+        queue_type=queue_type,
         families=frozenset() if target else KINDS_OF.get(scenario, frozenset()),
         command=shlex.join(["veltrix", "prove", *words]),
     )

@@ -118,7 +118,8 @@ def definitions(
     from veltrix.policies import limits_of
 
     settings = operator_settings()
-    print_json(definitions(_queues(settings, queues), vhost, limits_of(settings)))
+    names = _queues(settings, queues)
+    print_json(definitions(names, vhost, limits_of(settings), settings.queue_type))
 
 
 @group.command()
@@ -185,7 +186,7 @@ def _target(settings: "Settings", queues: str | None) -> "Topology":
     from veltrix.broker.topology import wanted
     from veltrix.policies import limits_of
 
-    return wanted(_queues(settings, queues), limits_of(settings))
+    return wanted(_queues(settings, queues), limits_of(settings), settings.queue_type)
 
 
 def _live(settings: "Settings", target: "Topology") -> "LiveTopology":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from veltrix.broker.topology import QueueType
 from veltrix.dev.children import CannotStart, Child, tail, wait_for
 from veltrix.dev.opened import Opened
 from veltrix.dev.processes import Spec, Supervisor
@@ -74,6 +75,7 @@ class Platform(Opened):
     `with Platform(folder, workers=2) as p:` is ready inside the block; nothing runs after it.
     Given `postgres` and `rabbitmq` are used as they run, with a `database` that has its schema
     and a `vhost` that exists, and are left running; else it has its own, durable as in production.
+    Workflow queues are classic, in a cluster quorum queues, unless `queue_type` is given.
     `command_of` starts something else in place of `veltrix api` and so on.
     """
 
@@ -92,6 +94,7 @@ class Platform(Opened):
         rabbitmq: RabbitMQ | Cluster | None = None,
         database: str = "veltrix",
         vhost: str = "/",
+        queue_type: QueueType | None = None,
         command_of: Callable[[Kind], tuple[str, ...]] = command,
     ) -> None:
         self.folder = folder.absolute()
@@ -108,6 +111,8 @@ class Platform(Opened):
             f"{PREFIX}WORKFLOWS": workflows,
             f"{PREFIX}WORKER_CHILDREN": str(children),
             f"{PREFIX}LOG_FORMAT": "json",
+            f"{PREFIX}QUEUE_TYPE": queue_type
+            or ("quorum" if isinstance(rabbitmq, Cluster) else "classic"),
             **(env or {}),
         }
         # Not the caller's folder, whose `.env` is not for these; its modules are found (see `env`).

@@ -132,6 +132,8 @@ def _run(
     servers = _start_servers(*embedded, settings, say)
     ports = _choose_ports(folder / "ports.json", settings, claims, say)
     variables = _variables(servers, ports)
+    if servers.rabbitmq is not None and "queue_type" not in settings.model_fields_set:
+        variables[f"{PREFIX}QUEUE_TYPE"] = "classic"  # it is one node
     _write_env(folder / "env", variables)
     supervisor.open()
     grace_s = _grace_s(settings)

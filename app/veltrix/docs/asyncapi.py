@@ -73,7 +73,7 @@ def _queue_channel(name: str, type_: str) -> dict[str, Any]:
     is_any = name == _ANY
     channel = {
         "address": "{queue}" if is_any else name,
-        "description": f"A durable {type_} queue."
+        "description": "A durable queue of the type that VELTRIX_QUEUE_TYPE says."
         if is_any
         else f"{_ABOUT[name]} A {type_} queue.",
         "messages": {"runs": {"$ref": "#/components/messages/runs"}} if is_any else {},

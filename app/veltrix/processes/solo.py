@@ -73,6 +73,7 @@ def run_solo(settings: Settings) -> int:
             sources.new_id,
             sources.monotonic,
             troubles,
+            settings.queue_type,
         )
         log = telemetry.logger("worker")
         log.info("worker.started", node=node, workflows=sorted(workflows), queues=queues, solo=True)

@@ -169,7 +169,9 @@ class DeclareTopology(bootsteps.StartStopStep):
         parent = c.app.veltrix_parent
         with c.connection_for_write() as connection:
             channel = connection.default_channel
-            c.missing_queues = ensure_topology(channel, parent.queues, parent.troubles)
+            c.missing_queues = ensure_topology(
+                channel, parent.queues, parent.troubles, parent.settings.queue_type
+            )
         if c.must_ask:
             parent.unserved = unserved(parent.broker_url, {*parent.queues} - c.missing_queues)
             if parent.unserved:

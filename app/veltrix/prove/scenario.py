@@ -55,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     command: str
     stall_s: float = 90.0
+    queue_type: str | None = None  # of the workflow queues; None: as the platform has it
     slack: float = 1.0  # recovery targets are multiplied by it: for a machine that others share
     families: frozenset[str] = frozenset()  # whose kinds of events are sent beside the plain ones
 
@@ -318,5 +319,7 @@ def prove(
     }
     if needs["is_cluster"] and (alone := names & catalog.NEED_ONE_NODE):
         raise CannotStart(f"not with a cluster: {', '.join(sorted(alone))}")
+    if plan.queue_type is not None:
+        site["queue_type"] = plan.queue_type
     with Site(folder, **needs, **site) as one:
         return Driver(plan, one, show, say).run()

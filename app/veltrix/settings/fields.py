@@ -340,6 +340,11 @@ class Settings(BaseModel):
     broker_backoff_s_max: float = _setting(
         2.0, "Longest pause between attempts to reach RabbitMQ", unit="seconds", ge=0.1, le=300
     )
+    queue_type: Literal["quorum", "classic"] = _setting(
+        "quorum",
+        "Type of the workflow queues: quorum for a cluster of RabbitMQ nodes, classic for one node,"
+        " which then has half the work. A relay changes queues that are there",
+    )
     queue_messages_max: int = _setting(
         100_000,
         "Length bound of a workflow queue (policy)",

@@ -12,6 +12,7 @@ import amqp
 
 from veltrix import telemetry
 from veltrix.broker.connect import BrokerAway, close_connection, open_connection
+from veltrix.broker.topology import QueueType
 from veltrix.domain.backoff import Backoff
 from veltrix.domain.dead_letters import DeadLetter
 from veltrix.worker.jobs import Job, LetterJob, ListJob
@@ -40,10 +41,11 @@ class SoloConsumer:
         new_token: Callable[[], str],
         monotonic: Callable[[], float],
         troubles: Troubles,
+        queue_type: QueueType,
     ) -> None:
         self._url, self._queues, self._workflows = url, queues, workflows
         self._run_job, self._new_token, self._monotonic = run_job, new_token, monotonic
-        self._troubles = troubles
+        self._troubles, self._queue_type = troubles, queue_type
         self._waiting: list[Any] = []  # at most one: so many are asked for
         self._log = telemetry.logger("worker")
 
@@ -69,7 +71,7 @@ class SoloConsumer:
 
     def _listen(self, connection: Any) -> Any:
         channel = connection.channel()
-        missing = ensure_topology(channel, self._queues, self._troubles)
+        missing = ensure_topology(channel, self._queues, self._troubles, self._queue_type)
         channel.basic_qos(0, 1, False)
         for queue in self._queues:
             if queue not in missing:

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import shutil
 import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from veltrix.broker.topology import definitions, is_queue_name
 from veltrix.dev.children import CannotStart, Child, tail, wait_for
 from veltrix.dev.servers.deployed import deployed
 from veltrix.dev.servers.embedded import EmbeddedServer
@@ -181,7 +181,7 @@ class Cluster(EmbeddedServer):
                 member.kill()
 
     def leader_of(self, queue: str, vhost: str = "/", deadline_s: float = 30.0) -> str:
-        """The name of the running member that leads this quorum queue.
+        """The name of the running member that leads this queue.
 
         AssertionError when none was elected in time.
         """
@@ -223,8 +223,15 @@ class Cluster(EmbeddedServer):
         return len(self._queue(queue, vhost).online) == wanted
 
     def _queue(self, queue: str, vhost: str) -> _Queue:
-        """What management tells of it; nothing when there is no such queue."""
+        """What management tells of it; nothing when there is no such queue.
+
+        A classic queue has one member: its node.
+        """
         told = self._get(f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}")
+        if told.get("type") == "classic":
+            is_up = told.get("state") == "running"
+            home = [_member_of(told.get("node"))]
+            return _Queue(home[0], home, home if is_up else [])
         return _Queue(
             _member_of(told.get("leader")),
             sorted(map(_member_of, told.get("members") or ())),
@@ -275,7 +282,10 @@ class Cluster(EmbeddedServer):
             "permissions": [{"user": USER, "vhost": "/", **everything}],
         }
         (folder / "10-users.json").write_text(json.dumps(users))
-        shutil.copy(deployed("rabbitmq/topology.json"), folder / "20-topology.json")
+        of_compose = json.loads(deployed("rabbitmq/topology.json").read_text())["queues"]
+        queues = [one["name"] for one in of_compose if is_queue_name(one["name"])]
+        topology = definitions(queues)  # theirs are for one node
+        (folder / "20-topology.json").write_text(json.dumps(topology))
         return folder
 
     def _balancer(self) -> HAProxy:

@@ -139,7 +139,7 @@ def read_broker(settings: Settings, queues: Callable[[], list[str]]) -> LiveBrok
     """
     if settings.broker_url is None:
         raise Unread("VELTRIX_BROKER_URL is not set; set it to amqps://user:password@host/vhost")
-    target = wanted(queues(), limits_of(settings))
+    target = wanted(queues(), limits_of(settings), settings.queue_type)
     management = management_of(settings)
     try:
         if management is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from veltrix.broker.topology import RUNS_POLICY
 from veltrix.doctor.deployment_evidence import of_definition, of_files
 from veltrix.doctor.facts.deployment.definitions import (
     BrokerDefinitions,
@@ -69,7 +70,9 @@ def does_not_last(files: BrokerDefinitions) -> Iterator[Evidence]:
 @of_files
 def single_copy(files: BrokerDefinitions) -> Iterator[Evidence]:
     for queue in _lasting(files):
-        if queue.type == "classic" and not queue.is_policy:
+        # Those of Veltrix's workflows only name rows: what one loses comes due.
+        is_ledgered = queue.policy is not None and queue.policy.name == RUNS_POLICY
+        if queue.type == "classic" and not queue.is_policy and not is_ledgered:
             cure = 'a queue of another name with "x-queue-type": "quorum"'
             yield of_definition(queue.place, f"{queue.told} is classic", cure)
     for policy in files.policies:

@@ -116,7 +116,12 @@ def no_dead_letters(broker: LiveBroker) -> Iterator[Evidence]:
 def dead_letters_at_most_once(broker: LiveBroker) -> Iterator[Evidence]:
     for queue in broker.of_workflows:
         has_exchange = queue.limit("dead-letter-exchange") is not None
-        if has_exchange and queue.limit("dead-letter-strategy") != "at-least-once":
+        # A classic queue knows no other way, and only strangers have their messages rejected.
+        if (
+            queue.type == "quorum"
+            and has_exchange
+            and queue.limit("dead-letter-strategy") != "at-least-once"
+        ):
             yield of_limit(queue, "dead-letter-strategy")
 
 

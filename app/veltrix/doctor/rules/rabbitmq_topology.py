@@ -185,24 +185,28 @@ def undrained(broker: LiveBroker) -> Iterator[Evidence]:
     Severity.LOSS,
     LiveBroker,
     title="a queue has few copies",
-    why="A classic queue is on one node, and a quorum queue on as many as it has members: what is"
-    " confirmed is gone with them.",
-    safe="three nodes, and quorum queues with three members",
+    why="A classic queue is on one node, and a quorum queue on as many as it has members: while"
+    " they are away nothing of it is taken or given, and what was in it may be gone.",
+    safe="three nodes, and VELTRIX_QUEUE_TYPE=quorum, with three members",
     source="https://www.rabbitmq.com/docs/quorum-queues",
 )
 def few_copies(broker: LiveBroker) -> Iterator[Evidence]:
     queues = [*broker.of_workflows, *broker.nets]
     nodes = {node for queue in queues for node in (*queue.members, queue.node) if node}
+    wanted = {queue.name: queue.type for queue in broker.wanted.queues}
     for queue in queues:
         copies = len(queue.members) if queue.type == "quorum" else 1
         if copies >= COPIES_MIN and queue.type == "quorum":
             continue
-        is_single = queue.type == "quorum" and len(nodes) == 1
+        is_of_workflow = queue.name in broker.names
+        is_single = len(nodes) == 1 and queue.type in {"quorum", wanted.get(queue.name)}
         yield Evidence(
             found=f"{queue.type} queue {queue.name!r} has {copies} member{'s' * (copies != 1)}",
             origin=f"{len(nodes)} node{'s' * (len(nodes) != 1)}",
             cure=f"rabbitmq-queues grow NODE all --vhost-pattern '^{broker.vhost}$'"
             if queue.type == "quorum"
+            else "VELTRIX_QUEUE_TYPE=quorum for every process; a relay then changes it"
+            if is_of_workflow
             else f"let it run empty, `rabbitmqctl delete_queue {queue.name} --if-empty`, {APPLY}",
             implied_by=SINGLE_NODE if is_single else None,
         )

@@ -22,14 +22,20 @@ def make_publisher(settings: Settings, name: str) -> Publisher:
 
 def make_declarer(settings: Settings, name: str) -> Declarer:
     """What declares and looks at queues, not connected yet."""
-    return Declarer(broker_url(settings), name=name, heartbeat_s=settings.broker_heartbeat_s)
+    return Declarer(
+        broker_url(settings),
+        name=name,
+        heartbeat_s=settings.broker_heartbeat_s,
+        queue_type=settings.queue_type,
+    )
 
 
 class Asking:
-    """Asks after queues, and renews them, by connections of that name which serve one question."""
+    """Asks after queues, makes them anew: by connections of that name which serve one question."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._url, self._name = broker_url(settings), name
+        self._type = settings.queue_type
 
     def health_of(self, queue: str) -> broken.Health:
         """See `veltrix.broker.broken`."""
@@ -37,4 +43,10 @@ class Asking:
 
     def renew(self, queue: str, bindings: Iterable[broken.Bound]) -> broken.Renewal:
         """See `veltrix.broker.broken`."""
-        return broken.renew(self._url, queue, bindings, name=self._name)
+        return broken.renew(self._url, queue, bindings, name=self._name, type_=self._type)
+
+    def change_type(
+        self, queue: str, bindings: Iterable[broken.Bound]
+    ) -> tuple[broken.Changed, str]:
+        """See `veltrix.broker.broken`."""
+        return broken.change_type(self._url, queue, bindings, name=self._name, type_=self._type)

@@ -12,7 +12,7 @@ from datetime import datetime
 import msgspec
 
 from veltrix.broker.declarer import MISSING_MAX, Declarer, Ensured
-from veltrix.broker.topology import is_queue_name
+from veltrix.broker.topology import is_of_other_type, is_queue_name
 from veltrix.domain.backoff import Backoff, Pauses
 from veltrix.pipeline.relay.due_rows import LONG_AGO, QueueDepth
 from veltrix.telemetry import logger, queues_refused
@@ -51,6 +51,7 @@ class Declaring:
         self._part = PART_MIN
         self._pauses = Pauses(REFUSED_S, REFUSED_S_MAX)
         self._refused: dict[str, str] = {}
+        self.of_other_type: set[str] = set()  # as far as is known, and there all the same
         self._telling = Backoff(TOLD_S, TOLD_S_MAX)
         self._to_look: deque[tuple[str, datetime]] = deque()
 
@@ -68,6 +69,10 @@ class Declaring:
         for queue in queues:
             self.there.discard(queue)
             self._before.discard(queue)
+
+    def changed(self, queue: str) -> None:
+        """It is of the wanted type now. Nothing that it held is to be doubted: it was empty."""
+        self.of_other_type.discard(queue)
 
     def waiting(self, queues: Collection[str]) -> list[str]:
         """Those that are not known to be there and may be tried now."""
@@ -93,7 +98,7 @@ class Declaring:
         found = self._ensure([queue for queue in part if queue not in self._before])
         seen = self._declarer.look(known) if known else None
         self._is_new = False
-        there, empty = set(found.there), set(found.empty)
+        there, empty = set(found.there) | (self.of_other_type & set(part)), set(found.empty)
         if seen is not None:
             there |= set(seen.there)
             empty |= set(seen.empty)
@@ -130,14 +135,16 @@ class Declaring:
         now = self._monotonic()
         for queue in found.there:
             self._refused.pop(queue, None)
-        for queue in found.refused:
-            if queue not in found.there:
-                self._pauses.extend(queue, now)
-        self._refused |= found.refused
+        for queue in found.refused.keys() - found.there:
+            self._pauses.extend(queue, now)
+        of_other_type = {q for q, why in found.refused.items() if is_of_other_type(why)}
+        self.of_other_type |= of_other_type
+        refused = {q: why for q, why in found.refused.items() if q not in of_other_type}
+        self._refused |= refused
         queues_refused.set(len(self._refused))
-        if found.refused and self._telling.is_over(now):
+        if refused and self._telling.is_over(now):
             self._telling.extend(now)
-            queue, reason = next(iter(found.refused.items()))
+            queue, reason = next(iter(refused.items()))
             self._log.error(
                 "queue.refused",
                 queue=queue,

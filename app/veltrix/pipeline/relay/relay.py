@@ -24,7 +24,7 @@ from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.due_rows import Scanned, make_due, make_runs_due, scan
 from veltrix.pipeline.relay.pace import Pace
 from veltrix.pipeline.relay.purge_detector import PurgeWatch, QueueTotals
-from veltrix.pipeline.relay.renewing import Renewing
+from veltrix.pipeline.relay.renewing import Changing, Renewing
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import open_autocommit, retry_transient
 from veltrix.telemetry import (
@@ -58,6 +58,7 @@ class RelayCounts(msgspec.Struct):
     made_due: int = 0
     declared: int = 0
     renewed: int = 0
+    changed: int = 0
 
     @property
     def has_work(self) -> bool:
@@ -96,7 +97,9 @@ class Relay:
         self._checked_at = self._rescued_at = -1e9
         self._broker_backoff = Backoff(0.1, settings.broker_backoff_s_max)
         self._pauses = Pauses(PAUSE_S, PAUSE_S_MAX)
-        self._renewing = Renewing(Asking(settings, f"{name} repair"), totals, monotonic)
+        asking = Asking(settings, f"{name} repair")
+        self._renewing = Renewing(asking, totals, monotonic)
+        self._changing = Changing(asking, totals, monotonic)
         self._purge_watch = PurgeWatch(totals)
         self._outgoing: deque[Message] = deque()
         self._lost: list[str] = []  # runs that nobody may have been told of
@@ -246,6 +249,7 @@ class Relay:
             self._lost = []
         self._take(tx, self._publisher.poll(), counts)
         self._renew(tx, counts)
+        counts.changed = self._changing.go_on(self._declaring)
         self._check(tx, counts)
         if not self._outgoing:
             scanned = self._scan(tx)
@@ -291,9 +295,10 @@ class Relay:
         return scanned
 
     def _open_queues(self, now: float) -> list[str]:
-        """Queues that are there and not paused."""
+        """Queues that are there, not paused, and not to run empty."""
         there, is_over = self._declaring.there, self._pauses.is_over
-        return [q for q in self._budget.queues if q in there and is_over(q, now)]
+        ours = there - self._changing.emptying.keys()
+        return [q for q in self._budget.queues if q in ours and is_over(q, now)]
 
     def _count(self, scanned: Scanned, counts: RelayCounts) -> None:
         """Say what the committed scan moved."""

@@ -1,4 +1,4 @@
-"""Queues that RabbitMQ has and cannot serve: deleted and declared anew.
+"""Queues that RabbitMQ has and cannot serve, or has as another type: deleted and declared anew.
 
 A quorum queue whose log cannot be read any more (RabbitMQ 3.10, after its disk was full) is not
 started. RabbitMQ goes on naming it, refuses each message for it, and ends the connection of each
@@ -11,11 +11,12 @@ from typing import Protocol
 
 import msgspec
 
-from veltrix.broker.broken import Bound, Health, Renewal
+from veltrix.broker.broken import Bound, Changed, Health, Renewal
 from veltrix.broker.connect import BrokerAway
 from veltrix.broker.management import ManagementRefused
 from veltrix.domain.backoff import Pauses
-from veltrix.telemetry import logger, queues_renewed
+from veltrix.pipeline.relay.declaring import Declaring
+from veltrix.telemetry import logger, queues_changed, queues_renewed
 
 log = logger("relay")
 
@@ -24,6 +25,12 @@ REFUSALS_MIN, REFUSING_S = 4, 3.0
 LOOKS_MIN = 2  # that find it broken, each after a refusal of its own
 LOOK_S, LOOK_S_MAX = 3.0, 600.0  # between two looks at one queue
 FORGET_S = 60.0  # after its last refusal: longer than the longest pause of a queue that refuses
+
+# Of queues that are of another type: so many run empty at a time, a look at one of them, and how
+# long one is kept without due runs.
+EMPTYING_MAX, CHANGE_LOOK_S, EMPTYING_S = 8, 0.1, 20.0
+# Until the next try. After a change, too: two relays of different settings undo each other's.
+REST_S, REST_S_MAX = 60.0, 600.0
 
 
 class Bindings(Protocol):
@@ -42,6 +49,10 @@ class Queues(Protocol):
         ...
 
     def renew(self, queue: str, bindings: Iterable[Bound]) -> Renewal:
+        """See `veltrix.broker.broken`. Raises BrokerAway."""
+        ...
+
+    def change_type(self, queue: str, bindings: Iterable[Bound]) -> tuple[Changed, str]:
         """See `veltrix.broker.broken`. Raises BrokerAway."""
         ...
 
@@ -126,3 +137,54 @@ class Renewing:
             queues_renewed.inc()
             log.warning("queue.renewed", queue=queue, why="nobody ran it: RabbitMQ's log says why")
         return done.is_deleted
+
+
+class Changing:
+    """Makes queues anew that are there as another type than VELTRIX_QUEUE_TYPE. For one thread.
+
+    A type cannot be changed, so the queue is deleted when it is empty. Nothing is lost by it: while
+    the queue is given no due runs, what it holds goes to the workers, as fast as they work. A run
+    whose message came in the moment between the last look and the deletion comes due.
+    """
+
+    def __init__(
+        self, queues: Queues, bindings: Bindings | None, monotonic: Callable[[], float]
+    ) -> None:
+        self._queues, self._bindings, self._monotonic = queues, bindings, monotonic
+        self.emptying: dict[str, float] = {}  # these are to be given nothing
+        self._rests = Pauses(REST_S, REST_S_MAX)
+        self._looked_at = float("-inf")
+
+    def go_on(self, declaring: Declaring) -> int:
+        """Look at one queue that runs empty; how many are of our type now that were not."""
+        now = self._monotonic()
+        if not declaring.of_other_type or now - self._looked_at < CHANGE_LOOK_S:
+            return 0
+        for queue in sorted(declaring.of_other_type - self.emptying.keys()):
+            if len(self.emptying) == EMPTYING_MAX:
+                break
+            if self._rests.extend(queue, now) is not None:
+                self.emptying[queue] = now
+        if not self.emptying:
+            return 0
+        self._looked_at = now
+        queue, since = next(iter(self.emptying.items()))
+        del self.emptying[queue]
+        became, why = self._change(queue)
+        if became is Changed.HOLDS_MESSAGES and now - since < EMPTYING_S:
+            self.emptying[queue] = since  # behind the others
+        elif became in {Changed.HOLDS_MESSAGES, Changed.REFUSED}:
+            log.warning("queue.of_other_type", queue=queue, why=why or became.value)
+        elif became is Changed.DONE:
+            queues_changed.inc()
+            log.warning("queue.changed", queue=queue, why="VELTRIX_QUEUE_TYPE is another")
+        if became in {Changed.DONE, Changed.NOTHING_TO_DO}:
+            declaring.changed(queue)
+        return int(became is Changed.DONE)
+
+    def _change(self, queue: str) -> tuple[Changed, str]:
+        try:
+            bound = [] if self._bindings is None else self._bindings.bindings_of(queue)
+            return self._queues.change_type(queue, bound)
+        except (BrokerAway, ManagementRefused) as error:
+            return Changed.REFUSED, str(error)

@@ -40,7 +40,7 @@ def _member_struck(site: Site, blow: Blow, name: str) -> None:
     blow.strike()
     member.kill()
     member.start()
-    cluster.wait_members("prove", online=len(cluster.members))
+    cluster.wait_members("prove", online=len(cluster.members_of("prove")))
     blow.heal()
 
 

@@ -7,7 +7,7 @@ import amqp
 
 from veltrix import telemetry
 from veltrix.broker.broken import Health, health_of
-from veltrix.broker.topology import declare
+from veltrix.broker.topology import QueueType, declare
 from veltrix.worker.troubles import Troubles
 
 _TROUBLE, _UNSERVED = "broker_rights", "broker_queues"
@@ -15,22 +15,28 @@ _TROUBLE, _UNSERVED = "broker_rights", "broker_queues"
 _GOOD = {Health.SERVED, Health.UNKNOWN, Health.MISSING}
 
 
-def ensure_topology(channel: Any, queues: Iterable[str], troubles: Troubles) -> set[str]:
-    """The queues that are not there and may not be declared; all others are there now.
+def ensure_topology(
+    channel: Any, queues: Iterable[str], troubles: Troubles, type_: QueueType
+) -> set[str]:
+    """The queues that are not there and cannot be declared; all others are there now.
 
     `channel` is an open kombu channel. A user without the configure right on what is there already
     is as good as one with it. Raises amqp.PreconditionFailed as `declare` does.
     """
     names = list(queues)
     try:
-        declare(channel, names)
+        away = declare(channel, names, type_)
     except amqp.AccessRefused as refused:
         missing = {name for name in names if not is_there(channel, name)}
         if missing:
             say_refused(troubles, f"the queues {', '.join(sorted(missing))}", refused)
         return missing
-    troubles.clear(_TROUBLE)
-    return set()
+    if away:
+        queues = ", ".join(sorted(away))
+        troubles.set(_TROUBLE, f"the classic queues {queues} are on a node that is away")
+    else:
+        troubles.clear(_TROUBLE)
+    return away
 
 
 def unserved(url: str, queues: Iterable[str]) -> dict[str, Health]:
