@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bench.load import Sent
 from bench.report import Result, Row, percentiles, progress, us_per_event
-from bench.rig import Outcome, Rig
+from bench.rig import Outcome, Rig, add_queue_option
 from bench.usage import cpu_between, cpu_seconds
 
 RATES = (33.0, 333.0, 1_000.0, 2_000.0, 3_333.0)
@@ -15,6 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
     parser.add_argument("--rate", type=float, action="append", help="per second; may be repeated")
     parser.add_argument("--seconds", type=float, default=30.0)
+    add_queue_option(parser)
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -22,7 +23,7 @@ def run(options: argparse.Namespace) -> Result:
     figures: list[Row] = []
     each: Row = {}
     rates: Sequence[float] = options.rate or RATES
-    with Rig() as rig:
+    with Rig(queue_type=options.queue) as rig:
         for rate in rates:
             progress(f"{rate:g} events/s for {options.seconds:g} s")
             rig.trickle([(rate, 3.0)])
@@ -34,7 +35,12 @@ def run(options: argparse.Namespace) -> Result:
             each = us_per_event(cpu, len(sent))
             figures[-1] = {**figures[-1], "us_cpu_per_event": each["together"]}
         books = rig.books()
-    settings = {"rates": list(rates), "seconds": options.seconds, "requests": "single events"}
+    settings = {
+        "rates": list(rates),
+        "seconds": options.seconds,
+        "requests": "single events",
+        "queue": options.queue,
+    }
     return Result(
         benchmark="latency",
         settings=settings,

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
-DURABILITY = "PostgreSQL fsync=on synchronous_commit=on full_page_writes=on; RabbitMQ quorum queue"
+DURABILITY = (
+    "PostgreSQL fsync=on synchronous_commit=on full_page_writes=on;"
+    " RabbitMQ classic queues unless the settings say quorum"
+)
 PAYLOAD = "CloudEvents of 200 bytes, each starts a run of one journalled step unless said"
 
 

@@ -1,5 +1,6 @@
 """A platform under load: the load processes, what became of their events, and the books."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from veltrix.dev.platform import Platform
 from veltrix.operations.books.books import balance
 from veltrix.store.transactions import make_engine, open_autocommit, transaction
 
+QUEUE_TYPES = ("classic", "quorum")
 Schedule = Sequence[tuple[float, float]]
 WARM: Schedule = ((50.0, 1.0), (333.0, 3.0))
 _PATIENCE_S = 60.0  # nothing was settled for so long: nothing more will be
@@ -38,6 +40,13 @@ from (
     union all select started, succeeded, failed, cancelled from counter_deltas
 ) x
 """
+
+
+def add_queue_option(parser: argparse.ArgumentParser) -> None:
+    """`--queue`: what workflow queues are."""
+    parser.add_argument(
+        "--queue", choices=QUEUE_TYPES, default=QUEUE_TYPES[0], help="type of the workflow queues"
+    )
 
 
 class Outcome(NamedTuple):

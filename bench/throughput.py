@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from bench.load import Flooded
 from bench.report import Result, Row, us_per_event
-from bench.rig import Rig
+from bench.rig import Rig, add_queue_option
 from bench.usage import cpu_between, cpu_seconds
 from veltrix.store.transactions import transaction
 
@@ -25,16 +25,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open-max", type=int, default=OPEN_MAX, help="no batch while more are open; 0: no bound"
     )
+    add_queue_option(parser)
 
 
 def run(options: argparse.Namespace) -> Result:
     """One flood, drained."""
-    with Rig() as rig:
+    with Rig(queue_type=options.queue) as rig:
         before = cpu_seconds(rig.platform)
         flooded, figures = sustained(rig, options.seconds, options.batch, options.open_max)
         cpu = cpu_between(before, cpu_seconds(rig.platform))
         books = rig.books()
-    settings = {"seconds": options.seconds, "batch": options.batch, "open_max": options.open_max}
+    settings = {
+        "seconds": options.seconds,
+        "batch": options.batch,
+        "open_max": options.open_max,
+        "queue": options.queue,
+    }
     each = us_per_event(cpu, flooded.accepted)
     return Result(
         benchmark="throughput", settings=settings, figures=[figures], books=books, us_per_event=each

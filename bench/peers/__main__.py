@@ -5,8 +5,9 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from bench.peers.roster import NoSuchPeer, chosen
+from bench.peers.roster import QUEUES, VELTRIX, NoSuchPeer, chosen
 from bench.peers.run import PYTHON, Ground, Load, run
 from bench.peers.summary import Unsettled, latencies, latency_table, summarise, table
 
@@ -23,6 +24,12 @@ def main() -> int:
         default=0.0,
         help="single events a second on schedule, for latencies, instead of batches for rates",
     )
+    parser.add_argument(
+        "--queue",
+        choices=list(QUEUES),
+        default="classic",
+        help="of Veltrix and the limit, whose messages come due when they are lost",
+    )
     parser.add_argument("--only", default="", help="names with commas between; default: all")
     parser.add_argument("--set", action="append", default=[], metavar="PEER.NAME=VALUE,...")
     parser.add_argument(
@@ -37,16 +44,25 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args()
     try:
-        programs = chosen(options.only, options.set, is_trying=options.is_trying)
+        programs = chosen(
+            options.only, options.set, is_trying=options.is_trying, queue=options.queue
+        )
     except NoSuchPeer as error:
         parser.error(str(error))
     if not PYTHON.exists():
         parser.error("the peers are not installed: make bench-peers")
-    results: list[dict[str, object]] = []
+    results: list[dict[str, Any]] = []
     if options.results and options.results.exists():
         results = [json.loads(line) for line in options.results.read_text().splitlines()]
+        # What was run with the other queue is no run of these. Before there was a choice: quorum.
+        results = [
+            one
+            for one in results
+            if one["program"].split()[0] not in {VELTRIX, "limit"}
+            or one["settings"].get("queue", "quorum") == options.queue
+        ]
     failed = 0
-    load = Load(options.seconds, options.batch, options.rate)
+    load = Load(options.seconds, options.batch, options.rate, options.queue)
     with (
         tempfile.TemporaryDirectory(prefix="veltrix-peers-") as folder,
         Ground(Path(folder)) as ground,

@@ -44,6 +44,9 @@ update events set output = done.output, due_at = null, settled_at = clock_timest
 from unnest($1::text[], $2::bigint[]) as done (id, output)
 where events.id = done.id and due_at is not null
 """
+# What is lost comes due, as Veltrix's does: of its queue `bench.peers --queue` decides for both.
+_QUEUE = os.environ["PEER_QUEUE"]
+_KEPT = {"classic": DeliveryMode.NOT_PERSISTENT, "quorum": DeliveryMode.PERSISTENT}
 _connections: dict[str, asyncpg.Pool] = {}
 _channels: dict[str, AbstractChannel] = {}
 _publishing: set[asyncio.Task[None]] = set()
@@ -52,7 +55,7 @@ _publishing: set[asyncio.Task[None]] = set()
 async def publish(event_ids: Sequence[str]) -> None:
     """One message of many ids is confirmed."""
     body = json.dumps(event_ids).encode()
-    message = Message(body, delivery_mode=DeliveryMode.PERSISTENT)
+    message = Message(body, delivery_mode=_KEPT[_QUEUE])
     await _channels["peer"].default_exchange.publish(message, "peer")
 
 
@@ -83,7 +86,7 @@ async def _opened() -> AsyncIterator[None]:
     broker = await connect(os.environ["PEER_BROKER_URL"])
     async with broker, asyncpg.create_pool(_URL, min_size=1, max_size=8) as _connections["peer"]:
         _channels["peer"] = channel = await broker.channel()
-        await channel.declare_queue("peer", durable=True, arguments={"x-queue-type": "quorum"})
+        await channel.declare_queue("peer", durable=True, arguments={"x-queue-type": _QUEUE})
         duty = asyncio.create_task(_publish_due())
         yield
         duty.cancel()

@@ -7,6 +7,11 @@ VELTRIX = "veltrix"
 _COUNTS = ("workers", "senders", "open_max")
 _QUORUM = "quorum queue, persistent messages, publisher confirms, late acknowledgement"
 _CLASSIC = "durable classic queue, persistent messages, publisher confirms, late acknowledgement"
+QUEUES = {
+    "classic": "classic queue, transient messages that come due, publisher confirms, late"
+    " acknowledgement",
+    "quorum": _QUORUM,
+}
 _NO_BROKER = "no broker: its queue is a table"
 _TALLY = """
 select count(*), count(settled_at), count(*) filter (where output = 2 * (body::json->>'n')::bigint),
@@ -217,10 +222,10 @@ PEERS = {
         Peer(
             "limit",
             ("aio-pika", "asyncpg", "uvloop"),
-            _QUORUM,
+            QUEUES["classic"],
             "-m bench.peers.limit setup",
             "-m bench.peers.limit work",
-            {"prefetch": "16", "list_messages": "4"},
+            {"prefetch": "16", "list_messages": "4", "queue": "classic"},
             senders=8,
             open_max=5_000,
             tries=(
@@ -233,13 +238,18 @@ PEERS = {
 }
 
 
-def chosen(only: str, settings: Iterable[str], *, is_trying: bool = False) -> list[Peer | None]:
+def chosen(
+    only: str, settings: Iterable[str], *, is_trying: bool = False, queue: str = "classic"
+) -> list[Peer | None]:
     """The programs of a round, in turn; None is Veltrix. `NoSuchPeer` names what is wrong.
 
+    `queue` is the type of the limit's: a loss of its queue loses nothing, as one of Veltrix's.
     `only` is a list with commas, or empty for all; `settings` are `peer.name=value`. When trying,
     each peer is followed by itself with each of its other settings.
     """
-    found: dict[str, Peer | None] = {VELTRIX: None, **PEERS}
+    limit = PEERS["limit"]
+    limit = replace(limit, broker=QUEUES[queue], settings={**limit.settings, "queue": queue})
+    found: dict[str, Peer | None] = {VELTRIX: None, **PEERS, limit.name: limit}
     if only:
         names = only.split(",")
         if unknown := [name for name in names if name not in found]:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from sqlalchemy import text
 
 from bench.peers.flooding import open_runs
-from bench.peers.roster import TALLY_VELTRIX, TIMES_VELTRIX, VELTRIX, Peer
+from bench.peers.roster import QUEUES, TALLY_VELTRIX, TIMES_VELTRIX, VELTRIX, Peer
 from bench.peers.summary import Tally, Unsettled, judge
 from bench.report import percentiles
 from veltrix.dev.children import Child, tail, wait_for
@@ -34,7 +34,6 @@ _DRAIN_S = 120.0
 _SENDERS = 8  # as in `python -m bench throughput`
 _OPEN_MAX = 5_000
 _DURABILITY = "PostgreSQL fsync=on synchronous_commit=on full_page_writes=on"
-_QUORUM = "quorum queue, persistent messages, publisher confirms, late acknowledgement"
 _VERSIONS = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
 
 
@@ -81,6 +80,7 @@ class Load(NamedTuple):
     seconds: float
     batch: int
     rate: float = 0.0
+    queue: Literal["classic", "quorum"] = "classic"  # Veltrix's
 
 
 class Posted(NamedTuple):
@@ -145,6 +145,7 @@ def _run_veltrix(ground: Ground, place: str, folder: Path, load: Load) -> dict[s
         rabbitmq=ground.rabbitmq,
         database=place,
         vhost=place,
+        queue_type=load.queue,
     ) as platform:
         port = next(one.port for one in platform.processes.values() if one.kind == "api")
         posted = _post(port, load, _SENDERS, _OPEN_MAX)
@@ -159,8 +160,8 @@ def _run_veltrix(ground: Ground, place: str, folder: Path, load: Load) -> dict[s
     return {
         "program": VELTRIX,
         **figures,
-        "settings": {"children": 2, **_told(load, _SENDERS, _OPEN_MAX)},
-        "durability": f"{_DURABILITY}; {_QUORUM}",
+        "settings": {"children": 2, "queue": load.queue, **_told(load, _SENDERS, _OPEN_MAX)},
+        "durability": f"{_DURABILITY}; {QUEUES[load.queue]}",
         "versions": {name: version(name) for name in packages},
     }
 

@@ -69,6 +69,15 @@ def test_a_setting_reaches_commands_and_environment_and_the_label() -> None:
     assert PEERS["plain_celery"].label == "", "the roster itself is as it was"
 
 
+@pytest.mark.parametrize("queue", ["classic", "quorum"])
+def test_the_limit_has_a_queue_of_veltrixs_type_and_says_so(queue: str) -> None:
+    (limit,) = chosen("limit", ["limit.prefetch=8"], queue=queue)
+
+    assert limit is not None
+    assert limit.environment()["PEER_QUEUE"] == queue
+    assert queue in limit.broker
+
+
 @pytest.mark.parametrize("name", list(PEERS))
 def test_every_command_and_every_other_setting_of_a_peer_can_be_filled_in(name: str) -> None:
     programs = chosen(name, [], is_trying=True)
