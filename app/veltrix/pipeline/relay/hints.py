@@ -107,7 +107,7 @@ class HintRelay:
             return self._credit.take(queue, runs, now, is_open=self._publisher.window > 0)
 
     def offer(self, runs: Sequence[DueRun]) -> None:
-        """Publish these committed runs now, or let them come due. Never raises, never waits."""
+        """Publish these committed runs now, or have them made due. Never raises, never waits."""
         messages = messages_for(runs, self._name, self._limits, self._occupied_s, self._key)
         with self._lock:
             relayed = self._publish(messages)
@@ -128,6 +128,7 @@ class HintRelay:
             taken = self._publisher.publish(messages)
         except BrokerAway:
             return 0  # the answers thread finds out and connects again
+        self._refused.extend(messages[taken:])  # nobody has those: they need not wait for a hold
         return self._credit.sent(messages[:taken])
 
     def _take_answers(self) -> None:
