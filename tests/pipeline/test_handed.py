@@ -21,6 +21,7 @@ from veltrix.pipeline.relay.due_rows import QueueShare, make_due, make_runs_due,
 from veltrix.store import crashes
 from veltrix.store.journal_of import JOURNAL_OF
 from veltrix.store.transactions import open_autocommit, transaction
+from veltrix.worker.jobs import ListJob
 
 calls: list[Any] = []
 
@@ -320,8 +321,7 @@ def test_a_cancel_is_a_request_for_who_may_have_it(ready: TestHands, engine: Eng
     assert [run.state for run in moved] == ["queued", "queued"]
 
     assert ready.execute(batch) == {message.id: "succeeded"}, "it had begun"
-    due(engine, left.id)
-    assert ready.run([left.id]) == {left.id: "cancelled"}
+    assert read_runs(engine, [left.id], "state") == [("queued",)]
 
 
 @pytest.mark.parametrize("is_refused", [True, False])
@@ -344,3 +344,88 @@ def test_a_queue_that_lost_its_messages_leaves_what_a_worker_may_have(engine: En
 
     found = read_runs(engine, [plain, message.id], "due_at <= now()")
     assert found == [(True,), (False,)]
+
+
+def raw_of(message: Message) -> bytes:
+    """What the message carries."""
+    body = msgspec.json.decode(message.body, type=tuple[Any, Any, dict[str, msgspec.Raw]])
+    return bytes(body[2][HANDED])
+
+
+def list_of(*messages: Message) -> ListJob:
+    """A list of all runs of these messages."""
+    pairs = [(run_id, message.id) for message in messages for run_id in message.run_ids]
+    handed = {message.id: raw_of(message) for message in messages}
+    return ListJob(str(uuid.uuid4()), pairs, handed=handed)
+
+
+def with_plain(engine: Engine, job: ListJob) -> tuple[ListJob, str]:
+    """The list with a run before them that has to be claimed."""
+    (plain,) = add_runs(engine, 1, is_hinted=True)
+    pairs = [(plain, plain), *job.deliveries]
+    return msgspec.structs.replace(job, deliveries=pairs), plain
+
+
+def test_what_may_be_begun_is_looked_at_again_after_a_claim_that_took_long(
+    ready: TestHands, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = hand_over(engine)
+    job, plain = with_plain(engine, list_of(message))
+    in_time, moved = iter([True, False]), iter([message.id])
+
+    def take_away() -> None:
+        for run_id in moved:
+            due(engine, run_id)
+
+    monkeypatch.setattr(ready.handing, "_is_in_time", lambda _handed: next(in_time))
+    ready.on_claim = take_away
+
+    batch = ready.take(job)
+
+    # The relay took its token, so it was claimed as anybody may: with what was done before.
+    assert claims_of(batch) == ["claimed"] * 2
+    assert batch.executions[message.id].claim.attempt == 2
+    assert plain in batch.executions
+
+
+def test_a_list_that_is_tried_again_begins_nothing_that_it_had_done(
+    ready: TestHands, engine: Engine
+) -> None:
+    done, left, said = hand_over(engine), hand_over(engine), hand_over(engine)
+    ready.execute(ready.take(list_of(done)))
+    said_token = read_runs(engine, [said.id], "lease_token::text")[0][0]
+    with transaction(engine) as tx:
+        lease_rows.announce(tx, said_token, "tests/1", [(said.id, said.id, 0.0)], 8.0)
+    calls.clear()
+
+    job = list_of(done, left, said)
+    batch = ready.take(msgspec.structs.replace(job, plain=job.run_ids, is_again=True))
+
+    assert sorted(batch.executions) == sorted([left.id, said.id])
+    assert set(ready.execute(batch).values()) == {"succeeded"}
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("token", ["x", "", "0" * 34, "0192f0c1-1111-7111-8111-00000000000"])
+def test_a_token_that_is_no_id_stops_nobody(ready: TestHands, engine: Engine, token: str) -> None:
+    good, bad = hand_over(engine), changed(hand_over(engine), {"token": token})
+
+    assert ready.execute(ready.take(list_of(good, bad))) == {good.id: "succeeded"}
+
+
+def test_a_run_that_was_told_to_end_and_that_nobody_had_is_cancelled_when_it_is_due(
+    engine: Engine,
+) -> None:
+    message = hand_over(engine)
+    with transaction(engine) as tx:
+        cancel(tx, [message.id], reason="why", author="me")
+    change_runs(engine, [message.id], "due_at = now() - interval '1 second'")
+    limits = {"hold_s": 8.0, "hold_s_max": 300.0, "poison_crashes_max": 3}
+    with transaction(engine) as tx:
+        found = scan(tx, [QueueShare("orders", 10)], rescue=[], **limits)  # type: ignore[arg-type]
+        counted = tx.exec_driver_sql("select sum(cancelled) from counter_deltas").scalar_one()
+
+    assert found is not None
+    assert (found.runs, counted) == ([], 1)
+    columns = "state, reason, due_at, lease_token"
+    assert read_runs(engine, [message.id], columns) == [("cancelled", "requested", None, None)]

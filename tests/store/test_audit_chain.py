@@ -295,7 +295,7 @@ def test_rows_that_name_many_runs_are_folded_a_part_at_a_time(
     many = "(select array_agg(gen_random_uuid()) from generate_series(1, 25000))"
     with transaction(engine) as tx:
         large = older.replace(", null", "").replace("'', '{}', '{}'", f"'', '{{}}', {many}")
-        tx.exec_driver_sql(f"{large} from generate_series(1, 20)")
+        tx.exec_driver_sql(f"{large} from generate_series(1, 60)")
         for_all = tx.exec_driver_sql(
             "explain (analyze, format json) select sum(length(run_ids::text)) from audit"
         ).scalar_one()

@@ -17,14 +17,13 @@ from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines.execution import Execution, ExecutionLimits
 from veltrix.pipeline.execute.engine import BatchExecutor
-from veltrix.pipeline.execute.journal_rows import Past
-from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.execute.transact import Transactor
 from veltrix.pipeline.handed_key import read_key
 from veltrix.store.transactions import Link, make_engine
-from veltrix.worker.child.handing import Handing
+from veltrix.worker.child.handing import Handing, Sorted
+from veltrix.worker.child.taking import Claimed, take
 from veltrix.worker.jobs import ListJob
 
 LIMITS: dict[str, Any] = {
@@ -66,6 +65,7 @@ class TestHands:
             hold_s,
             time.monotonic,
         )
+        self.on_claim: Callable[[], object] = lambda: None
         told = LIMITS | {"on_time": self.handing.heard, "hold_s": hold_s}
         self.limits, self.hold_s = ExecutionLimits(**(told | limits)), hold_s
         self.alarm = Alarm(time.monotonic)
@@ -96,19 +96,30 @@ class TestHands:
         pairs = [(run_id, message.id) for run_id in message.run_ids]
         raw = {} if handed is None or is_redelivered else {message.id: bytes(handed)}
         job = ListJob(str(uuid.uuid4()), pairs, handed=raw)
-        found = self.handing.sort(job)
-        claimed: list[Claim] = []
-        past: dict[str, Past] = {}
-        if found.rest:
-            asked = time.monotonic()
-            claimed, past = claims.claim(
-                self.link, job.token, "tests/1", found.rest, self.hold_s, found.told
-            )
-            if claimed:
-                self.handing.heard(asked, claimed[0].now.timestamp())
+        return self.take(job)
+
+    def take(self, job: ListJob) -> Batch:
+        """A hand with a list, as a worker child takes it up."""
+        claimed, past, found = take(job, self.handing, self._claim)
         mine = [*claimed, *found.begun]
         executions = claims.executions(mine, past, self.workflows, self.limits)
         return Batch(job.token, executions, handed=found.tokens)
+
+    def _claim(self, job: ListJob, found: Sorted) -> Claimed:
+        asked = time.monotonic()
+        self.on_claim()
+        claimed, past = claims.claim(
+            self.link,
+            job.token,
+            "tests/1",
+            found.rest,
+            self.hold_s,
+            found.told,
+            is_again=job.is_again,
+        )
+        if claimed:
+            self.handing.heard(asked, claimed[0].now.timestamp())
+        return claimed, past
 
     def execute(self, batch: Batch) -> dict[str, str]:
         """Outcome by run id."""

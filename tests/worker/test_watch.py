@@ -291,9 +291,12 @@ def test_a_step_that_takes_the_timer_of_its_list_still_ends_at_its_limit(
     assert calls == []
 
 
+@pytest.mark.parametrize(("handed_s", "later_s"), [(1.0, 0.3), (2.6, 0.2)])
 def test_of_what_came_as_claimed_the_row_says_in_time_that_it_is_run_here(
-    engine: Engine, hands: Hands, watched: Callable[..., Watched]
+    engine: Engine, hands: Hands, watched: Callable[..., Watched], handed_s: float, later_s: float
 ) -> None:
+    """Where it is not over soon, and when a third of its hold is over."""
+
     @workflow(name="fulfil")
     async def flow(event: Event[Any]) -> None:
         pass
@@ -302,11 +305,11 @@ def test_of_what_came_as_claimed_the_row_says_in_time_that_it_is_run_here(
     one = watched(child, [])
     child.execute(child.receive(hand_over(engine)))
     message = hand_over(engine, 2)
-    one.hold(child.receive(message), handed_s=1.0)
+    one.hold(child.receive(message), handed_s=handed_s)
 
-    one.tick(1.0)
+    one.tick(0.0)
     assert read_runs(engine, message.run_ids, "state") == [("queued",)] * 2
-    one.tick(1.7)  # a third of the hold after it was set
+    one.tick(later_s)
     columns = "state, attempt, worker_id, due_in > 7 as is_ahead"
     assert read_runs(engine, message.run_ids, columns) == [("running", 1, "tests/1", True)] * 2
     one.tick(6.0)

@@ -70,14 +70,14 @@ class UuidArray(PgArray):
     element_oid, array_oid = 2950, 2951
 
     def _encode(self, values: Sequence[str | None]) -> bytes:
-        if None in values:
-            text = "".join("ffffffff" if v is None else f"00000010{v}" for v in values)
-        else:
-            text = "00000010".join(("", *values))  # type: ignore[arg-type]
-        encoded = bytes.fromhex(text.replace("-", ""))
-        if len(encoded) != 20 * len(values) - 16 * values.count(None):
+        digits = [None if value is None else value.replace("-", "") for value in values]
+        if {len(one) for one in digits if one is not None} != {32}:
             raise ValueError("not all of these are ids")
-        return encoded
+        if None in digits:
+            text = "".join("ffffffff" if one is None else f"00000010{one}" for one in digits)
+        else:
+            text = "00000010".join(("", *digits))  # type: ignore[arg-type]
+        return bytes.fromhex(text)
 
 
 def uuids(ids: str | Sequence[str]) -> UuidArray:

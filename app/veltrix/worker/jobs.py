@@ -14,7 +14,7 @@ class ListJob(msgspec.Struct, tag="list"):
     `letters` are the messages, by delivery id, that name a task this worker does not know: if none
     of their runs exists they become dead letters. `handed` is what messages of runs that are handed
     over as claimed carry, by delivery id; the runs in `plain` are claimed all the same: somebody
-    had them before.
+    had them before. `is_again`: this very child had, and what it said of them is taken back.
     """
 
     token: str
@@ -22,6 +22,12 @@ class ListJob(msgspec.Struct, tag="list"):
     letters: dict[str, DeadLetter] = {}
     handed: dict[str, bytes] = {}
     plain: list[str] = []
+    is_again: bool = False
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs of the list."""
+        return [run_id for run_id, _ in self.deliveries]
 
 
 class ReleaseJob(msgspec.Struct, tag="release"):

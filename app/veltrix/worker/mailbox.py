@@ -34,7 +34,7 @@ class Mailbox:
             ids = [bytes.fromhex(one.replace("-", "")) for one in run_ids[at : at + _IDS_MAX]]
             try:
                 self._out.send(_encode((token, ids)))
-            except OSError:  # full
+            except OSError:  # full: what is in it already is handed back twice, which is nothing
                 return False
         return True
 

@@ -33,6 +33,7 @@ class Batch:
         self.advancing: tuple[Execution, float] | None = None
         self.is_leaving = False
         self.lost: set[str] = set()
+        self.interrupted: list[Execution] = []  # that were open when the engine raised an error
 
     def end_current(self) -> None:
         """The main thread runs no step any more."""

@@ -23,16 +23,22 @@ def claim(
     hold_s: float,
     told: Sequence[str] = (),
     on_claimed: Callable[[list[str]], object] = lambda _run_ids: None,
+    *,
+    is_again: bool = False,
 ) -> tuple[list[Claim], dict[str, Past]]:
     """The runs of `deliveries` that are ours now, and what earlier attempts left of them.
 
     A run that is not in the answer is settled, waiting, in another hand, or must travel alone:
     acknowledging its message is safe. So is one that was given back, because what the others had
     done fills PAST_BYTES_MAX already. Waits for the database as long as it takes. `told` are the
-    tokens that their messages name. `on_claimed` is told the leases as soon as they are ours,
-    before what was done is read.
+    tokens that their messages name; `is_again`: who has runs by those is us. `on_claimed` is told
+    the leases as soon as they are ours, before what was done is read.
     """
-    claims = link.call(lambda tx: lease_rows.claim(tx, token, worker_id, deliveries, hold_s, told))
+    claims = link.call(
+        lambda tx: lease_rows.claim(
+            tx, token, worker_id, deliveries, hold_s, told, is_again=is_again
+        )
+    )
     on_claimed([c.run_id for c in claims])
     old = [c for c in claims if c.attempt > 1 or c.generation > 0]
     if not old:
@@ -82,10 +88,14 @@ def anew(
     workflows: Mapping[str, tuple[Workflow, str]],
     limits: ExecutionLimits,
 ) -> list[Execution]:
-    """The same claims as new executions, as the journal knows them now; the old ones are over."""
+    """The same claims as new executions, as the journal knows them now; the old ones are over.
+
+    Not of runs that have their outcome: it may have been committed with an answer that was lost.
+    """
     for execution in old:
         execution.close()
-    claims = [e.claim for e in old]
+    open_ids = link.call(lambda tx: lease_rows.open_ones(tx, [e.claim.run_id for e in old]))
+    claims = [e.claim for e in old if e.claim.run_id in open_ids]
     past = link.call(lambda tx: journal_rows.past(tx, claims))
     fresh = executions(claims, past, workflows, limits)
     for execution in fresh:

@@ -39,6 +39,9 @@ class BatchExecutor:
         here.is_engine = True
         try:
             self._execute(batch, write)
+        except BaseException:
+            batch.interrupted = [e for e in batch.executions.values() if not e.is_over]
+            raise
         finally:
             for execution in batch.executions.values():
                 if execution.branches or not execution.is_over:

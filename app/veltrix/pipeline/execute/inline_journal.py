@@ -12,7 +12,7 @@ import msgspec
 
 from veltrix.pipeline.execute.journal_rows import JournalEntry, chars_of
 
-CHARS_MAX = 8_192  # more goes into rows, which are read one by one
+CHARS_MAX, ENTRIES_MAX = 8_192, 32  # more goes into rows, which are read one by one
 _NULL = msgspec.Raw(b"null")
 _encode = msgspec.json.Encoder().encode
 
@@ -23,7 +23,7 @@ def may_be_inline(entries: Sequence[JournalEntry]) -> bool:
     Pauses are rows: how long they took is asked. So are steps that failed for good.
     """
     is_plain = all(one.kind != "sleep" and one.error is None for one in entries)
-    return is_plain and chars_of(entries) <= CHARS_MAX
+    return is_plain and len(entries) <= ENTRIES_MAX and chars_of(entries) <= CHARS_MAX
 
 
 def inline_of(entries: Sequence[JournalEntry], now: float) -> str:

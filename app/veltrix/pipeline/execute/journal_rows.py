@@ -197,6 +197,10 @@ def _read_entries(
     return tx.exec_driver_sql(_PAST_ENTRIES, keys).all()
 
 
+def unheard(_database_s: float) -> None:
+    """Nobody wants to know what time it is."""
+
+
 def write(
     tx: Connection,
     tokens: Tokens,
@@ -205,7 +209,7 @@ def write(
     failed_attempts: Sequence[FailedAttempt],
     settlements: Sequence[Settlement],
     now: float | None = None,
-    on_time: Callable[[float], object] = lambda _database_s: None,
+    on_time: Callable[[float], object] = unheard,
 ) -> dict[str, bool]:
     """Journal and settle in one statement; {run id still held: is its cancel requested}.
 

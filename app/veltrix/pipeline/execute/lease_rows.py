@@ -74,7 +74,7 @@ with c as (
     ) k
     where r.id = k.id and ((r.state = 'queued' and (not r.alone or %(named)s = 1)
             and (r.lease_token is null or r.lease_token = any(%(told)s)))
-        or r.lease_token = %(token)s)
+        or r.lease_token = any(%(ours)s))
     returning r.id, r.workflow, r.queue, r.generation, r.attempt, r.alone, r.crashes,
         r.code_version, r.key, r.cancel_requested_at, r.started_at, r.claimed_at, r.event_id
 )
@@ -156,12 +156,15 @@ def claim(
     deliveries: Sequence[tuple[str, str]],
     hold_s: float,
     told: Sequence[str] = (),
+    *,
+    is_again: bool = False,
 ) -> list[Claim]:
     """The runs of `deliveries` ((run id, delivery id) pairs) that are now this token's, by id.
 
     A run that is not queued, is locked by another claim, must travel alone and does not, or is
     handed over as claimed under a token that is not among those we were `told`, is not in the
-    answer: acknowledging its message is safe, for the run comes due again.
+    answer: acknowledging its message is safe, for the run comes due again. `is_again`: those that
+    are run under a token that we were told are run by us.
     """
     rows = fetch(
         tx,
@@ -171,6 +174,7 @@ def claim(
             "delivery_id": UuidArray([delivery_id for _, delivery_id in deliveries]),
             "named": len(deliveries),
             "told": UuidArray(told),
+            "ours": UuidArray([token, *told] if is_again else [token]),
             "token": token,
             "worker_id": worker_id,
             "hold_s": hold_s,
@@ -268,6 +272,15 @@ def forgive(tx: Connection, tokens: Tokens, run_ids: Sequence[str]) -> None:
     They need not travel alone any more.
     """
     tx.exec_driver_sql(_FORGIVE, {"id": UuidArray(sorted(run_ids)), "tokens": uuids(tokens)})
+
+
+def open_ones(tx: Connection, run_ids: Sequence[str]) -> set[str]:
+    """Those of these runs that have no outcome."""
+    rows = tx.exec_driver_sql(
+        "select id::text from runs where id = any(%(id)s) and settled_at is null",
+        {"id": UuidArray(run_ids)},
+    )
+    return {row[0] for row in rows}
 
 
 def existing(tx: Connection, run_ids: Sequence[str]) -> set[str]:

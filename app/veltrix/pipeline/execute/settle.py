@@ -122,12 +122,18 @@ def _write_entries(
 
 
 def write(
-    tx: Connection, token: Tokens, worker_id: str, executions: Sequence[Execution]
+    tx: Connection,
+    token: Tokens,
+    worker_id: str,
+    executions: Sequence[Execution],
+    *,
+    is_by_link: bool = True,
 ) -> dict[str, bool]:
     """One statement for all of them; {run id still held: is its cancel requested}.
 
     One with nothing to write counts as held: all of its steps were written before an answer was
-    lost. Whether its lease is, its next write finds out.
+    lost. Whether its lease is, its next write finds out. `is_by_link`: by the connection whose
+    server's time is believed.
     """
     _announce(tx, token, worker_id, [e for e in executions if e.settlement is None and e.has_news])
     got_on = [e.claim.run_id for e in executions if e.claim.alone and e.unwritten]
@@ -146,7 +152,7 @@ def write(
         list(chain.from_iterable(e.failed_attempts for e in executions)),
         [e.settlement for e in executions if e.settlement is not None],
         now,
-        partial(limits.on_time, now),
+        partial(limits.on_time, now) if is_by_link else journal_rows.unheard,
     )
 
 
@@ -173,9 +179,9 @@ def _announce(
     if quiet:
         limits = quiet[0].limits
         handed = handed_of(quiet, limits.monotonic())
-        lease_rows.announce(tx, token, worker_id, handed, limits.hold_s)
+        announced = lease_rows.announce(tx, token, worker_id, handed, limits.hold_s)
         for execution in quiet:
-            execution.is_announced = True
+            execution.is_announced = execution.claim.run_id in announced
 
 
 def handed_of(executions: Iterable[Execution], now: float) -> list[tuple[str, str, float]]:
@@ -219,6 +225,7 @@ def _drop_written(executions: Sequence[Execution]) -> Callable[[Connection], Non
         past = journal_rows.past(tx, [e.claim for e in open_])
         for execution in open_:
             known = past[execution.claim.run_id]
+            execution.has_journal = execution.has_journal or bool(known.entries)
             execution.unwritten = [
                 entry for entry in execution.unwritten if entry.position not in known.entries
             ]

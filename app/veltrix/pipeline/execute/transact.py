@@ -272,7 +272,9 @@ class Transactor:
                         executions.append(step.execution)
                         self._end(step, value, text_, error)
                     if executions:
-                        written = write(tx, batch.tokens, self._worker_id, executions)
+                        written = write(
+                            tx, batch.tokens, self._worker_id, executions, is_by_link=False
+                        )
                     if self._is_long(began):
                         lease_rows.renew(tx, batch.tokens, batch.open_ids(), self._hold_s)
                     is_ours = False

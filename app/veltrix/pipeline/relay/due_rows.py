@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from veltrix.domain.due import DueRun
 from veltrix.releases.subscription_rows import routes
 from veltrix.store import crashes
-from veltrix.store.arrays import IntArray, TextArray
+from veltrix.store.arrays import IntArray, TextArray, UuidArray
 from veltrix.store.transactions import fetch, retry_transient
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -101,7 +101,18 @@ update runs r set state = 'queued', lease_token = null,
     alone = r.alone or r.state = 'running'
 from d where r.id = d.id
 returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, d.state, d.due_at,
-    now()
+    now(), r.cancel_requested_at is not null
+"""
+
+# A worker that may have had them was asked, and did not end them: nobody has them now.
+_CANCEL = """
+with moved as (
+    update runs r set state = 'cancelled', due_at = null, settled_at = now(), reason = 'requested'
+    where id = any(%(id)s::uuid[]) and state = 'queued' and lease_token is null
+    returning r.account_id, r.minute
+)
+insert into counter_deltas (account_id, minute, cancelled)
+select account_id, minute, count(*) from moved group by account_id, minute
 """
 
 # The look reads a bounded stretch of the index: rows still queued there were handed over and not
@@ -184,7 +195,8 @@ def scan(
     Runs of the queues `rescue` whose lease expired are taken whatever else is due, and however much
     their queue has: they had begun. Commit before publishing. Runs that ended `poison_crashes_max`
     workers alone are failed instead, by a second statement: who dies before it leaves runs that
-    come due again, as often as they were counted. None: nothing was due.
+    come due again, as often as they were counted. Those that were told to end are cancelled. None:
+    nothing was due.
     """
     rows = fetch(
         tx,
@@ -203,7 +215,9 @@ def scan(
         return None
     rows = sorted(rows, key=lambda row: (row[7], row[0]))
     first: dict[str, datetime] = {}
-    poisoned = [DueRun(*row[:5]) for row in rows if row[5] >= poison_crashes_max]
+    ended = {row[0] for row in rows if row[9]}
+    going_on = [row for row in rows if row[0] not in ended]
+    poisoned = [DueRun(*row[:5]) for row in going_on if row[5] >= poison_crashes_max]
     for row in rows:
         if row[6] != "running":
             first[row[2]] = min(row[7], first.get(row[2], row[7]))
@@ -211,10 +225,12 @@ def scan(
     # By themselves: with another scan in its place, what this one took would wait for its hold.
     if rescued:
         retry_transient(lambda: crashes.note_vanished(tx, rescued))
+    if ended:
+        retry_transient(lambda: tx.exec_driver_sql(_CANCEL, {"id": UuidArray(sorted(ended))}))
     if poisoned:
         retry_transient(lambda: crashes.fail_poison(tx, [run.id for run in poisoned]))
     return Scanned(
-        runs=[DueRun(*row[:5]) for row in rows if row[5] < poison_crashes_max],
+        runs=[DueRun(*row[:5]) for row in going_on if row[5] < poison_crashes_max],
         now=rows[0][8],
         first_due_at=first,
         rescued=rescued,

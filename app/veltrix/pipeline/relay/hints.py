@@ -122,6 +122,9 @@ class HintRelay:
 
     def _publish(self, messages: list[Message]) -> int:
         """How many runs are on their way; the lock is held."""
+        if not self._publisher.is_connected:
+            self._refused.extend(messages)  # nobody has those
+            return 0
         try:
             if self._publisher.window < len(messages):
                 self._take_answers()

@@ -49,6 +49,7 @@ UNSEEN = {
     "failures_are_in_their_groups": _DATABASE,
     "no_zombie_writes": _DATABASE,
     "steps_begin_under_a_claim": _DATABASE,
+    "handed_runs_are_begun_early_and_by_one": _DATABASE,
     "attempts_are_counted": _NOTES,
     "cancelled_runs_stop": "no run was cancelled: they are the target's operators' to cancel",
     "limits_end_runs": _DATABASE,

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
+
 from veltrix import telemetry
 from veltrix.authoring.flow import enter_worker
 from veltrix.bootstrap import engine_for
@@ -17,8 +19,6 @@ from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.execute.coroutines import endings
 from veltrix.pipeline.execute.coroutines.execution import Execution
-from veltrix.pipeline.execute.journal_rows import Past
-from veltrix.pipeline.execute.lease_rows import Claim
 from veltrix.pipeline.execute.settle import settle
 from veltrix.pipeline.execute.step_calls import Alarm, AsyncSteps
 from veltrix.pipeline.relay.dead_letters import bury
@@ -30,6 +30,7 @@ from veltrix.worker.child.begin_end import run_start_hooks
 from veltrix.worker.child.handing import Sorted
 from veltrix.worker.child.parts import ChildParts, Inheritance, put_together
 from veltrix.worker.child.release import release
+from veltrix.worker.child.taking import Claimed, take
 from veltrix.worker.child.usual import be_usual
 from veltrix.worker.jobs import (
     Job,
@@ -128,6 +129,8 @@ class WorkerChild:
                 answer = self.run(job)
             except Exception as error:  # noqa: BLE001 - tried again, and raised at last
                 self._end_list()
+                if isinstance(job, ListJob):  # some may be done: nothing is begun unasked now
+                    job = msgspec.structs.replace(job, plain=job.run_ids, is_again=True)
                 self._say("job", f"{type(job).__name__}: {told(error)}")
                 telemetry.logger("worker").exception("job.tried_again", job=type(job).__name__)
             else:
@@ -178,8 +181,7 @@ class WorkerChild:
 
     def _list(self, job: ListJob) -> ListReport:
         started = self._monotonic()
-        handed = self._handing.sort(job)
-        claimed, past = self._claim(job, handed)
+        claimed, past, handed = take(job, self._handing, self._claim)
         outcomes = {run_id: "absent" for run_id, _ in job.deliveries}
         occupied: dict[str, tuple[float, int]] = {}
         mine = claimed + handed.begun
@@ -208,10 +210,8 @@ class WorkerChild:
         self._count(executions, took_s)
         return ListReport(outcomes, occupied)
 
-    def _claim(self, job: ListJob, handed: Sorted) -> tuple[list[Claim], dict[str, Past]]:
+    def _claim(self, job: ListJob, handed: Sorted) -> Claimed:
         """What of the list is not begun already, and what was done of it before."""
-        if not handed.rest:
-            return [], {}
         asked = self._monotonic()
         claimed, past = claims.claim(
             self._link,
@@ -221,6 +221,7 @@ class WorkerChild:
             self._settings.hold_s,
             handed.told,
             partial(self._watch.claimed, job.token),
+            is_again=job.is_again,
         )
         if claimed:
             self._handing.heard(asked, claimed[0].now.timestamp())
@@ -234,14 +235,14 @@ class WorkerChild:
 
     def _one_by_one(self, batch: Batch, error: Exception) -> None:
         """The engine cannot execute this list: find the run that it fails for, and fail that."""
-        left = [e for e in batch.executions.values() if not e.is_over]
+        left, batch.interrupted = batch.interrupted, []
         for execution in left:
-            fresh = self._anew(execution)
-            batch.executions[fresh.claim.run_id] = fresh
-            its_own = error if len(left) == 1 else self._error_of(batch, fresh)
-            if its_own is not None:
-                fresh = self._anew(fresh)
-                batch.executions[fresh.claim.run_id] = fresh
+            fresh = self._anew(batch, execution)
+            its_own: Exception | None = error
+            if fresh is not None and len(left) > 1:
+                its_own = self._error_of(batch, fresh)
+                fresh = None if its_own is None else self._anew(batch, fresh)
+            if fresh is not None and its_own is not None:
                 fresh.end(endings.failure(fresh, its_own))
                 batch.lost.update(self._settle(batch, [fresh]))
 
@@ -276,9 +277,11 @@ class WorkerChild:
             if e.is_settled and e.claim.accepted_at is not None
         )
 
-    def _anew(self, execution: Execution) -> Execution:
-        (fresh,) = claims.anew(self._link, [execution], self._workflows, self._limits)
-        return fresh
+    def _anew(self, batch: Batch, execution: Execution) -> Execution | None:
+        """From its journal; None: it has its outcome."""
+        found = claims.anew(self._link, [execution], self._workflows, self._limits)
+        batch.executions |= {fresh.claim.run_id: fresh for fresh in found}
+        return found[0] if found else None
 
     def _write_letters(self, letters: list[DeadLetter]) -> None:
         """Rows of these messages, however long the database cannot take them."""

@@ -7,6 +7,7 @@ as this process last heard it. In doubt of any of that they are claimed, as all 
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from hmac import compare_digest
+from uuid import UUID
 
 import msgspec
 
@@ -89,15 +90,15 @@ class Handing:
         """What a message carries, if its runs may be begun; its token goes where it belongs."""
         try:
             handed = unpack(raw)
-            is_usable = (
-                self._is_known(handed) and self._is_in_time(handed) and self._is_ours(handed)
-            )
+            UUID(handed.token)
+            found.told.append(handed.token)
+            # The key may have to be asked for, which may take any time: the time is looked at last.
+            is_usable = self._is_known(handed) and self._is_ours(handed)
             events = {one.run_id: one for one in events_of(handed)} if is_usable else {}
         except (msgspec.MsgspecError, UnicodeError, ValueError):
             telemetry.logger("worker").warning("handed.unreadable")
             return None
-        found.told.append(handed.token)
-        if not events:
+        if not events or not self._is_in_time(handed):
             return None
         found.tokens.append(handed.token)
         age_s = (self._now_ms() - handed.until_ms) / 1000 + self._hold_s / 2

@@ -147,7 +147,7 @@ class ChildWatch:
 
     def _write(self, batch: Batch | None, now: float) -> None:
         """What the database is to know, if it can serve: leases, runs handed back, a report."""
-        if now - self._renewed >= self._settings.hold_s / 3:
+        if now - self._renewed >= self._settings.hold_s / 3 or self._is_slow(batch, now):
             self._renew(batch)
             self._renewed = now
         while self._to_hand_back and now >= self._hand_back_at:
@@ -159,6 +159,17 @@ class ChildWatch:
             else:
                 self._to_hand_back.pop(0)
         self._report(now)
+
+    def _is_slow(self, batch: Batch | None, now: float) -> bool:
+        """What came as claimed is not over soon: it is no run that waits in its queue any more."""
+        return (
+            batch is not None
+            and now - self._began >= self._settings.hand_back_after_s
+            and any(
+                not (e.is_announced or e.is_over or e.is_lost)
+                for e in tuple(batch.executions.values())
+            )
+        )
 
     def _renew(self, batch: Batch | None) -> None:
         """Extend the leases; no step begins any more of a run that somebody else has."""

@@ -108,7 +108,9 @@ class InFlight:
     ) -> None:
         self.job, self.queue, self.runs, self.is_alone = job, queue, runs, is_alone
         self.deliveries = list(dict.fromkeys(delivery for delivery, _ in runs))
-        self.tokens = sorted({d.token for d in self.deliveries if d.token is not None})
+        # Not of a message that somebody had before: he may have its runs by that token.
+        handed = (d.token for d in self.deliveries if d.handed is not None)
+        self.tokens = sorted({token for token in handed if token is not None})
 
 
 class Collector:
@@ -262,6 +264,17 @@ class Collector:
     def lost(self, token: str) -> InFlight:
         """The child died, or failed; what it had, for `take_again` or `give_up`."""
         return self.in_flight.pop(token)
+
+    def put_back(self, in_flight: InFlight) -> None:
+        """No child ever had this list: its runs wait as they did before."""
+        first = _first_named(in_flight.runs)
+        for delivery, run_id in reversed(in_flight.runs):
+            if first[run_id] is delivery:
+                (delivery.again if in_flight.is_alone else delivery.waiting).appendleft(run_id)
+                self._put_first(delivery)
+            else:  # a copy of its message is done with it
+                delivery.open_runs.discard(run_id)
+                delivery.outcomes[run_id] = "lost"
 
     def take_again(self, in_flight: InFlight) -> None:
         """The runs of a lost list are next in their line, before what has waited longer."""

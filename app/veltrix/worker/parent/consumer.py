@@ -38,7 +38,7 @@ from veltrix.worker.parent.connected import ConnectedConsumer
 from veltrix.worker.parent.consuming import Consuming, children_of, end_all, ready_in
 from veltrix.worker.parent.deaths import Death, death_of, release_after
 from veltrix.worker.parent.giving_back import GivingBack
-from veltrix.worker.parent.guard import Malformed, letter_of, read_message
+from veltrix.worker.parent.guard import Malformed, evidence_of, letter_of, read_message
 from veltrix.worker.parent.intake import Intake
 from veltrix.worker.parent.parts import Parent
 from veltrix.worker.parent.silent import SilentChildren, kill
@@ -130,10 +130,7 @@ class ListConsumer(ConnectedConsumer):
 
     def _refuse(self, message: Any, reason: str, detail: str) -> None:
         """A row first, then the acknowledgement: a dead letter is never lost."""
-        try:
-            letter = letter_of(message, self._queue_of(message), reason, detail)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is evidence
-            letter = DeadLetter(queue="", reason=reason, detail=ascii(error)[:1_000])
+        letter = evidence_of(message, self._queue_of, reason, detail)
         self._log.warning("message.refused", reason=reason, detail=detail[:200])
         self._letters.append((letter, message))
         self._plan_dispatch()
@@ -181,8 +178,6 @@ class ListConsumer(ConnectedConsumer):
     def _steer(self, now: float) -> None:
         """Every tick: what no child here is about to have goes to whoever is free (decision 21)."""
         intake = self._intake
-        if self._is_leaving:
-            return
         if not intake.is_stuck(now):
             self.take(intake.widen(self._free(), now), now)
             return
@@ -318,13 +313,16 @@ class ListConsumer(ConnectedConsumer):
     def _lose(self, in_flight: InFlight, death: Death | None) -> None:
         """The child died: another frees its runs, and then they are the next to go.
 
-        They are first in line here, however many messages wait in the queue; should we die as well,
-        they come due. Due at once, for the relay to see, are those of a worker that leaves, and a
-        run that was alone: it may be what kills children. A child that raised an error lives: its
-        runs are freed as they were, and come due after a hold.
+        They are first in line here; should we die as well, they come due. Due at once, for relays,
+        are those of a worker that leaves, and a run that was alone: it may be what kills children.
+        A child that raised an error lives: its runs are freed, and due after a hold.
         """
         token = in_flight.job.token
         self.collector.lost(token)
+        if death is not None and death.is_recycled:  # before it had seen this list
+            self.collector.put_back(in_flight)
+            self._plan_dispatch()
+            return
         is_over = self._is_leaving or in_flight.is_alone or death is None
         if is_over:
             self.collector.give_up(in_flight)
@@ -364,11 +362,12 @@ class ListConsumer(ConnectedConsumer):
         else:
             self._guarded(self._give_back_waiting)
             self._end_if_done()
+        self._giving_back.flush()
         if self.collector.waiting() or self._urgent or self._letters:
             self._dispatch()
 
     def _end_if_done(self) -> None:
-        if not self._busy and not self._letters and self._parent.mailbox.is_empty:
+        if not self._busy and not self._letters and self._giving_back.is_done:
             self.say_goodbye_soon()
             state.should_stop = 0  # the exit code
 

@@ -4,6 +4,7 @@ A message that the relay did not send becomes a dead letter, not a crash (loss m
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -79,6 +80,16 @@ def read_message(message: Any) -> RelayMessage:
         token=token if isinstance(token, str) and _is_uuid(token) else None,
         handed=handed if is_first else None,
     )
+
+
+def evidence_of(
+    message: Any, queue_of: Callable[[Any], str], reason: str, detail: str
+) -> DeadLetter:
+    """As `letter_of`, whatever it meets: that is evidence too."""
+    try:
+        return letter_of(message, queue_of(message), reason, detail)
+    except Exception as error:  # noqa: BLE001 - no message may end the parent
+        return DeadLetter(queue="", reason=reason, detail=ascii(error)[:1_000])
 
 
 def letter_of(message: Any, queue: str, reason: str, detail: str) -> DeadLetter:
