@@ -15,6 +15,7 @@ from tests.support.wait import until
 from veltrix import Event, current, sleep, step, workflow
 from veltrix.broker.message import HANDED, Message
 from veltrix.operations.runs.action_rows import cancel
+from veltrix.pipeline.execute import claim as claims
 from veltrix.pipeline.execute import lease_rows
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.pipeline.relay.due_rows import QueueShare, make_due, make_runs_due, scan
@@ -429,3 +430,21 @@ def test_a_run_that_was_told_to_end_and_that_nobody_had_is_cancelled_when_it_is_
     assert (found.runs, counted) == ([], 1)
     columns = "state, reason, due_at, lease_token"
     assert read_runs(engine, [message.id], columns) == [("cancelled", "requested", None, None)]
+
+
+def test_what_has_its_outcome_is_not_executed_anew_though_its_answer_was_lost(
+    ready: TestHands, engine: Engine
+) -> None:
+    ended, going_on = hand_over(engine), hand_over(engine)
+    batch = ready.take(list_of(ended, going_on))
+    old = [batch.executions[one.id] for one in (ended, going_on)]
+    change_runs(
+        engine,
+        [ended.id],
+        "state = 'succeeded', due_at = null, lease_token = null, settled_at = now(), steps = '[]'",
+    )
+
+    fresh = claims.anew(ready.link, old, ready.workflows, ready.limits)
+
+    assert [one.claim.run_id for one in fresh] == [going_on.id]
+    assert all(one.is_over for one in old)

@@ -394,3 +394,31 @@ def test_what_a_child_had_before_is_claimed_whatever_its_message_carries() -> No
     alone = seen.next_list()
     assert alone is not None
     assert (runs_of(alone), alone.job.plain, alone.is_alone) == (["run-1"], ["run-1"], True)
+
+
+def test_a_list_that_no_child_has_seen_waits_as_before() -> None:
+    seen = collector(runs_max=2)
+    seen.add(message("run-1", "run-2", "run-3", handed=b"1"))
+    recycled = seen.next_list()
+    assert recycled is not None
+
+    seen.put_back(seen.lost(recycled.job.token))
+
+    again = seen.next_list()
+    assert again is not None
+    assert (runs_of(again), again.job.plain, again.is_alone) == (["run-1", "run-2"], [], False)
+    assert again.job.handed == {"run-1": b"1"}
+
+
+def test_a_release_has_the_tokens_of_what_nobody_had_before_only() -> None:
+    seen = collector()
+    seen.add(message("run-1", handed=b"1"))
+    redelivered = message("run-2", handed=b"2")
+    redelivered.handed = None
+    seen.add(redelivered)
+
+    both = seen.next_list()
+
+    assert both is not None
+    assert runs_of(both) == ["run-1", "run-2"]
+    assert both.tokens == ["of run-1"]

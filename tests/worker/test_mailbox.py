@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 from veltrix.broker.message import ListLimits
+from veltrix.worker.jobs import ListReport
 from veltrix.worker.mailbox import Mailbox
 from veltrix.worker.parent.collector import Collector, Delivery
 from veltrix.worker.parent.giving_back import GivingBack
@@ -70,3 +71,39 @@ def test_what_came_as_claimed_goes_to_the_ledger_and_the_rest_to_rabbitmq() -> N
     assert (acknowledged, requeued) == ([f"message {a}"], [f"message {c}"])
     assert mailbox.take() == (handed.token, [a]), "a child had the other one before"
     assert mailbox.take() is None
+
+
+def test_what_a_dead_connection_gave_begins_nothing_any_more() -> None:
+    giving = GivingBack(Mailbox(), lambda _m: None, lambda _m: None)
+    limits = ListLimits(runs_max=1, runs_unmeasured=1, bytes_max=1_000, work_s=0.05)
+    collector = Collector(limits, lambda: "token")
+    a, b = str(uuid4()), str(uuid4())
+    collector.add(delivery(a, b, handed=b"{}"))
+    first = collector.next_list()
+    assert first is not None
+    assert first.job.handed == {a: b"{}"}
+
+    for forgotten in collector.forget_waiting():
+        assert giving.hand_back(forgotten, list(forgotten.waiting))
+    collector.finished("token", ListReport({a: "lost"}, {}))
+
+    while (later := collector.next_list()) is not None:
+        assert later.job.handed == {}
+        collector.finished("token", ListReport({}, {}), may_try_again=False)
+
+
+def test_what_the_mailbox_has_no_room_for_waits_and_is_not_done() -> None:
+    mailbox = Mailbox()
+    giving = GivingBack(mailbox, lambda _m: None, lambda _m: None)
+    deliveries = [delivery(str(uuid4()), handed=b"{}") for _ in range(2_000)]
+    for one in deliveries:
+        assert giving.hand_back(one, [one.delivery_id])
+    assert not giving.is_done
+
+    found: set[str] = set()
+    while not giving.is_done:
+        while (taken := mailbox.take()) is not None:
+            found.update(taken[1])
+        giving.flush()
+
+    assert found == {one.delivery_id for one in deliveries}
