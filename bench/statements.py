@@ -11,9 +11,10 @@ from veltrix.store.transactions import open_autocommit
 # Words that only one of our statements has, and what that statement is called.
 _NAMES = (
     ("insert into identities", "accept"),
-    ("claimed_at = coalesce(r.claimed_at", "claim"),
-    ("u.s_to", "write"),
+    ("steps = s_j", "write"),
     ("insert into journal", "write"),
+    ("attempt = least(r.attempt +", "claim"),
+    ("as k(id, delivery_id, ago)", "announce"),
     ("d.first_handed", "look"),
     ("hand_overs = least(r.hand_overs +", "scan"),
     ("with stretch as", "sweep"),

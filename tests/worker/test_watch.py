@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from tests.pipeline.conftest import Hands, hands
 from tests.support.due_runs import add_runs, change_runs, hand_over, read_runs
 from tests.support.hands import TestHands
-from veltrix import Event, gather, step, transaction, workflow
+from veltrix import Event, gather, now, step, transaction, workflow
 from veltrix.pipeline.execute.batch import Batch
 from veltrix.settings.fields import Settings
 from veltrix.store.transactions import Link, make_engine
+from veltrix.store.transactions import transaction as transaction_of
 from veltrix.worker.child.watch import TICK_S, ChildWatch, give_up
 
 __all__ = ["hands"]  # the fixture
@@ -349,3 +350,33 @@ def test_what_the_parent_hands_back_is_due_at_the_next_tick(
 
     found = read_runs(engine, message.run_ids, "due_at <= now(), lease_token is null")
     assert found == [(True, True), (True, True), (False, False)]
+
+
+def test_what_was_recorded_before_the_first_step_is_read_by_who_has_the_run_next(
+    engine: Engine, hands: Hands, watched: Callable[..., Watched]
+) -> None:
+    @step(retries=0)
+    def work(name: str, at: str) -> str:
+        calls.append(name)
+        if len(calls) == 1:
+            one.tick(0.3)
+        return at
+
+    @workflow(name="fulfil", retries=0)
+    async def flow(event: Event[Any]) -> str:
+        return await work(str(event.event_id), now().isoformat())
+
+    child = hands(flow)
+    run_ids = add_runs(engine, 2)
+    one = watched(child, run_ids)
+    outcomes = child.execute(one.batch)
+    one.tick(0.4)
+    (left,) = [run_id for run_id in run_ids if outcomes[run_id] != "succeeded"]
+    assert read_runs(engine, [left], "state, attempt") == [("queued", 1)]
+
+    assert child.run([left]) == {left: "succeeded"}
+    with transaction_of(engine) as tx:
+        recorded = tx.exec_driver_sql(
+            "select count(*) from journal where run_id = %s", (left,)
+        ).scalar_one()
+    assert recorded == 2

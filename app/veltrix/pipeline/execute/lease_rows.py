@@ -121,7 +121,7 @@ with held as (
     select id from runs where {_OURS} order by id for no key update{{skip_locked}}
 )
 update runs r set state = 'queued', lease_token = null, due_at = now(), hand_overs = 0,
-    attempt = greatest(r.attempt - 1, 0)
+    attempt = greatest(r.attempt - (not %(is_attempt)s)::int, %(is_attempt)s::int)
 from held where r.id = held.id returning r.id::text
 """  # noqa: S608 - of constants
 
@@ -234,13 +234,23 @@ def held(tx: Connection, tokens: Tokens, run_ids: Sequence[str]) -> set[str]:
 
 
 def hand_back(
-    tx: Connection, tokens: Tokens, run_ids: Sequence[str], *, waits: bool = True
+    tx: Connection,
+    tokens: Tokens,
+    run_ids: Sequence[str],
+    *,
+    waits: bool = True,
+    is_attempt: bool = False,
 ) -> set[str]:
-    """Make runs nobody began due now; the ones that were still held.
+    """Make runs of which no step began due now; the ones that were still held.
 
-    Without `waits`, of those missing some may be locked by a transactional step; see `held`.
+    `is_attempt`: something is in their journals, which the next claim has to read. Without `waits`,
+    of those missing some may be locked by a transactional step; see `held`.
     """
-    keys = {"id": UuidArray(sorted(run_ids)), "tokens": uuids(tokens)}
+    keys = {
+        "id": UuidArray(sorted(run_ids)),
+        "tokens": uuids(tokens),
+        "is_attempt": is_attempt,
+    }
     statement = _HAND_BACK.format(skip_locked="" if waits else " skip locked")
     return {row[0] for row in tx.exec_driver_sql(statement, keys)}
 

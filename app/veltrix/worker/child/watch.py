@@ -76,7 +76,7 @@ class ChildWatch:
         self._link, self._queues, self._release = link, queues, release
         self._agreed, self._take_returned = agreed_of(settings), take_returned
         self._batch: Batch | None = None
-        self._to_hand_back: list[tuple[Tokens, list[str]]] = []
+        self._to_hand_back: list[tuple[Tokens, list[str], bool]] = []
         self._claim: tuple[str, list[str]] | None = None
         self._backoff = Backoff(TICK_S, _PAUSE_S_MAX)
         self._renewed = self._began = self._hand_back_at = 0.0
@@ -135,7 +135,7 @@ class ChildWatch:
         if batch is not None:
             self._limit(batch, now)
         while (returned := self._take_returned()) is not None:
-            self._to_hand_back.append(returned)
+            self._to_hand_back.append((*returned, False))
         if not self._backoff.is_over(now):
             return
         try:
@@ -151,10 +151,11 @@ class ChildWatch:
             self._renew(batch)
             self._renewed = now
         while self._to_hand_back and now >= self._hand_back_at:
-            tokens, run_ids = self._to_hand_back[0]
-            locked = self._link.call(partial(_hand_back, tokens=tokens, run_ids=run_ids))
+            tokens, run_ids, is_attempt = self._to_hand_back[0]
+            give_back = partial(_hand_back, tokens=tokens, run_ids=run_ids, is_attempt=is_attempt)
+            locked = self._link.call(give_back)
             if locked:
-                self._to_hand_back[0] = tokens, locked
+                self._to_hand_back[0] = tokens, locked, is_attempt
                 self._hand_back_at = now + _LOCKED_S
             else:
                 self._to_hand_back.pop(0)
@@ -203,8 +204,11 @@ class ChildWatch:
     def _limit(self, batch: Batch, now: float) -> None:
         if now - self._began >= self._settings.hand_back_after_s:
             taken = batch.take_not_begun()
-            if taken:
-                self._to_hand_back.append((batch.tokens, taken))
+            written = [run_id for run_id in taken if batch.executions[run_id].has_journal]
+            unwritten = [run_id for run_id in taken if run_id not in written]
+            for run_ids, is_attempt in ((unwritten, False), (written, True)):
+                if run_ids:
+                    self._to_hand_back.append((batch.tokens, run_ids, is_attempt))
         self._alarm.nudge(now)
         offender = self._offender(batch, now)
         if offender is not None:
@@ -316,9 +320,11 @@ class ChildWatch:
         }
 
 
-def _hand_back(tx: Connection, tokens: Tokens, run_ids: list[str]) -> list[str]:
+def _hand_back(
+    tx: Connection, tokens: Tokens, run_ids: list[str], *, is_attempt: bool
+) -> list[str]:
     """Those that cannot be given back now: a transactional step of this child locks them."""
-    back = lease_rows.hand_back(tx, tokens, run_ids, waits=False)
+    back = lease_rows.hand_back(tx, tokens, run_ids, waits=False, is_attempt=is_attempt)
     left = [run_id for run_id in run_ids if run_id not in back]
     return sorted(lease_rows.held(tx, tokens, left)) if left else []
 
