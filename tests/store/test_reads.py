@@ -9,13 +9,14 @@ from sqlalchemy import Engine, event, text
 
 from tests.support.due_runs import add_runs, change_runs
 from tests.support.settled import hold, settle
-from veltrix.domain.ids import event_id_of
+from veltrix.domain.ids import event_id_of, runs_range
 from veltrix.domain.states import ReplayMode, RunState
 from veltrix.operations.replays.move import replay
 from veltrix.operations.runs import read, read_story
 from veltrix.operations.runs.query import RunQuery
 from veltrix.operations.runs.read import RunPage
 from veltrix.operations.runs.read_story import RunStory
+from veltrix.pipeline.accept import ledger_rows
 from veltrix.pipeline.execute import journal_rows
 from veltrix.pipeline.execute.journal_rows import FailedAttempt, JournalEntry
 from veltrix.store.transactions import open_autocommit, transaction
@@ -216,3 +217,29 @@ def test_a_page_of_few_among_many_is_an_index_scan(
 
     assert index in plan, plan
     assert "Seq Scan" not in plan
+
+
+def test_runs_of_an_event_are_found_however_many_others_there_are(engine: Engine) -> None:
+    (run_id,) = add_runs(engine, 1)
+    many = """
+        insert into runs (id, event_id, account_id, minute, payload_bytes, started_at, settled_at,
+            state, workflow, queue)
+        select ('01000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, gen_random_uuid(),
+            1, 1, 1, now(), now(), 'succeeded', 'w', 'q'
+        from generate_series(1, 20000) n
+    """
+    first, last = runs_range(event_id_of(run_id))
+    statement = ledger_rows._RUNS_OF.replace("%(first)s", "$1").replace("%(last)s", "$2")
+    with open_autocommit(engine) as tx:
+        tx.execute(text(many))
+        tx.execute(text("analyze runs"))
+        tx.execute(text("set plan_cache_mode = force_generic_plan"))  # as for an api
+        tx.execute(text("set enable_sort = off"))  # as if what is sorted were much
+        tx.exec_driver_sql(f"prepare runs_of as {statement}")
+        plan = tx.exec_driver_sql(
+            f"explain (analyze, buffers, format json) execute runs_of ('{{{first}}}', '{{{last}}}')"
+        ).scalar_one()
+        found = ledger_rows.runs_of(tx, [first])
+
+    assert [run.id for run in found[first]] == [run_id]
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 20
