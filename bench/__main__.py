@@ -18,6 +18,7 @@ from bench import (
     idle,
     latency,
     machine,
+    partitions,
     profile,
     scale,
     soak,
@@ -40,6 +41,7 @@ _ALL: dict[str, ModuleType] = {
     "scale": scale,
     "idle": idle,
     "soak": soak,
+    "partitions": partitions,
     "profile": profile,
     "machine": machine,
 }
