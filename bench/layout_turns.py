@@ -305,6 +305,7 @@ def _claimed(ids: Sequence[str], token: str) -> dict[str, object]:
         "delivery_id": UuidArray(ids),
         "named": len(ids),
         "told": UuidArray([]),
+        "ours": UuidArray([token]),
         "token": token,
         "worker_id": "bench/1",
         "hold_s": _HOLD_S,
