@@ -41,8 +41,10 @@ Make = Callable[..., WorkerChild]
 
 
 @pytest.fixture
-def child(database_url: str, tmp_path: Path) -> Iterator[Make]:
+def child(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     calls.clear()
+    # This process stays none: other tests await steps in it.
+    monkeypatch.setattr("veltrix.worker.child.child.enter_worker", lambda: None)
     made: list[WorkerChild] = []
 
     def make(*workflows: Workflow) -> WorkerChild:
