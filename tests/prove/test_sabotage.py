@@ -73,13 +73,13 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "errors_are_deaths": ("attempts_are_counted", ("journal_broken",), {}),
     "ends_stumble": ("nothing_unforeseen", (), {}),
     "redelivered_begun": (
-        "handed_runs_are_begun_early_and_by_one",
+        "steps_begin_under_a_claim",  # of two workers under one token, one ended it
         ("connections_closed",) * 3,
-        {"rate": 2_000, "events": 6_000},
+        {"rate": 500, "events": 8_000},
     ),
     "last_step_left_out": ("journal_is_whole", (), {}),
     "token_believed_for_ever": (
-        "handed_runs_are_begun_early_and_by_one",
+        "steps_begin_under_a_claim",  # the relay took it, and gave it to others
         ("worker_frozen",) * 2,
         {"rate": 2_000, "events": 6_000},
     ),

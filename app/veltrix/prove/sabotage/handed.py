@@ -3,7 +3,7 @@
 from functools import wraps
 from typing import Any
 
-from veltrix.prove.sabotage.swaps import Saboteur, nothing, replace
+from veltrix.prove.sabotage.swaps import Saboteur, replace
 
 
 def redelivered_begun() -> None:
@@ -22,7 +22,11 @@ def redelivered_begun() -> None:
 
 def token_believed_for_ever() -> None:
     """What was handed over is begun without a claim, however long ago that was."""
-    replace("veltrix.worker.child.handing", "Handing._is_in_time", nothing(result=True))
+
+    def for_ever(_is_in_time: Any) -> Any:
+        return lambda self, _handed: self._clock.is_known
+
+    replace("veltrix.worker.child.handing", "Handing._is_in_time", for_ever)
 
 
 def last_step_left_out() -> None:
