@@ -51,7 +51,7 @@ class ReplayAnswer(msgspec.Struct):
 
 
 class CancelAnswer(msgspec.Struct):
-    """`cancelled`; or still `running`, until the worker that holds it comes to its next step."""
+    """`cancelled`; or `running`: a worker holds it, or is about to, until its next step."""
 
     id: Id
     state: RunState

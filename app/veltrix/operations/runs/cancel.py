@@ -22,7 +22,7 @@ class Cancelled(msgspec.Struct, frozen=True):
 
 
 class CancelRequested(msgspec.Struct, frozen=True):
-    """A worker holds the run and ends it before its next step; until then it may still settle."""
+    """A worker holds the run, or is about to; it ends before the next step, or settles by then."""
 
     run_id: str
 
