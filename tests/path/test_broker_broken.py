@@ -18,7 +18,7 @@ __all__ = ["site"]
 
 @pytest.mark.slow
 def test_runs_of_a_queue_that_broke_under_load_are_done(site: Open, broker: Broker) -> None:
-    seen = site(QUEUE_TYPE="quorum", HOLD_S=60)
+    seen = site(QUEUE_TYPE="quorum", HOLD_S=15)  # when those that were handed as claimed are due
     with Producers(seen.platform.api_url, sizes=(1,)) as producers:
         until(lambda: len(producers.receipts) > 200, 20, "200 receipts")
         break_queue(broker, "fast")
