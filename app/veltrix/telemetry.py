@@ -90,6 +90,10 @@ publish_failures = Counter(
 policies_kept = Gauge(
     "veltrix_policies_kept", "1 while this relay sees to it that RabbitMQ has our policies"
 )
+days_ahead = Gauge("veltrix_days_ahead", "Days of the ledger that are there, today's too")
+tables_late = Gauge(
+    "veltrix_tables_late", "Tables that hold rows of days that were not made in time"
+)
 queues_refused = Gauge(
     "veltrix_queues_refused", "Queues and exchanges that RabbitMQ did not let this process declare"
 )

@@ -91,7 +91,7 @@ def test_migrations_make_exactly_what_the_tables_say(empty_url: str, database_ur
         connection.execute(text("drop schema public cascade"))
         connection.execute(text("create schema public"))
         metadata.create_all(connection)
-    schema.upgrade(empty_url)
+    schema.upgrade(empty_url, schema.head())
 
     migrated, said = catalog_of(empty_url), catalog_of(database_url)
     for subject in CATALOG:
@@ -100,7 +100,7 @@ def test_migrations_make_exactly_what_the_tables_say(empty_url: str, database_ur
 
 
 def test_alembic_finds_nothing_to_generate(empty_url: str) -> None:
-    schema.upgrade(empty_url)
+    schema.upgrade(empty_url, schema.head())
 
     with connected(empty_url) as connection:
         options = {"compare_type": True, "compare_server_default": True}

@@ -143,7 +143,8 @@ FALSE_ROWS = {
         " where state = 'waiting'"
     ),
     "a settled run is opened by hand": (
-        "update runs set state = 'queued', due_at = now(), settled_at = null where state = 'failed'"
+        "update runs set state = 'queued', life = 0, due_at = now(), settled_at = null"
+        " where state = 'failed'"
     ),
     "an event is gone": "delete from events where unrouted",
     "an event with runs is gone": "delete from events where not unrouted",

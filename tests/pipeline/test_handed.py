@@ -120,7 +120,9 @@ def test_it_sees_the_event_that_a_claim_would_have_read(hands: Hands, engine: En
         message = hand_over(engine, data=data)
         assert claims_of(ready.receive(message)) == ["begun"]
         ready.execute(ready.receive(message))
-        change_runs(engine, message.run_ids, "state = 'queued', due_at = now(), settled_at = null")
+        change_runs(
+            engine, message.run_ids, "state = 'queued', life = 0, due_at = now(), settled_at = null"
+        )
         ready.run(message.run_ids)
 
     begun, claimed = seen[::2], seen[1::2]

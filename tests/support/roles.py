@@ -11,7 +11,8 @@ from veltrix.store.transactions import make_engine, transaction
 
 _OWNED = """
 select format('alter table %s owner to {owner}', oid::regclass) from pg_class
-where relnamespace = 'public'::regnamespace and relkind = 'r' and relowner = current_user::regrole
+where relnamespace = 'public'::regnamespace and relowner = current_user::regrole
+    and (relkind in ('r', 'p') or relname = 'failed_attempts_ids')
 union all
 select format('alter function %s owner to {owner}', oid::regprocedure) from pg_proc
 where pronamespace = 'public'::regnamespace and proowner = current_user::regrole

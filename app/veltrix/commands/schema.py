@@ -33,6 +33,7 @@ def upgrade(
 
     schema.upgrade(_url(), revision)
     _prepare_proofs()
+    _make_days()
     if app is not None or read is not None:
         _give(app, read)
     _show()
@@ -75,6 +76,55 @@ def current(
         _show()
     if not is_enough:
         raise typer.Exit(1)
+
+
+@group.command()
+def partition(as_json: AsJson = False) -> None:
+    """Split the ledger into days, online, and show how it stands; `upgrade` does it to a small one.
+
+    Old and new code go on meanwhile. Each step can be run again, so it may be interrupted. Rows are
+    read once and not written: about a second for 5,000,000 of them. Runs that have ended are moved
+    to their days by a relay, later. As the role of VELTRIX_DATABASE_OWNER_URL.
+
+    Example: veltrix db partition
+    """
+    from veltrix.commands.terminal import connected, print_json
+    from veltrix.store.history import days
+    from veltrix.store.history.split import split
+    from veltrix.store.transactions import open_autocommit
+
+    with connected(as_owner=True) as (_, engine):
+        split(engine, lambda step: typer.echo(step, err=True))
+        _make_days()
+        with open_autocommit(engine) as tx:
+            found = days.look(tx)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"split into days; {found.ahead} of them are there from today on")
+    if found.late:
+        typer.echo(
+            f"rows of days that were not made in time are in {', '.join(found.late)}: they are"
+            " found, and stay where they are",
+            err=True,
+        )
+
+
+def _make_days() -> None:
+    from veltrix.commands.terminal import connected
+    from veltrix.operations.history.days import make_ahead_once
+    from veltrix.store.history import days
+    from veltrix.store.transactions import open_autocommit
+
+    with connected(as_owner=True) as (_, engine):
+        make_ahead_once(engine)
+        with open_autocommit(engine) as tx:
+            if not days.look(tx).is_split:
+                typer.echo(
+                    "the ledger is large, and not split into days: run `veltrix db partition` when"
+                    " it suits you; everything goes on meanwhile",
+                    err=True,
+                )
 
 
 @group.command()

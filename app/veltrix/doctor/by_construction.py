@@ -101,7 +101,6 @@ BY_CONSTRUCTION: dict[str, str] = {
     "D15": "there is no beat: due times are rows",
     "D16": "a run of a workflow that a worker does not have waits for one that has it",
     "D17": "a replay is a new run, built from the stored event",
-    "D30": "no table of ours is partitioned, so that none can be missing",
     "O01": "the console reads PostgreSQL; Celery's events are for Flower alone",
     "O02": "the console reads PostgreSQL; Celery's events are for Flower alone",
     "O03": "the console reads PostgreSQL, all of it",

@@ -26,6 +26,7 @@ from veltrix.domain.backoff import Backoff
 from veltrix.health import HealthServer
 from veltrix.operations.books.books import Measuring, fold_once, recount_once
 from veltrix.operations.failures.triage import check_groups, fold_groups_once
+from veltrix.operations.history.days import AHEAD_S, MOVE_S, Moving, make_ahead_once
 from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.replay_rows import forget_unstarted
 from veltrix.pipeline.accept.sweep import Sweep
@@ -186,6 +187,8 @@ def _duties(
     yield Duty("groups-check", lambda: _check_groups(engine), GROUPS_CHECK_S, GROUPS_CHECK_S)
     yield Duty("forget", lambda: _forget(engine), FORGET_S)
     yield Duty("forget-plans", lambda: _forget_plans(engine), FORGET_S, GROUPS_CHECK_S)
+    yield Duty("days", lambda: make_ahead_once(engine), AHEAD_S, AHEAD_S / 10)
+    yield Duty("moving", Moving(engine).once, MOVE_S, MOVE_S / 10)
     yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
     policies = policies or Policies(settings, queues)
     yield Duty("policies", policies.apply_once, policies.pause_s)

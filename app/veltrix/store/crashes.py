@@ -43,7 +43,7 @@ select r.id, r.generation, %(position)s, %(step)s, least(32767, 1 + (
     clock_timestamp() - %(ago_ms)s::bigint * interval '1 ms', %(took_ms)s::bigint,
     %(arguments)s::text, true
 from runs r
-where r.id = %(run_id)s::uuid and r.lease_token = any(%(tokens)s) and not exists (
+where r.life = 0 and r.id = %(run_id)s::uuid and r.lease_token = any(%(tokens)s) and not exists (
     select from failed_attempts f where f.run_id = r.id and f.generation = r.generation
         and f.is_crash and f.worker_id = coalesce(r.worker_id, %(worker_id)s)
 )
@@ -56,7 +56,7 @@ select r.id, r.generation, '{WORKER_POSITION}', '', least(32767, 1 + (
         select count(*) from failed_attempts f where f.run_id = r.id
             and f.generation = r.generation and f.position = '{WORKER_POSITION}'
     )), '{VANISHED}', '{_VANISHED_MESSAGE}', '', {POISON_GROUP}, r.worker_id, 0, true
-from unnest(%(id)s::uuid[]) as k(id) join runs r on r.id = k.id
+from runs r where r.life = 0 and r.id = any(%(id)s::uuid[])
 """  # noqa: S608 - put together from constants
 
 # What the last crash says becomes the outcome; of old rows nothing is known but that it ended
@@ -69,18 +69,20 @@ with last as (
         where f.run_id = r.id and f.generation = r.generation and f.is_crash
         order by f.id desc limit 1
     ) c on true
-    where r.id = any(%(id)s::uuid[]) and r.state = 'queued'
+    where r.life = 0 and r.id = any(%(id)s::uuid[]) and r.state = 'queued'
 ), failed as (
-    update runs r set state = 'failed', reason = '{Reason.POISON}', due_at = null,
-        settled_at = now(), fingerprint = {POISON_GROUP}, failed_step = nullif(last.step, ''),
+    update runs r set state = 'failed', life = life_of('failed'), reason = '{Reason.POISON}',
+        due_at = null, settled_at = now(), fingerprint = {POISON_GROUP},
+        failed_step = nullif(last.step, ''),
         outcome = json_build_object('type', coalesce(last.type, '{CRASHED}'),
             'message', coalesce(last.message, 'it ended the worker process each time'),
             'crashes', last.crashes)
-    from last where r.id = last.id and r.state = 'queued'
+    from last where r.life = 0 and r.id = last.id and r.state = 'queued'
     returning r.id, r.account_id, r.minute, r.workflow, r.code_version, r.fingerprint,
         r.failed_step, last.attempt_id
 ), ended as (
-    update failed_attempts f set retry_delay_s = null from failed where f.id = failed.attempt_id
+    update failed_attempts f set retry_delay_s = null from failed
+    where f.run_id = failed.id and f.id = failed.attempt_id
 ), counted as (
     insert into counter_deltas (account_id, minute, failed)
     select account_id, minute, count(*) from failed group by account_id, minute

@@ -93,8 +93,10 @@ with taken as materialized (
         s.archived, s.seen, coalesce(s.first_seen_at, s.first_at),
         coalesce(s.last_seen_at, s.last_at)
     from sums s
-    left join runs r on r.id = s.run_id and r.state = 'failed'
-        and json_typeof(r.outcome) = 'object'
+    left join lateral (
+        select outcome from runs where life < 2 and id = s.run_id and state = 'failed'
+            and json_typeof(outcome) = 'object' offset 0
+    ) r on true
     order by s.group_id
     on conflict (id) do update set count = g.count + excluded.count,
         archived = g.archived + excluded.archived, total = g.total + excluded.total,
@@ -113,7 +115,7 @@ _FOUND = f"""
     select {RUN_GROUP} as id, count(*) filter (where archived_at is null) as count,
         count(*) filter (where archived_at is not null) as archived, null as queue, null as reason,
         null as source, null as event_type, true as is_run
-    from runs where state = 'failed' group by fingerprint
+    from runs where life < 2 and state = 'failed' group by fingerprint
     union all
     select {LETTER_GROUP}, count(*), 0, queue, reason, null, null, false
     from dead_letters where seen_at is null group by queue, reason
@@ -161,7 +163,7 @@ insert into failure_deltas (group_id, kind, workflow, step, code_version, run_id
 select {RUN_GROUP}, {RUN_KIND}, workflow, failed_step, code_version, max(id::text)::uuid,
     count(*) filter (where archived_at is null), count(*) filter (where archived_at is not null),
     count(*), max(settled_at)
-from runs r where state = 'failed' and {RUN_GROUP} = any(%(id)s)
+from runs r where life < 2 and state = 'failed' and {RUN_GROUP} = any(%(id)s)
 group by 1, 2, workflow, failed_step, code_version, date_trunc('hour', settled_at)
 """  # noqa: S608 - as LEAVE_GROUPS
 

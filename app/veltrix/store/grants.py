@@ -63,13 +63,19 @@ READ: Mapping[str, tuple[str, ...]] = {
 }
 
 _FORGET = "forget_canaries(interval, int)"  # what the platform alone may do
+_MAKE_DAY = "make_day(date, bigint)"  # of the ledger's tables, which are the owner's
+_IDS = "failed_attempts_ids"
 _NUMBER = "audit_number()"  # as a trigger of another table it would take numbers of the audit
 _THERE = """
 select current_schema(), to_regprocedure(%(number)s) is not null,
-    to_regprocedure(%(forget)s) is not null, array(
+    to_regprocedure(%(forget)s) is not null, to_regprocedure(%(make_day)s) is not null, array(
     select c.relname::text from pg_class c
     where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relkind in ('r', 'p')
         and c.relname = any(%(tables)s)
+), array(
+    select t.relid::regclass::text
+    from unnest(%(tables)s) as k(name) cross join lateral pg_partition_tree(to_regclass(k.name)) t
+    where t.level > 0 order by 1
 )
 """
 _OTHERS = """
@@ -138,24 +144,38 @@ def grants(tx: Connection, app: str | None, read: str | None) -> list[str]:
         raise RolesRefused(
             f"{app!r} cannot be both; make one role that reads and another that writes"
         )
-    known = {"tables": TextArray(list(APP)), "number": _NUMBER, "forget": _FORGET}
-    schema, is_numbered, has_canaries, there = tx.exec_driver_sql(_THERE, known).one()
+    known = {
+        "tables": TextArray(list(APP)),
+        "number": _NUMBER,
+        "forget": _FORGET,
+        "make_day": _MAKE_DAY,
+    }
+    found = tx.exec_driver_sql(_THERE, known).one()
+    schema, is_numbered, has_canaries, has_days, there, parts = found
     if schema is None or "audit" not in there:
         raise RolesRefused("the database has none of our tables; run `veltrix db upgrade` first")
-    statements = list(_statements(schema, there, app, read))
+    statements = list(_statements(schema, there, parts, app, read))
     if is_numbered:  # a restore without privileges gives it to all
         roles = ", ".join(quoted(role) for role in (app, read) if role is not None)
         statements.append(
             f"revoke execute on function {quoted(schema)}.{_NUMBER} from public, {roles}"
         )
-    if has_canaries:
-        forget = f"function {quoted(schema)}.{_FORGET}"
-        statements.append(f"revoke execute on {forget} from public")
-        if read is not None:
-            statements.append(f"revoke execute on {forget} from {quoted(read)}")
-        if app is not None:
-            statements.append(f"grant execute on {forget} to {quoted(app)}")
+    for function, is_there in ((_FORGET, has_canaries), (_MAKE_DAY, has_days)):
+        if is_there:
+            statements += _for_app_alone(
+                "execute", f"function {quoted(schema)}.{function}", app, read
+            )
+    if has_days:
+        statements += _for_app_alone("usage", f"sequence {quoted(schema)}.{_IDS}", app, read)
     return statements
+
+
+def _for_app_alone(right: str, what: str, app: str | None, read: str | None) -> Iterator[str]:
+    yield f"revoke {right} on {what} from public"
+    if read is not None:
+        yield f"revoke {right} on {what} from {quoted(read)}"
+    if app is not None:
+        yield f"grant {right} on {what} to {quoted(app)}"
 
 
 def give(tx: Connection, app: str | None, read: str | None) -> list[str]:
@@ -213,13 +233,19 @@ def quoted(name: str) -> str:
 
 
 def _statements(
-    schema: str, there: Collection[str], app: str | None, read: str | None
+    schema: str,
+    there: Collection[str],
+    parts: Collection[str],
+    app: str | None,
+    read: str | None,
 ) -> Iterator[str]:
     given = [(app, APP), (read, READ)]
     roles = ", ".join(quoted(role) for role, _ in given if role is not None)
     of_schema = quoted(schema)
     tables = ", ".join(f"{of_schema}.{quoted(table)}" for table in sorted(there))
     yield f"revoke all on table {tables} from public, {roles}"
+    if parts:  # each is used through its table
+        yield f"revoke all on table {', '.join(sorted(parts))} from public, {roles}"
     yield f"revoke create on schema {of_schema} from {roles}"
     yield f"grant usage on schema {of_schema} to {roles}"
     for role, rights in given:

@@ -13,13 +13,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from veltrix.store.transactions import sqlstate_of
+from veltrix.store.history.split import is_small, is_split, split
+from veltrix.store.tables import ADVISORY_LOCK
+from veltrix.store.transactions import make_engine, open_autocommit, sqlstate_of
 
 _HERE = Path(__file__).resolve()
 _INSTALLED, _CHECKOUT = _HERE.parents[1] / "migrations", _HERE.parents[3] / "alembic"
 _LOCK_TIMEOUT = "55P03"
 _NO_RIGHT = "42501"
 _STATEMENT_TIMEOUT = "57014"
+SMALL_ROWS = 100_000
 
 
 class SchemaError(Exception):
@@ -40,6 +43,9 @@ def upgrade(
 ) -> None:
     """The database at `url` is at `revision` or later; each migration is committed whole or not.
 
+    A small ledger at the newest revision is split into days, too; a large one is by a step of its
+    own (`store.history.split`).
+
     Migrators run one after another: this one waits `turn_timeout_s` for its turn, and then finds
     the work done. Raises SchemaBusy if a lock cannot be had within `lock_timeout_s` or a statement
     takes longer than `statement_timeout_s`.
@@ -49,6 +55,8 @@ def upgrade(
         command.upgrade(config, revision)
     except DBAPIError as error:
         raise _worded(error, lock_timeout_s, statement_timeout_s) from error
+    if revision == "head":
+        _split_if_small(url)
 
 
 def downgrade(
@@ -68,6 +76,18 @@ def downgrade(
         command.downgrade(config, revision)
     except DBAPIError as error:
         raise _worded(error, lock_timeout_s, statement_timeout_s) from error
+
+
+def _split_if_small(url: str) -> None:
+    engine = make_engine(url, application="veltrix migrate")
+    try:
+        with open_autocommit(engine) as tx:
+            is_due = not is_split(tx) and is_small(tx, SMALL_ROWS)
+            if is_due:
+                tx.exec_driver_sql(f"select pg_advisory_lock({ADVISORY_LOCK})")
+                split(engine)
+    finally:
+        engine.dispose()
 
 
 @cache

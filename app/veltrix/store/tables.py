@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -35,6 +36,9 @@ metadata = MetaData(
         "pk": "%(table_name)s_pkey",
     }
 )
+
+# An identity is of one table; this numbers the rows of all parts of one.
+Sequence("failed_attempts_ids", metadata=metadata)
 
 _ID = Uuid(as_uuid=False)
 _TIME = DateTime(timezone=True)
@@ -136,6 +140,7 @@ runs = Table(
     Column("outcome", JSON),
     Column("archived_at", _TIME),
     Column("steps", Text),  # JSON text: the journal of a run that one hand began and ended
+    Column("life", SmallInteger, nullable=False, server_default="0"),  # see `life_of`
     CheckConstraint(
         "state in ('queued','running','waiting','succeeded','failed','cancelled')", name="state"
     ),
@@ -189,7 +194,12 @@ journal = Table(
 failed_attempts = Table(
     "failed_attempts",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
+    Column(
+        "id",
+        BigInteger,
+        server_default=text("nextval('failed_attempts_ids')"),
+        primary_key=True,
+    ),
     Column("run_id", _ID, nullable=False),
     Column("generation", SmallInteger, nullable=False),
     Column("position", _KEY, nullable=False),

@@ -17,6 +17,7 @@ from veltrix.settings.fields import Settings
 from veltrix.store import schema
 from veltrix.store.connections import SessionShared
 from veltrix.store.errors import told
+from veltrix.store.history.days import Days, look
 
 SETTINGS = (
     "fsync",
@@ -57,7 +58,7 @@ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
 """
 # Tables that change all the time, and their indexes: sizes of files beside what statistics say is
 # in them. No statistics yet: nothing is known of a row.
-SIZED = ("runs", "counter_deltas", "journal", "workers")
+SIZED = ("runs", "runs_open", "counter_deltas", "journal", "workers")
 _SIZES = """
 with sized as (
     select c.oid, c.relname, greatest(c.reltuples, s.n_live_tup, 0)::float8 as live,
@@ -155,7 +156,8 @@ class LiveDatabase(msgspec.Struct, frozen=True, kw_only=True):
     """What a session of ours finds. `trouble`: a pooler is between, and little else was asked.
 
     `of_roles`: (database, role, setting) of what ALTER ROLE and ALTER DATABASE set. `used`: client
-    sessions of the server. `clock_offset_s`: how far the database is ahead of this machine.
+    sessions of the server. `clock_offset_s`: how far the database is ahead of this machine. `days`:
+    of the ledger, None before there were any.
     """
 
     pooler: str | None = None
@@ -174,6 +176,7 @@ class LiveDatabase(msgspec.Struct, frozen=True, kw_only=True):
     revision: str | None = None
     is_at_head: bool = True
     clock_offset_s: float = 0.0
+    days: Days | None = None
 
     def need(self) -> None:
         """Raises Unread where only the pooler, or the standby, is known."""
@@ -248,6 +251,7 @@ def _read(tx: Connection, unix_s: Callable[[], float]) -> LiveDatabase:
         revision=schema.revision_of(tx),
         is_at_head=schema.at_head(tx),
         clock_offset_s=now_s - middle_s,
+        days=look(tx) if "runs" in {table.name for table in tables} else None,
     )
 
 

@@ -26,7 +26,8 @@ class Sample(msgspec.Struct, frozen=True):
 _SAMPLE = """
 select f.run_id::text, f.step, f.attempt, f.type, f.message, f.traceback, r.code_version,
     f.failed_at
-from failed_attempts f join runs r on r.id = f.run_id
+from failed_attempts f
+cross join lateral (select code_version from runs where id = f.run_id offset 0) r
 where f.run_id = any(%(run)s::uuid[]) and f.fingerprint = %(group)s
 order by f.id desc limit 1
 """

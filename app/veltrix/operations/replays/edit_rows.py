@@ -44,14 +44,15 @@ _READ = f"""
 select {_COLUMNS}
 from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
 join runs r on r.id = k.id and r.generation = k.generation
-join events e on e.id = r.event_id
-where r.state = 'failed' order by r.id
+cross join lateral (select * from events where id = r.event_id offset 0) e
+where r.life < 2 and r.id = any(%(id)s::uuid[]) and r.state = 'failed' order by r.id
 """  # noqa: S608 - put together from constants
 
 _LOCK = """
 select r.id from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
 join runs r on r.id = k.id and r.generation = k.generation
-where r.state = 'failed' order by r.id for no key update of r
+where r.life < 2 and r.id = any(%(id)s::uuid[]) and r.state = 'failed'
+order by r.id for no key update of r
 """
 
 _TAGS = """

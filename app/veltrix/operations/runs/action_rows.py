@@ -47,7 +47,7 @@ class MovedRun(msgspec.Struct, gc=False):
 
 _FAILED = """
 select id::text, generation, reason, failed_step
-from runs where id = any(%(id)s::uuid[]) and state = 'failed'
+from runs where life < 2 and id = any(%(id)s::uuid[]) and state = 'failed'
 order by id
 """
 
@@ -56,11 +56,11 @@ order by id
 _RECORDED = """
 select j.run_id::text, j.position, j.name, j.error is not null
 from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
-join journal j on j.run_id = k.id and j.generation = k.generation
-where exists (
-    select from journal e
-    where e.run_id = k.id and e.generation = k.generation and e.error is not null
-)
+cross join lateral (
+    select *, bool_or(error is not null) over () as has_failed from journal
+    where run_id = k.id and generation = k.generation
+) j
+where j.has_failed
 order by j.run_id, j.recorded_at, j.position
 """
 
@@ -73,15 +73,15 @@ with held as materialized (
     select r.id, r.generation, r.fingerprint, r.reason, r.archived_at
     from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
     join runs r on r.id = k.id and r.generation = k.generation
-    where r.state = 'failed'
+    where r.life < 2 and r.id = any(%(id)s::uuid[]) and r.state = 'failed'
     order by r.id for no key update of r
 ), moved as (
-    update runs r set state = 'queued', generation = r.generation + 1, due_at = now(),
+    update runs r set state = 'queued', life = 0, generation = r.generation + 1, due_at = now(),
         queue = {QUEUE_NOW},
         attempt = 0, hand_overs = 0, crashes = 0, alone = false, cancel_requested_at = null,
         claimed_at = null, settled_at = null, outcome = null, reason = null, fingerprint = null,
         failed_step = null, archived_at = null
-    from held where r.id = held.id
+    from held where r.life < 2 and r.id = held.id and r.id = any(%(id)s::uuid[])
     returning r.id, r.event_id, r.workflow, r.state, r.generation, r.account_id, r.minute,
         held.fingerprint, held.reason, held.archived_at
 ), counted as (
@@ -94,7 +94,9 @@ with held as materialized (
         attempts, recorded_at, began_at, took_ms, arguments)
     select j.run_id, m.generation, j.position, j.kind, j.name, j.arguments_digest, j.output,
         j.error, j.attempts, j.recorded_at, j.began_at, j.took_ms, j.arguments
-    from moved m join journal j on j.run_id = m.id and j.generation = m.generation - 1
+    from moved m cross join lateral (
+        select * from journal where run_id = m.id and generation = m.generation - 1 offset 0
+    ) j
     where %(is_journal_kept)s and not exists (
         select from unnest(%(dropped_id)s::uuid[], %(dropped_position)s) as d(id, position)
         where d.id = j.run_id and d.position = j.position
@@ -113,16 +115,17 @@ from moved m order by m.id
 _CANCEL = """
 with held as materialized (
     select id, lease_token is not null as is_held from runs
-    where id = any(%(id)s::uuid[]) and due_at is not null
+    where life = 0 and id = any(%(id)s::uuid[]) and due_at is not null
     order by id for no key update
 ), moved as (
     update runs r set
         state = case when held.is_held then r.state else 'cancelled' end,
+        life = case when held.is_held then 0 else life_of('cancelled') end,
         due_at = case when held.is_held then r.due_at end,
         settled_at = case when held.is_held then null else now() end,
         reason = case when held.is_held then r.reason else 'requested' end,
         cancel_requested_at = coalesce(r.cancel_requested_at, now())
-    from held where r.id = held.id
+    from held where r.life = 0 and r.id = held.id
     returning r.id, r.event_id, r.workflow, r.state, r.generation, r.account_id, r.minute
 ), counted as (
     insert into counter_deltas (account_id, minute, cancelled)

@@ -42,7 +42,8 @@ order by id for no key update
 _PUT = """
 with moved as (
     update runs set archived_at = {time}
-    where id = any(%(id)s::uuid[]) and state = 'failed' and (archived_at is null) = {is_listed}
+    where life < 2 and id = any(%(id)s::uuid[]) and state = 'failed'
+        and (archived_at is null) = {is_listed}
     returning id, generation, workflow, fingerprint, reason
 ), grouped as (
     insert into failure_deltas (group_id, kind, workflow, count, archived)

@@ -87,10 +87,12 @@ _UNSUCCESSFUL = frozenset({RunState.FAILED, RunState.CANCELLED})
 
 # Those of the workflow's own code that were not the last.
 _TRIED_AGAIN = """
-select k.id, count(*) from unnest(%(id)s, %(generation)s) as k(id, generation)
-join failed_attempts f on f.run_id = k.id::uuid and f.generation = k.generation
-where f.position = '' and f.retry_delay_s is not null
-group by k.id
+select k.id, f.times from unnest(%(id)s, %(generation)s) as k(id, generation)
+cross join lateral (
+    select count(*) as times from failed_attempts f
+    where f.run_id = k.id::uuid and f.generation = k.generation
+        and f.position = '' and f.retry_delay_s is not null
+) f
 """
 
 _SETTLED = """

@@ -55,7 +55,7 @@ from runs r left join lateral (
     ) as pauses
     order by abs(extract(epoch from ends_at - r.due_at)) limit 1
 ) as pause on true
-where r.id = any(%(id)s::uuid[]) and r.state = 'waiting'
+where r.life = 0 and r.id = any(%(id)s::uuid[]) and r.state = 'waiting'
 """
 
 

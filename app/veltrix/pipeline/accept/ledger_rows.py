@@ -4,6 +4,7 @@
 with the same identities never deadlock (measured: unsorted ones do).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -20,7 +21,8 @@ from veltrix.store.transactions import fetch
 UNKNOWN_ACCOUNT = 0  # of what tells neither source nor type
 OVERFLOW_ACCOUNT = -1  # of every source and type that came when there were as many as there may be
 DRAWS_MAX = 10  # so often an id is drawn again before a list is told to come again
-_DRAWN_KEYS = frozenset({"events_pkey", "runs_pkey"})
+# Each part of the tables has a key of its own.
+_IS_DRAWN_KEY = re.compile(r"(events|runs)(_\w+)?_pkey").fullmatch
 
 
 class RunStart(msgspec.Struct, gc=False):
@@ -236,7 +238,7 @@ def is_id_taken(error: BaseException) -> bool:
     original = error.orig if isinstance(error, DBAPIError) else error
     return (
         isinstance(original, psycopg.errors.UniqueViolation)
-        and original.diag.constraint_name in _DRAWN_KEYS
+        and _IS_DRAWN_KEY(original.diag.constraint_name or "") is not None
     )
 
 

@@ -74,24 +74,30 @@ select (select count(*) from stretch), (select max(id::text) from stretch),
     array(select id::text from missing order by id)
 """
 
-# The lock on the event and the run's key make it once; `unrouted` is cleared by compare-and-set.
+# Whoever starts a run later than its event holds the event meanwhile, so what the next statement
+# sees of its runs is all there is: a key of each life alone would not see one that has ended.
+# Events that a replay makes come with their run.
+_LOCK = "select id from events where id = any(%(event_id)s::uuid[]) order by id for no key update"
+# `unrouted` is cleared by compare-and-set.
 _START = """
 with locked as materialized (
     select id, account_id, minute, unrouted,
         coalesce(octet_length(data::text), 0) + coalesce(octet_length(data_binary), 0) as bytes
-    from events where id = any(%(event_id)s::uuid[]) order by id for no key update
+    from events e where id = any(%(event_id)s::uuid[]) and not exists (
+        select from runs r where r.id = (left(e.id::text, 30) || %(suffix)s)::uuid
+    )
 ), started as (
     insert into runs (id, event_id, account_id, minute, payload_bytes, started_at, due_at, state,
         workflow, queue, created_by)
     select (left(id::text, 30) || %(suffix)s)::uuid, id, account_id, minute, bytes, now(), now(),
         'queued', %(workflow)s, %(queue)s, %(created_by)s
     from locked
-    on conflict (id) do nothing
+    on conflict do nothing
     returning event_id
 ), marked as (
     update events e set unrouted = false
     from locked l join started s on s.event_id = l.id
-    where e.id = l.id and l.unrouted
+    where e.id = l.id and e.id = any(%(event_id)s::uuid[]) and l.unrouted
 ), counted as (
     insert into counter_deltas (account_id, minute, routed, unrouted, started)
     select account_id, minute, count(*) filter (where unrouted), -count(*) filter (where unrouted),
@@ -172,16 +178,16 @@ def start(
     suffix: str,
     created_by: str | None = None,
 ) -> int:
-    """Each event has its run of this workflow afterwards, due now; how many had none before."""
-    return int(
-        tx.exec_driver_sql(
-            _START,
-            {
-                "event_id": TextArray(sorted(event_ids)),
-                "workflow": workflow,
-                "queue": queue,
-                "suffix": suffix,
-                "created_by": created_by,
-            },
-        ).scalar_one()
-    )
+    """Each event has its run of this workflow afterwards, due now; how many had none before.
+
+    Needs a transaction that reads what others committed, not AUTOCOMMIT.
+    """
+    keys = {
+        "event_id": TextArray(sorted(event_ids)),
+        "workflow": workflow,
+        "queue": queue,
+        "suffix": suffix,
+        "created_by": created_by,
+    }
+    tx.exec_driver_sql(_LOCK, keys)
+    return int(tx.exec_driver_sql(_START, keys).scalar_one())

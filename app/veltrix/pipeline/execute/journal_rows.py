@@ -123,7 +123,9 @@ select f.run_id::text, f.position, count(*),
     (array_agg(f.retry_delay_s order by f.id desc))[1],
     count(*) filter (where f.is_crash)
 from unnest(%(id)s::uuid[], %(generation)s) as k(id, generation)
-join failed_attempts f on f.run_id = k.id and f.generation = k.generation
+cross join lateral (
+    select * from failed_attempts f where f.run_id = k.id and f.generation = k.generation offset 0
+) f
 where f.position <> 'deploy' or not exists (
         select from journal j where j.run_id = k.id and j.generation = k.generation
             and j.recorded_at > f.failed_at)

@@ -34,28 +34,28 @@ _began = attrgetter("began")
 
 ENTRY = (
     Column("e_at", TextArray, attrgetter("position")),
-    Column("e_kind", TextArray, attrgetter("kind")),
-    Column("e_name", TextArray, attrgetter("name")),
-    Column("e_hash", BytesArray, attrgetter("arguments_digest")),
-    Column("e_out", TextArray, attrgetter("output"), "::json[]"),
-    Column("e_error", TextArray, attrgetter("error"), "::json[]"),
+    Column("e_k", TextArray, attrgetter("kind")),
+    Column("e_nm", TextArray, attrgetter("name")),
+    Column("e_h", BytesArray, attrgetter("arguments_digest")),
+    Column("e_o", TextArray, attrgetter("output"), "::json[]"),
+    Column("e_x", TextArray, attrgetter("error"), "::json[]"),
     Column("e_n", IntArray, attrgetter("attempts")),
-    Column("e_ago", IntArray, _began),
-    Column("e_took", IntArray, attrgetter("took_ms")),
-    Column("e_args", TextArray, attrgetter("arguments")),
+    Column("e_g", IntArray, _began),
+    Column("e_t", IntArray, attrgetter("took_ms")),
+    Column("e_a", TextArray, attrgetter("arguments")),
 )
 FAILED = (
     Column("f_at", TextArray, attrgetter("position")),
-    Column("f_step", TextArray, attrgetter("step")),
-    Column("f_try", IntArray, lambda failed: min(failed.attempt, _SMALLINT_MAX)),
-    Column("f_type", TextArray, attrgetter("type")),
-    Column("f_text", TextArray, attrgetter("message")),
+    Column("f_s", TextArray, attrgetter("step")),
+    Column("f_n", IntArray, lambda failed: min(failed.attempt, _SMALLINT_MAX)),
+    Column("f_t", TextArray, attrgetter("type")),
+    Column("f_m", TextArray, attrgetter("message")),
     Column("f_tb", TextArray, attrgetter("traceback")),
-    Column("f_print", TextArray, attrgetter("fingerprint")),
-    Column("f_wait", FloatArray, attrgetter("retry_delay_s")),
-    Column("f_ago", IntArray, _began),
-    Column("f_took", IntArray, attrgetter("took_ms")),
-    Column("f_args", TextArray, attrgetter("arguments")),
+    Column("f_p", TextArray, attrgetter("fingerprint")),
+    Column("f_w", FloatArray, attrgetter("retry_delay_s")),
+    Column("f_g", IntArray, _began),
+    Column("f_k", IntArray, attrgetter("took_ms")),
+    Column("f_a", TextArray, attrgetter("arguments")),
 )
 SETTLED = (
     Column("s_to", TextArray, attrgetter("state")),
@@ -158,7 +158,8 @@ _INPUT = """input as (
 _LOCKED = """locked as (
     select u.id{kept}, r.generation as g, r.cancel_requested_at as stop
     from input u join runs r on r.id = u.id
-    where {is_unsettled}r.lease_token = any(%(tokens)s)
+    where {is_unsettled}r.life = 0 and r.id = any(%(id)s::uuid[])
+        and r.lease_token = any(%(tokens)s)
     order by r.id for no key update of r
 )"""
 _MOVED = """moved as (
@@ -169,15 +170,18 @@ _MOVED = """moved as (
             least(now(), clock_timestamp() - s_ago * interval '1 ms')),
         outcome = s_out, steps = s_j, code_version = coalesce(s_code, r.code_version)
     from (select * from input{where_settled} order by id) u
-    where r.id = u.id and r.lease_token = any(%(tokens)s){after_locked}
+    where r.life = 0 and r.id = u.id and r.id = any(%(id)s::uuid[])
+        and r.lease_token = any(%(tokens)s){after_locked}
     returning u.id{kept}, r.generation as g, r.cancel_requested_at as stop, r.state, r.account_id,
         r.minute{why}
 )"""
-_END = """state = s_to, due_at = null, settled_at = now(),
+_END = """state = s_to, life = life_of(s_to), due_at = null, settled_at = now(),
         reason = null, fingerprint = null, failed_step = null"""
 _END_OR_WAIT = """
         state = case when s_wait is null or r.cancel_requested_at is null
             then s_to else 'cancelled' end,
+        life = life_of(case when s_wait is null or r.cancel_requested_at is null
+            then s_to else 'cancelled' end),
         due_at = case when r.cancel_requested_at is null
             then now() + s_wait * interval '1 ms' end,
         settled_at = case when s_wait is null or r.cancel_requested_at is not null
@@ -194,17 +198,17 @@ _HELD = """held as (
 _JOURNALLED = """journalled as (
     insert into journal (run_id, generation, position, kind, name, arguments_digest, output, error,
         attempts, began_at, took_ms, arguments)
-    select id, g, e_at, e_kind, e_name, e_hash, e_out, e_error, e_n,
-        clock_timestamp() - e_ago * interval '1 ms', e_took, e_args
-    from {held} where e_kind is not null
+    select id, g, e_at, e_k, e_nm, e_h, e_o, e_x, e_n,
+        clock_timestamp() - e_g * interval '1 ms', e_t, e_a
+    from {held} where e_k is not null
 )"""
 _NOTED = """noted as (
     insert into failed_attempts (run_id, generation, position, step, attempt, type, message,
         traceback, fingerprint, retry_delay_s, worker_id, began_at, took_ms, arguments)
-    select id, g, f_at, f_step, f_try, f_type, f_text, f_tb,
-        f_print, f_wait, %(worker_id)s,
-        clock_timestamp() - f_ago * interval '1 ms', f_took, f_args
-    from {held} where f_type is not null
+    select id, g, f_at, f_s, f_n, f_t, f_m, f_tb,
+        f_p, f_w, %(worker_id)s,
+        clock_timestamp() - f_g * interval '1 ms', f_k, f_a
+    from {held} where f_t is not null
 )"""
 _COUNTED = """counted as (
     insert into counter_deltas (account_id, minute, succeeded, failed, cancelled)

@@ -79,15 +79,15 @@ d as (
         as k(queue, runs_max, floor)
     cross join lateral (
         select id, due_at, state from runs
-        where runs.queue = k.queue and runs.due_at >= k.floor and runs.due_at <= now()
-          and runs.state <> 'running'
+        where runs.life = 0 and runs.queue = k.queue and runs.due_at >= k.floor
+          and runs.due_at <= now() and runs.state <> 'running'
         order by runs.due_at limit k.runs_max
         for no key update skip locked
     ) r
     union all
     select e.* from (
         select id, due_at, state from runs
-        where state = 'running' and due_at <= now() and queue = any(%(rescue)s)
+        where life = 0 and state = 'running' and due_at <= now() and queue = any(%(rescue)s)
         order by due_at limit %(rescue_max)s
         for no key update skip locked
     ) e
@@ -99,7 +99,7 @@ update runs r set state = 'queued', lease_token = null,
     hand_overs = least(r.hand_overs + 1, 1000),
     crashes = least(r.crashes + (r.state = 'running' and r.alone)::int, 1000),
     alone = r.alone or r.state = 'running'
-from d where r.id = d.id
+from d where r.life = 0 and r.id = d.id
 returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, d.state, d.due_at,
     now(), r.cancel_requested_at is not null
 """
@@ -107,8 +107,9 @@ returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, 
 # A worker that may have had them was asked, and did not end them: nobody has them now.
 _CANCEL = """
 with moved as (
-    update runs r set state = 'cancelled', due_at = null, settled_at = now(), reason = 'requested'
-    where id = any(%(id)s::uuid[]) and state = 'queued' and lease_token is null
+    update runs r set state = 'cancelled', life = life_of('cancelled'), due_at = null,
+        settled_at = now(), reason = 'requested'
+    where life = 0 and id = any(%(id)s::uuid[]) and state = 'queued' and lease_token is null
     returning r.account_id, r.minute
 )
 insert into counter_deltas (account_id, minute, cancelled)
@@ -127,7 +128,8 @@ cross join lateral (
         min(due_at) filter (where state = 'queued') as first_handed
     from (
         select state, due_at from runs
-        where runs.queue = k.queue and runs.due_at > now() and runs.due_at >= k.floor
+        where runs.life = 0 and runs.queue = k.queue and runs.due_at > now()
+          and runs.due_at >= k.floor
           and runs.due_at <= now() + %(hold_s_max)s * interval '1 second'
         order by runs.due_at limit %(rows_max)s
     ) ahead
@@ -136,7 +138,8 @@ cross join lateral (
     select count(*) filter (where state <> 'running') as due, min(due_at) as first_due
     from (
         select state, due_at from runs
-        where runs.queue = k.queue and runs.due_at >= k.due_floor and runs.due_at <= now()
+        where runs.life = 0 and runs.queue = k.queue and runs.due_at >= k.due_floor
+          and runs.due_at <= now()
         order by runs.due_at limit k.due_max
     ) behind
 ) w
@@ -145,9 +148,10 @@ cross join lateral (
 # Queues that still have open runs though nobody subscribes any more: one index probe each.
 _QUEUES_WITH_OPEN_RUNS = """
 with recursive found as (
-    (select queue from runs where due_at is not null order by queue limit 1)
+    (select queue from runs where life = 0 and due_at is not null order by queue limit 1)
     union all
-    select (select r.queue from runs r where r.due_at is not null and r.queue > found.queue
+    select (select r.queue from runs r
+            where r.life = 0 and r.due_at is not null and r.queue > found.queue
             order by r.queue limit 1)
     from found where found.queue is not null
 )
@@ -156,18 +160,18 @@ select queue from found where queue is not null
 
 _MAKE_QUEUE_DUE = """
 with m as (
-    select id from runs where queue = %(queue)s and due_at > now() and state = 'queued'
+    select id from runs where life = 0 and queue = %(queue)s and due_at > now() and state = 'queued'
         and lease_token is null
     order by id for no key update skip locked
 )
 update runs r set hand_overs = 0,
     due_at = case when %(is_first)s then least(r.started_at, now()) else now() end
-from m where r.id = m.id
+from m where r.life = 0 and r.id = m.id
 """
 
 _MAKE_RUNS_DUE = """
 with m as (
-    select id from runs where id = any(%(id)s::uuid[]) and state = 'queued'
+    select id from runs where life = 0 and id = any(%(id)s::uuid[]) and state = 'queued'
         and (lease_token is null or %(is_refused)s)
     order by id for no key update skip locked
 )
@@ -177,7 +181,7 @@ update runs r set lease_token = null,
         + interval '1 second'
         * case when %(is_backing_off)s then least(r.hand_overs, 60) else 0 end),
     hand_overs = case when %(is_backing_off)s then r.hand_overs else 0 end
-from m where r.id = m.id
+from m where r.life = 0 and r.id = m.id
 """
 
 

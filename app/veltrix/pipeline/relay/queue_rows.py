@@ -78,20 +78,20 @@ select distinct queue, workflow from subscriptions where queue = any(%(queue)s)
 _MOVE = """
 with page as materialized (
     select id, due_at, workflow from runs
-    where queue = %(queue)s and due_at is not null
+    where life = 0 and queue = %(queue)s and due_at is not null
         and (due_at, id) > (%(due_at)s::timestamptz, %(id)s::uuid)
     order by due_at, id limit %(limit)s
 ), movable as materialized (
     select r.id, k.queue, r.state = 'queued' and r.lease_token is null as is_ours from page p
     join unnest(%(workflow)s, %(to)s) as k(workflow, queue) on k.workflow = p.workflow
     join runs r on r.id = p.id
-    where r.queue = %(queue)s and r.due_at is not null
+    where r.life = 0 and r.queue = %(queue)s and r.due_at is not null
     order by r.id for no key update of r skip locked
 ), moved as (
     update runs r set queue = m.queue,
         due_at = case when m.is_ours then now() else r.due_at end,
         hand_overs = case when m.is_ours then 0 else r.hand_overs end
-    from movable m where r.id = m.id
+    from movable m where r.life = 0 and r.id = m.id
     returning r.workflow
 ), last as (
     select due_at::text as due_at, id::text as id from page

@@ -37,7 +37,7 @@ begin
 end $$;
 create constraint trigger prove_full after insert on journal deferrable initially deferred
     for each row execute function prove_full();
-create constraint trigger prove_full after update on runs deferrable initially deferred
+create constraint trigger prove_full after insert or update on runs deferrable initially deferred
     for each row when (new.steps is not null) execute function prove_full();
 """
 _UNFULL = """

@@ -1,0 +1,172 @@
+"""Runs have a life, and the ledger can be split into days: what `veltrix db partition` needs.
+
+Nothing is split here, and adding the column writes no row. Older code never names it: what it
+settles stays among the open runs and is moved on later.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+
+TABLES = ("events", "journal", "failed_attempts", "runs")
+# Until the ledger is split, all runs lie in one table. It is inlined where it is called.
+LIFE_OF = """
+create function {schema}.life_of(state text) returns smallint
+language sql immutable parallel safe as $$ select 0::smallint $$
+"""
+FIRST_ID = """
+create function {schema}.first_id_of_day(day date) returns uuid
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+select rpad(lpad(to_hex((extract(epoch from day::timestamp) * 1000)::bigint), 12, '0'), 32, '0'
+    )::uuid
+$$
+"""
+# `high` is NULL of the default partition alone; what begins before all ids begins with the first.
+PARTS_OF = """
+create function {schema}.parts_of(whole regclass)
+returns table (part regclass, low uuid, high uuid)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+select c.oid::regclass,
+    coalesce(substring(b.bound from 'FROM \\(''([0-9a-f-]+)''\\)'),
+        '00000000-0000-0000-0000-000000000000')::uuid,
+    substring(b.bound from 'TO \\(''([0-9a-f-]+)''\\)')::uuid
+from pg_inherits i join pg_class c on c.oid = i.inhrelid
+cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bound) b
+where i.inhparent = whole
+$$
+"""
+# Rows of a day that nobody made in time lie in the default partition. Up to `rows_max` of them are
+# moved; with more, the day stays as it is. Who makes a day waits for who makes another.
+MAKE_DAY = """
+create function {schema}.make_day(day date, rows_max bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+declare
+    first_id uuid := {schema}.first_id_of_day(day);
+    next_id uuid := {schema}.first_id_of_day(day + 1);
+    whole text;
+    key text;
+    part text;
+    rest text;
+    late bigint;
+    has_made boolean := false;
+begin
+    if day is null or day not between current_date - 2 and current_date + 60 then
+        raise exception 'no day can be made for %', day using errcode = '22023';
+    end if;
+    perform pg_advisory_xact_lock(hashtext('{schema}.make_day'));
+    foreach whole in array array['events', 'journal', 'failed_attempts', 'runs_ended'] loop
+        part := format('{schema}.%I', whole || '_' || to_char(day, 'YYYYMMDD'));
+        rest := format('{schema}.%I', whole || '_default');
+        key := case when whole in ('events', 'runs_ended') then 'id' else 'run_id' end;
+        whole := format('{schema}.%I', whole);
+        continue when to_regclass(rest) is null or exists (
+            select from {schema}.parts_of(whole::regclass) p
+            where p.high is not null and p.low < next_id and p.high > first_id
+        );
+        execute format('select count(*) from (select from %s'
+            || ' where %I >= %L and %I < %L limit %s) as found',
+            rest, key, first_id, key, next_id, rows_max + 1) into late;
+        continue when late > rows_max;
+        execute format('create table %s (like %s including all)', part, rest);
+        if late > 0 then
+            execute format('lock table %s in share row exclusive mode', rest);
+            execute format('with late as (delete from %s where %I >= %L and %I < %L returning *)'
+                || ' insert into %s select * from late', rest, key, first_id, key, next_id, part);
+        end if;
+        execute format('alter table %s attach partition %s for values from (%L) to (%L)',
+            whole, part, first_id, next_id);
+        has_made := true;
+    end loop;
+    return has_made;
+end
+$$
+"""
+
+# An identity belongs to one table; a sequence can number the rows of many, and stays when one of
+# them is dropped. Who adds rows needs a right to it.
+NUMBERED = """
+create sequence {schema}.failed_attempts_ids;
+select setval('{schema}.failed_attempts_ids', coalesce(max(id), 0) + 1, false)
+from {schema}.failed_attempts;
+alter table {schema}.failed_attempts alter id drop identity,
+    alter id set default nextval('{schema}.failed_attempts_ids');
+do $$
+declare who text;
+begin
+    for who in select a.grantee::regrole::text
+        from pg_class c cross join lateral aclexplode(c.relacl) a
+        where c.oid = '{schema}.failed_attempts'::regclass and a.privilege_type = 'INSERT'
+            and a.grantee not in (0, c.relowner)
+    loop
+        execute format('grant usage on sequence {schema}.failed_attempts_ids to %s', who);
+    end loop;
+end $$
+"""
+IDENTITY = """
+alter table {schema}.failed_attempts alter id drop default;
+drop sequence {schema}.failed_attempts_ids;
+alter table {schema}.failed_attempts alter id add generated by default as identity;
+select setval(pg_get_serial_sequence('{schema}.failed_attempts', 'id'), coalesce(max(id), 0) + 1,
+    false)
+from {schema}.failed_attempts
+"""
+# The table from before the split takes all rows back, and its name.
+WHOLE = """
+alter table {schema}.{table} detach partition {schema}.{old};
+insert into {schema}.{old} select * from {schema}.{table};
+drop table {schema}.{table};
+alter table {schema}.{old} rename to {table}
+"""
+GUARDED = ("events", "runs")
+GUARD = """
+create trigger {table}_canary_keeps before update of account_id on {schema}.{table}
+for each row when (old.account_id is distinct from new.account_id
+    and (old.account_id = -2 or new.account_id = -2))
+execute function {schema}.canary_keeps()
+"""
+
+
+def upgrade() -> None:
+    schema = _schema()
+    op.add_column("runs", sa.Column("life", sa.SmallInteger, nullable=False, server_default="0"))
+    for statement in (LIFE_OF, FIRST_ID, PARTS_OF, MAKE_DAY, NUMBERED):
+        _execute(statement.format(schema=schema))
+    op.execute(f"revoke execute on function {schema}.make_day(date, bigint) from public")
+
+
+def downgrade() -> None:
+    schema = _schema()
+    for table in TABLES:
+        old = "runs_open" if table == "runs" else f"{table}_first"
+        if _is_split(table):
+            if op.get_bind().scalar(sa.text(f"select to_regclass('{schema}.{old}')")) is None:
+                raise RuntimeError(f"{old} was dropped: there is no way back behind a drop")
+            _execute(WHOLE.format(schema=schema, table=table, old=old))
+            if table in GUARDED:
+                op.execute(GUARD.format(schema=schema, table=table))
+    _execute(IDENTITY.format(schema=schema))
+    for function in ("make_day(date, bigint)", "parts_of(regclass)", "first_id_of_day(date)"):
+        op.execute(f"drop function {schema}.{function}")
+    op.execute(f"drop function {schema}.life_of(text)")
+    op.drop_column("runs", "life")
+
+
+def _schema() -> str:
+    return str(op.get_bind().scalar(sa.text("select quote_ident(current_schema())")))
+
+
+def _execute(statements: str) -> None:
+    op.get_bind().exec_driver_sql(statements, execution_options={"no_parameters": True})
+
+
+def _is_split(table: str) -> bool:
+    found = op.get_bind().scalar(
+        sa.text("select relkind = 'p' from pg_class where oid = to_regclass(:table)"),
+        {"table": table},
+    )
+    return bool(found)

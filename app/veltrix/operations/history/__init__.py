@@ -1,0 +1,1 @@
+"""History by days: made ahead, and what has ended put where it belongs."""
