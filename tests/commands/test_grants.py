@@ -30,7 +30,7 @@ def test_grants_are_printed_as_sql_or_given_by_the_owner_alone(
                 and line.startswith("grant")]  # fmt: skip
     assert (given.code, upgraded.code, nobody.code) == (0, 0, 2)
     assert "no other rights" in given.out
-    assert "schema 0017" in upgraded.out
+    assert "schema 0018" in upgraded.out
     assert "name a role" in nobody.err
 
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 import veltrix.store.access_tables
 import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
+import veltrix.store.history.retention_tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.due_runs import add_runs
 from tests.support.roles import Roles, make_roles
@@ -205,7 +206,10 @@ def test_each_statement_of_ours_has_its_right_and_no_table_is_forgotten() -> Non
 
 def upserted() -> set[tuple[str, str]]:
     """What `on conflict do update` needs."""
-    tables = ("answers", "counter_totals", "counters", "failure_hours", "workers")
+    tables = (
+        *("answers", "counter_totals", "counters", "failure_hours", "retention_policies"),
+        "workers",
+    )
     return {(table, "update") for table in tables}
 
 

@@ -49,6 +49,7 @@ APP: Mapping[str, tuple[str, ...]] = {
     "releases": (_READ, _ADD, _CHANGE, _REMOVE),
     "replay_runs": (_READ, _ADD, _CHANGE, _REMOVE),
     "replays": (_READ, _ADD, _CHANGE, _REMOVE),
+    "retention_policies": (_READ, _ADD, _CHANGE),
     "runs": (_READ, _ADD, _CHANGE),
     "secrets": (_READ,),
     "sessions": (_READ, _ADD, _REMOVE),

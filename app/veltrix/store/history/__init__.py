@@ -1,1 +1,1 @@
-"""The ledger by days: how it is split, and which days there are."""
+"""The ledger by days: how it is split, which days there are, for how long, and what has left."""
