@@ -27,6 +27,7 @@ from veltrix.commands import (
     processes,
     prove,
     replays,
+    retention,
     runs,
     schema,
     send,
@@ -92,6 +93,7 @@ for panel, group, name in (
     (_SET_UP, topology.group, "topology"),
     (_SET_UP, keys.group, "keys"),
     (_SET_UP, schema.group, "db"),
+    (_SET_UP, retention.group, "retention"),
 ):
     cli.add_typer(group, name=name, rich_help_panel=panel)
 in_groups(cli)

@@ -19,9 +19,11 @@ OPERATIONS = """
 abort_replay archive_runs cancel_run cancel_runs count_runs edit_run ignore_failure list_audit
 list_dead_letters list_events list_failures list_replay_runs list_replays list_runs
 list_unserved list_workers list_workflows livez metrics note_failure pause_replay plan_replay
-post_events preview_edit read_audit read_balance read_dead_letter read_edit read_event
-read_failure read_replay read_run readyz reopen_failure replay_run replay_runs resolve_failure
-restore_runs resume_replay see_dead_letters show_doctor start_replay start_workflow
+plan_retention post_events
+preview_edit preview_retention read_audit read_balance read_dead_letter read_edit read_event
+read_failure read_replay read_retention read_run readyz reopen_failure replay_run replay_runs
+resolve_failure restore_runs resume_replay see_dead_letters set_retention show_doctor start_replay
+start_workflow
 """
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")

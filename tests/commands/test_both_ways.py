@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +15,13 @@ from sqlalchemy import Engine
 
 from tests.commands.conftest import Ran, Veltrix
 from tests.support.due_runs import add_runs, subscribe
+from tests.support.old_ledger import add_past, days_ago
 from tests.support.served import Client, served
 from tests.support.settled import hold, settle
 from veltrix.domain.dead_letters import DeadLetter
+from veltrix.domain.states import RunState
 from veltrix.operations.failures.triage import fold_groups_once
+from veltrix.operations.retention.rules import JudgedEvent, JudgedRun
 from veltrix.pipeline.execute.journal_rows import JournalEntry
 from veltrix.pipeline.relay.dead_letters import bury
 
@@ -145,6 +149,10 @@ READS = [
     "workflows list",
     "replay list",
     f"run {NO_ID}",
+    "retention show",
+    "retention plan",
+    "retention plan --defaults",
+    "retention plan --workflow nobody --outcome failed --content never",
 ]
 
 
@@ -247,6 +255,23 @@ def test_what_is_decided_is_the_same_both_ways(ways: Ways, engine: Engine) -> No
     assert ways.database("events", "seen", "1").code == 0
     assert ways.http("events", "seen", "2").lines == ["1 marked as seen by ann"]
     assert ways.alike("events seen --up-to {0}", ["2"], ["2"], "--json").code == 1
+
+
+def test_policies_of_retention_are_the_same_both_ways(ways: Ways, engine: Engine) -> None:
+    at = days_ago(datetime.now(UTC), 40)
+    ended = [JudgedRun("a", RunState.SUCCEEDED, at)]
+    add_past(engine, [JudgedEvent(at, False, True, ended)] * 3)
+
+    ways.alike("retention apply --defaults --yes", (), (), *WHY[:2])
+    own = "retention apply --outcome failed --content 7d --lines never --yes"
+    found = ways.alike(own, (), (), *WHY)
+
+    assert found.json["plan"]["days"][0]["leaving"] == 3
+    for line in ("retention show", "retention plan"):
+        ways.same(*line.split())
+        ways.same(*line.split(), "--json")
+    assert ways.alike("retention apply --outcome failed --content 1h --yes", (), (), *WHY).code == 2
+    assert len(ways.database("audit", "--action", "retention.set", "--json").json["items"]) == 4
 
 
 def test_over_http_the_key_says_who_acts(ways: Ways, engine: Engine) -> None:

@@ -35,6 +35,7 @@ _TAGS = [
     {"name": "workers", "description": "Who runs what"},
     {"name": "balance", "description": "Accepted against settled and open"},
     {"name": "doctor", "description": "What can lose, repeat, stall or hide work"},
+    {"name": "retention", "description": "How long history is kept, and what may leave"},
     {"name": "audit", "description": "Who did what, and why"},
     {"name": "health", "description": "For probes and Prometheus; needs no key"},
 ]
@@ -87,7 +88,7 @@ _KEY_PARAMETER = {
     "example": "order-42-refund",
 }
 # An event is its own key; a preview changes nothing.
-_WITHOUT_KEY = {"/v1/events", "/v1/replays/preview"}
+_WITHOUT_KEY = {"/v1/events", "/v1/replays/preview", "/v1/retention/preview"}
 _START_SCHEMA = {
     "type": "object",
     "description": "`input` starts one run, `inputs` one for each element. Each is checked against"

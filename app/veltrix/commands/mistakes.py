@@ -28,6 +28,7 @@ def _of_ours(error: BaseException) -> list[str] | None:
     from veltrix.access.keys import KeyRefused
     from veltrix.authoring.definitions import DefinitionError
     from veltrix.dev.children import CannotStart
+    from veltrix.operations.retention.rules import PolicyRefused
     from veltrix.releases.subscription_rows import SuffixTaken
     from veltrix.store.grants import RolesRefused
     from veltrix.store.schema import SchemaError
@@ -37,6 +38,7 @@ def _of_ours(error: BaseException) -> list[str] | None:
         ChainRefused,
         DefinitionError,
         KeyRefused,
+        PolicyRefused,
         RolesRefused,
         SchemaError,
         SuffixTaken,

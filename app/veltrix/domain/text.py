@@ -27,3 +27,13 @@ def storable_text(text: str, chars_max: int) -> str:
         return text
     half = (chars_max - 30) // 2
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters ...\n{text[-half:]}"
+
+
+def size_text(count: int) -> str:
+    """So many bytes, in the largest unit of which there is one."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1_000:
+            return f"{size:.0f} {unit}"
+        size /= 1_000
+    return f"{size:,.1f} TB"

@@ -37,6 +37,7 @@ from veltrix.api import (
     health,
     queues,
     replays,
+    retention,
     runs,
     starts,
     workers,
@@ -99,7 +100,7 @@ _ADMIN_KEY = Audited(
 
 PARTS = (
     *(event_reads, workflows, starts, bulk, runs, edits, failures, replays),
-    *(dead_letters, workers, queues, audit, balance, doctor, health),
+    *(dead_letters, workers, queues, retention, audit, balance, doctor, health),
 )
 
 _log = logger("api")

@@ -7,6 +7,7 @@ import msgspec
 
 from veltrix.operations.failures.triage import NotMoved, NoVersion
 from veltrix.operations.replays.rules import ReplayRefused
+from veltrix.operations.retention.rules import PolicyRefused
 from veltrix.operations.runs.bulk import NotDone
 from veltrix.web.problems import Problem
 
@@ -68,3 +69,8 @@ def problem_of_group(answer: NotMoved) -> Problem:
     by = f" by {answer.by}" if answer.by else ""
     detail = f"group {answer.id} is {answer.state} already{by}; nothing was done"
     return Problem("wrong-state", detail, state=answer.state, by=answer.by)
+
+
+def problem_of_policy(refused: PolicyRefused) -> Problem:
+    """400: no such policy of retention can be; none was set."""
+    return Problem("invalid-policy", str(refused))

@@ -79,6 +79,9 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "invalid-patch": ProblemKind(
         400, "The patch is no JSON Patch, or is too large.", "Mend the operation that is named."
     ),
+    "invalid-policy": ProblemKind(
+        400, "The policy of retention cannot be.", "Mend what `detail` names; nothing was set."
+    ),
     "invalid-request": ProblemKind(
         400, "A parameter or a member of the body makes no sense.", "Mend what `detail` names."
     ),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Verb
+    from veltrix.operations.retention.policies import SetPolicy
+    from veltrix.operations.retention.rules import RetentionPolicy
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.query import RunQuery
@@ -138,6 +140,14 @@ class DatabaseBackend(DatabaseReads):
         from veltrix.pipeline.relay.dead_letters import see
 
         return SeenLetters(see(self._engine, ids, self._author, reason), self._author)
+
+    def set_retention(
+        self, policies: "Sequence[RetentionPolicy]", reason: str
+    ) -> "list[SetPolicy]":
+        """In one transaction."""
+        from veltrix.operations.retention.policies import set_policies
+
+        return set_policies(self._engine, policies, reason, self._author)
 
 
 def _given(wanted: msgspec.Struct) -> dict[str, Any]:

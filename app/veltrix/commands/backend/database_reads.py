@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from veltrix.operations.failures.read import GroupFilter, GroupPage, GroupStory, Order
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import ReplayState
+    from veltrix.operations.retention.plan import RetentionPlan
+    from veltrix.operations.retention.policies import RetentionStanding
+    from veltrix.operations.retention.rules import RetentionPolicy
     from veltrix.operations.runs.query import RunQuery
     from veltrix.operations.runs.read import RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
@@ -181,3 +184,19 @@ class DatabaseReads:
 
         with open_autocommit(self._engine) as tx:
             return find(tx, replay_id)
+
+    def retention(self) -> "RetentionStanding":
+        """The policies, of one moment."""
+        from veltrix.operations.retention.policies import standing
+        from veltrix.store.transactions import open_autocommit
+
+        with open_autocommit(self._engine) as tx:
+            return standing(tx)
+
+    def retention_plan(
+        self, proposed: "Sequence[RetentionPolicy]", cursor: str | None
+    ) -> "RetentionPlan":
+        """A page of the plan."""
+        from veltrix.operations.retention.plan import plan
+
+        return plan(self._engine, proposed, cursor=None if cursor is None else int(cursor))

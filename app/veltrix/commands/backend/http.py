@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayStory
     from veltrix.operations.replays.rules import Verb
+    from veltrix.operations.retention.policies import SetPolicy
+    from veltrix.operations.retention.rules import RetentionPolicy
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.query import RunQuery
@@ -171,6 +173,24 @@ class HttpBackend(HttpReads):
     def see(self, ids: Sequence[int], reason: str) -> SeenLetters:
         """In one request."""
         return self._do(SeenLetters, "/v1/dead-letters/seen", {"ids": list(ids), "reason": reason})
+
+    def set_retention(
+        self, policies: "Sequence[RetentionPolicy]", reason: str
+    ) -> "list[SetPolicy]":
+        """In one request."""
+        from veltrix.operations.retention.policies import SetPolicy
+        from veltrix.operations.retention.rules import PolicyRefused
+
+        path = "/v1/retention"
+        body = msgspec.json.encode({"policies": policies, "reason": reason})
+        headers = {"content-type": "application/json"}
+        try:
+            answer = self._transport.call("PUT", path, body=body, headers=headers)
+        except ApiRefused as refused:
+            if refused.slug == "invalid-policy":
+                raise PolicyRefused(refused.detail) from None
+            raise
+        return answer_as(dict[str, list[SetPolicy]], answer.body, path)["policies"]
 
     def _on_group(
         self, type_: type[T], group_id: str, verb: str, request: dict[str, Any]

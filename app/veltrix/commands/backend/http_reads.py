@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from veltrix.operations.failures.read import GroupFilter, GroupPage, GroupStory, Order
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import ReplayState
+    from veltrix.operations.retention.plan import RetentionPlan
+    from veltrix.operations.retention.policies import RetentionStanding
+    from veltrix.operations.retention.rules import RetentionPolicy
     from veltrix.operations.runs.query import RunQuery
     from veltrix.operations.runs.read import RunPage
     from veltrix.operations.runs.read_events import EventFilter, EventPage, EventStory
@@ -196,6 +199,30 @@ class HttpReads:
             cursor = page.next
             if cursor is None or len(page.items) < wanted or len(items) >= limit:
                 return cast("T", made(items, cursor))
+
+    def retention(self) -> "RetentionStanding":
+        """The policies, of one moment."""
+        from veltrix.operations.retention.policies import RetentionStanding
+
+        return self.read(RetentionStanding, "/v1/retention")
+
+    def retention_plan(
+        self, proposed: "Sequence[RetentionPolicy]", cursor: str | None
+    ) -> "RetentionPlan":
+        """A page of the plan, in one request."""
+        from veltrix.operations.retention.plan import RetentionPlan
+        from veltrix.operations.retention.rules import PolicyRefused
+
+        path = "/v1/retention/preview"
+        body = msgspec.json.encode({"policies": proposed, "cursor": cursor})
+        headers = {"content-type": "application/json"}
+        try:
+            answer = self._transport.call("POST", path, body=body, headers=headers)
+        except ApiRefused as refused:
+            if refused.slug == "invalid-policy":
+                raise PolicyRefused(refused.detail) from None
+            raise
+        return answer_as(RetentionPlan, answer.body, path)
 
 
 def answer_as(type_: type[T], body: bytes, path: str) -> T:

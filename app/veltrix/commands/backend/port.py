@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from veltrix.operations.replays.plan import EditedNow
     from veltrix.operations.replays.read import ReplayPage, ReplayStory
     from veltrix.operations.replays.rules import ReplayState, Verb
+    from veltrix.operations.retention.plan import RetentionPlan
+    from veltrix.operations.retention.policies import RetentionStanding, SetPolicy
+    from veltrix.operations.retention.rules import RetentionPolicy
     from veltrix.operations.runs.bulk import BulkAction, BulkRequest, Done, NotDone
     from veltrix.operations.runs.cancel import Cancelled, CancelRequested, NotCancelled
     from veltrix.operations.runs.query import RunQuery
@@ -133,6 +136,14 @@ class Reads(Protocol):
     def replay(self, replay_id: str) -> "ReplayStory | None":
         """A replay as it is now; None: there is none."""
 
+    def retention(self) -> "RetentionStanding":
+        """The policies in force, and the usual ones."""
+
+    def retention_plan(
+        self, proposed: "Sequence[RetentionPolicy]", cursor: str | None
+    ) -> "RetentionPlan":
+        """A page of what policies would let go. Raises PolicyRefused."""
+
 
 class Acts(Protocol):
     """What can be done. Who does it is known to the backend; refusals are values, or ReplayRefused.
@@ -178,6 +189,11 @@ class Acts(Protocol):
 
     def see(self, ids: Sequence[int], reason: str) -> SeenLetters:
         """Up to 1,000 dead letters are marked as seen."""
+
+    def set_retention(
+        self, policies: "Sequence[RetentionPolicy]", reason: str
+    ) -> "list[SetPolicy]":
+        """These policies are in force, beside those that were. Raises PolicyRefused."""
 
 
 class Backend(Reads, Acts, Protocol):

@@ -64,6 +64,19 @@ class RetentionDay(msgspec.Struct, frozen=True):
     bytes: int
     stay: StayingCounts
 
+    def with_rest(self, rest: "RetentionDay") -> "RetentionDay":
+        """This part of a day and the one behind it, as one."""
+        stay = msgspec.structs.asdict(self.stay)
+        more = msgspec.structs.asdict(rest.stay)
+        numbers = msgspec.structs.asdict(rest)
+        added = {
+            name: value + numbers[name]
+            for name, value in msgspec.structs.asdict(self).items()
+            if isinstance(value, int)
+        }
+        together = StayingCounts(**{name: count + more[name] for name, count in stay.items()})
+        return RetentionDay(since=self.since, until=rest.until, stay=together, **added)
+
 
 class RetentionPlan(msgspec.Struct, frozen=True):
     """A page of days, the oldest first. `next` goes on from here, None: there are no more.
@@ -119,9 +132,10 @@ def plan(
         shortest, days, read_rows = shortest_s(policies), list[RetentionDay](), 0
         end = 0 if shortest is None else _end(now, shortest)
         size = _bytes_of_event(tx)
-        minute = _next(tx, cursor or 0, end)
+        until = cursor or 0
+        minute = _next(tx, until, end)
         while minute is not None and len(days) < days_max and read_rows < rows_max:
-            since = max(minute - minute % MINUTES_OF_DAY, cursor or 0)
+            since = max(minute - minute % MINUTES_OF_DAY, until)
             until, found = _day(tx, policies, now, since, rows_max - read_rows)
             days.append(_summed(since, until, found, size))
             read_rows += days[-1].events + days[-1].runs
@@ -131,7 +145,7 @@ def plan(
         policies=sorted(policies.values(), key=lambda one: (one.workflow, one.outcome)),
         young_since=None if shortest is None else _moment(end),
         days=days,
-        next=None if minute is None else str(minute),
+        next=None if minute is None else str(until),
     )
 
 

@@ -10,7 +10,12 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from veltrix.access.audit import Audited, append
-from veltrix.operations.retention.rules import PolicyRefused, RetentionPolicy, check
+from veltrix.operations.retention.rules import (
+    DEFAULTS,
+    PolicyRefused,
+    RetentionPolicy,
+    check,
+)
 from veltrix.store.arrays import IntArray, TextArray
 from veltrix.store.transactions import retry_transient, transaction
 
@@ -22,6 +27,13 @@ class SetPolicy(RetentionPolicy, frozen=True):
 
     changed_by: str
     changed_at: datetime
+
+
+class RetentionStanding(msgspec.Struct, frozen=True):
+    """The policies in force; what none is about is kept for ever. `defaults`: the usual ones."""
+
+    policies: list[SetPolicy]
+    defaults: list[RetentionPolicy]
 
 
 _READ = """
@@ -54,6 +66,11 @@ def read(tx: Connection) -> list[SetPolicy]:
         msgspec.convert(dict(zip(names, row, strict=True)), SetPolicy)
         for row in tx.exec_driver_sql(_READ)
     ]
+
+
+def standing(tx: Connection) -> RetentionStanding:
+    """The policies in force, beside those that are usual."""
+    return RetentionStanding(read(tx), list(DEFAULTS))
 
 
 def check_all(tx: Connection, policies: Sequence[RetentionPolicy]) -> None:
