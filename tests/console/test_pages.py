@@ -34,6 +34,8 @@ PAGES: dict[str, Callable[[Shown], str]] = {
     "workflows": lambda _: "/workflows",
     "workflow": lambda _: "/workflows/fulfil",
     "audit": lambda _: "/audit",
+    "retention": lambda _: "/retention",
+    "retention-tried": lambda _: "/retention?defaults=yes",
     "audit-row": lambda _: "/audit/1",
     "search": lambda _: "/search?q=order-1",
     "flower": lambda _: "/flower",
@@ -125,7 +127,7 @@ def test_on_a_phone_every_place_is_in_sight(browser: Browser, shown: Shown) -> N
         tab.sign_in()
         places = [place.bounding_box() for place in tab.page.locator(".places a").all()]
 
-        assert len(places) == 8
+        assert len(places) == 9
         assert [box for box in places if box is None or box["x"] + box["width"] > PHONE[0]] == []
 
 

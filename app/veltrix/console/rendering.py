@@ -53,6 +53,7 @@ PLACES = (
     ("/events", "Events", "e"),
     ("/workflows", "Workflows", "w"),
     ("/audit", "Audit", "a"),
+    ("/retention", "Retention", "t"),
     ("/flower", "Flower", "l"),
 )
 

@@ -21,6 +21,7 @@ from veltrix.console import (
     failures,
     patching,
     replays,
+    retention,
     run_view,
     views,
     workflow_view,
@@ -68,6 +69,7 @@ _VIEWS: dict[str, Page] = {
     "/failures/{group_id}": failures.group,
     "/replays": failures.replays,
     "/replays/{replay_id}": failures.one_replay,
+    "/retention": retention.retention,
     "/search": views.found,
     "/deliveries/{delivery_id}": views.delivery,
     "/flower": views.flower,
@@ -108,6 +110,8 @@ def make_console(state: State) -> ASGIApp:
         Route("/failures/{group_id}/edit/preview", with_error_page(look), methods=["POST"])
     )
     routes += [_act(path, call) for path, call in _ACTS.items()]
+    set_retention = actions.action(KeyScope.ADMIN, retention.set_retention)
+    routes.append(Route("/retention", with_error_page(set_retention), methods=["POST"]))
     start = actions.action(KeyScope.EVENTS_WRITE, workflow_view.start, editing.PAYLOAD_TIMES)
     routes.append(Route("/workflows/{name:path}", with_error_page(start), methods=["POST"]))
     routes += [
