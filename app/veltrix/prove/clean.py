@@ -183,6 +183,7 @@ _BOOKS = {
     "counters": "delete from counters where account_id = any(%(accounts)s)",
     "counter_deltas": "delete from counter_deltas where account_id = any(%(accounts)s)",
     "counter_totals": "delete from counter_totals where account_id = any(%(accounts)s)",
+    "dropped": "delete from dropped where account_id = any(%(accounts)s)",
     "accounts": "delete from accounts where id = any(%(accounts)s)",
 }
 
@@ -203,6 +204,7 @@ class Removed(msgspec.Struct):
     counters: int = 0
     counter_deltas: int = 0
     counter_totals: int = 0
+    dropped: int = 0
     accounts: int = 0
 
     def add(self, table: str, rows: int) -> None:

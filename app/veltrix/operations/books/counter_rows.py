@@ -1,9 +1,9 @@
 """The books in the database: deltas folded into counters, minutes recounted from rows.
 
-Every delta commits with the rows it counts, so in one snapshot counters + deltas equal the rows, of
-every minute and at every moment; a difference is never a race. Fold and recount are the only
-writers of `counters` and `counter_totals`; an advisory lock, held until their transaction ends,
-lets one of them work at a time, in whatever process. Canaries are in no book.
+Every delta commits with the rows it counts, so in one snapshot counters + deltas equal the rows and
+what was dropped, of every minute and at every moment; a difference is never a race. Fold and
+recount are the only writers of `counters` and `counter_totals`; an advisory lock, held until their
+transaction ends, lets one of them work at a time, in whatever process. Canaries are in no book.
 """
 
 from collections.abc import Sequence
@@ -171,9 +171,15 @@ _BOOKED = " + ".join(
 )
 _FOUND = ", ".join(f"sum({name})::bigint as {name}" for name in (*PROVABLE, "open", "astray"))
 
+# What was dropped of a minute counts as if it were there: a run that was kept may be replayed.
+_DROPPED = f"""
+select minute, account_id, {", ".join(PROVABLE)}, 0, 0 from dropped where minute = any(%(minute)s)
+"""  # noqa: S608 - column names of our own table
+
 _RECOUNT = f"""
 with found as materialized (
-    select minute, account_id, {_FOUND} from ({_ROWS}) as counted group by minute, account_id
+    select minute, account_id, {_FOUND} from ({_ROWS} union all {_DROPPED}) as counted
+    group by minute, account_id
 ), pending as materialized (
     select minute, account_id, {_SUMS} from counter_deltas
     where minute = any(%(minute)s) and account_id <> {CANARY_ACCOUNT}
@@ -267,11 +273,11 @@ def minutes_to_recount(
 
 
 def recount(tx: Connection, minutes: Sequence[int]) -> Recount:
-    """Compare these minutes with their rows, note each account's discrepancy, seal what agrees.
+    """Compare these minutes with their rows and what was dropped of them, seal what agrees.
 
-    Needs `lock_books`, in a REPEATABLE READ transaction. An account's minute that agrees, has
-    nothing open and no delta to fold is sealed: its counts go into the totals. One that no longer
-    agrees leaves them.
+    Needs `lock_books`, in a REPEATABLE READ transaction. Each account's discrepancy is noted. An
+    account's minute that agrees, has nothing open and no delta to fold is sealed: its counts go
+    into the totals. One that no longer agrees leaves them.
     """
     return Recount(*tx.exec_driver_sql(_RECOUNT, _ranges(minutes)).one())
 

@@ -43,6 +43,7 @@ copy (
     )
 ) to stdout
 """  # noqa: S608 - put together from constants
+# Less what was dropped: what is left has rows.
 _BOOKS = """
 select coalesce(sum(accepted), 0), coalesce(sum(routed), 0), coalesce(sum(unrouted), 0),
     coalesce(sum(started), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0),
@@ -53,7 +54,10 @@ from (
     union all
     select account_id, accepted, routed, unrouted, started, succeeded, failed, cancelled
     from counter_deltas
-) both_of_them where account_id in (select id from accounts where source = %(source)s)
+    union all
+    select account_id, -accepted, -routed, -unrouted, -started, -succeeded, -failed, -cancelled
+    from dropped
+) all_of_them where account_id in (select id from accounts where source = %(source)s)
 """
 _BOOKS_BY_MINUTE = """
 select account_id, minute, sum(accepted), sum(routed), sum(unrouted), sum(started),
@@ -64,7 +68,11 @@ from (
     union all
     select account_id, minute, accepted, routed, unrouted, started, succeeded, failed, cancelled
     from counter_deltas
-) both_of_them where account_id in (select id from accounts where source = %(source)s)
+    union all
+    select account_id, minute, -accepted, -routed, -unrouted, -started, -succeeded, -failed,
+        -cancelled
+    from dropped
+) all_of_them where account_id in (select id from accounts where source = %(source)s)
 group by 1, 2
 """
 _FAILED_ATTEMPTS = """
