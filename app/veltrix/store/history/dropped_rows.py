@@ -21,6 +21,7 @@ from veltrix.domain.ids import first_id_at
 COUNTS = ("accepted", "routed", "unrouted", "started", "succeeded", "failed", "cancelled")
 _COLUMNS = ", ".join(COUNTS)
 _PAGE_ROWS = 5_000
+_EPOCH, _MINUTES_OF_DAY = date(1970, 1, 1), 1_440
 
 _COUNT = f"""
 select minute, account_id,
@@ -56,6 +57,10 @@ where drop_id = %(drop)s::uuid and minute < %(end)s
     and (minute, account_id) > (%(minute)s, %(account)s)
 order by minute, account_id limit {_PAGE_ROWS}
 """  # noqa: S608 - as _COUNT
+_DROPS = """
+select drop_id::text, min(minute) from dropped where minute >= %(first)s and digest is not null
+group by drop_id order by min(minute), drop_id
+"""
 
 
 class Relations(msgspec.Struct, frozen=True):
@@ -115,8 +120,8 @@ def note_dropped(
 
 def dropped_by(tx: Connection, drop_id: str, day: date) -> Iterator[Dropped]:
     """What the books say of this drop in a day, by minute and account, a page at a time."""
-    first = (date(day.year, day.month, day.day) - date(1970, 1, 1)).days * 1_440
-    keys: dict[str, object] = {"drop": drop_id, "end": first + 1_440}
+    first = (day - _EPOCH).days * _MINUTES_OF_DAY
+    keys: dict[str, object] = {"drop": drop_id, "end": first + _MINUTES_OF_DAY}
     minute, account = first - 1, 2**31 - 1
     while True:
         keys |= {"minute": minute, "account": account}
@@ -125,3 +130,12 @@ def dropped_by(tx: Connection, drop_id: str, day: date) -> Iterator[Dropped]:
         if len(rows) < _PAGE_ROWS:
             return
         minute, account = rows[-1].minute, rows[-1].account_id
+
+
+def drops_since(tx: Connection, day: date) -> list[tuple[date, str]]:
+    """Every drop that took events or runs of this day or later, with its first day."""
+    keys = {"first": (day - _EPOCH).days * _MINUTES_OF_DAY}
+    return [
+        (_EPOCH + timedelta(days=minute // _MINUTES_OF_DAY), drop_id)
+        for drop_id, minute in tx.exec_driver_sql(_DROPS, keys)
+    ]

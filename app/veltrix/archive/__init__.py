@@ -1,0 +1,1 @@
+"""History as files: days of events, runs, journal and failed attempts, which prove themselves."""
