@@ -13,6 +13,7 @@ import typer
 
 from veltrix.commands import (
     acting,
+    archive,
     audit,
     audit_verify,
     balance,
@@ -94,6 +95,7 @@ for panel, group, name in (
     (_SET_UP, keys.group, "keys"),
     (_SET_UP, schema.group, "db"),
     (_SET_UP, retention.group, "retention"),
+    (_SET_UP, archive.group, "archive"),
 ):
     cli.add_typer(group, name=name, rich_help_panel=panel)
 in_groups(cli)

@@ -26,6 +26,7 @@ def sentences_of(error: BaseException) -> list[str] | None:
 def _of_ours(error: BaseException) -> list[str] | None:
     from veltrix.access.audit_check import ChainRefused
     from veltrix.access.keys import KeyRefused
+    from veltrix.archive.manifest import ArchiveBroken, ArchiveRefused
     from veltrix.authoring.definitions import DefinitionError
     from veltrix.dev.children import CannotStart
     from veltrix.operations.retention.rules import PolicyRefused
@@ -34,6 +35,8 @@ def _of_ours(error: BaseException) -> list[str] | None:
     from veltrix.store.schema import SchemaError
 
     expected = (
+        ArchiveBroken,
+        ArchiveRefused,
         CannotStart,
         ChainRefused,
         DefinitionError,
