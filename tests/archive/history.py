@@ -80,7 +80,13 @@ def detach(engine: Engine, day: date, states: str = "('succeeded', 'failed', 'ca
     return drop_id
 
 
-GONE = Relations("gone_events", "gone_runs", "gone_journal", "gone_failed_attempts")
+# As a drop names them that keeps some: what stays is left out by a select.
+GONE = Relations(
+    "gone_events",
+    "(select * from gone_runs g where not exists (select from runs r where r.id = g.id))",
+    "gone_journal",
+    "(select * from gone_failed_attempts)",
+)
 
 
 def dropped(engine: Engine, folder: Path, day: date, drop_id: str) -> ArchivePart:

@@ -219,11 +219,45 @@ def test_an_event_is_found_with_all_that_came_of_it(engine: Engine, tmp_path: Pa
     assert find_event(parts, "00000000-0000-7000-8000-000000000000") is None
 
 
+def test_a_file_that_is_not_whole_is_said_by_who_reads_it(engine: Engine, tmp_path: Path) -> None:
+    ids = add_day(engine, DAYS[0], events=2)
+    part = copied(engine, tmp_path, DAYS[0])
+    path = part.file("journal")
+    whole = path.read_bytes()
+    no_row = gzip.compress(b"no row\n")
+    for damaged in (whole[:-40], b"", b"x" * len(whole), no_row.ljust(len(whole), b"\x00")):
+        path.write_bytes(damaged)
+        with pytest.raises(ArchiveBroken, match=r"journal\.jsonl\.gz"):
+            find_event(parts_of(tmp_path), event_id_of(ids[-1]))
+
+
+def test_a_drop_of_two_days_is_missed_where_one_of_them_is_not_archived(
+    engine: Engine, tmp_path: Path
+) -> None:
+    for day in DAYS[:2]:
+        add_day(engine, day, events=1)
+    dropped(engine, tmp_path, DAYS[0], detach(engine, DAYS[0]))
+    run_sql(
+        engine,
+        "insert into dropped select minute + 1440, account_id, drop_id, accepted, routed, unrouted,"
+        " started, succeeded, failed, cancelled, 0, digest from dropped",
+        "insert into dropped (minute, account_id, drop_id, dead_letters)"
+        " select minute, 0, drop_id, 1 from dropped where failed > 0",
+    )
+
+    found = verified(engine, tmp_path).findings
+
+    assert [finding.part for finding in found] == [MIDDLE]
+
+
 def test_a_manifest_that_is_none_or_newer_is_said(archive: Path) -> None:
     path = archive / MIDDLE / "manifest.json"
     whole = path.read_text()
     path.write_text(whole.replace('"format": 1', '"format": 2'))
     with pytest.raises(ArchiveRefused, match="format 2"):
+        verify_archive(archive)
+    path.write_text(whole.replace('"runs.jsonl.gz"', '"../runs.jsonl.gz"'))
+    with pytest.raises(ArchiveBroken, match="names other files"):
         verify_archive(archive)
     path.write_text(whole[:-10])
     with pytest.raises(ArchiveBroken, match="is no manifest"):

@@ -1,7 +1,7 @@
 """`veltrix archive`, as an operator uses it."""
 
-import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -125,9 +125,9 @@ def test_who_only_reads_can_archive_and_reading_needs_no_database(
     assert [written.code, asked.code, read.code] == [0, 0, 0]
 
 
-def test_ctrl_c_ends_a_copy_with_nothing_archived(
-    engine: Engine, database_url: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def large_day(engine: Engine) -> None:
+    """A day whose journal takes a moment to be written."""
     ids = add_day(engine, DAY, events=10)
     run_sql(
         engine,
@@ -136,14 +136,40 @@ def test_ctrl_c_ends_a_copy_with_nothing_archived(
         f" generate_series(1, 8000) p where id = '{ids[0]}' or id = '{ids[1]}'"
         f" or id = '{ids[2]}' or id = '{ids[3]}'",
     )
-    folder = tmp_path / "archive"
+
+
+def begun(database_url: str, folder: Path) -> "subprocess.Popen[str]":
+    """A copy that is in the middle of the journal."""
     process = as_process(database_url, "archive", "write", str(DAY), "--to", str(folder))
     place = folder / str(DAY) / "journal.jsonl.gz"
     until(place.exists, deadline_s=30, what="the journal to be written")
+    return process
+
+
+def test_ctrl_c_ends_a_copy_with_nothing_archived(
+    large_day: None, database_url: str, tmp_path: Path
+) -> None:
+    process = begun(database_url, tmp_path / "archive")
 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
 
     assert (process.returncode, said.splitlines()[-1]) == (2, "veltrix: stopped")
-    assert files_of(folder) == set()
-    shutil.rmtree(folder)
+    assert files_of(tmp_path / "archive") == set()
+
+
+def test_a_killed_copy_is_not_archived_and_begun_anew(
+    large_day: None, veltrix: Veltrix, database_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    process = begun(database_url, folder)
+    process.kill()
+    process.communicate(timeout=60)
+
+    listed = veltrix("archive", "read", str(folder), "--json")
+    written = veltrix("archive", "write", str(DAY), "--to", str(folder))
+    verified = veltrix("archive", "read", str(folder), "--verify")
+
+    assert (listed.json, "has no manifest" in listed.err) == ([], True)
+    assert (written.code, verified.code) == (0, 0)
+    assert folder.stat().st_mode & 0o777 == 0o700

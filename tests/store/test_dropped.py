@@ -19,6 +19,8 @@ from veltrix.domain.states import ReplayMode
 from veltrix.operations.books.books import Balance, balance, recount_once
 from veltrix.operations.books.counter_rows import Recount
 from veltrix.operations.replays.move import replay
+from veltrix.prove.check import evidence
+from veltrix.prove.clean import PREFIX, clean
 from veltrix.store.history.dropped_rows import (
     Dropped,
     IdBounds,
@@ -217,6 +219,27 @@ def test_a_dead_letter_that_leaves_balances_when_it_is_noted(engine: Engine) -> 
     assert opened(engine).unaccounted == 0
     run_sql(engine, "delete from dropped")
     assert opened(engine).unaccounted > 0
+
+
+def test_a_proof_holds_what_was_dropped_for_rows_and_takes_it_away_with_its_own(
+    engine: Engine,
+) -> None:
+    ids = add_old_events(engine, 500, 3)
+    settle(engine, ids, "succeeded")
+    with transaction(engine) as tx:
+        take(tx, [event_id_of(id_) for id_ in ids[:2]])
+    run_sql(engine, f"update accounts set source = '{PREFIX}1'")
+    with transaction(engine) as tx:
+        driver = tx.connection.driver_connection
+        assert driver is not None
+        source = {"source": f"{PREFIX}1"}
+        books = driver.execute(evidence._BOOKS, source).fetchone()
+        by_minute = driver.execute(evidence._BOOKS_BY_MINUTE, source).fetchall()
+
+    assert books == (1, 1, 0, 1, 1, 0, 0)
+    assert [row[2:] for row in by_minute] == [books]
+    assert clean(engine).dropped == 1
+    assert rows_of(engine, "select * from dropped") == []
 
 
 def test_the_digest_is_of_the_ids_of_events_and_then_of_runs_in_order(engine: Engine) -> None:

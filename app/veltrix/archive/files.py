@@ -55,6 +55,16 @@ def check_bytes(path: Path, said: ArchivedFile) -> None:
         )
 
 
+def check_size(path: Path, said: ArchivedFile) -> None:
+    """Raises ArchiveBroken where the file has not as many bytes: a cheap look before one reads."""
+    size = path.stat().st_size if path.exists() else 0
+    if size != said.bytes:
+        raise ArchiveBroken(
+            f"{path} has {size:,} bytes, and {said.bytes:,} were written; `veltrix archive read"
+            " --verify` looks at all of the archive"
+        )
+
+
 def lines_of(path: Path, show: Show = go_on) -> Iterator[bytes]:
     """The lines of a file, one after the other. Raises ArchiveStopped, ArchiveBroken."""
     rows = 0

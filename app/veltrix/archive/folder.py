@@ -57,7 +57,7 @@ def unfinished_in(folder: Path) -> list[str]:
 def locked(folder: Path) -> Iterator[None]:
     """The archive's folder, made if need be, for one writer alone. Raises ArchiveRefused."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # payloads will be in it
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ArchiveRefused(

@@ -87,7 +87,7 @@ class ArchivePart(msgspec.Struct, frozen=True):
 
     def file(self, table: str) -> Path:
         """Where the rows of this table are."""
-        return self.path / self.manifest.files[table].name
+        return self.path / file_name(table)
 
 
 def file_name(table: str) -> str:
@@ -123,9 +123,13 @@ def manifest_of(text: bytes, where: Path) -> Manifest:
             " that wrote it, or a newer one"
         )
     try:
-        return msgspec.json.decode(text, type=Manifest)
+        found = msgspec.json.decode(text, type=Manifest)
     except msgspec.DecodeError as error:
         raise ArchiveBroken(f"{where} is no manifest: {error}") from None
+    names = {table: file.name for table, file in found.files.items()}
+    if names != {table: file_name(table) for table in (*TABLES, BOOKS)}:
+        raise ArchiveBroken(f"{where} names other files than a part has")
+    return found
 
 
 def text_of(manifest: Manifest) -> bytes:

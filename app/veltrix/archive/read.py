@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from veltrix.archive.files import Show, go_on, lines_of
-from veltrix.archive.manifest import ArchivePart
+from veltrix.archive.files import Show, check_size, go_on, lines_of
+from veltrix.archive.manifest import ArchiveBroken, ArchivePart
 from veltrix.domain.ids import runs_range
 
 _HEX_ID = 36
@@ -47,6 +47,8 @@ def find_event(
     for part in reversed(parts):
         if not part.manifest.first_id <= event_id < part.manifest.end_id:
             continue
+        for table, file in part.manifest.files.items():
+            check_size(part.file(table), file)
         found = list(_rows(part.file("events"), "id", event_id, event_id, show))
         if found:
             return ArchivedEvent(part.name, found[0], _runs(part, event_id, show))
@@ -60,10 +62,10 @@ def _runs(part: ArchivePart, event_id: str, show: Show) -> list[ArchivedRun]:
         for row in _rows(part.file("runs"), "id", first, last, show)
     }
     if runs:
-        for row in _rows(part.file("journal"), "run_id", first, last, show):
-            runs[row["run_id"]].journal.append(row)
-        for row in _rows(part.file("failed_attempts"), "run_id", first, last, show):
-            runs[row["run_id"]].failed_attempts.append(row)
+        for table in ("journal", "failed_attempts"):
+            for row in _rows(part.file(table), "run_id", first, last, show):
+                if (run := runs.get(row["run_id"])) is not None:
+                    getattr(run, table).append(row)
     return list(runs.values())
 
 
@@ -75,15 +77,19 @@ def _rows(path: Path, key: str, first: str, last: str, show: Show) -> Iterator[R
     begin = f'{{"{key}":"'.encode()
     at = len(begin)
     for line in lines_of(path, show):
-        id_ = (
-            line[at : at + _HEX_ID].decode()
-            if line.startswith(begin)
-            else msgspec.json.decode(line, type=_OfRun).run_id
-        )
-        if id_ > last:
-            return
-        if id_ >= first:
-            yield msgspec.json.decode(line, type=Row)
+        try:
+            id_ = (
+                line[at : at + _HEX_ID].decode()
+                if line.startswith(begin)
+                else msgspec.json.decode(line, type=_OfRun).run_id
+            )
+            if id_ > last:
+                return
+            row = msgspec.json.decode(line, type=Row) if id_ >= first else None
+        except ValueError as error:
+            raise ArchiveBroken(f"{path.name} has a line that is no row: {error}") from None
+        if row is not None:
+            yield row
 
 
 class _OfRun(msgspec.Struct):
