@@ -266,6 +266,23 @@ def test_many_queues_are_emptied_some_at_a_time(trials: Any, channel: Any) -> No
         declare(channel, "quorum", name)
 
 
+def test_each_of_many_queues_is_found_to_be_of_another_type(trials: Any, channel: Any) -> None:
+    """RabbitMQ tells a type by refusing a declaration, and a call bears a few refusals only."""
+    names = [f"q{number:02}" for number in range(20)]
+    for name in names:
+        declare(channel, "classic", name)
+    one = trials("quorum")
+    one.declaring.reconnected()
+
+    found = [one.declaring.go_on(names, {})]
+    while found[-1].has_news:
+        found.append(one.declaring.go_on(names, {}))
+
+    assert one.declaring.of_other_type == set(names)
+    assert sorted(name for part in found for name in part.empty) == names, "told once"
+    assert sum(one.look() for _ in names) == len(names)
+
+
 @BOTH_WAYS
 def test_who_only_uses_queues_uses_one_of_the_other_type(
     trials: Any, broker: Broker, channel: Any, old: str, new: str

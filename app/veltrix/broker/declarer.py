@@ -36,6 +36,7 @@ class Ensured(msgspec.Struct, frozen=True):
     unconsumed: list[str]  # those of `empty` that have no consumer: they hold nothing at all
     there: list[str]  # they exist now
     refused: dict[str, str]  # what could not be declared, and the broker's words
+    unasked: list[str] = []  # those of `there` that no declaration reached: of any type, perhaps
 
 
 class Declarer:
@@ -115,15 +116,17 @@ def _found(
     counts: dict[str, Counts],
     missing: list[str],
     refused: dict[str, str],
-    declared: Collection[str] = (),
+    declared: Collection[str] | None = None,
 ) -> Ensured:
     empty = sorted(name for name, (messages, _) in counts.items() if messages == 0)
+    there = {*counts, *(declared or ())}
     return Ensured(
         missing=missing,
         empty=[name for name in empty if name not in missing],
         unconsumed=[name for name in empty if counts[name][1] == 0 and name not in missing],
-        there=sorted({*counts, *declared}),
+        there=sorted(there),
         refused=refused,
+        unasked=[] if declared is None else sorted(there - set(declared) - refused.keys()),
     )
 
 

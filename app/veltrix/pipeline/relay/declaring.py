@@ -52,6 +52,7 @@ class Declaring:
         self._pauses = Pauses(REFUSED_S, REFUSED_S_MAX)
         self._refused: dict[str, str] = {}
         self.of_other_type: set[str] = set()  # as far as is known, and there all the same
+        self._unasked: set[str] = set()  # there, and of a type that nobody knows yet
         self._telling = Backoff(TOLD_S, TOLD_S_MAX)
         self._to_look: deque[tuple[str, datetime]] = deque()
 
@@ -90,7 +91,7 @@ class Declaring:
         """
         waiting = self.waiting(queues)
         if not waiting and not self._is_new:
-            return Found()
+            return self._ask()
         began = self._monotonic()
         waiting.sort(key=lambda queue: _urgency(depths.get(queue)))
         part = waiting[: self._part]
@@ -106,6 +107,18 @@ class Declaring:
         self.there |= there
         self._adapt(self._monotonic() - began)
         return Found(len(there), frozenset(found.missing), frozenset(empty))
+
+    def _ask(self) -> Found:
+        """Declare some of those that are there and that no declaration reached.
+
+        RabbitMQ tells a type by a refusal only, and a call bears a few. They have been in use since
+        they were seen, so being empty is no news of them.
+        """
+        part = sorted(self._unasked & self.there)[:PART_MIN]
+        if not part:
+            return Found()
+        found = self._ensure(part)
+        return Found(len(set(part) - self._unasked), frozenset(found.missing))
 
     @property
     def is_looking(self) -> bool:
@@ -137,6 +150,8 @@ class Declaring:
             self._refused.pop(queue, None)
         for queue in found.refused.keys() - found.there:
             self._pauses.extend(queue, now)
+        self._unasked.difference_update(found.there, found.refused)
+        self._unasked.update(found.unasked)
         of_other_type = {q for q, why in found.refused.items() if is_of_other_type(why)}
         self.of_other_type |= of_other_type
         refused = {q: why for q, why in found.refused.items() if q not in of_other_type}
