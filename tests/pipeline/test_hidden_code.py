@@ -21,6 +21,8 @@ _HIDING = (
     "create function f() returns text begin atomic select set_config('a.b', 'c', false); end",
     "create function f(text, text, boolean) returns text language internal as 'set_config_by_name'",
     "create view v as select set_config('app.tenant', 'a', false)",
+    "create view v as select pg_try_advisory_lock(oid::bigint) from pg_class",
+    "create view v as select pg_try_advisory_lock_shared(1, 2)",
     "create sequence s; create table t (id bigint default currval('s'))",
 )
 

@@ -22,8 +22,9 @@ _WORDS = r"""regexp_replace(
     p.prosrc, '\mupdate\s+(only\s+)?([\w."]+\s+(as\s+)?)?([\w."]+\s+)?set\M', '', 'gi'
 ) ~* '\m(set|set_config|reset|discard|execute|\w*advisory\w*|temp|temporary|pg_temp\w*'
     '|listen|unlisten|prepare|deallocate|cursor|refcursor|currval|lastval|dblink\w*|load)\M'"""
-# set_config, currval and lastval. 16384 is the first oid that is not PostgreSQL's own.
-_CALLS = "':funcid (2078|1575|2559) '"
+# set_config, currval, lastval and locks of the session. 16384 is the first oid that is not
+# PostgreSQL's own.
+_CALLS = "':funcid (2078|1575|2559|288[0-9]|289[0-2]) '"
 # Makes days of the ledger, in the owner's name; its lock and its setting end with it.
 _OWN = "pg_catalog.to_regprocedure('make_day(date, bigint)')"
 _LOOK = (
