@@ -1,11 +1,12 @@
 """Steps that share a transaction without savepoints see and harm nothing of each other."""
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from tests.support.deeds import (
@@ -91,11 +92,30 @@ def _in_a_thread(session: Session) -> None:
     thread.join()
 
 
+def _close(session: Session) -> None:
+    put(session, "dropped")
+    session.close()
+    put(session, "kept")
+
+
+def _close_by_a_block(session: Session) -> None:
+    with session:
+        session.add(Effect(id="dropped"))
+        session.flush()
+    put(session, "kept")
+
+
+def _reset(session: Session) -> None:
+    put(session, "dropped")
+    session.reset()
+    put(session, "kept")
+
+
 @pytest.mark.parametrize(
     "deed",
     [
         _swallow, _nest, _flush_in_vain, _roll_back, _roll_back_and_commit, _raw, _stream,
-        _in_a_thread,
+        _in_a_thread, _close, _close_by_a_block, _reset,
     ],
 )  # fmt: skip
 def test_what_only_a_savepoint_can_hold_is_done_in_one(engine: Engine, deed: Deed) -> None:
@@ -273,6 +293,23 @@ def test_who_keeps_a_session_does_nothing_with_it_after_its_step(engine: Engine)
     assert set(outcomes.values()) == {"succeeded"}
     assert errors
     assert effects(engine) == ["a"]
+
+
+def _end_unheard(session: Session) -> None:
+    with suppress(OperationalError):
+        session.execute(text("select pg_terminate_backend(pg_backend_pid())"))
+
+
+def test_who_says_nothing_of_a_lost_connection_harms_no_neighbour(engine: Engine) -> None:
+    deeds["odd"] = _end_unheard
+    hands = QuickHands(engine)
+    run_ids = add(engine, *names(5), "odd", "after")
+
+    outcomes = hands.run(run_ids)
+
+    hands.close()
+    assert [outcomes[run_id] for run_id in run_ids] == ["succeeded"] * 5 + ["failed", "succeeded"]
+    assert effects(engine) == [*names(5), "after"]
 
 
 @pytest.mark.parametrize("way", ["close", "invalidate", "commit", "rollback"])

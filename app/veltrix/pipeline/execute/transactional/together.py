@@ -42,9 +42,23 @@ class NotSimple(Exception):
 
 
 class _StepSession(Session):
-    """A session whose connection is not its author's."""
+    """A session whose connection is not its author's, and whose end is not that of its work."""
 
     gate: StepGate
+
+    def close(self) -> None:
+        """As SQLAlchemy's, which drops what was not committed. Only a savepoint could do that."""
+        self._drop()
+        super().close()
+
+    def reset(self) -> None:
+        """As SQLAlchemy's; see `close`."""
+        self._drop()
+        super().reset()
+
+    def _drop(self) -> None:
+        if self.in_transaction():
+            self.gate.is_simple = False
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """As SQLAlchemy's. It has options, events and a driver's connection, which others use."""
@@ -106,7 +120,7 @@ class Together:
             if _has_something_to_commit(session):
                 session.commit()
             encoded = encode(value, step.execution.limits.output_bytes_max)
-            session.close()
+            Session.close(session)
         except BaseException as error:  # noqa: BLE001 - whatever it raises: not a simple success
             return self._fail(step, session, error)
         finally:
@@ -151,6 +165,7 @@ def _is_as_before(tx: Connection, transaction: RootTransaction | None, options: 
     """Still the same transaction, which can be committed, on a connection without new options."""
     return (
         transaction is not None
+        and not tx.invalidated
         and tx.get_transaction() is transaction
         and transaction.is_active
         and tx.get_execution_options() is options
