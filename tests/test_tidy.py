@@ -33,8 +33,9 @@ STARTS_AGAIN = {"app/veltrix/processes/worker.py"}
 # These end the session of an author, in a savepoint or in nothing; the journal's transaction,
 # which the caller opened, is the commit.
 SAVEPOINTS = {
-    f"app/veltrix/pipeline/execute/transactional/{name}.py": {"session"}
-    for name in ("savepoints", "together")
+    f"app/veltrix/pipeline/execute/transactional/{name}.py": {on}
+    # The guard passes on what is asked of the driver's connection, if its gate lets it.
+    for name, on in (("savepoints", "session"), ("together", "session"), ("guard", "super()"))
 }
 # What TLS believes; the settings only try whether a file has a CA in it.
 BELIEVE = {"app/veltrix/tls.py", "app/veltrix/settings/links.py"}

@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL
 from sqlalchemy import Column, Integer, MetaData, Table, Text, func, insert, select, update
 from sqlalchemy.dialects.postgresql import dialect
 
-from veltrix.pipeline.execute.transactional.plain_sql import StatementKind, kind_of
+from veltrix.pipeline.execute.transactional.plain_sql import StatementKind, ends_it, kind_of
 
 _orders = Table(
     "orders",
@@ -41,6 +42,8 @@ _ODD = (
     "prepare question as select 1",
     "declare c cursor with hold for select 1",
     "savepoint mine",
+    " Rollback to savepoint a",
+    "rollback work to a",
     "lock table orders",
     "select 1 -- a word",
     "/* a word */ select 1",
@@ -52,7 +55,8 @@ _ODD = (
 )
 _CONTROL = (
     "commit",
-    " Rollback to savepoint a",
+    "rollback",
+    "rollback and chain",
     "END",
     "abort",
     "prepare transaction 'a'",
@@ -81,6 +85,35 @@ _CONTROL = (
 )
 def test_each_statement_is_what_it_may_do(kind: StatementKind, statements: tuple[str, ...]) -> None:
     assert {one: kind_of(one) for one in statements} == dict.fromkeys(statements, kind)
+
+
+_ENDS: tuple[Any, ...] = (
+    "commit",
+    b"END",
+    SQL("commit"),
+    "rollback and chain",
+    "prepare transaction 'a'",
+    "/* a word */ commit",
+    "select 1; -- ; \n abort",
+    "select E'\\'' ; commit",
+    "select $a$ $b$ $a$; commit",
+)
+_GOES_ON: tuple[Any, ...] = (
+    "rollback to a",
+    "select 1 as commit",
+    "insert into notes values ('a; commit')",
+    "insert into notes values (E'\\'; commit; --')",
+    "do $$ begin null; end $$",
+    "select $a$; commit $a$",
+    "/* ; commit */ select 1",
+    'select "; commit"',
+    3,
+)
+
+
+def test_what_ends_a_transaction_is_told_where_its_step_is_alone() -> None:
+    assert [one for one in _ENDS if not ends_it(one)] == []
+    assert [one for one in _GOES_ON if ends_it(one)] == []
 
 
 def test_what_sqlalchemy_makes_of_tables_is_plain() -> None:

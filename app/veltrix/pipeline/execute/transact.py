@@ -27,7 +27,12 @@ from veltrix.pipeline.execute.settle import mark_written, write
 from veltrix.pipeline.execute.step_calls import NOT_BEGUN, Alarm
 from veltrix.pipeline.execute.transactional.doubts import Doubts
 from veltrix.pipeline.execute.transactional.guard import guard_connections, guarded
-from veltrix.pipeline.execute.transactional.savepoints import AttemptLost, Contended, Savepoints
+from veltrix.pipeline.execute.transactional.savepoints import (
+    AttemptLost,
+    Contended,
+    NeedsItsOwn,
+    Savepoints,
+)
 from veltrix.pipeline.execute.transactional.step_gate import StepGate
 from veltrix.pipeline.execute.transactional.together import NotSimple, Together
 from veltrix.store.errors import Answer, answer_of, is_bad_value, told
@@ -73,7 +78,7 @@ class Transactor:
         self._rewind, self._wait, self._monotonic = rewind, wait, monotonic
         self._hold_s, self._say = hold_s, say
         self._engine: Engine | None = None
-        self._gate, self._doubts = StepGate(alarm), Doubts()
+        self._gate, self._doubts, self._loners = StepGate(alarm), Doubts(), Doubts()
         self._token = ""
         self._separate: set[str] = set()  # runs of this token that share no transaction any more
 
@@ -121,6 +126,8 @@ class Transactor:
             return self._rewound(batch, done), done
         except NotSimple as failed:
             self._doubts.doubt(done if failed.step is None else [failed.step])
+            if failed.step is not None and failed.needs_its_own:
+                self._loners.doubt([failed.step])
             if failed.step is None:  # it was refused at the end, as it would be with savepoints
                 self._separate |= {s.execution.claim.run_id for s in done}
         except DBAPIError:
@@ -135,12 +142,14 @@ class Transactor:
 
     def _with_savepoints(self, batch: Batch, steps: Sequence[PendingStep]) -> list[Execution]:
         steps = [s for s in steps if not s.execution.is_over]
-        alone = [s for s in steps if s.execution.claim.run_id in self._separate]
-        shared = [s for s in steps if s not in alone]
+        alone = [s for s in steps if not self._may_share(s)]
+        shared = [s for s in steps if self._may_share(s)]
+        self._loners.pass_by(alone)
         going_on: list[Execution] = []
         if len(shared) > 1:
             try:
                 going_on += self._once(batch, shared, self._savepoints(batch, is_shared=True))
+                self._loners.trust(shared)
                 shared = []
             except InDoubt:
                 self._separate |= {s.execution.claim.run_id for s in shared}
@@ -151,14 +160,19 @@ class Transactor:
                 self._end_attempt(lost.step, lost.error)
                 going_on.append(lost.step.execution)
                 shared.remove(lost.step)
+            except NeedsItsOwn as found:
+                self._loners.doubt([found.step])
             except (Contended, DBAPIError):
                 pass  # whose it is, and how long to wait, shows when each goes alone
         for step in shared + alone:
             going_on += self._alone(batch, step)
         return going_on
 
+    def _may_share(self, step: PendingStep) -> bool:
+        return step.execution.claim.run_id not in self._separate and self._loners.is_trusted(step)
+
     def _savepoints(self, batch: Batch, *, is_shared: bool) -> Savepoints:
-        return Savepoints(batch, self._alarm, self._monotonic, is_shared=is_shared)
+        return Savepoints(batch, self._alarm, self._gate, self._monotonic, is_shared=is_shared)
 
     def _alone(self, batch: Batch, step: PendingStep) -> list[Execution]:
         backoff: Backoff | None = None  # as most steps need none
@@ -259,7 +273,7 @@ class Transactor:
         is_ours, began = True, self._monotonic()
         with self._engine.connect() as tx:
             guarded(tx).gate = self._gate
-            self._gate.open(is_strict=isinstance(form, Together))
+            self._gate.open(form.sharing)
             try:
                 with transaction_on(tx):
                     held = lease_rows.lock_held(

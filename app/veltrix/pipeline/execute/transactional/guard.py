@@ -25,6 +25,9 @@ class Guard(Protocol):
     def begin_rollback(self) -> None:
         """The transaction is about to be rolled back; `end` follows."""
 
+    def begin_commit(self) -> None:
+        """The transaction is about to be committed; whatever this raises keeps it from being."""
+
     def pass_by(self) -> None:
         """Something is about to be sent, perhaps without `begin`: a commit, a copy."""
 
@@ -46,13 +49,19 @@ class GuardedConnection(psycopg.Connection[Any]):
             self.gate.pass_by()
         return super().cursor(name, **options)
 
+    def commit(self) -> None:
+        """As psycopg's."""
+        if self.gate is not None:
+            self.gate.begin_commit()
+        super().commit()
+
     def rollback(self) -> None:
         """As psycopg's."""
         gate = self.gate
         if gate is None:
             return super().rollback()
-        gate.begin_rollback()
         try:
+            gate.begin_rollback()
             return super().rollback()
         finally:
             gate.end()
@@ -63,8 +72,8 @@ class _GuardedCursor(psycopg.Cursor[Any]):
         gate = self._conn.gate  # type: ignore[attr-defined]
         if gate is None:
             return super().execute(query, params, **options)
-        gate.begin(query)
         try:
+            gate.begin(query)  # in here: the alarm may ring in it
             return super().execute(query, params, **options)
         finally:
             gate.end()
@@ -73,8 +82,8 @@ class _GuardedCursor(psycopg.Cursor[Any]):
         gate = self._conn.gate  # type: ignore[attr-defined]
         if gate is None:
             return super().executemany(query, params_seq, **options)
-        gate.begin(query)
         try:
+            gate.begin(query)  # in here: the alarm may ring in it
             return super().executemany(query, params_seq, **options)
         finally:
             gate.end()

@@ -12,6 +12,8 @@ tells: see `veltrix.pipeline.execute.transactional.hidden_code`.
 import re
 from enum import IntEnum
 
+from psycopg.sql import Composable
+
 
 class StatementKind(IntEnum):
     """What is to be thought of a statement; the later, the worse."""
@@ -25,6 +27,18 @@ class StatementKind(IntEnum):
 _KEPT_MAX, _KEPT_CHARS_MAX = 1_000, 4_000  # kinds kept, and of texts of what length
 _VERBS = frozenset({"select", "insert", "update", "delete", "with", "values"})
 _ENDS = frozenset({"commit", "end", "rollback", "abort"})
+# Where the server sees no word: comments (whoever nests them is believed), literals, quoted names.
+_UNSAID = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|(?<!\w)(\$(?:[a-z_]\w*)?\$).*?\1"""
+    r"""|\be'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|"(?:[^"]|"")*\"""",
+    re.IGNORECASE | re.DOTALL,
+)
+_TO_SAVEPOINT = r"rollback\s+(?:(?:work|transaction)\s+)?to\b"
+_IS_TO_SAVEPOINT = re.compile(rf"\s*{_TO_SAVEPOINT}")
+_IS_END = re.compile(
+    rf"\s*(?!{_TO_SAVEPOINT})(?:commit|end|abort|rollback|prepare\s+transaction)\b", re.IGNORECASE
+)
+_MAY_BE_END = re.compile(r"\b(?:commit|end|abort|rollback|prepare)\b", re.IGNORECASE)
 # Where a text may hide something from the expressions below: comments, dollars, escapes.
 _HIDES = re.compile(r"--|/\*|\$|\\|u&", re.IGNORECASE)
 # What is quoted, in the order of the text: a name may hold the quote of a literal.
@@ -74,6 +88,21 @@ def kind_of(statement: str) -> StatementKind:
     return found
 
 
+def ends_it(statement: object) -> bool:
+    """The transaction is over after it, or after one of them if they are several.
+
+    In doubt it is not: who is alone in a transaction harms nobody else.
+    """
+    if isinstance(statement, Composable):
+        statement = statement.as_string()
+    if isinstance(statement, bytes):
+        statement = statement.decode(errors="replace")
+    if not isinstance(statement, str) or not _MAY_BE_END.search(statement):
+        return False
+    text = _UNSAID.sub(lambda found: " " if found[0][0] in "-/" else " 0 ", statement)
+    return "*/" not in text and any(_IS_END.match(one) for one in text.split(";"))
+
+
 def _found(statement: str) -> StatementKind:
     text = _QUOTED.sub(_unquoted, statement).lower()
     is_hiding = _HIDES.search(statement) is not None or "'" in text or text.count('"') % 2 == 1
@@ -82,7 +111,8 @@ def _found(statement: str) -> StatementKind:
     words = _WORD.findall(text)
     if ";" in (text if is_hiding else text.rstrip().removesuffix(";")):
         return StatementKind.CONTROL  # several statements, perhaps
-    if not words or words[0] in _ENDS or words[:2] == ["prepare", "transaction"]:
+    is_end = bool(words) and words[0] in _ENDS and not _IS_TO_SAVEPOINT.match(text)
+    if not words or is_end or words[:2] == ["prepare", "transaction"]:
         return StatementKind.CONTROL
     if is_hiding:
         is_safe = (_ENDS | {"transaction"}).isdisjoint(words)

@@ -25,7 +25,7 @@ from veltrix.pipeline.execute.step_calls import NOT_BEGUN, Alarm, call_author
 from veltrix.pipeline.execute.transactional.guard import guarded
 from veltrix.pipeline.execute.transactional.hidden_code import has_hidden_code
 from veltrix.pipeline.execute.transactional.savepoints import SHARED_LOCK_MS, Ended, limits_of
-from veltrix.pipeline.execute.transactional.step_gate import StepGate
+from veltrix.pipeline.execute.transactional.step_gate import Sharing, StepGate
 from veltrix.store.connections import clean, execute_plain
 
 _WORK_S = 0.05  # after which the transaction ends: others wait for what it locks
@@ -34,11 +34,11 @@ _ASK_DEFERRED = "set constraints all immediate;"
 
 
 class NotSimple(Exception):
-    """A step did not simply succeed; None: nobody knows which."""
+    """A step did not simply succeed; None: nobody knows which. Whether it shares with nobody."""
 
-    def __init__(self, step: PendingStep | None) -> None:
+    def __init__(self, step: PendingStep | None, *, needs_its_own: bool = False) -> None:
         super().__init__("" if step is None else step.call.step.name)
-        self.step = step
+        self.step, self.needs_its_own = step, needs_its_own
 
 
 class _StepSession(Session):
@@ -74,6 +74,8 @@ class _StepSession(Session):
 
 class Together:
     """The steps of one transaction, one after another."""
+
+    sharing = Sharing.TOGETHER
 
     def __init__(
         self, batch: Batch, alarm: Alarm, gate: StepGate, monotonic: Callable[[], float]
@@ -129,7 +131,7 @@ class Together:
             self._batch.end_current()
             step.execution.busy_s += self._monotonic() - now
         if not self._gate.is_simple or not _is_as_before(tx, *before):
-            raise NotSimple(step)
+            raise NotSimple(step, needs_its_own=self._gate.is_refused)
         self._is_clean = self._gate.is_tidy and not self._is_hidden
         return step, step.call.step.codec.output(value, encoded), encoded, None
 
@@ -152,7 +154,7 @@ class Together:
         """What it did so far only a savepoint could take back alone: raises NotSimple."""
         with suppress(Exception):
             session.close()
-        raise NotSimple(step) from error
+        raise NotSimple(step, needs_its_own=self._gate.is_refused) from error
 
 
 def _has_something_to_commit(session: Session) -> bool:
