@@ -21,6 +21,9 @@ from veltrix.store.errors import Answer, answer_of, sqlstate_of
 SHARED_LOCK_MS = 50  # that one waits for a lock while others wait for it
 _IDLE_MORE_MS = 10_000  # a session of a step may be idle as long as the step may take, and more
 _CANCELLED = "57014"
+# Deferred constraints and triggers are asked now: at the commit they would leave in the session
+# what nobody cleans, and refuse what a workflow has gone on with.
+ASK_DEFERRED = "set constraints all immediate;"
 _SAVEPOINT = "savepoint veltrix_step;"
 _RELEASE = "release savepoint veltrix_step;"
 _ROLL_BACK = f"rollback to {_SAVEPOINT} {_RELEASE}"
@@ -82,8 +85,10 @@ class Savepoints:
             for step in steps:
                 ended += [self._step(tx, step)]  # one by one: an error leaves those before it
             if self._closing:
-                clean(tx, self._closing)
+                clean(tx, self._closing + ASK_DEFERRED)
         except DBAPIError as error:
+            if self.sharing and len(ended) == len(steps):
+                raise Contended from error  # whose it is shows when each goes alone
             ran = [step for step, _, _, refused in ended if refused is not NOT_BEGUN]
             if ran:  # the last one ended our transaction, whatever it did for that
                 raise AttemptLost(ran[-1], error) from error

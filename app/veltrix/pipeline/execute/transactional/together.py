@@ -24,13 +24,16 @@ from veltrix.pipeline.execute.coroutines.execution import PendingStep
 from veltrix.pipeline.execute.step_calls import NOT_BEGUN, Alarm, call_author
 from veltrix.pipeline.execute.transactional.guard import guarded
 from veltrix.pipeline.execute.transactional.hidden_code import has_hidden_code
-from veltrix.pipeline.execute.transactional.savepoints import SHARED_LOCK_MS, Ended, limits_of
+from veltrix.pipeline.execute.transactional.savepoints import (
+    ASK_DEFERRED,
+    SHARED_LOCK_MS,
+    Ended,
+    limits_of,
+)
 from veltrix.pipeline.execute.transactional.step_gate import Sharing, StepGate
 from veltrix.store.connections import clean, execute_plain
 
 _WORK_S = 0.05  # after which the transaction ends: others wait for what it locks
-# A deferred constraint is asked now, while all of these can still be run again.
-_ASK_DEFERRED = "set constraints all immediate;"
 
 
 class NotSimple(Exception):
@@ -99,7 +102,7 @@ class Together:
             if self._monotonic() - began > _WORK_S:
                 break
         try:
-            clean(tx, _ASK_DEFERRED)
+            clean(tx, ASK_DEFERRED)
         except DBAPIError as error:
             raise NotSimple(None) from error
         return ended
