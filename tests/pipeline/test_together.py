@@ -225,7 +225,7 @@ def test_without_the_roll_back_a_failed_step_would_leave_its_effect(
     SABOTAGES["savepoint_left_out"]()
     hands = QuickHands(engine)
 
-    hands.run(add(engine, "a", "bad"))
+    hands.run(add(engine, "a", "bad", "b"))
 
     hands.close()
-    assert effects(engine) == ["a", "failed"]
+    assert effects(engine) == ["a", "b", "failed"]

@@ -65,6 +65,11 @@ class StepGate:
         """From here on they are ours: a thread that a step has left behind sends none."""
         self._is_in_step = False
 
+    def drop(self, *, is_something: bool) -> None:
+        """A step lets go of what it did, without a word to the server."""
+        if self._is_in_step and is_something:
+            self.is_simple = False
+
     def begin(self, statement: object) -> None:
         """See `Guard`."""
         self._judge(statement)

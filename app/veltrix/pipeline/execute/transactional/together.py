@@ -51,17 +51,13 @@ class _StepSession(Session):
 
     def close(self) -> None:
         """As SQLAlchemy's, which drops what was not committed. Only a savepoint could do that."""
-        self._drop()
+        self.gate.drop(is_something=self.in_transaction())
         super().close()
 
     def reset(self) -> None:
         """As SQLAlchemy's; see `close`."""
-        self._drop()
+        self.gate.drop(is_something=self.in_transaction())
         super().reset()
-
-    def _drop(self) -> None:
-        if self.in_transaction():
-            self.gate.is_simple = False
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """As SQLAlchemy's. It has options, events and a driver's connection, which others use."""
@@ -125,8 +121,10 @@ class Together:
             if _has_something_to_commit(session):
                 session.commit()
             encoded = encode(value, step.execution.limits.output_bytes_max)
-            Session.close(session)
+            self._gate.end_step()
+            session.close()
         except BaseException as error:  # noqa: BLE001 - whatever it raises: not a simple success
+            self._gate.end_step()
             return self._fail(step, session, error)
         finally:
             self._gate.end_step()
