@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine, pool, text
 import veltrix.store.access_tables
 import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
+import veltrix.store.history.dropped_tables
 import veltrix.store.history.retention_tables
-import veltrix.store.history.tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from veltrix.store.tables import ADVISORY_LOCK, metadata
 

@@ -15,8 +15,8 @@ from sqlalchemy.pool import NullPool
 import veltrix.store.access_tables
 import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
+import veltrix.store.history.dropped_tables
 import veltrix.store.history.retention_tables
-import veltrix.store.history.tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.wait import until
 from veltrix.store import schema

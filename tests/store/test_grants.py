@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 import veltrix.store.access_tables
 import veltrix.store.doctor_tables
 import veltrix.store.failure_tables
+import veltrix.store.history.dropped_tables
 import veltrix.store.history.retention_tables
-import veltrix.store.history.tables
 import veltrix.store.replay_tables  # noqa: F401 - its tables join the metadata
 from tests.support.due_runs import add_runs
 from tests.support.roles import Roles, make_roles

@@ -109,9 +109,11 @@ def note_dropped(
 ) -> list[Dropped]:
     """Add what leaves with this drop to the books: what stands there within `bounds`, in one pass.
 
-    To be called in the transaction in which these rows leave, once for a drop; an event leaves with
-    all of its runs. The rows that were added come back by minute and account. Raises an
-    IntegrityError if a run among them is open, or if the drop is in the books already.
+    To be called in the transaction in which these rows leave; an event leaves with all of its runs.
+    It takes seconds for a million events, so before a lock that others wait for; what is larger
+    than a statement's time limit is noted in several calls, each of whole minutes. The rows that
+    were added come back by minute and account. Raises an IntegrityError if a run among them is
+    open, or if these minutes of the drop are in the books already.
     """
     keys = {"drop": drop_id, "first": bounds.first, "end": bounds.end}
     statement = _NOTE.format(events=relations.events, runs=relations.runs)
