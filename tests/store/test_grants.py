@@ -28,6 +28,7 @@ from veltrix.store.transactions import make_engine, transaction
 ROW = Audited(author="ops", action="run.cancel", reason="r", target="run")
 COLUMNS = "author, action, target, reason, request, run_ids, runs, result, is_refused"
 VALUES = "'o', 'a', 't', '', '{}', '{}', 0, '{}', false"
+OF_OWNER = {"drop_rows.py", "lines.py"}  # a drop is by the tables' owner alone
 FORBIDDEN = [
     "update audit set author = 'nobody'",
     "update audit set hash = null where false",
@@ -189,6 +190,7 @@ def test_each_statement_of_ours_has_its_right_and_no_table_is_forgotten() -> Non
         (table, needs.get(verb, "update"))
         for folder in folders
         for path in folder.rglob("*.py")
+        if path.name not in OF_OWNER
         for verb, table in written.findall(path.read_text())
         if table in metadata.tables
     }

@@ -29,9 +29,11 @@ def _of_ours(error: BaseException) -> list[str] | None:
     from veltrix.archive.manifest import ArchiveBroken, ArchiveRefused
     from veltrix.authoring.definitions import DefinitionError
     from veltrix.dev.children import CannotStart
+    from veltrix.operations.retention.drop import DropHeldUp
     from veltrix.operations.retention.rules import PolicyRefused
     from veltrix.releases.subscription_rows import SuffixTaken
     from veltrix.store.grants import RolesRefused
+    from veltrix.store.history.split import SplitHeldUp
     from veltrix.store.schema import SchemaError
 
     expected = (
@@ -40,10 +42,12 @@ def _of_ours(error: BaseException) -> list[str] | None:
         CannotStart,
         ChainRefused,
         DefinitionError,
+        DropHeldUp,
         KeyRefused,
         PolicyRefused,
         RolesRefused,
         SchemaError,
+        SplitHeldUp,
         SuffixTaken,
     )
     if isinstance(error, expected):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -135,6 +136,63 @@ def apply(
         print_json({"plan": found, "policies": policies})
     else:
         typer.echo(f"in force: {len(policies):,} policies; `veltrix retention show` lists them")
+
+
+@group.command()
+def drop(
+    archive: Annotated[
+        Path | None, typer.Option(help="Archive what leaves in this folder first.")
+    ] = None,
+    all_days: Annotated[
+        bool, typer.Option("--all", help="One day after the other, until none is due.")
+    ] = False,
+    author: Author = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop the oldest day of which half may leave by the policies in force; run it every night.
+
+    What stays of the day stays where it is. What leaves is counted in the books, archived if a
+    folder is named, and leaves a line. Each step can be ended and gone on with, Ctrl-C too. As the
+    role of VELTRIX_DATABASE_OWNER_URL: the platform itself cannot drop.
+
+    Example: veltrix retention drop --all --archive /srv/veltrix-archive --yes
+    """
+    from veltrix.commands.ctrl_c import CtrlC
+    from veltrix.commands.terminal import author_of, connected, print_json
+    from veltrix.operations.retention.drop import drop_next, due, forget_old
+
+    dropped = []
+    with connected(as_owner=True) as (_, engine), CtrlC() as ctrl_c:
+        if not yes:
+            found = due(engine)
+            if found is None:
+                typer.echo("no day is due to leave; `veltrix retention plan` says why", err=True)
+                return
+            where = "" if archive is None else f" to {archive}"
+            typer.confirm(
+                f"Drop {found.leaving:,} events of {found.part}{where}? {found.staying:,} stay",
+                abort=True,
+                err=True,
+            )
+        while True:
+            done = drop_next(
+                engine,
+                author=author_of(author),
+                archive=archive,
+                tell=lambda step: typer.echo(step, err=True),
+                is_stopped=lambda: ctrl_c.is_pressed,
+            )
+            if done is not None:
+                dropped.append(done)
+            if done is None or ctrl_c.is_pressed or not all_days:
+                break
+        if not ctrl_c.is_pressed:
+            forget_old(engine, lambda step: typer.echo(step, err=True))
+    if as_json:
+        print_json(dropped)
+    elif not dropped:
+        typer.echo("no day is due to leave; `veltrix retention plan` says why", err=True)
 
 
 def told(seconds: int | None) -> str:
