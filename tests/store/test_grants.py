@@ -210,8 +210,8 @@ def test_each_statement_of_ours_has_its_right_and_no_table_is_forgotten() -> Non
 def upserted() -> set[tuple[str, str]]:
     """What `on conflict do update` needs."""
     tables = (
-        *("answers", "counter_totals", "counters", "failure_hours", "retention_policies"),
-        "workers",
+        *("answers", "counter_days", "counter_totals", "counters", "failure_hours"),
+        *("retention_policies", "workers"),
     )
     return {(table, "update") for table in tables}
 

@@ -29,6 +29,7 @@ from veltrix.operations.failures.triage import check_groups, fold_groups_once
 from veltrix.operations.history.days import AHEAD_S, MOVE_S, Moving, make_ahead_once
 from veltrix.operations.replays.mover import Mover
 from veltrix.operations.replays.replay_rows import forget_unstarted
+from veltrix.operations.retention.small_rows import SmallTables
 from veltrix.pipeline.accept.sweep import Sweep
 from veltrix.pipeline.relay.connections import make_declarer
 from veltrix.pipeline.relay.dead_letters import bury
@@ -190,6 +191,8 @@ def _duties(
     yield Duty("days", lambda: make_ahead_once(engine), AHEAD_S, AHEAD_S / 10)
     yield Duty("moving", Moving(engine).once, MOVE_S, MOVE_S / 10)
     yield Duty("forget-hours", lambda: _forget_hours(engine), HOURS_FORGET_S, GROUPS_CHECK_S)
+    small = SmallTables(engine)
+    yield Duty("small-tables", small.once, lambda: small.pause_s, GROUPS_CHECK_S)
     policies = policies or Policies(settings, queues)
     yield Duty("policies", policies.apply_once, policies.pause_s)
 

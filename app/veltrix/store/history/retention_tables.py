@@ -5,12 +5,13 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Integer,
     Table,
     Text,
     text,
 )
 
-from veltrix.store.tables import metadata
+from veltrix.store.tables import COUNTED, metadata
 
 _TIME = DateTime(timezone=True)
 _KEY = Text(collation="C")
@@ -31,4 +32,14 @@ retention_policies = Table(
         name="outcome",
     ),
     CheckConstraint("content_s > 0 and lines_s >= coalesce(content_s, 1)", name="seconds"),
+)
+
+# The books of minutes of which nothing is left: their `counters` in one row for each day (days
+# since 1970) and account. `counter_totals` = sealed counters + these.
+counter_days = Table(
+    "counter_days",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in COUNTED),
 )
