@@ -28,7 +28,7 @@ from veltrix.store.transactions import make_engine, transaction
 ROW = Audited(author="ops", action="run.cancel", reason="r", target="run")
 COLUMNS = "author, action, target, reason, request, run_ids, runs, result, is_refused"
 VALUES = "'o', 'a', 't', '', '{}', '{}', 0, '{}', false"
-OF_OWNER = {"drop_rows.py", "lines.py"}  # a drop is by the tables' owner alone
+OF_OWNER = {"drop.py", "drop_rows.py", "lines.py"}  # a drop is by the tables' owner alone
 FORBIDDEN = [
     "update audit set author = 'nobody'",
     "update audit set hash = null where false",

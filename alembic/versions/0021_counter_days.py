@@ -6,8 +6,8 @@ A new table. Older code does not fold into it, and misses nothing: totals are ke
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
