@@ -4,7 +4,7 @@ They are told here as if they had been claimed when their first step began, so t
 asks of them what it asks of a claim.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from veltrix.prove.check.evidence import Begin
 from veltrix.prove.deployment.witness import CLOCKS_S, Move
@@ -13,9 +13,14 @@ HANDED = "handed over"  # in the place of a transaction: this move was in none
 
 
 def with_hand_overs(
-    moves: Iterable[Move], begins_of: Mapping[str, Sequence[Begin]]
+    moves: Sequence[Move], begins_of: Mapping[str, Sequence[Begin]]
 ) -> Iterator[Move]:
-    """The moves, with a claim before the first one of each run that had been begun by then."""
+    """The moves, with a claim before the first one of each run that had been begun by then.
+
+    Where the child that began it says so before it ends it, that is no second claim: the row is
+    made `running` under the token that it had.
+    """
+    names = {one.worker_id.rpartition("/")[2]: one.worker_id for one in moves if one.worker_id}
     seen: set[str] = set()
     for move in moves:
         is_first = move.what == "move" and move.run_id not in seen
@@ -30,17 +35,26 @@ def with_hand_overs(
             continue
         pid, at = began
         is_own = move.writer == pid
-        worker = move.worker_id if is_own else f"handed/{pid}"
+        worker = move.worker_id if is_own else names.get(str(pid), f"handed/{pid}")
         application = move.application if is_own else f"veltrix worker {pid}"
         yield move._replace(
             new_state="running", worker_id=worker, application=application, xid=HANDED, at=at
         )
-        yield move._replace(old_state="running")
+        if not (is_own and _is_announced(move)):
+            yield move._replace(old_state="running")
+
+
+def _is_announced(move: Move) -> bool:
+    """Its row says from now on who runs it; a claim gives it another token."""
+    return move.new_state == "running" and move.has_same_token
 
 
 def _began(move: Move, begins: Sequence[Begin]) -> tuple[int, float] | None:
     """Which process began it before this move, and when; a run may end without any step."""
-    before = [one for one in begins if one.at <= move.at + CLOCKS_S]
+    is_claim = move.new_state == "running" and not move.has_same_token
+    # What a child begins in the next moment is begun under its claim.
+    last = {move.writer: move.at - CLOCKS_S} if is_claim else {}
+    before = [one for one in begins if one.at <= last.get(one.pid, move.at + CLOCKS_S)]
     if before:
         first = min(before, key=lambda one: one.at)
         return first.pid, min(first.at, move.at)

@@ -33,12 +33,15 @@ create table prove_moves (
     xid text not null default pg_current_xact_id()::text,
     synchronous text not null default current_setting('synchronous_commit'),
     was_leased boolean not null default false,
+    has_same_token boolean not null default false,
     at timestamptz not null default clock_timestamp()
 );
 create function prove_move() returns trigger language plpgsql as $$
 begin
-    insert into prove_moves (run_id, generation, what, old_state, new_state, worker_id, was_leased)
-    select n.id, n.generation, 'move', o.state, n.state, n.worker_id, o.lease_token is not null
+    insert into prove_moves (run_id, generation, what, old_state, new_state, worker_id, was_leased,
+        has_same_token)
+    select n.id, n.generation, 'move', o.state, n.state, n.worker_id, o.lease_token is not null,
+        coalesce(o.lease_token = n.lease_token, false)
     from was o join is_now n on n.id = o.id
     where o.state <> n.state or o.lease_token is distinct from n.lease_token
         or o.generation <> n.generation or o.settled_at is distinct from n.settled_at;
@@ -76,7 +79,7 @@ _MOVES = """
 copy (
     select seq, run_id::text, generation, what, coalesce(old_state, ''), coalesce(new_state, ''),
         coalesce(worker_id, ''), application, xid, extract(epoch from at)::float8, synchronous,
-        was_leased
+        was_leased, has_same_token
     from prove_moves order by seq
 ) to stdout
 """
@@ -113,6 +116,7 @@ class Move(NamedTuple):
     at: float
     synchronous: str = "on"  # what its commit waits for
     was_leased: bool = False  # it carried a token before
+    has_same_token: bool = False  # which it still carries
 
     @property
     def writer(self) -> int:
@@ -131,6 +135,6 @@ def install(connection: psycopg.Connection) -> None:
 def read_moves(connection: psycopg.Connection) -> Iterator[Move]:
     """Every line, in order."""
     with connection.cursor() as cursor, cursor.copy(_MOVES) as copy:
-        copy.set_types(["int8", "text", "int4", *["text"] * 6, "float8", "text", "bool"])
+        copy.set_types(["int8", "text", "int4", *["text"] * 6, "float8", "text", "bool", "bool"])
         for row in copy.rows():
             yield Move(*row)
