@@ -258,6 +258,14 @@ def _waits_beside_an_idle_child(evidence: CheckedEvidence, blow: Blow) -> None:
     evidence.moves.sort(key=lambda move: (move.at, move.seq))
 
 
+def _waits_for_the_end_of_its_hold(evidence: CheckedEvidence, blow: Blow) -> None:
+    """As before; it was handed over as claimed, nobody began it, and the due scan has it at 9."""
+    _waits_beside_an_idle_child(evidence, blow)
+    taken = _move(6, OTHER, "queued", "queued", 9.0, worker="")
+    evidence.moves.append(taken._replace(application="veltrix-relay", was_leased=True))
+    evidence.moves.sort(key=lambda move: (move.at, move.seq))
+
+
 FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     "an accepted event is missing": (
         {"accepted_is_stored", "nothing_invented", "books_balance", "only_faulty_is_refused"},
@@ -467,6 +475,10 @@ FALSIFIED: dict[str, tuple[set[str], Falsify]] = {
     "a run waited beside an idle child": (
         {"idle_hands_get_the_work"},
         lambda _r, e, b: _waits_beside_an_idle_child(e, b[0]),
+    ),
+    "a run that was handed over as claimed waited beside an idle child": (
+        {"idle_hands_get_the_work"},
+        lambda _r, e, b: _waits_for_the_end_of_its_hold(e, b[0]),
     ),
     "something did not come back": (
         {"faults_are_recovered_from"},

@@ -69,14 +69,18 @@ def idle_hands_get_the_work(case: Case) -> Violations:
 
 
 def queued(case: Case, run_id: str) -> list[tuple[float, float]]:
-    """From when until when a run was queued, each time, as the witness saw it."""
+    """From when until when a run was queued, each time, as the witness saw it.
+
+    Who takes its token away from a queued run, at the end of its hold or to hand it back, ends no
+    waiting: nobody had begun it.
+    """
     found: list[tuple[float, float]] = []
     since = case.accepted_at.get(run_id)
     for move in case.moves_of.get(run_id, ()):
         if move.what != "move":
             continue
         if move.new_state == "queued":
-            since = move.at
+            since = move.at if since is None or move.old_state != "queued" else since
         else:
             if since is not None:
                 found.append((since, move.at))
