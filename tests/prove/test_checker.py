@@ -165,6 +165,20 @@ def test_a_run_that_was_handed_over_is_begun_by_one_and_in_time(pid: int, at: fl
     assert "handed_runs_are_begun_early_and_by_one" in broken(record, evidence, blows)
 
 
+def test_who_began_what_was_taken_from_it_goes_by_its_own_name() -> None:
+    """Under another name it would be idle for as long as it has what it claimed."""
+    record, evidence, blows = handed_over()
+    taken = _move(8, OTHER, "queued", "queued", 1.2, worker="")
+    evidence.moves[7] = taken._replace(application="veltrix-relay", was_leased=True)
+
+    moves = Case(record, evidence, blows).moves_of[OTHER]
+
+    assert [(move.new_state, move.worker_id) for move in moves[:2]] == [
+        ("running", "w@h/7"),
+        ("queued", ""),
+    ]
+
+
 def test_a_child_may_end_before_the_first_line_of_one_step() -> None:
     record, evidence, blows = good()
     evidence.failed.append(Failed(OTHER, 0, "1", 2, "WorkerCrashed", "w@h/7"))
