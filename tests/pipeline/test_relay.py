@@ -157,6 +157,28 @@ def test_room_follows_what_workers_claim(
     assert in_a_list == max(1, int(settings.list_work_s / occupied_s))
 
 
+@pytest.mark.parametrize(("waits_s", "room"), [(0.2, 400), (2.0, 50)])
+def test_a_queue_that_does_not_keep_up_has_room_for_a_list(
+    settings: Settings, engine: Engine, channel: Any, waits_s: float, room: int
+) -> None:
+    """Beside the quick workflow there is one that is slow: eight lists are many seconds."""
+    subscribe(engine)
+    waiting = add_runs(engine, 10, is_hinted=True)
+    change_runs(engine, waiting, f"due_at = due_at - {waits_s} * interval '1 second'")
+    add_runs(engine, 800)
+    load = {
+        "queues": {"orders": {"claimed_2s": 20}},
+        "workflows": {"fulfil": {"occupied_s": 0.001}},
+        "children": 1,
+    }
+    with transaction(engine) as tx:
+        loads.report(tx, "w1", "w@host", load)
+    with relaying(settings, engine) as relay:
+        settle_down(relay)
+
+    assert len(names_in(fetch(channel))) == room
+
+
 def test_a_run_that_must_travel_alone_has_a_message_of_its_own(
     settings: Settings, engine: Engine, channel: Any
 ) -> None:

@@ -23,8 +23,8 @@ from veltrix.pipeline.relay.due_rows import (
 from veltrix.settings.fields import Settings
 from veltrix.store.loads import Load, current
 
-# Of a queue from which nothing was claimed lately, per worker child: with one, the first seconds of
-# a flood came due and were handed over by the relay (decision 41).
+# Of a queue that keeps up, per worker child: with one, the first seconds of a flood came due and
+# were handed over by the relay (decision 41).
 IDLE_LISTS = 8
 LOAD_S = 0.5
 QUEUES_S = 1.0
@@ -56,6 +56,7 @@ class Budget:
         self._due_max: dict[str, int] = {}
         self._lefts: dict[str, int] = {}
         self._with_due: set[str] = set()
+        self._behind: set[str] = set()  # more was handed over than is claimed in time
         self._has_given = self._was_quiet = False
         self._turn = 0
 
@@ -95,12 +96,27 @@ class Budget:
         for queue, depth in self.depths.items():
             self._handed_floors[queue] = depth.first_handed or depth.now + hold - MARGIN
             self.due_floors[queue] = depth.first_due or depth.now - MARGIN
-            bounds[queue] = max(0, bounds[queue] - depth.handed)
+            self._note_behind(queue, depth, hold)
+            bounds[queue] = max(0, self.bound(queue) - depth.handed)
         # At once: what each round asks of every queue is kept, a thousand of them may be here.
         self._lefts = bounds
         self._with_due = {queue for queue, depth in self.depths.items() if depth.due}
         self._was_quiet = all(depth.is_quiet for depth in self.depths.values())
         self._has_given = False
+
+    def _note_behind(self, queue: str, depth: QueueDepth, hold: timedelta) -> None:
+        """Whether what is handed over waits for longer than it may, until nothing waits any more.
+
+        The quickest workflow says how much an idle queue may hold. Beside slow ones that is many
+        seconds of work: one worker takes all of it, and the children of another have none.
+        """
+        first = depth.first_handed
+        if first is None and depth.first_due is None:
+            self._behind.discard(queue)
+        elif first is not None:
+            waited = depth.now + hold - first
+            if waited > timedelta(seconds=self._settings.queue_bound_s):
+                self._behind.add(queue)
 
     def _refresh_queues(self, tx: Connection, now: float) -> None:
         known: Collection[str] = self._workflows
@@ -117,11 +133,13 @@ class Budget:
     def bound(self, queue: str) -> int:
         """Runs the queue may hold, handed over and not claimed."""
         claimed = self._load.claimed_2s.get(queue, 0) * self._settings.queue_bound_s / 2
-        rooms = [self._idle_room(self.occupied_s.get(w)) for w in self._workflows.get(queue, ())]
+        lists = 1 if queue in self._behind else IDLE_LISTS
+        workflows = self._workflows.get(queue, ())
+        rooms = [self._idle_room(self.occupied_s.get(w), lists) for w in workflows]
         room = max(rooms, default=self._limits.runs_of(None))
         return max(math.ceil(claimed), room * max(1, self._load.children.get(queue, 0)))
 
-    def _idle_room(self, occupied_s: float | None) -> int:
+    def _idle_room(self, occupied_s: float | None, lists: int) -> int:
         """Runs of a workflow for each child of an idle queue: a list, and more while it is quick.
 
         No further list of one that nobody has measured: they may all be slow.
@@ -130,7 +148,7 @@ class Budget:
         if occupied_s is None:
             return list_runs
         in_bound = int(self._settings.queue_bound_s / max(occupied_s, 1e-9))
-        return max(list_runs, min(IDLE_LISTS * list_runs, in_bound))
+        return max(list_runs, min(lists * list_runs, in_bound))
 
     def left(self, queue: str) -> int:
         """Runs the queue may be given now, by the last refresh and what `give` was told since."""
