@@ -323,8 +323,8 @@ def test_a_run_of_an_unsealed_minute_without_its_event_is_not_swept_away(ledger:
 
 def test_the_platforms_role_cannot_drop(ledger: Engine, database_url: str) -> None:
     roles = make_roles(database_url)
-    as_app = make_engine(roles.app, application="tests", connections_max=3)
+    as_app = make_engine(roles.app, application="tests")
     with pytest.raises(DBAPIError, match=r"permission denied|must be owner"):
         drop.drop_next(as_app, author="ann")
-    as_owner = make_engine(roles.owner, application="tests", connections_max=3)
+    as_owner = make_engine(roles.owner, application="tests")
     assert drop.drop_next(as_owner, author="ann") is not None

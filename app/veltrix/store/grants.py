@@ -251,8 +251,10 @@ def _statements(
     of_schema = quoted(schema)
     tables = ", ".join(f"{of_schema}.{quoted(table)}" for table in sorted(there))
     yield f"revoke all on table {tables} from public, {roles}"
-    if parts:  # each is used through its table
+    if parts:  # each is used through its table; by the last it is seen that a day is missing
         yield f"revoke all on table {', '.join(sorted(parts))} from public, {roles}"
+        if rest := [part for part in sorted(parts) if part.endswith("_default")]:
+            yield f"grant select on table {', '.join(rest)} to {roles}"
     yield f"revoke create on schema {of_schema} from {roles}"
     yield f"grant usage on schema {of_schema} to {roles}"
     for role, rights in given:

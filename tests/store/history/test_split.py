@@ -237,7 +237,7 @@ def test_the_way_back_before_anything_was_dropped(empty_url: str) -> None:
 
 def test_the_platforms_role_makes_days_and_drops_none(database_url: str) -> None:
     roles = make_roles(database_url)
-    as_app = make_engine(roles.app, application="tests", connections_max=2)
+    as_app = make_engine(roles.app, application="tests")
     with open_autocommit(as_app) as tx:
         after = days.today(tx).toordinal() + 4
         assert days.make(tx, type(days.today(tx)).fromordinal(after))

@@ -38,7 +38,8 @@ for each row when (old.account_id is distinct from new.account_id
     and (old.account_id = -2 or new.account_id = -2))
 execute function canary_keeps()
 """
-# Who may do something with the table may do so with all of its parts, through it.
+# Who may do something with the table may do so with all of its parts, through it. Who may read it
+# sees by the default part alone whether a day is missing.
 _GRANTS = """
 do $$
 declare one record;
@@ -50,6 +51,9 @@ begin
     loop
         execute format('grant %s on {table} to %s%s', one.privilege_type, one.grantee,
             case when one.is_grantable then ' with grant option' else '' end);
+        if one.privilege_type = 'SELECT' then
+            execute format('grant select on {rest} to %s', one.grantee);
+        end if;
     end loop;
 end $$
 """
@@ -170,6 +174,7 @@ def _split_one(engine: Engine, table: str, bound: str) -> None:
         "key": KEYS.get(table, ""),
         "old": "runs_open" if is_runs else f"{table}_first",
         "bound": bound,
+        "rest": "runs_ended_default" if is_runs else f"{table}_default",
     }
 
     def run() -> None:
