@@ -1,15 +1,20 @@
 """`veltrix retention`: policies shown, planned and applied from a terminal."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from tests.archive.history import add_day, day_ago
 from tests.commands.conftest import Veltrix
 from tests.support.due_runs import subscribe
+from tests.support.old_days import make_old_days
 from tests.support.old_ledger import add_past, days_ago
 from tests.support.roles import make_roles
+from tests.support.settled import fold_all, run_sql
 from veltrix.domain.states import RunState
+from veltrix.operations.books.books import recount_once
 from veltrix.operations.retention.rules import JudgedEvent, JudgedRun
 from veltrix.settings.fields import PREFIX
 
@@ -117,3 +122,37 @@ def test_who_only_reads_can_plan_and_not_apply(
     assert planned.code == 0
     assert applied.code == 2
     assert "permission denied for table" in applied.err
+
+
+def test_a_drop_asks_tells_its_steps_and_leaves_an_archive(
+    veltrix: Veltrix, engine: Engine, tmp_path: Path
+) -> None:
+    day = day_ago(60)
+    make_old_days(engine, day, 1)
+    add_day(engine, day)
+    run_sql(engine, "update runs set settled_at = started_at + interval '1 minute'")
+    fold_all(engine)
+    recount_once(engine)
+    assert veltrix("retention", "drop", "--yes").err.startswith("no day is due")
+    assert veltrix("retention", "apply", "--defaults", *WHY, "--yes").code == 0
+
+    unasked = veltrix("retention", "drop")
+    archive = str(tmp_path / "archive")
+    done = veltrix("retention", "drop", "--all", "--archive", archive, "--yes", "--json")
+
+    assert unasked.code == 1
+    assert f"Drop 8 events of {day:%Y%m%d}? 6 stay" in unasked.err
+    (drop,) = done.json
+    assert (drop["state"], drop["events_left"], drop["events_kept"]) == ("freed", 8, 6)
+    assert "out of sight" in done.err
+    assert veltrix("archive", "read", archive, "--verify", "--ledger").code == 0
+    assert "retention.drop" in veltrix("audit", "list").out
+    assert veltrix("balance").code == 0
+
+
+def test_a_split_ledger_says_so_and_is_split_once(veltrix: Veltrix) -> None:
+    first, again = veltrix("db", "partition"), veltrix("db", "partition", "--json")
+
+    assert (first.code, again.code) == (0, 0)
+    assert first.out == "split into days; 8 of them are there from today on\n"
+    assert again.json["ahead"] == 8
