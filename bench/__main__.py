@@ -18,7 +18,6 @@ from bench import (
     idle,
     latency,
     machine,
-    partitions,
     profile,
     scale,
     soak,
@@ -41,7 +40,6 @@ _ALL: dict[str, ModuleType] = {
     "scale": scale,
     "idle": idle,
     "soak": soak,
-    "partitions": partitions,
     "profile": profile,
     "machine": machine,
 }

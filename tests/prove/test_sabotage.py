@@ -77,6 +77,11 @@ BREAKS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
         ("connections_closed",) * 3,
         {"rate": 500, "events": 8_000},
     ),
+    "open_runs_dropped": (
+        "failures_are_in_their_groups",  # failed runs left with it; what the archive has is there
+        ("days_dropped",),
+        {"events": 9_000, "rate": 120.0},
+    ),
     "last_step_left_out": ("journal_is_whole", (), {}),
     "token_believed_for_ever": (
         "steps_begin_under_a_claim",  # the relay took it, and gave it to others

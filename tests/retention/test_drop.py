@@ -328,3 +328,29 @@ def test_the_platforms_role_cannot_drop(ledger: Engine, database_url: str) -> No
         drop.drop_next(as_app, author="ann")
     as_owner = make_engine(roles.owner, application="tests")
     assert drop.drop_next(as_owner, author="ann") is not None
+
+
+def test_a_part_that_ends_within_a_minute_is_judged_to_its_end(engine: Engine) -> None:
+    """What nobody judged would leave, and be in no book."""
+    run_ids = add_day(engine, DAY, EVENTS)
+    run_sql(engine, "update runs set settled_at = started_at + interval '1 minute'")
+    seal(engine)
+    set_policies(engine, DEFAULTS, "a test", "ann")
+    last = of_day(engine, "events")[-1]
+    with transaction(engine) as tx:
+        for whole in ("events", "journal", "failed_attempts", "runs_ended"):
+            tx.execute(text(f"alter table {whole} detach partition {whole}_first"))
+            end = last[:-6] + "ffffff"
+            attach = f"attach partition {whole}_first for values from (minvalue) to ('{end}')"
+            tx.execute(text(f"alter table {whole} {attach}"))
+
+    done = drop.drop_next(engine, author="ann")
+
+    assert done is not None
+    assert len(of_day(engine, "events")) == EVENTS + 2
+    assert len(of_day(engine, "runs")) == EVENTS
+    assert done.events_left + done.events_kept == 3 * EVENTS + 2
+    assert len(run_ids) == 3 * EVENTS
+    fold_all(engine)
+    run_sql(engine, "update counters set recounted_at = null, is_sealed = false")
+    assert recount_once(engine).discrepancy == 0

@@ -3,6 +3,7 @@
 import http.client
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -162,6 +163,19 @@ class Platform(Opened):
             f"{PREFIX}MANAGEMENT_URL": self.management_url,
             **self._own_env,
         }
+
+    def call(self, *words: str, within_s: float) -> subprocess.CompletedProcess[str]:
+        """Run this command beside the processes, with their environment, to its end."""
+        group, *rest = words
+        return subprocess.run(
+            [*self._command_of(group), *rest],  # type: ignore[arg-type]  # the name of any command
+            env=self.env,
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            timeout=within_s,
+            check=False,
+        )
 
     def open(self) -> None:
         """Start everything, without waiting for apis, relays and workers; see `wait_ready`."""

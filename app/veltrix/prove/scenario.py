@@ -255,7 +255,11 @@ class Driver:
         self._clock.stop()
         with self._site.connect() as connection:
             evidence = read_evidence(
-                connection, self._plan.source, self._site.effects_file, self._clock
+                connection,
+                self._plan.source,
+                self._site.effects_file,
+                self._clock,
+                self._site.history,
             )
         case = Case(
             read_record(path),

@@ -11,7 +11,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection
 
-from veltrix.domain.ids import minute_of, runs_range
+from veltrix.domain.ids import first_id_of_minute, minute_of, runs_range
 from veltrix.operations.retention.leaving_rows import JUDGED, judged_values
 from veltrix.operations.retention.rules import PolicyMap
 from veltrix.store.arrays import UuidArray
@@ -198,10 +198,16 @@ where i.indrelid = to_regclass(%(table)s)
 def parts(tx: Connection) -> list[LedgerPart]:
     """The parts of the ledger that have events, the oldest first."""
     return [
-        LedgerPart(name, low, high, minute_of(oldest), minute_of(high))
+        LedgerPart(name, low, high, minute_of(oldest), _end_minute(high))
         for name, low, high, oldest in tx.exec_driver_sql(_PARTS)
         if oldest is not None
     ]
+
+
+def _end_minute(end_id: str) -> int:
+    """The first minute of which nothing is in the part: it may end within one."""
+    minute = minute_of(end_id)
+    return minute if first_id_of_minute(minute) == end_id else minute + 1
 
 
 def unfinished(tx: Connection) -> DropRow | None:

@@ -13,6 +13,7 @@ from typing import LiteralString, NamedTuple
 import msgspec
 import psycopg
 
+from veltrix.prove.check.archived import see_archived
 from veltrix.prove.deployment.witness import Move, read_moves
 from veltrix.prove.load.items import content_digest
 from veltrix.prove.load.notes import SEEN_FILE, Seen
@@ -43,7 +44,6 @@ copy (
     )
 ) to stdout
 """  # noqa: S608 - put together from constants
-# Less what was dropped: what is left has rows.
 _BOOKS = """
 select coalesce(sum(accepted), 0), coalesce(sum(routed), 0), coalesce(sum(unrouted), 0),
     coalesce(sum(started), 0), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0),
@@ -54,9 +54,6 @@ from (
     union all
     select account_id, accepted, routed, unrouted, started, succeeded, failed, cancelled
     from counter_deltas
-    union all
-    select account_id, -accepted, -routed, -unrouted, -started, -succeeded, -failed, -cancelled
-    from dropped
 ) all_of_them where account_id in (select id from accounts where source = %(source)s)
 """
 _BOOKS_BY_MINUTE = """
@@ -68,10 +65,6 @@ from (
     union all
     select account_id, minute, accepted, routed, unrouted, started, succeeded, failed, cancelled
     from counter_deltas
-    union all
-    select account_id, minute, -accepted, -routed, -unrouted, -started, -succeeded, -failed,
-        -cancelled
-    from dropped
 ) all_of_them where account_id in (select id from accounts where source = %(source)s)
 group by 1, 2
 """
@@ -222,11 +215,20 @@ class Clock:
 
 
 def read_evidence(
-    connection: psycopg.Connection, source: str, effects: Path | None, clock: Clock
+    connection: psycopg.Connection,
+    source: str,
+    effects: Path | None,
+    clock: Clock,
+    archive: Path | None = None,
 ) -> CheckedEvidence:
-    """The evidence of one source, in a database of its own. `effects`: the file of the notes."""
+    """The evidence of one source, in a database of its own. `effects`: the file of the notes.
+
+    What was dropped and is in the `archive` counts as if it were there.
+    """
     with connection.transaction():
-        connection.execute("set transaction isolation level repeatable read, read only")
+        connection.execute("set transaction isolation level repeatable read")
+        if archive is not None:
+            see_archived(connection, archive)
         books = connection.execute(_BOOKS, {"source": source}).fetchone()
         return CheckedEvidence(
             events=list(_events(connection, source)),

@@ -352,6 +352,11 @@ class Site(Opened, ProvedDatabase):
         return [queue["name"] for queue in self.manage("GET", "queues/{vhost}?columns=name")]
 
     @property
+    def history(self) -> Path:
+        """Where what leaves the ledger is archived."""
+        return self.folder / "archive"
+
+    @property
     def effects_file(self) -> Path:
         """Where the steps note that they began."""
         return self.effects / EFFECTS_FILE

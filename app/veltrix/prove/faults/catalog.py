@@ -16,6 +16,7 @@ from veltrix.prove.faults import (
     cluster,
     database,
     deploy,
+    history,
     network,
     processes,
     standby,
@@ -107,6 +108,7 @@ _RELEASES = (
     Fault(deploy.rolled_back_at_once, 30.0, 25.0),
     Fault(deploy.queue_renamed, 30.0, 20.0),
 )
+_HISTORY = (Fault(history.days_dropped, 20.0, 30.0),)
 _CLUSTER = (
     Fault(cluster.each_process_killed, 20.0, 20.0),
     Fault(cluster.member_killed, 20.0, 20.0),
@@ -119,7 +121,7 @@ def _names(faults: Iterable[Fault]) -> tuple[str, ...]:
 
 
 _PLAIN = (*_WORKERS, *_BROKER, *_DATABASE, *_NETWORK, *_DEPLOY)
-_EVERYTHING = (*_PLAIN, *_AUTHOR, *_STANDBY, *_CLOCK, *_RELEASES)
+_EVERYTHING = (*_PLAIN, *_AUTHOR, *_STANDBY, *_CLOCK, *_RELEASES, *_HISTORY)
 FAULTS = {fault.name: fault for fault in (*_CLUSTER, *_EVERYTHING)}
 FAMILIES: dict[str, tuple[str, ...]] = {
     "smoke": ("child_killed", "queues_purged", "sessions_terminated", "malformed_messages"),
@@ -131,6 +133,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "author": _names(_AUTHOR),
     "standby": _names(_STANDBY),
     "clock": _names(_CLOCK),
+    "history": _names(_HISTORY),
     "cluster": _names(_CLUSTER),
     "everything": tuple(dict.fromkeys(_names(_EVERYTHING))),
 }

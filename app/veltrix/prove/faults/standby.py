@@ -2,6 +2,9 @@
 
 from random import Random
 from threading import Event
+from typing import LiteralString
+
+import psycopg
 
 from veltrix.dev.children import wait_for
 from veltrix.dev.servers.postgres import Postgres
@@ -16,34 +19,48 @@ _REFUSED_S = 3.0
 _CUT_S = 4.0
 _STREAMING = "select count(*) from pg_stat_replication where state = 'streaming'"
 _SYNCHRONOUS = "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')"
-_BROKEN = """
+# Each by itself: in one transaction they would hold one table while they wait for another.
+_BROKEN: tuple[LiteralString, ...] = (
+    """
 create or replace function prove_broken() returns trigger language plpgsql as $$
 begin
     raise exception 'could not read block 7 of a file' using errcode = 'io_error';
-end $$;
+end $$
+""",
+    """
 create trigger prove_broken before insert on journal
-    for each statement execute function prove_broken();
+    for each statement execute function prove_broken()
+""",
+    """
 create trigger prove_broken before update on runs
-    for each row when (new.steps is not null) execute function prove_broken();
-"""
-_UNBROKEN = """
-drop trigger if exists prove_broken on journal;
-drop trigger if exists prove_broken on runs;
-"""
-_FULL = """
+    for each row when (new.steps is not null) execute function prove_broken()
+""",
+)
+_UNBROKEN: tuple[LiteralString, ...] = (
+    "drop trigger if exists prove_broken on journal",
+    "drop trigger if exists prove_broken on runs",
+)
+_FULL: tuple[LiteralString, ...] = (
+    """
 create or replace function prove_full() returns trigger language plpgsql as $$
 begin
     raise exception 'could not extend a file: no space left' using errcode = 'disk_full';
-end $$;
+end $$
+""",
+    """
 create constraint trigger prove_full after insert on journal deferrable initially deferred
-    for each row execute function prove_full();
+    for each row execute function prove_full()
+""",
+    # A run that ends is put into another table, for which that is an insertion.
+    """
 create constraint trigger prove_full after insert or update on runs deferrable initially deferred
-    for each row when (new.steps is not null) execute function prove_full();
-"""
-_UNFULL = """
-drop trigger if exists prove_full on journal;
-drop trigger if exists prove_full on runs;
-"""
+    for each row when (new.steps is not null) execute function prove_full()
+""",
+)
+_UNFULL: tuple[LiteralString, ...] = (
+    "drop trigger if exists prove_full on journal",
+    "drop trigger if exists prove_full on runs",
+)
 _HALF = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
 where application_name like 'veltrix%' and application_name <> 'veltrix prove' and pid % 2 = 0
@@ -121,16 +138,36 @@ def commits_refused(site: Site, blow: Blow, _chance: Random) -> None:
     _refusing(site, blow, _FULL, _UNFULL, _REFUSED_S)
 
 
-def _refusing(site: Site, blow: Blow, begin: str, end: str, seconds: float) -> None:
+def _refusing(
+    site: Site,
+    blow: Blow,
+    begin: tuple[LiteralString, ...],
+    end: tuple[LiteralString, ...],
+    seconds: float,
+) -> None:
     catch(site, blow)
     blow.detail = f"{seconds:g} s"
     blow.strike()
-    site.change(begin)
     try:
+        _change(site, begin)
         _never.wait(seconds)
     finally:
-        site.change(end)
+        _change(site, end)
     blow.heal()
+
+
+def _change(site: Site, statements: tuple[LiteralString, ...]) -> None:
+    """A statement loses a deadlock now and then: it locks all parts of a table."""
+    for statement in statements:
+
+        def is_done(statement: LiteralString = statement) -> bool:
+            try:
+                site.change(statement)
+            except psycopg.errors.DeadlockDetected:
+                return False
+            return True
+
+        wait_for(is_done, deadline_s=10.0)
 
 
 def backends_terminated(site: Site, blow: Blow, _chance: Random) -> None:

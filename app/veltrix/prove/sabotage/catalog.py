@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 from veltrix.dev.platform import Kind
-from veltrix.prove.sabotage import authors, handed, servers
+from veltrix.prove.sabotage import authors, handed, history, servers
 from veltrix.prove.sabotage.swaps import Saboteur, nothing, replace, swap
 
 _INSERTS = (
@@ -366,7 +366,7 @@ SABOTAGES: dict[str, Saboteur] = {
         failures_not_counted,
     )
 }
-SABOTAGES |= authors.SABOTAGES | servers.SABOTAGES | handed.SABOTAGES
+SABOTAGES |= authors.SABOTAGES | servers.SABOTAGES | handed.SABOTAGES | history.SABOTAGES
 
 
 def sabotaged(name: str) -> Callable[[Kind], tuple[str, ...]]:
