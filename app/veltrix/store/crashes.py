@@ -77,7 +77,8 @@ with last as (
         outcome = json_build_object('type', coalesce(last.type, '{CRASHED}'),
             'message', coalesce(last.message, 'it ended the worker process each time'),
             'crashes', last.crashes)
-    from last where r.life = 0 and r.id = last.id and r.state = 'queued'
+    from last
+    where r.life = 0 and r.id = last.id and r.id = any(%(id)s::uuid[]) and r.state = 'queued'
     returning r.id, r.account_id, r.minute, r.workflow, r.code_version, r.fingerprint,
         r.failed_step, last.attempt_id
 ), ended as (
