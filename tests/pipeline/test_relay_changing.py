@@ -11,10 +11,13 @@ from tests.conftest import SettingsOf
 from tests.pipeline.test_relay import Clock, channel, fetch, relaying, settle_down
 from tests.support.broken_queue import silent
 from tests.support.due_runs import add_runs, change_runs, read_runs, subscribe
-from tests.support.limited_user import limited_user
+from tests.support.limited_user import account_of, limited_user
 from tests.support.services import Broker
 from tests.support.wait import until
+from veltrix.broker import broken, topology
 from veltrix.broker.management import Management
+from veltrix.broker.names import RUNS
+from veltrix.broker.rights import users
 from veltrix.pipeline.relay.connections import Asking, make_declarer
 from veltrix.pipeline.relay.declaring import Declaring
 from veltrix.pipeline.relay.renewing import (
@@ -55,11 +58,11 @@ def ids_of(bodies: list[Any]) -> list[str]:
 class Trial:
     """What one relay knows of types, with a clock that a test moves."""
 
-    def __init__(self, settings: Settings, broker: Broker) -> None:
+    def __init__(self, settings: Settings, broker: Broker, *, has_management: bool = True) -> None:
         self.clock = Clock()
         self.declarer = make_declarer(settings, "test")
         self.declaring = Declaring(self.declarer, "relay", self.clock)
-        management = Management(broker.management_url, broker.vhost)
+        management = Management(broker.management_url, broker.vhost) if has_management else None
         self.changing = Changing(Asking(settings, "test"), management, self.clock)
 
     def declare(self, *queues: str) -> None:
@@ -77,8 +80,9 @@ class Trial:
 def trials(settings_of: SettingsOf, broker: Broker) -> Iterator[Any]:
     made: list[Trial] = []
 
-    def make(type_: str, **changes: Any) -> Trial:
-        made.append(Trial(settings_of(queue_type=type_, **changes), broker))
+    def make(type_: str, *, has_management: bool = True, **changes: Any) -> Trial:
+        settings = settings_of(queue_type=type_, **changes)
+        made.append(Trial(settings, broker, has_management=has_management))
         return made[-1]
 
     yield make
@@ -88,9 +92,10 @@ def trials(settings_of: SettingsOf, broker: Broker) -> Iterator[Any]:
 
 @BOTH_WAYS
 def test_a_relay_changes_a_queue_between_two_runs(
-    settings_of: SettingsOf, engine: Engine, channel: Any, old: str, new: str
+    settings_of: SettingsOf, engine: Engine, channel: Any, broker: Broker, old: str, new: str
 ) -> None:
     subscribe(engine)
+    totals = Management(broker.management_url, broker.vhost)
     with relaying(settings_of(queue_type=old), engine) as relay:
         before = add_runs(engine, 2)
         settle_down(relay)
@@ -98,7 +103,7 @@ def test_a_relay_changes_a_queue_between_two_runs(
     assert ids_of(take(channel)) == before
     change_runs(engine, before, SETTLED)
 
-    with relaying(settings_of(queue_type=new), engine) as relay:
+    with relaying(settings_of(queue_type=new), engine, totals=totals) as relay:
         changed = 0
 
         def is_changed() -> bool:
@@ -117,13 +122,14 @@ def test_a_relay_changes_a_queue_between_two_runs(
 
 @BOTH_WAYS
 def test_what_is_in_it_goes_first_and_nothing_comes_to_it_meanwhile(
-    settings_of: SettingsOf, engine: Engine, channel: Any, old: str, new: str
+    settings_of: SettingsOf, engine: Engine, channel: Any, broker: Broker, old: str, new: str
 ) -> None:
     subscribe(engine)
+    totals = Management(broker.management_url, broker.vhost)
     declare(channel, old)
     channel.confirm_delivery()
     channel.basic_publish("", "orders", b'"what a worker is about to have"')
-    with relaying(settings_of(queue_type=new), engine) as relay:
+    with relaying(settings_of(queue_type=new), engine, totals=totals) as relay:
         relay.relay_once()
         assert relay._changing.emptying
         ids = add_runs(engine, 2)
@@ -299,3 +305,67 @@ def test_who_only_uses_queues_uses_one_of_the_other_type(
 
     declare(channel, old)
     declare(channel, new, "mails")
+
+
+def bound_by_others(channel: Any, broker: Broker) -> set[str]:
+    """From which exchanges of others the queue gets messages."""
+    found = Management(broker.management_url, broker.vhost).bindings_of("orders")
+    return {exchange for exchange, _, _ in found} - {RUNS}
+
+
+def bind_theirs(channel: Any) -> None:
+    declare(channel, "quorum")
+    for exchange in ("celeryworld", "theirs"):
+        channel.exchange_declare(exchange, "topic", durable=True)
+        channel.queue_bind("orders", exchange, "a.#")
+
+
+def test_a_queue_with_a_binding_that_we_may_not_make_again_stays_as_it_is(
+    trials: Any, broker: Broker, channel: Any
+) -> None:
+    bind_theirs(channel)
+    relay = next(user for user in users() if user.role == "relay")
+    url, _ = account_of(broker, relay)
+    one = trials("classic", broker_url=url)
+    one.declare("orders")
+
+    assert one.look() == 0
+
+    assert bound_by_others(channel, broker) == {"celeryworld", "theirs"}
+    declare(channel, "quorum")
+
+
+def test_who_declares_it_in_the_gap_takes_no_binding_away(
+    trials: Any, broker: Broker, channel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of the other setting is faster, right after the deletion."""
+    bind_theirs(channel)
+    one = trials("classic")
+    one.declare("orders")
+    times, really = 0, topology.declare_either
+
+    def late(*words: Any) -> Any:
+        nonlocal times
+        times += 1
+        if times == 2:
+            with closing(channel.connection.channel()) as other:
+                declare(other, "quorum")
+        return really(*words)
+
+    monkeypatch.setattr(broken, "declare_either", late)
+    assert one.look() == 0
+
+    assert times == 2
+    assert bound_by_others(channel, broker) == {"celeryworld", "theirs"}
+
+
+def test_without_the_management_api_no_queue_is_deleted(
+    trials: Any, broker: Broker, channel: Any
+) -> None:
+    bind_theirs(channel)
+    one = trials("classic", has_management=False)
+    one.declare("orders")
+
+    assert one.look() == 0
+
+    assert bound_by_others(channel, broker) == {"celeryworld", "theirs"}

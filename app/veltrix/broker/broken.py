@@ -103,8 +103,9 @@ def change_type(
 ) -> tuple[Changed, str]:
     """Make an empty queue one of that type, with its bindings; and in whose words not.
 
-    One that has messages, or arguments, stays as it is; and one that does not answer, for of that
-    RabbitMQ says that it is empty. Raises BrokerAway.
+    One that has messages, or arguments, stays as it is; one with a binding that this user may not
+    make; and one that does not answer, for of that RabbitMQ says that it is empty. Raises
+    BrokerAway.
     """
     connection = open_connection(url, name=name, heartbeat_s=0)
     try:
@@ -115,8 +116,16 @@ def change_type(
             return Changed.NOTHING_TO_DO, ""
         if messages or channel.basic_get(queue) is not None:  # given back with the connection
             return Changed.HOLDS_MESSAGES, ""
+        bound = list(bindings)
+        for one in bound:  # it is so bound already; who may not do it again would lose it
+            _bind(channel, queue, one)
         channel.queue_delete(queue, if_empty=found == "classic")  # quorum queues do not know it
-        _declare_bound(channel, Queue(queue, type_), bindings)
+        # Somebody of the other setting may have been faster.
+        became, _ = declare_either(channel, Queue(queue, type_))
+        for one in [(RUNS, queue, {}), *bound]:
+            _bind(channel, queue, one)
+        if became != type_:
+            return Changed.REFUSED, "a process of another setting declared it meanwhile"
     except Exception as error:  # noqa: BLE001 - as above
         return Changed.REFUSED, f"{type(error).__name__}: {error}"[:500]
     finally:
@@ -127,5 +136,10 @@ def change_type(
 def _declare_bound(channel: Any, queue: Queue, bindings: Iterable[Bound]) -> None:
     declare_queue(channel, queue)
     channel.queue_bind(queue.name, RUNS, queue.name)
-    for exchange, key, arguments in bindings:
-        channel.queue_bind(queue.name, exchange, key, arguments=arguments)
+    for one in bindings:
+        _bind(channel, queue.name, one)
+
+
+def _bind(channel: Any, queue: str, bound: Bound) -> None:
+    exchange, key, arguments = bound
+    channel.queue_bind(queue, exchange, key, arguments=arguments)

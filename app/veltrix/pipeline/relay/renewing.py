@@ -31,6 +31,10 @@ FORGET_S = 60.0  # after its last refusal: longer than the longest pause of a qu
 EMPTYING_MAX, CHANGE_LOOK_S, EMPTYING_S = 8, 0.1, 20.0
 # Until the next try. After a change, too: two relays of different settings undo each other's.
 REST_S, REST_S_MAX = 60.0, 600.0
+_UNKNOWN = (
+    "without VELTRIX_MANAGEMENT_URL nobody knows what else is bound to it, and would be lost; set"
+    " it, or change the type by hand"
+)
 
 
 class Bindings(Protocol):
@@ -183,8 +187,9 @@ class Changing:
         return int(became is Changed.DONE)
 
     def _change(self, queue: str) -> tuple[Changed, str]:
+        if self._bindings is None:
+            return Changed.REFUSED, _UNKNOWN
         try:
-            bound = [] if self._bindings is None else self._bindings.bindings_of(queue)
-            return self._queues.change_type(queue, bound)
+            return self._queues.change_type(queue, self._bindings.bindings_of(queue))
         except (BrokerAway, ManagementRefused) as error:
             return Changed.REFUSED, str(error)
