@@ -13,6 +13,7 @@ from types import ModuleType
 from bench import (
     backlog,
     burst,
+    dropping,
     history,
     hostile,
     idle,
@@ -35,6 +36,7 @@ _ALL: dict[str, ModuleType] = {
     "steps": steps,
     "backlog": backlog,
     "history": history,
+    "dropping": dropping,
     "burst": burst,
     "hostile": hostile,
     "scale": scale,

@@ -45,9 +45,9 @@ with n as materialized (
 ), r as (
     insert into runs (id, event_id, account_id, minute, payload_bytes, attempt, started_at,
         claimed_at, settled_at, delivery_id, state, workflow, queue, code_version, worker_id,
-        outcome, steps)
+        outcome, life, steps)
     select run_id, event_id, :account, ms / 60000, 60, 1, at, at, at, event_id, 'succeeded',
-        'bench_flow', 'bench', '1', 'worker-1@localhost/1', to_json(n * 2),
+        'bench_flow', 'bench', '1', 'worker-1@localhost/1', to_json(n * 2), life_of('succeeded'),
         json_build_array(json_build_array('1', 'step', 'double', encode(digest, 'hex'), n * 2, 1,
             0, 0, json_build_array(json_build_array(n), '{}'::json)::text))::text
     from n order by run_id
