@@ -59,7 +59,9 @@ class Scene:
         """Every step that began, in order."""
         if not self._effects.exists():
             return []
-        words = [line.split() for line in self._effects.read_text().splitlines()]
+        text = self._effects.read_text()
+        whole = text[: text.rfind("\n") + 1]  # the last line may be on its way
+        words = [line.split() for line in whole.splitlines()]
         return [Line(w, run, key, int(pid), float(at)) for w, run, key, pid, at in words]
 
     def at(self, position: int, run_ids: Sequence[str]) -> list[Line]:

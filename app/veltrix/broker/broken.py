@@ -114,11 +114,11 @@ def change_type(
         found, messages = declare_either(channel, Queue(queue, type_))
         if found == type_:
             return Changed.NOTHING_TO_DO, ""
-        if messages or channel.basic_get(queue) is not None:  # given back with the connection
-            return Changed.HOLDS_MESSAGES, ""
         bound = list(bindings)
         for one in bound:  # it is so bound already; who may not do it again would lose it
             _bind(channel, queue, one)
+        if messages or channel.basic_get(queue) is not None:  # given back with the connection
+            return Changed.HOLDS_MESSAGES, ""
         channel.queue_delete(queue, if_empty=found == "classic")  # quorum queues do not know it
         # Somebody of the other setting may have been faster.
         became, _ = declare_either(channel, Queue(queue, type_))
