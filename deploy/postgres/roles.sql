@@ -21,6 +21,11 @@ select format('alter database %I owner to veltrix_owner', current_database()) \g
 select format('alter table %s owner to veltrix_owner', oid::regclass) from pg_class
 where relnamespace = 'public'::regnamespace and relowner = current_user::regrole and relkind in ('r', 'p')
 order by oid \gexec
+-- A sequence of its own; those of columns go with their tables.
+select format('alter sequence %s owner to veltrix_owner', oid::regclass) from pg_class c
+where relnamespace = 'public'::regnamespace and relowner = current_user::regrole and relkind = 'S'
+    and not exists (select from pg_depend d where d.objid = c.oid and d.deptype in ('a', 'i'))
+\gexec
 select format('alter function %s owner to veltrix_owner', oid::regprocedure) from pg_proc
 where pronamespace = 'public'::regnamespace and proowner = current_user::regrole and prokind = 'f'
     and not exists (select from pg_depend d where d.objid = pg_proc.oid and d.deptype = 'e')

@@ -36,9 +36,11 @@ from veltrix.doctor.facts.postgres import (
     read_database,
 )
 from veltrix.doctor.facts.session import RENEWED_S, LookingSession
-from veltrix.doctor.rules import postgresql
+from veltrix.doctor.rules import history, postgresql
+from veltrix.operations.history.days import make_ahead_once
 from veltrix.settings.fields import Settings
-from veltrix.store.schema import downgrade, upgrade
+from veltrix.store.schema import downgrade, head, upgrade
+from veltrix.store.transactions import make_engine
 
 Look = Callable[..., Examination]
 # Of the run's server, which is started without fsync.
@@ -116,9 +118,9 @@ def test_the_cure_of_a_role_that_commits_unsafely_cures(database_url: str) -> No
 
 
 def test_an_unlogged_table_is_seen(database_url: str) -> None:
-    run_sql(database_url, said("alter table runs set unlogged"))
+    run_sql(database_url, said("alter table runs_open set unlogged"))
 
-    assert found_of(look_at(database_url), "D08") == ["table 'runs' is unlogged"]
+    assert found_of(look_at(database_url), "D08") == ["table 'runs_open' is unlogged"]
 
 
 def test_a_pooler_by_transaction_is_seen_and_one_by_session_is_not(database_url: str) -> None:
@@ -237,16 +239,43 @@ def test_a_long_transaction_is_seen(
 def test_a_table_without_autovacuum_is_seen(database_url: str) -> None:
     assert "D24" not in unaccepted(look_at(database_url))
 
-    run_sql(database_url, said("alter table runs set (autovacuum_enabled = off)"))
+    run_sql(database_url, said("alter table runs_open set (autovacuum_enabled = off)"))
 
-    assert found_of(look_at(database_url), "D24") == ["autovacuum_enabled of table 'runs' is off"]
+    off = "autovacuum_enabled of table 'runs_open' is off"
+    assert found_of(look_at(database_url), "D24") == [off]
 
 
-def test_no_table_of_ours_is_partitioned(database_url: str) -> None:
-    """As by_construction says of D30; the first one that is needs a rule."""
-    settings = Settings.model_validate({"database_url": database_url})
+def days_of(url: str) -> list[str]:
+    """What the rule of days says."""
+    settings = Settings.model_validate({"database_url": url})
+    readers: dict[type, Reader] = {LiveDatabase: lambda: read_database(settings)}
+    return found_of(held_against(history.rules, readers), "D30")
 
-    assert {table.kind for table in read_database(settings).tables.values()} == {"r"}
+
+def test_a_day_that_was_not_made_is_seen(database_url: str) -> None:
+    assert days_of(database_url) == ["2 days are there from today on"]
+    engine = make_engine(database_url, application="tests")
+
+    make_ahead_once(engine)
+    assert days_of(database_url) == []
+
+    late = (
+        "insert into journal (run_id, generation, position, kind, name, attempts)"
+        " values ('ffffffff-0000-7000-8000-000000000000', 0, '1', 'step', 's', 1)"
+    )
+    run_sql(database_url, said(late))
+    assert days_of(database_url) == ["table 'journal' has rows of days that it does not have"]
+
+
+def test_a_split_that_was_never_finished_is_seen(database_url: str) -> None:
+    downgrade(database_url, "0016")
+    upgrade(database_url, head())
+    check = "alter table events add constraint events_before check (id is not null)"
+    run_sql(database_url, said(check))
+
+    assert days_of(database_url) == [
+        "the split of table 'events' was not finished, and soon it refuses all rows"
+    ]
 
 
 def counted(url: str, column: str) -> int:

@@ -19,7 +19,7 @@ TABLE_TIMES_MAX, INDEX_TIMES_MAX = 3, 4
 ROW_HEAD_BYTES = 36  # header, line pointer and alignment of each row
 ROW_BYTES_UNKNOWN, INDEX_ENTRY_BYTES = 1024, 64
 _YES = frozenset({"on", "true", "yes", "1"})
-_HOT = ("runs", "counter_deltas", "journal", "workers", "events", "identities")
+_HOT = ("runs", "runs_open", "counter_deltas", "journal", "workers", "events", "identities")
 _WAL = "https://www.postgresql.org/docs/current/runtime-config-wal.html"
 _MUST_BE_ON = {
     "fsync": ("on", _WAL),

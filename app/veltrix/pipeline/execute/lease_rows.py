@@ -91,6 +91,8 @@ from c left join lateral (
 order by c.id
 """
 
+_NO_ID = "00000000-0000-0000-0000-000000000000"
+
 _OURS = "life = 0 and id = any(%(id)s::uuid[]) and lease_token = any(%(tokens)s)"
 # The planner takes the table of open runs for empty, and would read all of it.
 _NAMED = "r.life = 0 and r.id = any(%(id)s::uuid[])"
@@ -179,8 +181,8 @@ def claim(
         _CLAIM,
         {
             "id": UuidArray(ids),
-            "first": event_id_of(min(ids)),
-            "last": max(ids),
+            "first": event_id_of(min(ids, default=_NO_ID)),
+            "last": max(ids, default=_NO_ID),
             "delivery_id": UuidArray([delivery_id for _, delivery_id in deliveries]),
             "named": len(deliveries),
             "told": UuidArray(told),
