@@ -57,6 +57,7 @@ def make_engine(
     statement_timeout_s: float = 30.0,
     connect_timeout_s: int = 5,
     is_hot: bool = False,
+    is_naming: bool = False,
     is_tried: bool = True,
     is_writer: bool = False,
     is_of_authors: bool = False,
@@ -68,10 +69,11 @@ def make_engine(
     JIT, and index plans even while statistics of a new table say it is empty.
     `is_hot` is for our own statements of every event: they are planned once per connection, not for
     each list anew, which took PostgreSQL twice as long as to execute a list of one (1.0 ms beside
-    0.4 for accept, claim and settle), and without loops over index look-ups, which a table of open
-    runs that was empty when they were planned invites: what they name is named as an array.
-    `is_tried`: a pooled connection is tried before it is used,
-    so that a restart of the server is not seen; who tries again anyway saves a round trip.
+    0.4 for accept, claim and settle). `is_naming`: for statements that name their rows in an
+    array beside each join (claim, write, leases), which are planned without loops over look-ups: a
+    table of open runs that was empty then invites them. `is_tried`: a pooled connection is tried
+    before it is used, so that a restart of the server is not seen; who tries again anyway saves a
+    round trip.
     `is_of_authors`: statements of transactional steps run there. Open it after a fork, never before
     (loss mode D06).
 
@@ -88,7 +90,7 @@ def make_engine(
         "timezone": "UTC",
         "client_encoding": "UTF8",
         "plan_cache_mode": "force_generic_plan" if is_hot else "auto",
-        "enable_nestloop": "off" if is_hot else "on",
+        "enable_nestloop": "off" if is_naming else "on",
     }
     engine = create_engine(
         url,

@@ -32,7 +32,7 @@ def hot(engine: Engine, database_url: str) -> Iterator[Connection]:
             days.make(tx, today + timedelta(days=number))
     settle(engine, add_runs(engine, 50), "succeeded")
     settle(engine, add_runs(engine, 5), "failed")
-    hot = make_engine(database_url, application="tests", is_hot=True)
+    hot = make_engine(database_url, application="tests", is_hot=True, is_naming=True)
     with hot.connect() as tx:
         yield tx
     hot.dispose()
@@ -98,7 +98,7 @@ def test_a_session_that_planned_on_an_empty_ledger_reads_what_is_named_alone(
     engine: Engine, database_url: str
 ) -> None:
     """A table of open runs looks empty when a session begins, and is not an hour later."""
-    hot = make_engine(database_url, application="tests", is_hot=True)
+    hot = make_engine(database_url, application="tests", is_hot=True, is_naming=True)
     few, many = add_runs(engine, 2), add_runs(engine, 3_000)
     scanned = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'runs_pkey'"
     before = 0

@@ -99,7 +99,7 @@ update runs r set state = 'queued', lease_token = null,
     hand_overs = least(r.hand_overs + 1, 1000),
     crashes = least(r.crashes + (r.state = 'running' and r.alone)::int, 1000),
     alone = r.alone or r.state = 'running'
-from d where r.life = 0 and r.id = d.id and r.id = any(array(select id from d))
+from d where r.life = 0 and r.id = d.id
 returning r.id::text, r.workflow, r.queue, r.payload_bytes, r.alone, r.crashes, d.state, d.due_at,
     now(), r.cancel_requested_at is not null
 """
@@ -166,7 +166,7 @@ with m as (
 )
 update runs r set hand_overs = 0,
     due_at = case when %(is_first)s then least(r.started_at, now()) else now() end
-from m where r.life = 0 and r.id = m.id and r.id = any(array(select id from m))
+from m where r.life = 0 and r.id = m.id
 """
 
 _MAKE_RUNS_DUE = """
@@ -181,7 +181,7 @@ update runs r set lease_token = null,
         + interval '1 second'
         * case when %(is_backing_off)s then least(r.hand_overs, 60) else 0 end),
     hand_overs = case when %(is_backing_off)s then r.hand_overs else 0 end
-from m where r.life = 0 and r.id = m.id and r.id = any(array(select id from m))
+from m where r.life = 0 and r.id = m.id
 """
 
 

@@ -81,7 +81,7 @@ def put_together(inheritance: Inheritance) -> ChildParts:
     pause_s_max = min(1.0, settings.hold_s / 4)
     stuck = Stuck(inheritance.troubles, sources.monotonic)
     wait = threading.Event().wait  # for nothing but the time: nobody sets it
-    sql = engine_for(settings, application, is_hot=True)
+    sql = engine_for(settings, application, is_hot=True, is_naming=True)
     link = Link(sql, wait, pause_s_max, partial(stuck.say, "database"))
     handing = _handing(inheritance, link)
     limits = limits_for(
