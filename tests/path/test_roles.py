@@ -90,7 +90,7 @@ def test_no_process_needs_a_right_that_is_not_granted(
     started = post("/v1/workflows/act/runs", {"input": [["pause_async", 30]]})
     post("/v1/runs/cancel", {"reason": "r", "ids": [run["id"] for run in started["runs"]]})
     until(lambda: seen.ask("select 1 from dead_letters"), 10, "the dead letter")
-    until(lambda: len(seen.ask("select 1 from failure_groups")) == 5, 10, "the groups")
+    until(lambda: len(seen.ask("select 1 from failure_groups")) == 5, 30, "the groups")
     until(lambda: seen.ask("select 1 from replays where state = 'done'"), 20, "the replay")
 
     logs = {line for side in SIDES for word in ("permission denied", "duty.failed", "role.powerful")
