@@ -354,3 +354,33 @@ def test_a_part_that_ends_within_a_minute_is_judged_to_its_end(engine: Engine) -
     fold_all(engine)
     run_sql(engine, "update counters set recounted_at = null, is_sealed = false")
     assert recount_once(engine).discrepancy == 0
+
+
+def test_a_second_drop_at_once_leaves_the_first_alone(ledger: Engine, database_url: str) -> None:
+    """A night's drop that takes longer than a day: the next one would empty its copies."""
+    said: list[str] = []
+
+    def tell(step: str) -> None:
+        if "are copied" in step:
+            other = make_engine(database_url, application="tests", connections_max=2)
+            try:
+                with pytest.raises(drop.DropHeldUp, match="another drop is at work"):
+                    drop.drop_next(other, author="bob")
+            finally:
+                other.dispose()
+            said.append(step)
+
+    assert drop.drop_next(ledger, author="ann", tell=tell) is not None
+    assert len(said) == 1
+    assert drop.drop_next(ledger, author="bob") is not None
+    check_books(ledger)
+
+
+def test_a_failed_run_without_its_event_holds_no_drop_up(ledger: Engine) -> None:
+    failed, *_ = of_day(ledger, "runs_failed")
+    run_sql(ledger, f"delete from events where id = '{event_id_of(failed)}'")
+
+    done = drop.drop_next(ledger, author="ann")
+
+    assert done is not None
+    assert failed in of_day(ledger, "runs")

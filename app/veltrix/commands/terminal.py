@@ -53,7 +53,7 @@ def connected(*, as_owner: bool = False) -> "Iterator[tuple[Settings, Engine]]":
     settings = operator_settings()
     if as_owner:
         settings = load.as_owner(settings)
-    engine = engine_for(settings, "veltrix-operator", connections_max=2, is_writer=False)
+    engine = engine_for(settings, "veltrix-operator", connections_max=3, is_writer=False)
     try:
         yield settings, engine
     finally:

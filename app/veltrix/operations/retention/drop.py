@@ -73,20 +73,37 @@ def drop_next(
     """Let the oldest part go of which half may leave, or go on with a drop that was not ended.
 
     The drop as it ended, None: there is nothing to drop. `is_stopped` ends it after a step; it is
-    gone on with later. For the tables' owner. Raises DropHeldUp, and what the archive raises.
+    gone on with later. For the tables' owner, one at a time. Raises DropHeldUp, and what the
+    archive raises.
     """
     with open_autocommit(engine) as tx:
         tx.exec_driver_sql("set statement_timeout = 0")
-        drop = drop_rows.unfinished(tx)
-        if drop is None:
-            policies, now = _in_force(tx)
-            part = _due(tx, policies, now, tell)
-            if part is None:
-                return None
-            drop = drop_rows.begin(tx, part, author, None if archive is None else str(archive))
-            _audit(engine, drop, "retention.drop")
-        else:
-            tell(f"{drop.name}: going on, it is {drop.state}")
+        if not drop_rows.lock_drops(tx):  # two would copy into, and swap, each other's tables
+            raise DropHeldUp("another drop is at work; this one is left to it")
+        try:
+            return _drop(engine, tx, author, archive, tell, is_stopped)
+        finally:
+            tx.exec_driver_sql(f"select pg_advisory_unlock({drop_rows.DROPS_LOCK})")
+
+
+def _drop(
+    engine: Engine,
+    tx: Connection,
+    author: str,
+    archive: Path | None,
+    tell: Tell,
+    is_stopped: Callable[[], bool],
+) -> DropRow | None:
+    drop = drop_rows.unfinished(tx)
+    if drop is None:
+        policies, now = _in_force(tx)
+        part = _due(tx, policies, now, tell)
+        if part is None:
+            return None
+        drop = drop_rows.begin(tx, part, author, None if archive is None else str(archive))
+        _audit(engine, drop, "retention.drop")
+    else:
+        tell(f"{drop.name}: going on, it is {drop.state}")
     while drop.state != "freed" and not is_stopped():
         drop = _STEPS[drop.state](engine, drop, tell)
     return drop
@@ -170,8 +187,11 @@ def _copy(engine: Engine, drop: DropRow, tell: Tell) -> DropRow:
 
 
 def _is_swapped(engine: Engine, tx: Connection, drop: DropRow) -> bool:
-    while touched := [*drop_rows.take_touched(tx, PAGE), *drop_rows.undone(tx, drop)]:
-        drop_rows.copy_again(tx, drop, sorted(set(touched)))
+    for _ in range(TRIES_MAX):
+        touched = {*drop_rows.take_touched(tx, PAGE), *drop_rows.undone(tx, drop)}
+        if not touched:
+            break
+        drop_rows.copy_again(tx, drop, sorted(touched))
     try:
         _again(f"the part {drop.name}", lambda: _swap(engine, drop))
     except _TooMany:

@@ -84,6 +84,8 @@ class DropRow(LedgerPart, frozen=True):
         )
 
 
+DROPS_LOCK = 0x56454C5452495802  # "VELTRIX" and 2, as bigint: nothing else locks this number
+_LOCK = "select pg_try_advisory_lock(%(lock)s)"
 _PARTS = """
 select regexp_replace(p.part::text, '^.*events_', ''), p.low::text, p.high::text,
     (select min(id::text) from (
@@ -173,6 +175,7 @@ select array(
     where r.life < 2 and r.id >= %(first_id)s::uuid and r.id < %(end_id)s::uuid
         and not (r.life = 1 and (r.archived_at is not null or exists (
             select from failure_groups g where g.id = {RUN_GROUP} and g.state = 'resolved')))
+        and exists (select from {{events}} e where e.id = r.event_id)
         and not exists (select from {{events}}_kept k where k.id = r.event_id)
 )
 """  # noqa: S608 - put together from constants
@@ -208,6 +211,11 @@ def _end_minute(end_id: str) -> int:
     """The first minute of which nothing is in the part: it may end within one."""
     minute = minute_of(end_id)
     return minute if first_id_of_minute(minute) == end_id else minute + 1
+
+
+def lock_drops(tx: Connection) -> bool:
+    """Keep other drops away as long as this session lives; False: one is at work."""
+    return bool(tx.exec_driver_sql(_LOCK, {"lock": DROPS_LOCK}).scalar_one())
 
 
 def unfinished(tx: Connection) -> DropRow | None:
